@@ -1,0 +1,80 @@
+# The build, and everything that CI calls. `make` lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE \
+	$(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
+
+# glibc 2.17 and older kernels, so that one wheel serves every Linux, AWS Lambda's older images included.
+ifeq ($(shell uname -s),Linux)
+PORTABLE := --zig --compatibility manylinux_2_17
+endif
+
+.PHONY: help setup demo test lint bench generate docs check wheel sdist clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+setup: .venv/.installed ## a virtual environment with the tools and the package as it is shipped
+
+demo: setup ## a real workload's metrics, through a real socket, on the screen
+	@$(BIN)/runtime-metrics demo
+
+test: setup dist/.sdist ## every test
+	cargo test --quiet
+	$(BIN)/python -m pytest
+
+lint: setup ## formatting, lints, types and licences
+	cargo fmt --check
+	cargo clippy --quiet --all-targets
+	cargo clippy --quiet --all-targets --features python
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check --quiet
+	$(BIN)/mypy
+	$(BIN)/stubtest runtime_metrics --allowlist stubtest-allowlist.txt
+	command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny@0.20.2
+	cargo deny --offline --log-level error check bans licenses sources
+
+bench: .bench/.ready ## our cost beside ddtrace's, in one run
+	$(BIN)/python benches/compare.py .bench/ours/bin/python .bench/ddtrace/bin/python
+
+generate: setup ## rewrite the files that derive from the catalogue
+	$(BIN)/python docs/generate.py
+
+docs: generate
+
+check: lint test ## what CI runs
+
+wheel: dist/.wheel ## the wheel, in dist/
+
+sdist: dist/.sdist ## the source distribution, in dist/
+
+clean: ## forget everything that was built
+	rm -rf .bench .venv dist target
+
+.venv/.tools: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "runtime-metrics needs Python 3.10 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+dist/.wheel: .venv/.tools $(SOURCES)
+	rm -f dist/*.whl
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin build --quiet --release --locked $(PORTABLE) --interpreter $(BIN)/python --out dist
+	@touch $@
+
+dist/.sdist: .venv/.tools $(SOURCES)
+	rm -f dist/*.tar.gz
+	$(BIN)/maturin sdist --quiet --out dist
+	@touch $@
+
+.venv/.installed: dist/.wheel
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps dist/*.whl
+	@touch $@
+
+.bench/.ready: dist/.wheel
+	$(PYTHON) -m venv --clear .bench/ours
+	$(PYTHON) -m venv --clear .bench/ddtrace
+	.bench/ours/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	.bench/ddtrace/bin/python -m pip install --quiet --disable-pip-version-check ddtrace==4.16.0
+	@touch $@

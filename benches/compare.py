@@ -1,0 +1,94 @@
+"""What this library costs its process, beside ddtrace's RuntimeMetrics, in the same run on the same machine.
+
+    python benches/compare.py OURS_PYTHON DDTRACE_PYTHON [--rounds 3] [--json FILE] [MEASURE ...]
+
+Each PYTHON is that of a virtual environment in which one of the two is installed. Linux only.
+What each figure means stands in benches/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from host import Host, start_sink
+from measures import MEASURES
+from table import report
+
+if TYPE_CHECKING:
+    from table import Results
+
+
+def main() -> None:
+    """Take the measures, print the report."""
+    chosen = arguments()
+    sink = start_sink()
+    hosts = [Host("ours", chosen.ours, sink), Host("ddtrace", chosen.ddtrace, sink)]
+    ours, ddtrace = (host.packages() for host in hosts)
+    if ours["implementation"] != ddtrace["implementation"]:
+        sys.exit(f"The two Pythons differ: {ours['implementation']} and {ddtrace['implementation']}.")
+    load_before = os.getloadavg()[0]
+    measures, left_out = available(chosen.measures or list(MEASURES))
+    results = rounds(hosts, measures, chosen.rounds)
+    context = (
+        f"runtime-metrics {ours['runtime-metrics']}, ddtrace {ddtrace['ddtrace']}, {ours['implementation']}, "
+        f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs, medians of "
+        f"{chosen.rounds} rounds, load average {load_before:.2f} before and {os.getloadavg()[0]:.2f} after."
+    )
+    print("\n\n".join([report(results, f"ddtrace {ddtrace['ddtrace']}"), *left_out, context]))
+    if chosen.json:
+        record = {"context": context, "left_out": left_out, "results": results}
+        chosen.json.write_text(json.dumps(record, indent=2))
+
+
+def arguments() -> Any:
+    """The command line."""
+    verbatim = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=verbatim)
+    parser.add_argument("ours", metavar="OURS_PYTHON", type=os.path.abspath)
+    parser.add_argument("ddtrace", metavar="DDTRACE_PYTHON", type=os.path.abspath)
+    parser.add_argument("measures", metavar="MEASURE", nargs="*", help=f"default: {', '.join(MEASURES)}")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", metavar="FILE", type=Path, help="the figures of each round")
+    chosen = parser.parse_intermixed_args()
+    unknown = sorted(set(chosen.measures) - set(MEASURES))
+    if unknown:
+        parser.error(f"no such measure: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+    if sys.platform != "linux":
+        parser.error("the measures read /proc and pin threads to cores: Linux only")
+    return chosen
+
+
+def available(wanted: list[str]) -> tuple[list[str], list[str]]:
+    """The measures that can be taken here, and a sentence for each that cannot."""
+    here, left_out = [], []
+    for name in wanted:
+        program = MEASURES[name].needs
+        if program is None or shutil.which(program):
+            here.append(name)
+        else:
+            left_out.append(f"Left out: {name}, since {program} is not installed.")
+    return here, left_out
+
+
+def rounds(hosts: list[Host], measures: list[str], count: int) -> Results:
+    """Take the measures round after round; within a round each measure takes the subjects in turn."""
+    results: Results = {measure: {host.subject: [] for host in hosts} for measure in measures}
+    for number in range(1, count + 1):
+        for measure in measures:
+            for host in hosts:
+                figures = MEASURES[measure].take(host)
+                results[measure][host.subject].append(figures)
+                rounded = {name: round(value, 2) for name, value in figures.items()}
+                print(f"round {number}, {measure}, {host.subject}: {rounded}", file=sys.stderr, flush=True)
+    return results
+
+
+if __name__ == "__main__":
+    main()

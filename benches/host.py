@@ -1,0 +1,88 @@
+"""Fresh processes of one subject: its Python, its environment variables, the sink it sends to."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Host:
+    """The virtual environment of a subject."""
+
+    subject: str
+    python: str
+    sink: int
+
+    def inside(self, measure: str) -> dict[str, float]:
+        """Take a measure of `inside.py` in a fresh process."""
+        figures: dict[str, float] = json.loads(self.start(self.command(measure)).stdout.splitlines()[-1])
+        return figures
+
+    def command(self, measure: str, *arguments: str) -> list[str]:
+        """The command that takes a measure of `inside.py`."""
+        return [self.python, str(HERE / "inside.py"), self.subject, measure, *arguments]
+
+    def startup_cpu_ms(self, subject: str) -> float:
+        """CPU of a process that enables the subject and leaves."""
+        before = cpu_of_children()
+        self.start([self.python, str(HERE / "footprint.py"), subject])
+        return (cpu_of_children() - before) * 1e3
+
+    def added_memory_kb(self, subject: str) -> float:
+        """Resident memory that import and enable add to a process."""
+        return float(self.start([self.python, str(HERE / "footprint.py"), subject, "--memory"]).stdout)
+
+    def packages(self) -> dict[str, str]:
+        """The versions of the subject's Python and of what is installed there."""
+        code = """
+import importlib.metadata, json, platform
+versions = {found.metadata["Name"]: found.version for found in importlib.metadata.distributions()}
+versions["implementation"] = f"{platform.python_implementation()} {platform.python_version()}"
+print(json.dumps(versions))
+"""
+        versions: dict[str, str] = json.loads(self.start([self.python, "-c", code]).stdout)
+        return versions
+
+    def start(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; its last words become the error if it fails."""
+        done = subprocess.run(command, capture_output=True, text=True, env=self.variables(), check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
+        return done
+
+    def variables(self) -> dict[str, str]:
+        """The caller's variables without those that would configure a subject or its Python."""
+        foreign = ("DD_", "_DD_", "OTEL_", "PYTHON", "RUNTIME_METRICS_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        address = {"DD_AGENT_HOST": "127.0.0.1", "DD_DOGSTATSD_PORT": str(self.sink)}
+        return {**kept, **address, "PYTHONHASHSEED": "0"}
+
+
+def cpu_of_children() -> float:
+    """User and system time, in seconds, of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def start_sink() -> int:
+    """Receive datagrams for as long as this process lives, like an Agent would; the port."""
+    sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sink.bind(("127.0.0.1", 0))
+    port: int = sink.getsockname()[1]
+
+    def receive() -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # ticks are measured on the last core
+        while True:
+            sink.recv(65536)
+
+    threading.Thread(target=receive, daemon=True).start()
+    return port

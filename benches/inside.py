@@ -1,0 +1,156 @@
+"""The measures that are taken inside the process of a subject; prints one JSON object.
+
+    python inside.py SUBJECT MEASURE
+
+Each starts from a fresh process in which the subject is not yet imported.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import socket
+import sys
+import time
+from statistics import median
+from typing import TYPE_CHECKING
+
+import pauses
+from subjects import load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Figures = dict[str, float]
+
+
+def tick(name: str, blocks: int = 5, ticks: int = 1000) -> Figures:
+    """CPU of one warm tick in microseconds: of the thread that ticks, and of the whole process."""
+    os.sched_setaffinity(0, pauses.last_core())
+    subject = load(name)
+    subject.enable()
+    repeat(subject.tick, 200)
+    thread, process = [], []
+    for _ in range(blocks):
+        thread_before, process_before = cpu_us(resource.RUSAGE_THREAD), cpu_us(resource.RUSAGE_SELF)
+        repeat(subject.tick, ticks)
+        thread.append((cpu_us(resource.RUSAGE_THREAD) - thread_before) / ticks)
+        process.append((cpu_us(resource.RUSAGE_SELF) - process_before) / ticks)
+    return {"thread_us": median(thread), "process_us": median(process)}
+
+
+def cpu_us(whose: int) -> float:
+    """User and system time used so far."""
+    used = resource.getrusage(whose)
+    return (used.ru_utime + used.ru_stime) * 1e6
+
+
+def repeat(run: Callable[[], None], times: int) -> None:
+    """Call `run` so many times."""
+    for _ in range(times):
+        run()
+
+
+def only_ticks(name: str, ticks: str) -> Figures:
+    """Ticks for somebody outside to count: the instructions of two such runs differ by those of the ticks."""
+    subject = load(name)
+    subject.enable()
+    repeat(subject.tick, int(ticks))
+    return {}
+
+
+def marked_ticks(name: str, ticks: str) -> Figures:
+    """Warm ticks between two `getsid` system calls, for a reader of a trace."""
+    subject = load(name)
+    subject.enable()
+    repeat(subject.tick, 50)
+    os.getsid(0)
+    repeat(subject.tick, int(ticks))
+    os.getsid(0)
+    return {}
+
+
+def wire(name: str, ticks: int = 20) -> Figures:
+    """Datagrams, bytes and samples that one tick puts on the wire."""
+    with listening() as inbox:
+        subject = load(name)
+        subject.enable()
+        repeat(subject.tick, 3)
+        pauses.received(inbox)
+        each = []
+        for _ in range(ticks):
+            subject.tick()
+            each.append(pauses.received(inbox))
+    return {
+        "datagrams": median(len(datagrams) for datagrams in each),
+        "bytes": median(sum(map(len, datagrams)) for datagrams in each),
+        "samples": median(sum(len(d.split()) for d in datagrams) for datagrams in each),
+    }
+
+
+def gc_callback(name: str, pairs: int = 40, collections: int = 500) -> Figures:
+    """Nanoseconds that enable adds to one young collection, from neighbouring blocks with and without it."""
+    subject = load(name)
+    added = []
+    for _ in range(pairs):
+        without = collection_ns(collections)
+        subject.enable()
+        added.append(collection_ns(collections) - without)
+        subject.disable()
+    return {"gc_callback_ns": median(added)}
+
+
+def collection_ns(collections: int) -> float:
+    """Mean time of one collection of an all but empty young generation."""
+    began = time.perf_counter_ns()
+    for _ in range(collections):
+        gc.collect(0)
+    return (time.perf_counter_ns() - began) / collections
+
+
+def flush_pause(name: str) -> Figures:
+    """Pause of a busy main thread when another Python thread calls for a tick."""
+    with listening():
+        subject = load(name)
+        subject.enable()
+        repeat(subject.tick, 50)
+        return pauses.of_flush(subject)
+
+
+def automatic_pause(name: str) -> Figures:
+    """Pause of a busy main thread when the subject ticks by itself."""
+    with listening() as inbox:
+        return pauses.of_automatic_tick(load(name), inbox)
+
+
+def listening() -> socket.socket:
+    """The address for the subject's samples: a socket of this process that nobody waits on.
+
+    A receiver that woke up for each datagram would take the core of the thread that ticks.
+    """
+    inbox = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    inbox.bind(("127.0.0.1", 0))
+    inbox.setblocking(False)
+    inbox.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    os.environ["DD_DOGSTATSD_PORT"] = str(inbox.getsockname()[1])
+    return inbox
+
+
+MEASURES: dict[str, Callable[..., Figures]] = {
+    measure.__name__: measure
+    for measure in (
+        tick,
+        only_ticks,
+        marked_ticks,
+        wire,
+        gc_callback,
+        flush_pause,
+        automatic_pause,
+    )
+}
+
+if __name__ == "__main__":
+    print(json.dumps(MEASURES[sys.argv[2]](sys.argv[1], *sys.argv[3:])), flush=True)
+    os._exit(0)

@@ -1,0 +1,207 @@
+"""How long a busy main thread stands still because somebody else wakes up.
+
+The main thread does nothing but read the clock. Where two readings lie far apart it stood still: a gap. If
+it went to sleep meanwhile, it waited for another thread; if not, the machine took the time: an interrupt,
+another process, the hypervisor. Only waits are a tick's doing; all gaps show the machine's own noise.
+
+Three modes take turns in short windows of one process: nobody wakes, a Python thread wakes and does nothing,
+and the tick. The windows are short so that whatever else happens on the machine happens to all three.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+import time
+from array import array
+from contextlib import contextmanager, suppress
+from statistics import quantiles
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+
+    from subjects import Subject
+
+    Span = tuple[int, int]  # begin and end on the clock
+
+PERIOD = 10_000_000  # ns between two wakes
+WINDOW = 20 * PERIOD
+WINDOWS = 25
+SHORTEST_GAP = 10_000  # ns; nobody hands the interpreter over and gets it back in less
+
+
+def of_flush(subject: Subject) -> dict[str, float]:
+    """Pauses by a second Python thread that calls for a tick every period, in microseconds."""
+
+    def wakes(run: Callable[[], None]) -> list[int]:
+        with waking(run) as spans:
+            _, waits = busy()
+        return [longest_within(waits, span) for span in spans]
+
+    modes = {"idle": undisturbed, "noop": lambda: wakes(nothing), "tick": lambda: wakes(subject.tick)}
+    return by_turns(modes)
+
+
+def of_automatic_tick(subject: Subject, inbox: socket.socket) -> dict[str, float]:
+    """Pauses by the subject's own threads at an interval of one period, in microseconds.
+
+    Nobody sees the moment of such a tick. But it is known how many there were, and so many of the window's
+    longest waits are taken; for the no-op wake too.
+    """
+
+    def noop() -> list[int]:
+        with waking(nothing) as spans:
+            _, waits = busy()
+        return longest(waits, len(spans))
+
+    def ticks() -> list[int]:
+        subject.enable(PERIOD / 1e9)
+        time.sleep(5 * PERIOD / 1e9)
+        move_others_away()
+        received(inbox)
+        _, waits = busy()
+        count = sum(datagram.count(b"runtime.python.thread_count:") for datagram in received(inbox))
+        subject.disable()
+        return longest(waits, count)
+
+    return by_turns({"idle": undisturbed, "noop": noop, "tick": ticks})
+
+
+def by_turns(modes: dict[str, Callable[[], list[int]]]) -> dict[str, float]:
+    """Let the modes take turns; p50 and p90 over all windows of each, and the tick's beside the no-op's."""
+    favour_this_process()
+    order = list(modes)
+    pauses: dict[str, list[int]] = {mode: [] for mode in modes}
+    for turn in range(WINDOWS + 1):
+        for mode in order:
+            window = modes[mode]()
+            if turn:  # the first is for warming up
+                pauses[mode] += window
+        order.reverse()
+    figures: dict[str, float] = {}
+    for name, tenths in (("p50", 5), ("p90", 9)):
+        for mode, lengths in pauses.items():
+            figures[f"{mode}_{name}"] = quantiles(lengths, n=10)[tenths - 1] / 1e3
+        figures[f"ratio_{name}"] = figures[f"tick_{name}"] / figures[f"noop_{name}"]
+    return {**figures, "wakes": len(pauses["noop"]), "ticks": len(pauses["tick"])}
+
+
+def busy() -> tuple[list[Span], list[Span]]:
+    """Read the clock for one window; all gaps, and those in which this thread went to sleep."""
+    begins, ends, sleeps = (
+        array("q"),
+        array("q"),
+        array("q"),
+    )  # unlike tuples, nothing to the garbage collector
+    last = perf_counter_ns()
+    end = last + WINDOW
+    slept = sleeps_so_far()
+    while last < end:
+        now = perf_counter_ns()
+        if now - last > SHORTEST_GAP:
+            begins.append(last)
+            ends.append(now)
+            sleeps.append(sleeps_so_far())
+        last = now
+    gaps = list(zip(begins, ends, strict=True))
+    before = [slept, *sleeps]
+    return gaps, [gap for gap, was, now in zip(gaps, before, sleeps, strict=False) if now > was]
+
+
+def sleeps_so_far() -> int:
+    """How often this thread gave up its core by itself; being preempted does not count."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
+def longest_within(waits: list[Span], span: Span) -> int:
+    """The longest wait that overlaps the span; without one, the length that a gap has at least."""
+    lengths = [end - begin for begin, end in waits if begin < span[1] and end > span[0]]
+    return max(lengths, default=SHORTEST_GAP)
+
+
+def longest(gaps: list[Span], count: int) -> list[int]:
+    """So many of the longest gaps; the missing ones count with the length that a gap has at least."""
+    lengths = sorted((end - begin for begin, end in gaps), reverse=True)[:count]
+    return lengths + [SHORTEST_GAP] * (count - len(lengths))
+
+
+def undisturbed() -> list[int]:
+    """A window in which nobody wakes: all gaps, one for each period."""
+    gaps, _ = busy()
+    return longest(gaps, WINDOW // PERIOD)
+
+
+@contextmanager
+def waking(run: Callable[[], None]) -> Iterator[list[Span]]:
+    """A thread that wakes every period and calls `run`; yields the list of when each call began and ended."""
+    spans: list[Span] = []
+    done = False
+
+    def wake() -> None:
+        os.sched_setaffinity(0, first_core())
+        due = perf_counter_ns()
+        while not done:
+            due += PERIOD
+            time.sleep(max(0, due - perf_counter_ns()) / 1e9)
+            began = perf_counter_ns()
+            run()
+            spans.append((began, perf_counter_ns()))
+
+    thread = threading.Thread(target=wake)
+    thread.start()
+    try:
+        yield spans
+    finally:
+        done = True
+        thread.join()
+        spans.pop()  # it ended after the window, or lies across its end
+
+
+def nothing() -> None:
+    """The work of a no-op wake."""
+
+
+def received(inbox: socket.socket) -> list[bytes]:
+    """The datagrams that lie in the socket."""
+    datagrams = []
+    with suppress(BlockingIOError):
+        while True:
+            datagrams.append(inbox.recv(65536))
+    return datagrams
+
+
+def favour_this_process() -> None:
+    """Keep the main thread on a core of its own, and, where that is allowed, before all other processes."""
+    os.sched_setaffinity(0, last_core())
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+        # A niceness counts only inside its session where the kernel groups processes by session.
+        os.setsid()
+        with suppress(FileNotFoundError), open("/proc/self/autogroup", "w") as group:
+            group.write("-20")
+    move_others_away()
+
+
+def move_others_away() -> None:
+    """Send every thread but the main one to the other core; native threads too, whatever their name."""
+    for thread in os.listdir("/proc/self/task"):
+        if int(thread) != os.getpid():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread), first_core())
+
+
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def first_core() -> set[int]:
+    """For those who wake."""
+    return set(CORES[:1])
+
+
+def last_core() -> set[int]:
+    """For the main thread: kernels prefer the first core for their own chores."""
+    return set(CORES[-1:])

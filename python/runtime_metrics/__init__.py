@@ -1,0 +1,32 @@
+"""The interpreter's GC, thread, memory and CPU figures, sent to a Datadog Agent every ten seconds.
+
+    from runtime_metrics import RuntimeMetrics
+
+    RuntimeMetrics.enable()
+"""
+
+from __future__ import annotations
+
+from runtime_metrics import _core
+
+__all__ = ["RuntimeMetrics"]
+
+__version__ = _core.__version__
+
+
+class _Status(type):
+    @property
+    def _enabled(cls) -> bool:
+        return _core.enabled()
+
+
+class RuntimeMetrics(metaclass=_Status):
+    """Collects and sends this process's runtime metrics; the whole interface is these five names.
+
+    ``RuntimeMetrics._enabled`` tells whether metrics are collected, as in ddtrace.
+    """
+
+    enable = staticmethod(_core.enable)
+    disable = staticmethod(_core.disable)
+    flush = staticmethod(_core.flush)
+    snapshot = staticmethod(_core.snapshot)

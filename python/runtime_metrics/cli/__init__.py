@@ -1,0 +1,68 @@
+"""The command `runtime-metrics`: finds the file of the command asked for, and runs it.
+
+Each command is a module here with `add_arguments(parser)` and `run(arguments)`. Only the one asked for is
+imported, so a command pays for what it uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "catalogue": "print every metric: name, unit, kind and meaning",
+    "watch": "receive DogStatsD on a local socket and show it",
+    "demo": "run a busy program for some seconds and show its metrics",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        argv: The arguments after the program's name; those of the process if absent.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe that is not UTF-8 shows "?" for a trend, and the command goes on.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+    parser = argparse.ArgumentParser(
+        prog="runtime-metrics", description="The Python interpreter's figures over DogStatsD."
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    parsers = {}
+    for name, purpose in COMMANDS.items():
+        parsers[name] = subparsers.add_parser(name, help=purpose, description=purpose)
+    try:
+        chosen = words[0] if words else ""
+        if chosen in COMMANDS:
+            command = importlib.import_module(f"{__name__}.{chosen}")
+            command.add_arguments(parsers[chosen])
+            parsers[chosen].set_defaults(run=command.run)
+        arguments = parser.parse_args(words)
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`): nothing more can be said, the flush at exit included.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def seconds(text: str) -> float:
+    """The argument type of a duration: a number of seconds above zero."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value

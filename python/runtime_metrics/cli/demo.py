@@ -1,0 +1,101 @@
+"""`runtime-metrics demo`: a busy program, a local receiver and nothing else, to see the metrics move."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+from runtime_metrics import _core
+from runtime_metrics.cli import screen, seconds
+from runtime_metrics.cli.board import Board
+from runtime_metrics.cli.receiver import Receiver
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+GOODBYE_SECONDS = 5.0
+SETTINGS = ("DATADOG_", "DD_", "OTEL_")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("--seconds", type=seconds, default=20.0, help="how long (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Shows the metrics of the workload; fails if one of the default level never came."""
+    metrics = _core.catalogue()
+    expected = {metric.name for metric in metrics if metric.level == "default"}
+    board = Board({metric.name: metric.unit for metric in metrics})
+    with (
+        tempfile.TemporaryFile() as complaints,
+        Receiver.udp() as receiver,
+        screen.signals_noted() as stop,
+        screen.opened(board, receiver.address, sys.stdout) as shown,
+        _workload(receiver.address, complaints) as child,
+    ):
+        deadline = time.monotonic() + arguments.seconds
+        screen.show(
+            receiver,
+            shown,
+            ended=lambda: stop.asked or time.monotonic() >= deadline or child.poll() is not None,
+        )
+        ended_early = child.poll() is not None
+        _say_goodbye(child)
+        deadline = time.monotonic() + GOODBYE_SECONDS
+        screen.show(receiver, shown, ended=lambda: child.poll() is not None or time.monotonic() >= deadline)
+        for sample in receiver.pending():
+            shown.add(sample)
+        shown.refresh()
+        status = child.poll()
+        complaints.seek(0)
+        said = complaints.read().decode(errors="replace")
+
+    sys.stderr.write(said)
+    missing = sorted(expected - board.names)
+    print(f"{len(expected) - len(missing)} of {len(expected)} metrics seen over a real UDP socket")
+    problems = [f"never seen: {name}" for name in missing]
+    problems += [f"malformed line: {malformed}" for malformed in receiver.malformed]
+    if status is None:
+        problems.append("the workload did not end when asked to")
+    elif ended_early or status != 0:
+        problems.append(f"the workload ended with status {status}{' before its time' if ended_early else ''}")
+    for problem in problems:
+        print(f"runtime-metrics demo: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+@contextmanager
+def _workload(address: str, complaints: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The workload as a child process, which does not outlive the block."""
+    # Only the demo's own settings: what this shell exports would make it a demonstration of something else.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    environment |= {"DD_DOGSTATSD_URL": address, "DD_SERVICE": "demo", "DD_ENV": "local", "DD_VERSION": "1.0"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "runtime_metrics.cli.workload"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=complaints,
+        # Ctrl-C reaches every process of a terminal's group; the child shall end when we say so.
+        start_new_session=True,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
+    try:
+        yield child
+    finally:
+        _say_goodbye(child)
+        child.kill()
+        child.wait()
+
+
+def _say_goodbye(child: subprocess.Popen[bytes]) -> None:
+    """Ends the child's standard input, which asks it to end in the normal way, its last flush included."""
+    assert child.stdin is not None
+    child.stdin.close()

@@ -1,0 +1,57 @@
+"""`runtime-metrics watch`: a local stand-in for the Agent that shows what it receives."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from runtime_metrics import _core
+from runtime_metrics.cli import screen, seconds
+from runtime_metrics.cli.board import Board
+from runtime_metrics.cli.receiver import Receiver
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    parser.add_argument("--host", default="127.0.0.1", help="UDP address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=8125, help="UDP port, 0 for any (default: %(default)s)")
+    parser.add_argument("--unix", metavar="PATH", help="listen on a Unix datagram socket instead of UDP")
+    parser.add_argument("--seconds", type=seconds, help="end after this time (default: at Ctrl-C)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Shows what arrives until Ctrl-C or the end of the time."""
+    asked = f"unix://{arguments.unix}" if arguments.unix else f"{arguments.host}:{arguments.port}"
+    try:
+        receiver = (
+            Receiver.unix(arguments.unix) if arguments.unix else Receiver.udp(arguments.host, arguments.port)
+        )
+    except OSError as error:
+        print(f"runtime-metrics watch: cannot listen on {asked}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+    deadline = time.monotonic() + (arguments.seconds or float("inf"))
+    board = Board({metric.name: metric.unit for metric in _core.catalogue()})
+    with (
+        receiver,
+        screen.signals_noted() as stop,
+        screen.opened(board, receiver.address, sys.stdout) as shown,
+    ):
+        screen.show(receiver, shown, ended=lambda: stop.asked or time.monotonic() >= deadline)
+
+    print(f"samples: {board.sample_count}, malformed lines: {receiver.malformed_count}")
+    for malformed in receiver.malformed:
+        print(f"malformed line: {malformed}", file=sys.stderr)
+    return 0
+
+
+def port(text: str) -> int:
+    """The argument type of a port number."""
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise ValueError(text)
+    return number

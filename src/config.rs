@@ -1,0 +1,539 @@
+//! Settings, their defaults and their validation: a pure function of arguments and environment.
+//!
+//! A wrong argument is an error, a wrong variable a warning and the default.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::catalogue::Level;
+use crate::emitter::address::{ACCEPTED, Address, ChosenBy, DEFAULT_PORT, Destination, Host, parse_port};
+use crate::identity::Claims;
+use crate::variables::{self, Environment, Variable};
+
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The bounds of the interval, in seconds.
+const INTERVALS: std::ops::RangeInclusive<f64> = 0.01..=86_400.0;
+
+/// The arguments of `enable()`.
+#[derive(Clone, Debug, Default)]
+pub struct Arguments {
+    /// Where to send.
+    pub dogstatsd_url: Option<String>,
+    /// Seconds between two flushes.
+    pub flush_interval: Option<f64>,
+    /// How much to send.
+    pub level: Option<String>,
+    /// Distributions or gauges.
+    pub wire_type: Option<String>,
+    /// Who sends.
+    pub claims: Claims,
+}
+
+impl Arguments {
+    /// The names of those that were given.
+    #[must_use]
+    pub fn given(&self) -> Vec<&'static str> {
+        let all = [
+            ("dogstatsd_url", self.dogstatsd_url.is_some()),
+            ("flush_interval", self.flush_interval.is_some()),
+            ("service", self.claims.service.is_some()),
+            ("env", self.claims.env.is_some()),
+            ("version", self.claims.version.is_some()),
+            ("tags", self.claims.tags.is_some()),
+            ("level", self.level.is_some()),
+            ("wire_type", self.wire_type.is_some()),
+        ];
+        all.into_iter()
+            .filter(|(_, given)| *given)
+            .map(|(name, _)| name)
+            .collect()
+    }
+}
+
+/// What a collector is started with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Where metrics go.
+    pub destination: Destination,
+    /// Time between two flushes.
+    pub interval: Duration,
+    /// How much is sent.
+    pub level: Level,
+    /// Distributions or gauges.
+    pub wire_type: WireType,
+    /// Whether lines carry the runtime-id.
+    pub runtime_id: bool,
+}
+
+/// The DogStatsD type of every line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WireType {
+    /// `d`: values of several processes are merged.
+    #[default]
+    Distribution,
+    /// `g`: the last value of an interval wins.
+    Gauge,
+}
+
+/// An argument that cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidArgument {
+    /// The argument's name.
+    pub name: &'static str,
+    /// Its value, as Python would print it.
+    pub value: String,
+    /// What would be taken.
+    pub accepted: &'static str,
+}
+
+impl fmt::Display for InvalidArgument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}: expected {}", self.name, self.value, self.accepted)
+    }
+}
+
+/// A variable that cannot be taken, and what holds instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// The variable's name.
+    pub variable: &'static str,
+    /// The whole message.
+    pub text: String,
+}
+
+impl Settings {
+    /// Decides every setting: the argument, else the variable, else the default.
+    ///
+    /// # Errors
+    ///
+    /// The first argument that cannot be taken.
+    pub fn new(
+        arguments: &Arguments,
+        environment: &Environment,
+        default_socket: &Path,
+    ) -> Result<(Self, Vec<Warning>), InvalidArgument> {
+        let mut variables = Reader {
+            environment,
+            warnings: Vec::new(),
+        };
+        let settings = Self {
+            interval: match arguments.flush_interval {
+                Some(seconds) => argument("flush_interval", seconds, variables::INTERVAL.accepts, interval)?,
+                None => variables
+                    .read(&variables::INTERVAL, parse_interval)
+                    .unwrap_or(DEFAULT_INTERVAL),
+            },
+            level: match arguments.level.as_deref() {
+                Some(level) => argument("level", level, variables::LEVEL.accepts, parse)?,
+                None => variables.read(&variables::LEVEL, parse).unwrap_or_default(),
+            },
+            wire_type: match arguments.wire_type.as_deref() {
+                Some(wire_type) => argument("wire_type", wire_type, variables::WIRE_TYPE.accepts, parse)?,
+                None => variables
+                    .read(&variables::WIRE_TYPE, parse)
+                    .unwrap_or_else(|| ddtraces_type(environment)),
+            },
+            runtime_id: variables
+                .read(&variables::RUNTIME_ID_ENABLED, parse_bool)
+                .or_else(|| variables.read(&variables::EXPERIMENTAL_RUNTIME_ID, parse_bool))
+                .unwrap_or(true),
+            destination: match arguments.dogstatsd_url.as_deref() {
+                Some(url) => Destination {
+                    address: argument("dogstatsd_url", url, ACCEPTED, parse)?,
+                    chosen_by: ChosenBy::Setting("dogstatsd_url"),
+                },
+                None => variables.destination(default_socket),
+            },
+        };
+        Ok((settings, variables.warnings))
+    }
+}
+
+fn argument<V: fmt::Debug + Copy, T>(
+    name: &'static str,
+    value: V,
+    accepted: &'static str,
+    parse: impl Fn(V) -> Option<T>,
+) -> Result<T, InvalidArgument> {
+    parse(value).ok_or_else(|| InvalidArgument {
+        name,
+        value: format!("{value:?}"),
+        accepted,
+    })
+}
+
+/// Reads variables and gathers what is wrong with them.
+struct Reader<'a> {
+    environment: &'a Environment,
+    warnings: Vec<Warning>,
+}
+
+impl Reader<'_> {
+    /// The variable's value; `None`, with a warning if need be, means the default.
+    fn read<T>(&mut self, variable: &Variable, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.environment.get(variable)?;
+        let value = parse(text);
+        if value.is_none() {
+            let instead = if variable.default.is_empty() {
+                "it is ignored".to_owned()
+            } else {
+                format!("{} is used", variable.default)
+            };
+            self.warn(variable, text, &instead);
+        }
+        value
+    }
+
+    fn warn(&mut self, variable: &Variable, value: &str, instead: &str) {
+        let shown: String = value.chars().take(200).collect();
+        self.warnings.push(Warning {
+            variable: variable.name,
+            text: format!(
+                "{}={shown:?}: expected {}; {instead}",
+                variable.name, variable.accepts
+            ),
+        });
+    }
+
+    /// The strongest rule that gives a valid address.
+    fn destination(&mut self, default_socket: &Path) -> Destination {
+        let url = self.environment.get(&variables::DOGSTATSD_URL);
+        if let Some(address) = url.and_then(parse) {
+            return Destination {
+                address,
+                chosen_by: ChosenBy::Setting(variables::DOGSTATSD_URL.name),
+            };
+        }
+        let destination = self
+            .host_and_port()
+            .unwrap_or_else(|| Destination::by_default(default_socket));
+        if let Some(url) = url {
+            self.warn(&variables::DOGSTATSD_URL, url, &format!("{destination} is used"));
+        }
+        destination
+    }
+
+    /// A host, a port, or both.
+    fn host_and_port(&mut self) -> Option<Destination> {
+        let host = self.stronger(
+            [&variables::DOGSTATSD_HOST, &variables::AGENT_HOST],
+            parse::<Host>,
+        );
+        let port = self.stronger([&variables::DOGSTATSD_PORT, &variables::AGENT_PORT], parse_port);
+        let chosen_by = match (&host, &port) {
+            (Some((_, name)), _) | (None, Some((_, name))) => ChosenBy::Setting(name),
+            (None, None) => return None,
+        };
+        let host = host.map_or(Host::Localhost, |(host, _)| host);
+        let port = port.map_or(DEFAULT_PORT, |(port, _)| port);
+        Some(Destination {
+            address: Address::Udp(host, port),
+            chosen_by,
+        })
+    }
+
+    /// The first of the variables that has a valid value, and its name.
+    fn stronger<T>(
+        &mut self,
+        variables: [&'static Variable; 2],
+        parse: fn(&str) -> Option<T>,
+    ) -> Option<(T, &'static str)> {
+        variables
+            .into_iter()
+            .find_map(|variable| Some((self.read(variable, parse)?, variable.name)))
+    }
+}
+
+fn parse<T: FromStr>(text: &str) -> Option<T> {
+    text.parse().ok()
+}
+
+fn parse_interval(text: &str) -> Option<Duration> {
+    interval(text.parse().ok()?)
+}
+
+fn interval(seconds: f64) -> Option<Duration> {
+    INTERVALS
+        .contains(&seconds)
+        .then(|| Duration::from_secs_f64(seconds))
+}
+
+fn parse_bool(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    }
+}
+
+/// ddtrace sends gauges instead of distributions by this experimental feature.
+fn ddtraces_type(environment: &Environment) -> WireType {
+    let features = environment
+        .get(&variables::EXPERIMENTAL_FEATURES)
+        .unwrap_or_default();
+    let gauges = features
+        .split(',')
+        .any(|item| item.trim().eq_ignore_ascii_case("DD_RUNTIME_METRICS_ENABLED"));
+    if gauges {
+        WireType::Gauge
+    } else {
+        WireType::Distribution
+    }
+}
+
+impl FromStr for Level {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "default" => Ok(Self::Default),
+            _ => Err(()),
+        }
+    }
+}
+
+impl FromStr for WireType {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "distribution" => Ok(Self::Distribution),
+            "gauge" => Ok(Self::Gauge),
+            _ => Err(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NO_SOCKET: &str = "/nowhere/dsd.socket";
+
+    fn settings<const N: usize>(environment: [(&str, &str); N]) -> (Settings, Vec<String>) {
+        let environment = Environment::from(environment);
+        let (settings, warnings) =
+            Settings::new(&Arguments::default(), &environment, Path::new(NO_SOCKET)).unwrap();
+        (
+            settings,
+            warnings.into_iter().map(|warning| warning.text).collect(),
+        )
+    }
+
+    fn refusal(arguments: &Arguments) -> String {
+        Settings::new(arguments, &Environment::default(), Path::new(NO_SOCKET))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn without_anything_the_defaults_hold() {
+        let (settings, warnings) = settings([]);
+        assert_eq!(
+            settings,
+            Settings {
+                destination: Destination::by_default(Path::new(NO_SOCKET)),
+                interval: Duration::from_secs(10),
+                level: Level::Default,
+                wire_type: WireType::Distribution,
+                runtime_id: true,
+            }
+        );
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn the_address_comes_from_the_first_rule_that_matches() {
+        for (environment, expected) in [
+            (
+                &[("DD_DOGSTATSD_URL", "unix:///d"), ("DD_AGENT_HOST", "a")][..],
+                "unix:///d (from DD_DOGSTATSD_URL)",
+            ),
+            (
+                &[
+                    ("DD_DOGSTATSD_HOST", "d"),
+                    ("DD_AGENT_HOST", "a"),
+                    ("DD_DOGSTATSD_PORT", "1"),
+                ],
+                "udp://d:1 (from DD_DOGSTATSD_HOST)",
+            ),
+            (
+                &[("DD_AGENT_HOST", "a"), ("DD_AGENT_PORT", "2")],
+                "udp://a:2 (from DD_AGENT_HOST)",
+            ),
+            (
+                &[("DD_AGENT_HOST", "fe80::1")],
+                "udp://[fe80::1]:8125 (from DD_AGENT_HOST)",
+            ),
+            (
+                &[("DD_DOGSTATSD_PORT", "1"), ("DD_AGENT_PORT", "2")],
+                "udp://localhost:1 (from DD_DOGSTATSD_PORT)",
+            ),
+            (
+                &[("DD_AGENT_PORT", "2")],
+                "udp://localhost:2 (from DD_AGENT_PORT)",
+            ),
+            (
+                &[("DD_DOGSTATSD_URL", ""), ("DD_AGENT_HOST", "")],
+                "udp://localhost:8125 (by default)",
+            ),
+        ] {
+            let environment = Environment::collect(|name| {
+                environment
+                    .iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| (*value).to_owned())
+            });
+            let (settings, warnings) =
+                Settings::new(&Arguments::default(), &environment, Path::new(NO_SOCKET)).unwrap();
+            assert_eq!(settings.destination.to_string(), expected);
+            assert_eq!(warnings, []);
+        }
+    }
+
+    #[test]
+    fn a_wrong_url_variable_names_the_address_that_is_used_instead() {
+        let (settings, warnings) = settings([("DD_DOGSTATSD_URL", "ftp://x"), ("DD_AGENT_HOST", "agent")]);
+        assert_eq!(settings.destination.address.to_string(), "udp://agent:8125");
+        assert_eq!(
+            warnings,
+            [format!(
+                "DD_DOGSTATSD_URL=\"ftp://x\": expected {ACCEPTED}; \
+                 udp://agent:8125 (from DD_AGENT_HOST) is used"
+            )]
+        );
+    }
+
+    #[test]
+    fn a_wrong_variable_is_one_warning_and_the_default() {
+        for (name, value, expected) in [
+            ("DD_RUNTIME_METRICS_INTERVAL", "0", "10 is used"),
+            ("DD_RUNTIME_METRICS_INTERVAL", "nan", "10 is used"),
+            ("DD_RUNTIME_METRICS_INTERVAL", "86401", "10 is used"),
+            ("DD_RUNTIME_METRICS_INTERVAL", "ten", "10 is used"),
+            ("DD_RUNTIME_METRICS_LEVEL", "everything", "default is used"),
+            ("DD_RUNTIME_METRICS_WIRE_TYPE", "count", "distribution is used"),
+            ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "yes", "true is used"),
+            ("DD_DOGSTATSD_PORT", "0", "8125 is used"),
+            ("DD_DOGSTATSD_PORT", "abc", "8125 is used"),
+            ("DD_AGENT_HOST", "a/b", "it is ignored"),
+        ] {
+            let (settings, warnings) = settings([(name, value)]);
+            assert_eq!(settings, self::settings([]).0, "{name}={value}");
+            assert_eq!(warnings.len(), 1, "{name}={value}");
+            assert!(
+                warnings[0].starts_with(&format!("{name}=\"{value}\": expected ")),
+                "{warnings:?}"
+            );
+            assert!(warnings[0].ends_with(expected), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn variables_are_obeyed() {
+        let (settings, warnings) = settings([
+            ("DD_RUNTIME_METRICS_INTERVAL", "0.5"),
+            ("DD_RUNTIME_METRICS_WIRE_TYPE", "gauge"),
+            ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "False"),
+        ]);
+        assert_eq!(settings.interval, Duration::from_millis(500));
+        assert_eq!(settings.wire_type, WireType::Gauge);
+        assert!(!settings.runtime_id);
+        assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn ddtraces_names_are_obeyed_where_ours_are_unset() {
+        let gauges = (
+            "DD_TRACE_EXPERIMENTAL_FEATURES_ENABLED",
+            "x, dd_runtime_metrics_enabled",
+        );
+        assert_eq!(settings([gauges]).0.wire_type, WireType::Gauge);
+        let ours = ("DD_RUNTIME_METRICS_WIRE_TYPE", "distribution");
+        assert_eq!(settings([gauges, ours]).0.wire_type, WireType::Distribution);
+        let no_id = ("DD_TRACE_EXPERIMENTAL_RUNTIME_ID_ENABLED", "0");
+        assert!(!settings([no_id]).0.runtime_id);
+        assert!(
+            settings([no_id, ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "1")])
+                .0
+                .runtime_id
+        );
+    }
+
+    #[test]
+    fn a_wrong_argument_names_itself_its_value_and_what_is_accepted() {
+        let url = |text: &str| Arguments {
+            dogstatsd_url: Some(text.into()),
+            ..Arguments::default()
+        };
+        let interval = |seconds| Arguments {
+            flush_interval: Some(seconds),
+            ..Arguments::default()
+        };
+        assert_eq!(
+            refusal(&url("ftp://x")),
+            format!("dogstatsd_url=\"ftp://x\": expected {ACCEPTED}")
+        );
+        assert_eq!(
+            refusal(&url("")),
+            format!("dogstatsd_url=\"\": expected {ACCEPTED}")
+        );
+        for (seconds, shown) in [
+            (0.0, "0.0"),
+            (-1.0, "-1.0"),
+            (f64::NAN, "NaN"),
+            (f64::INFINITY, "inf"),
+        ] {
+            let expected = format!("flush_interval={shown}: expected a number of seconds from 0.01 to 86400");
+            assert_eq!(refusal(&interval(seconds)), expected);
+        }
+        let level = Arguments {
+            level: Some("detailed".into()),
+            ..Arguments::default()
+        };
+        assert_eq!(refusal(&level), "level=\"detailed\": expected default");
+        let wire_type = Arguments {
+            wire_type: Some("g".into()),
+            ..Arguments::default()
+        };
+        assert_eq!(
+            refusal(&wire_type),
+            "wire_type=\"g\": expected distribution or gauge"
+        );
+    }
+
+    #[test]
+    fn an_argument_wins_over_its_variable() {
+        let arguments = Arguments {
+            dogstatsd_url: Some("/a".into()),
+            flush_interval: Some(1.0),
+            wire_type: Some("distribution".into()),
+            ..Arguments::default()
+        };
+        let environment = Environment::from([
+            ("DD_DOGSTATSD_URL", "/b"),
+            ("DD_RUNTIME_METRICS_INTERVAL", "2"),
+            ("DD_RUNTIME_METRICS_WIRE_TYPE", "gauge"),
+        ]);
+        let (settings, _) = Settings::new(&arguments, &environment, Path::new(NO_SOCKET)).unwrap();
+        assert_eq!(settings.destination.to_string(), "unix:///a (from dogstatsd_url)");
+        assert_eq!(settings.interval, Duration::from_secs(1));
+        assert_eq!(settings.wire_type, WireType::Distribution);
+    }
+
+    proptest! {
+        #[test]
+        fn no_environment_makes_it_fail(values in prop::collection::vec(any::<String>(), variables::VARIABLES.len())) {
+            let mut values = values.into_iter();
+            let environment = Environment::collect(|_| values.next());
+            let settings = Settings::new(&Arguments::default(), &environment, Path::new(NO_SOCKET));
+            let (settings, _) = settings.expect("variables only warn");
+            prop_assert!(settings.interval >= Duration::from_millis(10));
+        }
+    }
+}

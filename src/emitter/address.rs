@@ -1,0 +1,324 @@
+//! Where metrics go: the forms of an address, and which of the many ways to give one wins.
+//!
+//! Names are not resolved here: that may take seconds and is the reader's work.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// The forms of an address, for messages and documents.
+pub const ACCEPTED: &str =
+    "udp://host[:port], unix:///path, unixgram:///path, unixstream:///path, host[:port] or /path";
+
+/// The port of an Agent, where none is given.
+pub const DEFAULT_PORT: u16 = 8125;
+
+/// The socket that an Agent on the same host offers by default.
+pub const DEFAULT_SOCKET: &str = "/var/run/datadog/dsd.socket";
+
+/// A Unix socket's path must fit into `sun_path` with its final NUL.
+const LONGEST_PATH: usize = 107;
+
+/// A name must fit into a DNS message.
+const LONGEST_HOST: usize = 253;
+
+/// Where metrics go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A host, by name or number, and a port.
+    Udp(Host, u16),
+    /// A Unix socket.
+    Unix(PathBuf, UnixKind),
+}
+
+/// A host, by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// An IP address.
+    Number(IpAddr),
+    /// This machine; needs no look-up.
+    Localhost,
+    /// A name to be looked up.
+    Name(String),
+}
+
+/// What kind of Unix socket there is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnixKind {
+    /// A datagram socket or, if it turns out so, a stream.
+    Either,
+    /// A datagram socket.
+    Datagram,
+    /// A stream socket.
+    Stream,
+}
+
+/// A text that is none of the [`ACCEPTED`] forms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvalidAddress;
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return if text.starts_with('/') {
+                unix(text, UnixKind::Either)
+            } else {
+                udp(text)
+            };
+        };
+        match scheme.to_ascii_lowercase().as_str() {
+            "udp" => udp(rest),
+            "unix" => unix(rest, UnixKind::Either),
+            "unixgram" => unix(rest, UnixKind::Datagram),
+            "unixstream" => unix(rest, UnixKind::Stream),
+            _ => Err(InvalidAddress),
+        }
+    }
+}
+
+fn unix(path: &str, kind: UnixKind) -> Result<Address, InvalidAddress> {
+    let fits = path.starts_with('/') && path.len() > 1 && path.len() <= LONGEST_PATH && !path.contains('\0');
+    if fits {
+        Ok(Address::Unix(path.into(), kind))
+    } else {
+        Err(InvalidAddress)
+    }
+}
+
+fn udp(text: &str) -> Result<Address, InvalidAddress> {
+    if let Ok(number) = text.parse::<Ipv6Addr>() {
+        return Ok(Address::Udp(Host::Number(number.into()), DEFAULT_PORT));
+    }
+    // A colon within the brackets of an IPv6 literal does not begin a port.
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, parse_port(port).ok_or(InvalidAddress)?),
+        _ => (text, DEFAULT_PORT),
+    };
+    Ok(Address::Udp(host.parse()?, port))
+}
+
+/// A port from 1 to 65535, in digits alone.
+#[must_use]
+pub fn parse_port(text: &str) -> Option<u16> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| digits && *port != 0)
+}
+
+impl FromStr for Host {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            return literal
+                .parse::<Ipv6Addr>()
+                .map(|n| Self::Number(n.into()))
+                .map_err(|_| InvalidAddress);
+        }
+        if let Ok(number) = text.parse() {
+            return Ok(Self::Number(number));
+        }
+        if text.eq_ignore_ascii_case("localhost") {
+            return Ok(Self::Localhost);
+        }
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let valid = !text.is_empty() && text.len() <= LONGEST_HOST && text.bytes().all(allowed);
+        if valid {
+            Ok(Self::Name(text.to_owned()))
+        } else {
+            Err(InvalidAddress)
+        }
+    }
+}
+
+impl Host {
+    /// The addresses that need no look-up, in the order to be tried; `None` for a name.
+    #[must_use]
+    pub fn known(&self, port: u16) -> Option<Vec<SocketAddr>> {
+        let numbers: &[IpAddr] = match self {
+            Self::Number(number) => &[*number],
+            Self::Localhost => &[IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+            Self::Name(_) => return None,
+        };
+        Some(
+            numbers
+                .iter()
+                .map(|number| SocketAddr::new(*number, port))
+                .collect(),
+        )
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(IpAddr::V6(number)) => write!(f, "[{number}]"),
+            Self::Number(number) => number.fmt(f),
+            Self::Localhost => f.write_str("localhost"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp(host, port) => write!(f, "udp://{host}:{port}"),
+            Self::Unix(path, UnixKind::Either) => write!(f, "unix://{}", path.display()),
+            Self::Unix(path, UnixKind::Datagram) => write!(f, "unixgram://{}", path.display()),
+            Self::Unix(path, UnixKind::Stream) => write!(f, "unixstream://{}", path.display()),
+        }
+    }
+}
+
+/// An address, and what chose it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Where metrics go.
+    pub address: Address,
+    /// What chose the address.
+    pub chosen_by: ChosenBy,
+}
+
+/// What chose an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChosenBy {
+    /// An argument or variable of this name.
+    Setting(&'static str),
+    /// Nothing did; the socket at this path is looked for again while sending fails.
+    Nobody(PathBuf),
+}
+
+impl Destination {
+    /// The socket of an Agent on this host if it is there, else UDP to this host.
+    #[must_use]
+    pub fn by_default(socket: &Path) -> Self {
+        let address = if socket.exists() {
+            Address::Unix(socket.to_owned(), UnixKind::Either)
+        } else {
+            Address::Udp(Host::Localhost, DEFAULT_PORT)
+        };
+        Self {
+            address,
+            chosen_by: ChosenBy::Nobody(socket.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.chosen_by {
+            ChosenBy::Setting(name) => write!(f, "{} (from {name})", self.address),
+            ChosenBy::Nobody(_) => write!(f, "{} (by default)", self.address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn every_accepted_form_is_understood() {
+        for (text, expected) in [
+            ("udp://agent:9125", "udp://agent:9125"),
+            ("udp://agent", "udp://agent:8125"),
+            ("UDP://agent", "udp://agent:8125"),
+            ("agent", "udp://agent:8125"),
+            ("agent.svc.cluster.local:1", "udp://agent.svc.cluster.local:1"),
+            ("10.0.0.7:65535", "udp://10.0.0.7:65535"),
+            ("udp://[::1]:8126", "udp://[::1]:8126"),
+            ("udp://[::1]", "udp://[::1]:8125"),
+            ("fe80::1", "udp://[fe80::1]:8125"),
+            ("LocalHost", "udp://localhost:8125"),
+            ("/var/run/d.sock", "unix:///var/run/d.sock"),
+            ("unix:///d.sock", "unix:///d.sock"),
+            ("unixgram:///d.sock", "unixgram:///d.sock"),
+            ("unixstream:///d.sock", "unixstream:///d.sock"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let long = format!("unix:///{}", "x".repeat(107));
+        for text in [
+            "",
+            "ftp://x",
+            "http://x:8125",
+            "udp://",
+            "udp://:8125",
+            ":8125",
+            "agent:",
+            "agent:0",
+            "agent:65536",
+            "agent:abc",
+            "agent:+1",
+            "udp://a b",
+            "udp://agent/path",
+            "unix://",
+            "unix:///",
+            "unix://d.sock",
+            "./d.sock",
+            "d.sock/x",
+            r"\\.\pipe\datadog",
+            "[::1",
+            "[::g]",
+            "a:b:c",
+            &long,
+            "unix:///a\0b",
+            "agent\n",
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(InvalidAddress), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn localhost_and_numbers_need_no_look_up() {
+        let known = |text: &str| text.parse::<Host>().unwrap().known(1);
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(
+            known("localhost"),
+            Some(vec![address("127.0.0.1:1"), address("[::1]:1")])
+        );
+        assert_eq!(known("10.1.2.3"), Some(vec![address("10.1.2.3:1")]));
+        assert_eq!(known("[::2]"), Some(vec![address("[::2]:1")]));
+        assert_eq!(known("agent"), None);
+    }
+
+    #[test]
+    fn by_default_the_socket_is_taken_if_it_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("dsd.socket");
+        assert_eq!(
+            Destination::by_default(&socket).address.to_string(),
+            "udp://localhost:8125"
+        );
+        std::fs::write(&socket, "").unwrap();
+        let expected = format!("unix://{} (by default)", socket.display());
+        assert_eq!(Destination::by_default(&socket).to_string(), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_printed_back_as_the_same_address(text: String) {
+            if let Ok(address) = text.parse::<Address>() {
+                prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address));
+            }
+        }
+
+        #[test]
+        fn what_looks_like_an_address_is_printed_back_as_the_same_address(
+            text in "(udp://|unix://|unixgram://|unixstream://|)/?[a-z0-9.\\[\\]:_-]{0,20}(:[0-9]{1,6})?"
+        ) {
+            if let Ok(address) = text.parse::<Address>() {
+                prop_assert_eq!(address.to_string().parse::<Address>(), Ok(address));
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Whether sending works, and what there is to say when that changes: one message per change of state.
+
+use std::io;
+use std::time::Duration;
+
+use super::address::Destination;
+use crate::message::{Message, Severity};
+
+/// A queue that was full for this many flushes in a row is a receiver too slow, not a burst.
+const PATIENCE: u32 = 6;
+
+/// What happened to the payloads of one flush.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    /// Payloads and bytes that the kernel took.
+    pub sent: Amount,
+    /// Payloads and bytes that are lost.
+    pub dropped: Amount,
+    /// Why something was lost, if it was: the first reason.
+    pub failure: Option<io::Error>,
+}
+
+/// Payloads and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Payloads.
+    pub packets: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// Adds one payload.
+    pub fn add(&mut self, payload: &[u8]) {
+        self.packets += 1;
+        self.bytes += payload.len() as u64;
+    }
+}
+
+/// Sending as it has gone so far.
+#[derive(Debug, Default)]
+pub struct Health {
+    state: State,
+    full_queues: u32,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Untried,
+    Working,
+    Failing {
+        kind: Kind,
+        since: Duration,
+        dropped: u64,
+    },
+}
+
+/// What kind of failure it is: a new kind is worth a line, the same one again is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Unreachable,
+    Denied,
+    Name,
+    TooLarge,
+    Resources,
+    SlowReceiver,
+    Other,
+}
+
+impl Health {
+    /// Takes note of a flush at `now`; gives a message if the state has changed.
+    pub fn note(&mut self, delivery: &Delivery, to: &Destination, now: Duration) -> Option<Message> {
+        let Some(error) = &delivery.failure else {
+            return self.succeeded(to, now);
+        };
+        let kind = Kind::of(error);
+        self.full_queues = if kind == Kind::SlowReceiver {
+            self.full_queues + 1
+        } else {
+            0
+        };
+        if (1..PATIENCE).contains(&self.full_queues) {
+            return None;
+        }
+        let reason = kind.explain(error);
+        let lost = delivery.dropped.packets;
+        if let State::Failing {
+            kind: before,
+            dropped,
+            ..
+        } = &mut self.state
+        {
+            *dropped += lost;
+            let changed = std::mem::replace(before, kind) != kind;
+            let text = format!("sending to {to} still fails: {reason}");
+            return changed.then(|| Message::new(Severity::Debug, text));
+        }
+        self.state = State::Failing {
+            kind,
+            since: now,
+            dropped: lost,
+        };
+        Some(Message::warning(format!(
+            "sending to {to} fails: {reason}; will keep trying"
+        )))
+    }
+
+    /// Whether the last flush lost something.
+    pub fn is_failing(&self) -> bool {
+        matches!(self.state, State::Failing { .. }) || self.full_queues > 0
+    }
+
+    fn succeeded(&mut self, to: &Destination, now: Duration) -> Option<Message> {
+        self.full_queues = 0;
+        match std::mem::replace(&mut self.state, State::Working) {
+            State::Untried => Some(Message::new(Severity::Debug, format!("sending to {to}"))),
+            State::Working => None,
+            State::Failing { since, dropped, .. } => {
+                let seconds = now.saturating_sub(since).as_secs();
+                let text =
+                    format!("sending to {to} works again after {seconds} s; {dropped} packets were lost");
+                Some(Message::new(Severity::Info, text))
+            }
+        }
+    }
+}
+
+impl Kind {
+    fn of(error: &io::Error) -> Self {
+        use io::ErrorKind as E;
+        match error.kind() {
+            E::WouldBlock => Self::SlowReceiver,
+            E::ConnectionRefused
+            | E::ConnectionReset
+            | E::BrokenPipe
+            | E::NotConnected
+            | E::NotFound
+            | E::NetworkUnreachable
+            | E::HostUnreachable
+            | E::NetworkDown
+            | E::AddrNotAvailable => Self::Unreachable,
+            E::PermissionDenied => Self::Denied,
+            E::OutOfMemory => Self::Resources,
+            _ if error.raw_os_error().is_none() => Self::Name,
+            #[cfg(unix)]
+            _ => Self::of_errno(error),
+            #[cfg(not(unix))]
+            _ => Self::Other,
+        }
+    }
+
+    /// Errors that the standard library gives no kind.
+    #[cfg(unix)]
+    fn of_errno(error: &io::Error) -> Self {
+        use nix::errno::Errno;
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOBUFS) => Self::SlowReceiver,
+            Some(Errno::EMSGSIZE) => Self::TooLarge,
+            Some(Errno::EMFILE | Errno::ENFILE) => Self::Resources,
+            Some(Errno::EDESTADDRREQ | Errno::ENOTCONN) => Self::Unreachable,
+            _ => Self::Other,
+        }
+    }
+
+    /// The system's words and the likely cause.
+    fn explain(self, error: &io::Error) -> String {
+        let cause = match self {
+            Self::Unreachable => "is an Agent listening there, and does it accept traffic from here?",
+            Self::Denied => "may this user write to it?",
+            Self::Name => "is the name right?",
+            Self::TooLarge => "the payload is larger than this path allows",
+            Self::Resources => "the program has run out of descriptors or memory",
+            Self::SlowReceiver => "the receiver does not keep up",
+            Self::Other => return error.to_string(),
+        };
+        format!("{error} ({cause})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn failed(kind: io::ErrorKind) -> Delivery {
+        let dropped = Amount { packets: 2, bytes: 9 };
+        Delivery {
+            failure: Some(kind.into()),
+            dropped,
+            ..Delivery::default()
+        }
+    }
+
+    /// The severities said over a series of flushes, one a second.
+    fn said(flushes: impl IntoIterator<Item = Delivery>) -> Vec<Severity> {
+        let (mut health, to) = (Health::default(), Destination::by_default(Path::new("/nowhere")));
+        let notes = flushes
+            .into_iter()
+            .zip(0..)
+            .filter_map(|(flush, second)| health.note(&flush, &to, Duration::from_secs(second)));
+        notes.map(|message| message.severity).collect()
+    }
+
+    #[test]
+    fn each_change_of_state_is_one_message() {
+        use Severity::{Debug, Info, Warning};
+        use io::ErrorKind::{ConnectionRefused as Refused, PermissionDenied as Denied};
+        let ok = Delivery::default;
+        assert_eq!(said([ok(), ok()]), [Debug]);
+        assert_eq!(
+            said([failed(Refused), failed(Refused), failed(Refused)]),
+            [Warning]
+        );
+        assert_eq!(
+            said([failed(Refused), failed(Denied), failed(Denied)]),
+            [Warning, Debug]
+        );
+        assert_eq!(said([ok(), failed(Refused), ok(), ok()]), [Debug, Warning, Info]);
+    }
+
+    #[test]
+    fn a_full_queue_is_worth_a_warning_only_when_it_stays_full() {
+        let full = || failed(io::ErrorKind::WouldBlock);
+        assert_eq!(said((0..5).map(|_| full())), []);
+        assert_eq!(said((0..9).map(|_| full())), [Severity::Warning]);
+        let with_a_pause = [
+            full(),
+            full(),
+            full(),
+            Delivery::default(),
+            full(),
+            full(),
+            full(),
+        ];
+        assert_eq!(said(with_a_pause), [Severity::Debug]);
+    }
+
+    #[test]
+    fn the_messages_tell_where_why_and_how_much() {
+        let (mut health, to) = (Health::default(), Destination::by_default(Path::new("/nowhere")));
+        let refused = failed(io::ErrorKind::ConnectionRefused);
+        let warning = health.note(&refused, &to, Duration::from_secs(3)).unwrap().text;
+        assert!(
+            warning.starts_with("sending to udp://localhost:8125 (by default) fails: connection refused")
+        );
+        assert!(warning.ends_with("will keep trying"));
+        assert_eq!(health.note(&refused, &to, Duration::from_secs(4)), None);
+        let info = health
+            .note(&Delivery::default(), &to, Duration::from_secs(9))
+            .unwrap()
+            .text;
+        assert!(
+            info.ends_with("works again after 6 s; 4 packets were lost"),
+            "{info}"
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! From samples to bytes at the Agent: cadence builds the lines, [`transport`] packs and sends them.
+
+use std::panic::RefUnwindSafe;
+
+use cadence::ext::{MetricValue, ToDistributionValue, ToGaugeValue};
+use cadence::prelude::*;
+use cadence::{ErrorKind, MetricError, MetricResult, MetricSink, StatsdClient};
+
+use crate::catalogue::{Sample, Value};
+use crate::config::WireType;
+
+pub mod address;
+mod health;
+mod packets;
+mod socket;
+pub mod transport;
+
+/// Writes samples as DogStatsD lines to a sink.
+#[derive(Debug)]
+pub struct Emitter {
+    client: StatsdClient,
+    tags: String,
+    wire_type: WireType,
+}
+
+impl Emitter {
+    /// `tags` is the cleaned and joined block that every line carries.
+    pub fn new(
+        sink: impl MetricSink + Send + Sync + RefUnwindSafe + 'static,
+        tags: String,
+        wire_type: WireType,
+    ) -> Self {
+        Self {
+            client: StatsdClient::from_sink("", sink),
+            tags,
+            wire_type,
+        }
+    }
+
+    /// Writes every sample and flushes the sink; says whether everything has left.
+    ///
+    /// A number that is not finite is not written.
+    pub fn emit(&self, samples: impl Iterator<Item = Sample>) -> bool {
+        let mut all_written = true;
+        for Sample { metric, value } in samples {
+            // One block for all tags: they are joined once, not per line.
+            let written = match self.wire_type {
+                WireType::Distribution => self
+                    .client
+                    .distribution_with_tags(metric.name, value)
+                    .with_tag_value(&self.tags)
+                    .try_send()
+                    .is_ok(),
+                WireType::Gauge => self
+                    .client
+                    .gauge_with_tags(metric.name, value)
+                    .with_tag_value(&self.tags)
+                    .try_send()
+                    .is_ok(),
+            };
+            all_written &= written;
+        }
+        self.client.flush().is_ok() && all_written
+    }
+}
+
+impl ToDistributionValue for Value {
+    fn try_to_value(self) -> MetricResult<MetricValue> {
+        wire_value(self)
+    }
+}
+
+impl ToGaugeValue for Value {
+    fn try_to_value(self) -> MetricResult<MetricValue> {
+        wire_value(self)
+    }
+}
+
+/// cadence would write "NaN" and "inf", which receivers refuse or misread.
+fn wire_value(value: Value) -> MetricResult<MetricValue> {
+    match value {
+        Value::Whole(whole) => Ok(MetricValue::Unsigned(whole)),
+        Value::Real(real) if real.is_finite() => Ok(MetricValue::Float(real)),
+        Value::Real(_) => Err(MetricError::from((
+            ErrorKind::InvalidInput,
+            "not a finite number",
+        ))),
+    }
+}

@@ -1,0 +1,135 @@
+//! Lines packed into payloads no longer than a transport's target, counted in bytes.
+
+/// The longest payload an Agent reads.
+pub const LONGEST: usize = 8192;
+
+/// Payloads to be sent, in one buffer. A line is never split.
+#[derive(Debug)]
+pub struct Packets {
+    bytes: Vec<u8>,
+    /// Where each payload but the last ends.
+    ends: Vec<usize>,
+    target: usize,
+}
+
+impl Packets {
+    /// No lines yet; `target` is the length up to which lines share a payload.
+    pub fn new(target: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            target,
+        }
+    }
+
+    /// Adds a line and its line feed. A line longer than the target has a payload of its own; one that no Agent
+    /// would read is refused.
+    pub fn push(&mut self, line: &str) -> bool {
+        let length = line.len() + 1;
+        if length > LONGEST {
+            return false;
+        }
+        let open = self.bytes.len() - self.last_end();
+        if open > 0 && open + length > self.target {
+            self.ends.push(self.bytes.len());
+        }
+        self.bytes.extend_from_slice(line.as_bytes());
+        self.bytes.push(b'\n');
+        true
+    }
+
+    /// The payloads in order, none of them empty.
+    pub fn payloads(&self) -> Vec<&[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let ends = self.ends.iter().copied().chain(std::iter::once(self.bytes.len()));
+        starts
+            .zip(ends)
+            .map(|(start, end)| &self.bytes[start..end])
+            .filter(|p| !p.is_empty())
+            .collect()
+    }
+
+    /// Forgets all lines and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Changes the target, for the lines to come.
+    pub fn set_target(&mut self, target: usize) {
+        self.target = target;
+    }
+
+    fn last_end(&self) -> usize {
+        self.ends.last().copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn packed(target: usize, lines: &[&str]) -> Vec<String> {
+        let mut packets = Packets::new(target);
+        for line in lines {
+            assert!(packets.push(line));
+        }
+        let text = |payload: &&[u8]| String::from_utf8(payload.to_vec()).unwrap();
+        packets.payloads().iter().map(text).collect()
+    }
+
+    #[test]
+    fn lines_share_a_payload_up_to_the_target() {
+        assert_eq!(packed(8, &["abc", "def", "g"]), ["abc\ndef\n", "g\n"]);
+        assert_eq!(packed(7, &["abc", "def", "g"]), ["abc\n", "def\ng\n"]);
+    }
+
+    #[test]
+    fn a_line_longer_than_the_target_goes_alone() {
+        assert_eq!(
+            packed(4, &["a", "long line", "b", "c"]),
+            ["a\n", "long line\n", "b\nc\n"]
+        );
+    }
+
+    #[test]
+    fn length_is_counted_in_bytes() {
+        assert_eq!(packed(6, &["éé", "a"]), ["éé\n", "a\n"]);
+    }
+
+    #[test]
+    fn without_lines_there_is_no_payload() {
+        assert_eq!(Packets::new(10).payloads(), Vec::<&[u8]>::new());
+    }
+
+    #[test]
+    fn a_line_that_no_agent_would_read_is_refused() {
+        let mut packets = Packets::new(10);
+        assert!(packets.push(&"x".repeat(LONGEST - 1)));
+        assert!(!packets.push(&"x".repeat(LONGEST)));
+        assert_eq!(packets.payloads().len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_leaves_once_in_order_and_whole(
+            target in 1_usize..200,
+            lines in prop::collection::vec("[a-zé|#:,]{0,80}", 0..40)
+        ) {
+            let mut packets = Packets::new(target);
+            for line in &lines {
+                prop_assert!(packets.push(line));
+            }
+            let payloads = packets.payloads();
+            for payload in &payloads {
+                let feeds = payload.split(|byte| *byte == b'\n').count() - 1;
+                prop_assert!(feeds >= 1 && payload.ends_with(b"\n"));
+                prop_assert!(payload.len() <= target || feeds == 1);
+            }
+            let expected: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+            prop_assert_eq!(payloads.concat(), expected.into_bytes());
+        }
+    }
+}

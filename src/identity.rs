@@ -1,0 +1,487 @@
+//! Who we are: service, env, version, user tags and runtime-id, joined once into the block of tags that every
+//! line carries. A pure function of arguments, environment and command line.
+
+use std::path::Path;
+
+use percent_encoding::percent_decode_str;
+
+use crate::message::Message;
+use crate::variables::{self, Environment};
+
+/// The service of a program that nothing names.
+const UNNAMED: &str = "unnamed-python-service";
+
+/// No tag is longer, in characters: the back end cuts there.
+const LONGEST_TAG: usize = 200;
+
+/// No block of tags is longer, in bytes: with a name and a value it fits into the 8192 bytes an Agent reads.
+const LONGEST_BLOCK: usize = 8000;
+
+/// What `enable()` was told about the service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claims {
+    /// The tag `service`.
+    pub service: Option<String>,
+    /// The tag `env`.
+    pub env: Option<String>,
+    /// The tag `version`.
+    pub version: Option<String>,
+    /// Further tags, each `key:value` or bare.
+    pub tags: Option<Vec<String>>,
+}
+
+/// The interpreter this process runs.
+#[derive(Clone, Debug, Default)]
+pub struct Runtime {
+    /// `CPython`, `PyPy`.
+    pub implementation: String,
+    /// As `platform.python_version()` gives it.
+    pub version: String,
+    /// `sys.orig_argv`.
+    pub command: Vec<String>,
+}
+
+/// The tags of every line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// All tags, cleaned and joined by commas.
+    pub tags: String,
+    /// How many user tags were left out because the block would not fit into a packet.
+    pub left_out: usize,
+}
+
+impl Identity {
+    /// Decides each key on its own, by the strongest source that knows it.
+    #[must_use]
+    pub fn new(
+        claims: &Claims,
+        environment: &Environment,
+        runtime: &Runtime,
+        runtime_id: Option<&str>,
+    ) -> Self {
+        let mut user = UserTags::default();
+        user.extend(split(environment.get(&variables::DATADOG_TAGS), |text| {
+            text.split(',')
+        }));
+        user.extend(
+            environment
+                .get(&variables::TAGS)
+                .map(split_dd_tags)
+                .unwrap_or_default(),
+        );
+        user.extend(claims.tags.iter().flatten().map(String::as_str));
+
+        let attributes = environment
+            .get(&variables::OTEL_RESOURCE_ATTRIBUTES)
+            .unwrap_or_default();
+        let service = first([
+            claims.service.clone(),
+            environment.get(&variables::SERVICE).map(str::to_owned),
+            environment.get(&variables::OTEL_SERVICE_NAME).map(str::to_owned),
+            attribute(attributes, "service.name"),
+            user.take("service"),
+            inferred_service(environment, &runtime.command),
+            Some(UNNAMED.to_owned()),
+        ]);
+        let env = first([
+            claims.env.clone(),
+            environment.get(&variables::ENV).map(str::to_owned),
+            attribute(attributes, "deployment.environment.name"),
+            attribute(attributes, "deployment.environment"),
+            user.take("env"),
+        ]);
+        let version = first([
+            claims.version.clone(),
+            environment.get(&variables::VERSION).map(str::to_owned),
+            attribute(attributes, "service.version"),
+            user.take("version"),
+        ]);
+
+        let tag = |key: &str, value: Option<String>| value.map(|value| clean(&format!("{key}:{value}")));
+        let leading: Vec<String> = [tag("service", service), tag("env", env), tag("version", version)]
+            .into_iter()
+            .flatten()
+            .collect();
+        let trailing: Vec<String> = [
+            tag("lang", Some("python".to_owned())),
+            tag("lang_interpreter", Some(runtime.implementation.clone())),
+            tag("lang_version", Some(runtime.version.clone())),
+            tag("runtime-id", runtime_id.map(str::to_owned)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        join(&leading, &user.cleaned(), &trailing)
+    }
+
+    /// What to say where user tags were left out.
+    #[must_use]
+    pub fn warning(&self) -> Option<Message> {
+        let text = || {
+            format!(
+                "the last {} user tags are not sent: all tags together are too long",
+                self.left_out
+            )
+        };
+        (self.left_out > 0).then(|| Message::warning(text()))
+    }
+}
+
+/// Joins the tags, leaving out user tags from the last on until the block fits.
+fn join(leading: &[String], user: &[String], trailing: &[String]) -> Identity {
+    let size = |tags: &[String]| tags.iter().map(|tag| tag.len() + 1).sum::<usize>();
+    let mut room = LONGEST_BLOCK.saturating_sub(size(leading) + size(trailing));
+    let mut kept: Vec<&str> = leading.iter().map(String::as_str).collect();
+    let fitting = user.iter().take_while(|tag| {
+        let fits = tag.len() < room;
+        room = room.saturating_sub(tag.len() + 1);
+        fits
+    });
+    kept.extend(fitting.map(String::as_str));
+    let left_out = leading.len() + user.len() - kept.len();
+    kept.extend(trailing.iter().map(String::as_str));
+
+    let mut unique: Vec<&str> = Vec::with_capacity(kept.len());
+    for tag in kept {
+        if !tag.is_empty() && !unique.contains(&tag) {
+            unique.push(tag);
+        }
+    }
+    Identity {
+        tags: unique.join(","),
+        left_out,
+    }
+}
+
+/// Tags by key: a later one takes the place of an earlier one with the same key.
+#[derive(Default)]
+struct UserTags(Vec<(String, Option<String>)>);
+
+impl UserTags {
+    fn extend<'a>(&mut self, items: impl IntoIterator<Item = &'a str>) {
+        for item in items {
+            let (key, value) = match item.trim().split_once(':') {
+                Some((key, value)) => (key.trim(), Some(value.trim().to_owned())),
+                None => (item.trim(), None),
+            };
+            if key.is_empty() || matches!(key, "git.commit.sha" | "git.repository_url") {
+                continue;
+            }
+            let same = |(k, v): &&mut (String, Option<String>)| k == key && v.is_some() == value.is_some();
+            match self.0.iter_mut().find(same) {
+                Some(tag) => tag.1 = value,
+                None => self.0.push((key.to_owned(), value)),
+            }
+        }
+    }
+
+    /// Removes the key, for it becomes a tag of its own; an empty value counts as none.
+    fn take(&mut self, key: &str) -> Option<String> {
+        let at = self.0.iter().position(|(k, v)| k == key && v.is_some())?;
+        self.0.remove(at).1.filter(|value| !value.is_empty())
+    }
+
+    fn cleaned(&self) -> Vec<String> {
+        let text = |(key, value): &(String, Option<String>)| match value {
+            Some(value) => clean(&format!("{key}:{value}")),
+            None => clean(key),
+        };
+        self.0.iter().map(text).filter(|tag| !tag.is_empty()).collect()
+    }
+}
+
+/// Makes any text a tag: nothing in it can end the tag, the line or the packet.
+fn clean(tag: &str) -> String {
+    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.' | '/');
+    let cleaned: String = tag
+        .chars()
+        .take(LONGEST_TAG)
+        .map(|c| if allowed(c) { c } else { '_' })
+        .collect();
+    cleaned.trim_end_matches(':').to_owned()
+}
+
+fn first<const N: usize>(sources: [Option<String>; N]) -> Option<String> {
+    sources.into_iter().flatten().find(|value| !value.is_empty())
+}
+
+fn split<'a, I: Iterator<Item = &'a str>>(text: Option<&'a str>, by: impl Fn(&'a str) -> I) -> Vec<&'a str> {
+    text.map(|text| by(text).collect()).unwrap_or_default()
+}
+
+fn split_dd_tags(text: &str) -> Vec<&str> {
+    if text.contains(',') {
+        text.split(',').collect()
+    } else {
+        text.split_whitespace().collect()
+    }
+}
+
+/// One attribute of `OTEL_RESOURCE_ATTRIBUTES`, percent-decoded as OpenTelemetry writes them.
+fn attribute(attributes: &str, key: &str) -> Option<String> {
+    let pairs = attributes.split(',').filter_map(|item| item.split_once('='));
+    let value = pairs.rev().find(|(k, _)| k.trim() == key)?.1.trim();
+    Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+}
+
+/// The platform's name for the function or site, else the script or module that was started.
+fn inferred_service(environment: &Environment, command: &[String]) -> Option<String> {
+    let platforms = [
+        &variables::LAMBDA_FUNCTION_NAME,
+        &variables::K_SERVICE,
+        &variables::FUNCTION_NAME,
+        &variables::WEBSITE_SITE_NAME,
+    ];
+    let platform = platforms
+        .into_iter()
+        .find_map(|variable| environment.get(variable));
+    platform.map(str::to_owned).or_else(|| program(command))
+}
+
+/// The script or `-m` module of a Python command line; `None` for `-c`, standard input and the prompt.
+fn program(command: &[String]) -> Option<String> {
+    let mut arguments = command.iter().skip(1);
+    while let Some(argument) = arguments.next() {
+        let Some(options) = argument.strip_prefix('-') else {
+            return script_name(argument);
+        };
+        if options.starts_with('-') {
+            // Of the long options only this one has its value in the next argument.
+            if options == "-check-hash-based-pycs" {
+                arguments.next();
+            }
+            continue;
+        }
+        // Short options may be written together; the first that takes a value ends them.
+        match options.find(['c', 'm', 'W', 'X']).map(|at| options.split_at(at)) {
+            None if options.is_empty() => return None,
+            None => {}
+            Some((_, rest)) => match (&rest[..1], &rest[1..]) {
+                ("c", _) => return None,
+                ("m", "") => return arguments.next().cloned(),
+                ("m", module) => return Some(module.to_owned()),
+                (_, "") => {
+                    arguments.next();
+                }
+                _ => {}
+            },
+        }
+    }
+    None
+}
+
+/// The file's name without the endings of Python files; of a `__main__.py`, its folder's.
+fn script_name(script: &str) -> Option<String> {
+    let path = Path::new(script);
+    let name = path.file_name()?.to_str()?;
+    let stem = [".py", ".pyw", ".pyc", ".pyz"]
+        .iter()
+        .find_map(|ending| name.strip_suffix(ending));
+    match stem.unwrap_or(name) {
+        "__main__" => Some(path.parent()?.file_name()?.to_str()?.to_owned()),
+        stem => Some(stem.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn runtime(command: &[&str]) -> Runtime {
+        Runtime {
+            implementation: "CPython".into(),
+            version: "3.13.1".into(),
+            command: command.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn tags<const N: usize>(claims: &Claims, environment: [(&str, &str); N]) -> String {
+        let runtime = runtime(&["python", "app.py"]);
+        Identity::new(claims, &Environment::from(environment), &runtime, None).tags
+    }
+
+    fn service_of(command: &[&str]) -> String {
+        let identity = Identity::new(
+            &Claims::default(),
+            &Environment::default(),
+            &runtime(command),
+            None,
+        );
+        let service = identity.tags.split(',').next().unwrap().to_owned();
+        service.strip_prefix("service:").unwrap().to_owned()
+    }
+
+    const TAIL: &str = "lang:python,lang_interpreter:CPython,lang_version:3.13.1";
+
+    #[test]
+    fn the_block_is_in_the_documented_order() {
+        let environment = Environment::from([
+            ("DD_SERVICE", "web"),
+            ("DD_ENV", "prod"),
+            ("DD_VERSION", "1.4"),
+            ("DD_TAGS", "team:core,canary"),
+        ]);
+        let identity = Identity::new(&Claims::default(), &environment, &runtime(&[]), Some("9f0c"));
+        assert_eq!(
+            identity.tags,
+            format!("service:web,env:prod,version:1.4,team:core,canary,{TAIL},runtime-id:9f0c")
+        );
+    }
+
+    #[test]
+    fn each_key_takes_its_strongest_source_on_its_own() {
+        let all = [
+            ("DD_SERVICE", "dd"),
+            ("OTEL_SERVICE_NAME", "otel"),
+            (
+                "OTEL_RESOURCE_ATTRIBUTES",
+                "service.name=attr,deployment.environment=old,service.version=9",
+            ),
+            ("DD_TAGS", "service:tag,env:tag,version:tag,a:b"),
+        ];
+        let claims = Claims {
+            service: Some("arg".into()),
+            ..Claims::default()
+        };
+        assert_eq!(
+            tags(&claims, all),
+            format!("service:arg,env:old,version:9,a:b,{TAIL}")
+        );
+        assert_eq!(
+            tags(&Claims::default(), all),
+            format!("service:dd,env:old,version:9,a:b,{TAIL}")
+        );
+        let [_, otel, attributes, dd_tags] = all;
+        let none = Claims::default();
+        assert_eq!(
+            tags(&none, [otel, attributes]),
+            format!("service:otel,env:old,version:9,{TAIL}")
+        );
+        assert_eq!(
+            tags(&none, [attributes]),
+            format!("service:attr,env:old,version:9,{TAIL}")
+        );
+        assert_eq!(
+            tags(&none, [dd_tags]),
+            format!("service:tag,env:tag,version:tag,a:b,{TAIL}")
+        );
+        assert_eq!(tags(&none, [("K_SERVICE", "run")]), format!("service:run,{TAIL}"));
+        assert_eq!(tags(&none, []), format!("service:app,{TAIL}"));
+    }
+
+    #[test]
+    fn an_opentelemetry_attribute_is_decoded_and_the_newer_environment_name_wins() {
+        let attributes = "deployment.environment=old,deployment.environment.name=a%2Fb";
+        let block = tags(&Claims::default(), [("OTEL_RESOURCE_ATTRIBUTES", attributes)]);
+        assert_eq!(block, format!("service:app,env:a/b,{TAIL}"));
+    }
+
+    #[test]
+    fn user_tags_follow_their_rules() {
+        for (dd_tags, datadog_tags, argument, expected) in [
+            ("a:1 b:2", "", None, "a:1,b:2"),
+            ("a:1, b:2 ,c", "", None, "a:1,b:2,c"),
+            ("a:1 2,b:3", "", None, "a:1_2,b:3"),
+            ("a:1,a:2", "", None, "a:2"),
+            (":lost,,a:", "", None, "a"),
+            ("url:http://x", "", None, "url:http://x"),
+            ("a:1", "a:0,z:9", None, "a:1,z:9"),
+            ("a:1", "", Some("a:2"), "a:2"),
+            ("git.commit.sha:f00,git.repository_url:x,a:1", "", None, "a:1"),
+            ("", "a:1 b:2", None, "a:1_b:2"),
+        ] {
+            let claims = Claims {
+                tags: argument.map(|tag| vec![tag.to_owned()]),
+                ..Claims::default()
+            };
+            let block = tags(&claims, [("DD_TAGS", dd_tags), ("DATADOG_TAGS", datadog_tags)]);
+            // Order between sources is not promised, so tags are compared sorted.
+            let sorted = |text: &str| {
+                let mut tags: Vec<String> = text.split(',').map(str::to_owned).collect();
+                tags.sort();
+                tags
+            };
+            assert_eq!(
+                sorted(&block),
+                sorted(&format!("service:app,{expected},{TAIL}")),
+                "{dd_tags:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_text_can_end_a_tag_or_a_line() {
+        let service = "a\nb|c,d#e\u{1F600}f é";
+        let block = tags(
+            &Claims {
+                service: Some(service.into()),
+                ..Claims::default()
+            },
+            [],
+        );
+        assert_eq!(block, format!("service:a_b_c_d_e_f_é,{TAIL}"));
+        let long = tags(
+            &Claims {
+                service: Some("é".repeat(10_000)),
+                ..Claims::default()
+            },
+            [],
+        );
+        assert_eq!(long, format!("service:{},{TAIL}", "é".repeat(192)));
+    }
+
+    #[test]
+    fn user_tags_that_do_not_fit_are_left_out_from_the_last_on() {
+        let dd_tags: Vec<String> = (0..100).map(|n| format!("{n}:{}", "x".repeat(150))).collect();
+        let environment = Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]);
+        let identity = Identity::new(
+            &Claims::default(),
+            &environment,
+            &runtime(&["python", "app.py"]),
+            None,
+        );
+        assert!(identity.tags.len() <= LONGEST_BLOCK);
+        assert!(identity.tags.len() > LONGEST_BLOCK - 160);
+        let kept = 100 - identity.left_out;
+        assert!(identity.tags.contains(&format!(",{}:", kept - 1)));
+        assert!(!identity.tags.contains(&format!(",{kept}:")));
+        assert!(identity.tags.ends_with(TAIL));
+    }
+
+    #[test]
+    fn the_service_is_inferred_from_the_command_line() {
+        for (command, service) in [
+            (&["python", "/srv/shop/app.py", "--port", "80"][..], "app"),
+            (&["/usr/bin/python3", "-X", "dev", "-u", "app.py"], "app"),
+            (&["python", "-Xdev", "-Wignore", "app.pyc"], "app"),
+            (&["python", "-m", "shop.web", "x"], "shop.web"),
+            (&["python", "-Im", "shop"], "shop"),
+            (&["python", "-mshop"], "shop"),
+            (&["python", "/usr/local/bin/gunicorn", "app:app"], "gunicorn"),
+            (&["python", "/srv/shop/__main__.py"], "shop"),
+            (&["python", "--check-hash-based-pycs", "always", "app.py"], "app"),
+            (&["python", "-c", "import app"], UNNAMED),
+            (&["python", "-Bc", "import app"], UNNAMED),
+            (&["python", "-"], UNNAMED),
+            (&["python"], UNNAMED),
+            (&[], UNNAMED),
+        ] {
+            assert_eq!(service_of(command), service, "{command:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_clean_tags(service: String, dd_tags: String, tag: String) {
+            let claims = Claims { service: Some(service), tags: Some(vec![tag]), ..Claims::default() };
+            let block = tags(&claims, [("DD_TAGS", &dd_tags)]);
+            prop_assert!(block.len() <= LONGEST_BLOCK);
+            prop_assert!(!block.contains(['|', '\n', '#', '\0']));
+            for tag in block.split(',') {
+                prop_assert!(!tag.is_empty() && tag.chars().count() <= LONGEST_TAG && !tag.ends_with(':'));
+            }
+        }
+    }
+}

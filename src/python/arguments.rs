@@ -1,0 +1,71 @@
+//! Arguments of `enable()` from Python objects. Each error names the argument, its value and what is accepted.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyMapping, PyString};
+
+use crate::config::InvalidArgument;
+use crate::variables;
+
+/// What an error shows of a value, in characters.
+const SHOWN: usize = 200;
+
+const TAGS: &str = "a mapping of str to str, or an iterable of \"key:value\" strings";
+
+/// A text; `None` is not given.
+pub fn text(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<String>> {
+    value
+        .map(|value| string(value).ok_or_else(|| wrong_type(name, value, "a str")))
+        .transpose()
+}
+
+/// A number; `None` is not given.
+pub fn number(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<f64>> {
+    let accepted = variables::INTERVAL.accepts;
+    value
+        .map(|value| value.extract().map_err(|_| wrong_type(name, value, accepted)))
+        .transpose()
+}
+
+/// Tags as `key:value` texts; `None` is not given.
+pub fn tags(value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<String>>> {
+    let Some(value) = value else { return Ok(None) };
+    let refused = |found: &Bound<'_, PyAny>| wrong_type("tags", found, TAGS);
+    // Both could be iterated over, letter by letter.
+    if value.is_instance_of::<PyString>()
+        || value.is_instance_of::<PyBytes>()
+        || value.is_instance_of::<PyByteArray>()
+    {
+        return Err(refused(value));
+    }
+    if let Ok(mapping) = value.cast::<PyMapping>() {
+        let pairs = mapping.items()?.into_iter().map(|pair| {
+            let (key, item): (Bound<PyAny>, Bound<PyAny>) = pair.extract()?;
+            let key = string(&key).ok_or_else(|| refused(&key))?;
+            let item = string(&item).ok_or_else(|| refused(&item))?;
+            Ok(format!("{key}:{item}"))
+        });
+        return pairs.collect::<PyResult<_>>().map(Some);
+    }
+    let items = value.try_iter().map_err(|_| refused(value))?;
+    let texts = items.map(|item| item.and_then(|item| string(&item).ok_or_else(|| refused(&item))));
+    texts.collect::<PyResult<_>>().map(Some)
+}
+
+impl From<InvalidArgument> for PyErr {
+    fn from(invalid: InvalidArgument) -> Self {
+        PyValueError::new_err(invalid.to_string())
+    }
+}
+
+fn string(value: &Bound<'_, PyAny>) -> Option<String> {
+    Some(value.cast::<PyString>().ok()?.to_string_lossy().into_owned())
+}
+
+fn wrong_type(name: &str, value: &Bound<'_, PyAny>, accepted: &str) -> PyErr {
+    let shown = value
+        .repr()
+        .map(|repr| repr.to_string_lossy().chars().take(SHOWN).collect());
+    let shown = shown.unwrap_or_else(|_| "?".to_owned());
+    PyTypeError::new_err(format!("{name}={shown}: expected {accepted}"))
+}

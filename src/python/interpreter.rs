@@ -1,0 +1,72 @@
+//! The interpreter as a source: what the reader, or a caller that is attached anyway, reads from it.
+
+use std::sync::Arc;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use super::gc_callback::Installation;
+use super::log;
+use crate::message::Message;
+use crate::pipeline::Answer;
+use crate::reader::Interpreter;
+use crate::sampler::Clock;
+use crate::snapshot;
+use crate::sources::gc::GcCounters;
+
+/// The running interpreter.
+pub struct CPython {
+    get_count: Py<PyAny>,
+    gc_callback: Installation,
+}
+
+impl CPython {
+    /// Finds what will be called; installs nothing.
+    pub fn new(py: Python<'_>, counters: Arc<GcCounters>, clock: Clock) -> PyResult<Self> {
+        Ok(Self {
+            get_count: py
+                .import(intern!(py, "gc"))?
+                .getattr(intern!(py, "get_count"))?
+                .unbind(),
+            gc_callback: Installation::new(py, counters, clock)?,
+        })
+    }
+
+    /// Begins to count collections.
+    pub fn install(&self, py: Python<'_>) -> PyResult<()> {
+        self.gc_callback.install(py).map(drop)
+    }
+
+    /// Counts no more.
+    pub fn uninstall(&self, py: Python<'_>) -> PyResult<()> {
+        self.gc_callback.remove(py)
+    }
+
+    /// What the interpreter knows now; puts the callback back if the program has removed it.
+    pub fn answer(&self, py: Python<'_>) -> Option<Answer> {
+        let callback_was_missing = self.gc_callback.install(py).ok()?;
+        let gc_count = self
+            .get_count
+            .bind(py)
+            .call0()
+            .ok()?
+            .extract::<(u64, u64, u64)>()
+            .ok()?
+            .into();
+        Some(Answer {
+            facts: snapshot::Interpreter { gc_count },
+            callback_was_missing,
+        })
+    }
+}
+
+impl Interpreter for CPython {
+    fn read(&self) -> Option<Answer> {
+        Python::try_attach(|py| self.answer(py)).flatten()
+    }
+
+    fn log(&self, messages: Vec<Message>) -> Vec<Message> {
+        // Only a finalising interpreter refuses, and then there is nobody left to tell.
+        Python::try_attach(|py| log::from_foreign_thread(py, messages)).unwrap_or_default()
+    }
+}

@@ -1,0 +1,255 @@
+//! The running collector, and the functions of `RuntimeMetrics` that start, use and stop it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use pyo3::exceptions::PyDeprecationWarning;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::interpreter::CPython;
+use super::process::{self, Process};
+use super::{arguments, log};
+use crate::catalogue::Value;
+use crate::collector::Collector;
+use crate::config::{Arguments, Settings};
+use crate::emitter::address::DEFAULT_SOCKET;
+use crate::identity::{Claims, Identity};
+use crate::message::Message;
+use crate::reader::Interpreter;
+use crate::sampler::Clock;
+use crate::sources::gc::GcCounters;
+
+/// `disable()` ends within this.
+const BUDGET: Duration = Duration::from_secs(1);
+
+/// The interpreter's exit is not held up longer than this.
+const EXIT_BUDGET: Duration = Duration::from_millis(100);
+
+/// What is running, swapped as one.
+static RUNNING: ArcSwapOption<Running> = ArcSwapOption::const_empty();
+
+struct Running {
+    collector: Arc<Collector>,
+    interpreter: Arc<CPython>,
+    /// Started by the program itself; an automatic start may still be given arguments.
+    explicitly: AtomicBool,
+}
+
+#[pyfunction]
+#[pyo3(signature = (
+    tracer=None, dogstatsd_url=None, flush_interval=None, *,
+    service=None, env=None, version=None, tags=None, level=None, wire_type=None,
+))]
+#[allow(
+    clippy::too_many_arguments,
+    reason = "they are the function's signature in Python"
+)]
+pub fn enable(
+    py: Python<'_>,
+    tracer: Option<&Bound<'_, PyAny>>,
+    dogstatsd_url: Option<&Bound<'_, PyAny>>,
+    flush_interval: Option<&Bound<'_, PyAny>>,
+    service: Option<&Bound<'_, PyAny>>,
+    env: Option<&Bound<'_, PyAny>>,
+    version: Option<&Bound<'_, PyAny>>,
+    tags: Option<&Bound<'_, PyAny>>,
+    level: Option<&Bound<'_, PyAny>>,
+    wire_type: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    if tracer.is_some() {
+        let text = c"RuntimeMetrics.enable(): the argument 'tracer' is deprecated and has no effect";
+        PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), text, 1)?;
+    }
+    let arguments = Arguments {
+        dogstatsd_url: arguments::text("dogstatsd_url", dogstatsd_url)?,
+        flush_interval: arguments::number("flush_interval", flush_interval)?,
+        level: arguments::text("level", level)?,
+        wire_type: arguments::text("wire_type", wire_type)?,
+        claims: Claims {
+            service: arguments::text("service", service)?,
+            env: arguments::text("env", env)?,
+            version: arguments::text("version", version)?,
+            tags: arguments::tags(tags)?,
+        },
+    };
+    shielded(Ok(()), || start(py, &arguments, true))
+}
+
+/// As a launcher or an import starts it: an explicit `enable()` may follow with arguments of its own.
+#[pyfunction]
+pub fn enable_automatically(py: Python<'_>) -> PyResult<()> {
+    shielded(Ok(()), || start(py, &Arguments::default(), false))
+}
+
+#[pyfunction]
+pub fn disable(py: Python<'_>) {
+    shielded((), || {
+        if let Some(collector) = stop(py, BUDGET) {
+            log::from_program(py, &collector.take_messages());
+        }
+    });
+}
+
+#[pyfunction]
+pub fn flush(py: Python<'_>) -> bool {
+    shielded(false, || {
+        let Some(running) = RUNNING.load_full() else {
+            return false;
+        };
+        let answer = running.interpreter.answer(py);
+        let everything_left = py.detach(|| running.collector.flush(answer));
+        log::from_program(py, &running.collector.take_messages());
+        everything_left
+    })
+}
+
+#[pyfunction]
+pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let samples = shielded(Vec::new(), || {
+        let Some(running) = RUNNING.load_full() else {
+            return Vec::new();
+        };
+        let answer = running.interpreter.answer(py);
+        py.detach(|| running.collector.look(answer))
+    });
+    let values = PyDict::new(py);
+    for sample in samples {
+        match sample.value {
+            Value::Whole(whole) => values.set_item(sample.metric.name, whole)?,
+            Value::Real(real) => values.set_item(sample.metric.name, real)?,
+        }
+    }
+    Ok(values)
+}
+
+/// Whether metrics are collected.
+#[pyfunction]
+pub fn enabled() -> bool {
+    RUNNING.load().is_some()
+}
+
+/// The last sample, at the interpreter's exit: nothing enters the interpreter afterwards.
+#[pyfunction]
+pub fn at_exit(py: Python<'_>) {
+    shielded((), || {
+        if let Ok(process) = Process::this(py) {
+            process.close();
+        }
+        // What there is to say is dropped: the program's log may be closed already.
+        stop(py, EXIT_BUDGET);
+    });
+}
+
+fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()> {
+    let process = match Process::this(py) {
+        Ok(process) => process,
+        Err(error) => return give_up(py, &error),
+    };
+    let environment = process::environment(py).unwrap_or_default();
+    let (settings, warnings) = Settings::new(arguments, &environment, Path::new(DEFAULT_SOCKET))?;
+    let runtime_id = settings.runtime_id.then_some(process.runtime_id.as_str());
+    let identity = Identity::new(&arguments.claims, &environment, &process.runtime, runtime_id);
+    let mut messages = process.messages(warnings);
+    messages.extend(identity.warning());
+    if process.is_closed() {
+        return Ok(());
+    }
+    if let Some(running) = RUNNING.load_full() {
+        messages.extend(running.apply(py, arguments, &settings, identity.tags));
+    } else {
+        let running = match Running::new(py, &settings, identity.tags, explicitly) {
+            Ok(running) => Arc::new(running),
+            Err(error) => return give_up(py, &error),
+        };
+        // Of two threads that start at once the second finds its work done.
+        let before = RUNNING.compare_and_swap(&None::<Arc<Running>>, Some(Arc::clone(&running)));
+        if before.is_none() {
+            messages.extend(running.start(py, settings.interval));
+        }
+    }
+    log::from_program(py, &messages);
+    Ok(())
+}
+
+/// Ends what is running, with a last sample.
+fn stop(py: Python<'_>, budget: Duration) -> Option<Arc<Collector>> {
+    let running = RUNNING.swap(None)?;
+    let answer = running.interpreter.answer(py);
+    // Without it a callback stays behind that counts for nobody.
+    drop(running.interpreter.uninstall(py));
+    py.detach(|| running.collector.stop(answer, budget));
+    Some(Arc::clone(&running.collector))
+}
+
+impl Running {
+    fn new(py: Python<'_>, settings: &Settings, tags: String, explicitly: bool) -> PyResult<Self> {
+        let (clock, gc) = (Clock::start(), Arc::new(GcCounters::new()));
+        Ok(Self {
+            interpreter: Arc::new(CPython::new(py, Arc::clone(&gc), clock)?),
+            collector: Arc::new(Collector::new(clock, gc, settings, tags)),
+            explicitly: AtomicBool::new(explicitly),
+        })
+    }
+
+    /// Begins to count and to send; a message if that is not possible.
+    fn start(&self, py: Python<'_>, interval: Duration) -> Option<Message> {
+        let interpreter: Arc<dyn Interpreter> = Arc::clone(&self.interpreter) as _;
+        let started = self.interpreter.install(py).map_err(|error| error.to_string());
+        let started = started.and_then(|()| {
+            self.collector
+                .start(interval, interpreter)
+                .map_err(|error| error.to_string())
+        });
+        let error = started.err()?;
+        stop(py, BUDGET);
+        Some(Message::warning(format!(
+            "runtime metrics are not collected: {error}"
+        )))
+    }
+
+    /// Gives arguments to a collector that is running, if it may still be given any.
+    fn apply(
+        &self,
+        py: Python<'_>,
+        arguments: &Arguments,
+        settings: &Settings,
+        tags: String,
+    ) -> Option<Message> {
+        let given = arguments.given();
+        if given.is_empty() {
+            return None;
+        }
+        if self.explicitly.swap(true, SeqCst) {
+            let names = given.join(", ");
+            let text = format!("RuntimeMetrics is enabled already; enable() ignored its arguments {names}");
+            return Some(Message::warning(text));
+        }
+        py.detach(|| self.collector.reconfigure(settings, tags));
+        None
+    }
+}
+
+/// Whatever keeps us from starting is no reason to disturb the program.
+#[allow(clippy::unnecessary_wraps, reason = "it is what enable() returns")]
+fn give_up(py: Python<'_>, error: &PyErr) -> PyResult<()> {
+    log::from_program(
+        py,
+        &[Message::warning(format!(
+            "runtime metrics are not collected: {error}"
+        ))],
+    );
+    Ok(())
+}
+
+/// A defect of ours ends the collector, not the program.
+fn shielded<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        RUNNING.store(None);
+        otherwise
+    })
+}

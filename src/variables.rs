@@ -1,0 +1,276 @@
+//! Every environment variable we read, and the environment itself as a plain map.
+//!
+//! What is not a row here is not read: the edge collects exactly these names, and an [`Environment`] is asked by
+//! row. `docs/configuration.md` is generated from this table.
+
+use std::collections::HashMap;
+
+/// A variable of the environment.
+#[derive(Debug)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// What holds while it is unset, empty or wrong.
+    pub default: &'static str,
+    /// The values it takes.
+    pub accepts: &'static str,
+    /// What it does.
+    pub effect: &'static str,
+}
+
+/// Period of a flush.
+pub static INTERVAL: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_INTERVAL",
+    default: "10",
+    accepts: "a number of seconds from 0.01 to 86400",
+    effect: "How often metrics are sent.",
+};
+
+/// How much is sent.
+pub static LEVEL: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_LEVEL",
+    default: "default",
+    accepts: "default",
+    effect: "How much is sent.",
+};
+
+/// Type of every line.
+pub static WIRE_TYPE: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_WIRE_TYPE",
+    default: "distribution",
+    accepts: "distribution or gauge",
+    effect: "The DogStatsD type of every line. Distributions of several processes are merged by the Agent; gauges \
+             overwrite each other.",
+};
+
+/// ddtrace's switch for gauges.
+pub static EXPERIMENTAL_FEATURES: Variable = Variable {
+    name: "DD_TRACE_EXPERIMENTAL_FEATURES_ENABLED",
+    default: "",
+    accepts: "a comma list",
+    effect: "If it contains DD_RUNTIME_METRICS_ENABLED, lines are gauges unless the variable above says otherwise \
+             (as in ddtrace).",
+};
+
+/// Whether the runtime-id tag is sent.
+pub static RUNTIME_ID_ENABLED: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED",
+    default: "true",
+    accepts: "true, false, 1 or 0",
+    effect: "Whether every line carries the tag runtime-id.",
+};
+
+/// The older name of the variable above.
+pub static EXPERIMENTAL_RUNTIME_ID: Variable = Variable {
+    name: "DD_TRACE_EXPERIMENTAL_RUNTIME_ID_ENABLED",
+    default: "",
+    accepts: "true, false, 1 or 0",
+    effect: "ddtrace's older name of the variable above; read only if that one is unset.",
+};
+
+/// Where to send, as a URL.
+pub static DOGSTATSD_URL: Variable = Variable {
+    name: "DD_DOGSTATSD_URL",
+    default: "",
+    accepts: crate::emitter::address::ACCEPTED,
+    effect: "Where metrics are sent. Stronger than the hosts and ports below.",
+};
+
+/// Where to send, by host.
+pub static DOGSTATSD_HOST: Variable = Variable {
+    name: "DD_DOGSTATSD_HOST",
+    default: "",
+    accepts: "a host name or an IP address",
+    effect: "The host metrics are sent to, over UDP.",
+};
+
+/// Where to send, by the Agent's host.
+pub static AGENT_HOST: Variable = Variable {
+    name: "DD_AGENT_HOST",
+    default: "",
+    accepts: "a host name or an IP address",
+    effect: "The same, if the variable above is unset.",
+};
+
+/// The UDP port.
+pub static DOGSTATSD_PORT: Variable = Variable {
+    name: "DD_DOGSTATSD_PORT",
+    default: "8125",
+    accepts: "a port from 1 to 65535",
+    effect: "The UDP port metrics are sent to.",
+};
+
+/// The UDP port, weaker.
+pub static AGENT_PORT: Variable = Variable {
+    name: "DD_AGENT_PORT",
+    default: "8125",
+    accepts: "a port from 1 to 65535",
+    effect: "The same, if the variable above is unset (as in ddtrace; beware where it names the trace port).",
+};
+
+/// The service.
+pub static SERVICE: Variable = Variable {
+    name: "DD_SERVICE",
+    default: "",
+    accepts: "text",
+    effect: "The tag service. Unset, the name comes from OpenTelemetry's variables, DD_TAGS, or the program's own name.",
+};
+
+/// The environment.
+pub static ENV: Variable = Variable {
+    name: "DD_ENV",
+    default: "",
+    accepts: "text",
+    effect: "The tag env.",
+};
+
+/// The version.
+pub static VERSION: Variable = Variable {
+    name: "DD_VERSION",
+    default: "",
+    accepts: "text",
+    effect: "The tag version.",
+};
+
+/// User tags.
+pub static TAGS: Variable = Variable {
+    name: "DD_TAGS",
+    default: "",
+    accepts: "key:value items separated by commas or, if there is none, by spaces",
+    effect: "Further tags on every line.",
+};
+
+/// User tags, weaker.
+pub static DATADOG_TAGS: Variable = Variable {
+    name: "DATADOG_TAGS",
+    default: "",
+    accepts: "key:value items separated by commas",
+    effect: "The same; DD_TAGS wins key by key.",
+};
+
+/// OpenTelemetry's service name.
+pub static OTEL_SERVICE_NAME: Variable = Variable {
+    name: "OTEL_SERVICE_NAME",
+    default: "",
+    accepts: "text",
+    effect: "The tag service, if DD_SERVICE is unset.",
+};
+
+/// OpenTelemetry's resource attributes.
+pub static OTEL_RESOURCE_ATTRIBUTES: Variable = Variable {
+    name: "OTEL_RESOURCE_ATTRIBUTES",
+    default: "",
+    accepts: "key=value items separated by commas",
+    effect: "service.name, deployment.environment.name (or deployment.environment) and service.version give the tags \
+             service, env and version where the variables above do not.",
+};
+
+/// The function's name in AWS Lambda.
+pub static LAMBDA_FUNCTION_NAME: Variable = Variable {
+    name: "AWS_LAMBDA_FUNCTION_NAME",
+    default: "",
+    accepts: "text",
+    effect: "The tag service, if nothing above names it.",
+};
+
+/// The service's name in Cloud Run.
+pub static K_SERVICE: Variable = Variable {
+    name: "K_SERVICE",
+    default: "",
+    accepts: "text",
+    effect: "The same (Cloud Run).",
+};
+
+/// The function's name in Cloud Functions.
+pub static FUNCTION_NAME: Variable = Variable {
+    name: "FUNCTION_NAME",
+    default: "",
+    accepts: "text",
+    effect: "The same (Cloud Functions).",
+};
+
+/// The site's name in Azure.
+pub static WEBSITE_SITE_NAME: Variable = Variable {
+    name: "WEBSITE_SITE_NAME",
+    default: "",
+    accepts: "text",
+    effect: "The same (Azure).",
+};
+
+/// Every variable, in the order of the documentation.
+pub static VARIABLES: [&Variable; 22] = [
+    &INTERVAL,
+    &LEVEL,
+    &WIRE_TYPE,
+    &EXPERIMENTAL_FEATURES,
+    &RUNTIME_ID_ENABLED,
+    &EXPERIMENTAL_RUNTIME_ID,
+    &DOGSTATSD_URL,
+    &DOGSTATSD_HOST,
+    &AGENT_HOST,
+    &DOGSTATSD_PORT,
+    &AGENT_PORT,
+    &SERVICE,
+    &ENV,
+    &VERSION,
+    &TAGS,
+    &DATADOG_TAGS,
+    &OTEL_SERVICE_NAME,
+    &OTEL_RESOURCE_ATTRIBUTES,
+    &LAMBDA_FUNCTION_NAME,
+    &K_SERVICE,
+    &FUNCTION_NAME,
+    &WEBSITE_SITE_NAME,
+];
+
+/// The environment as it was when it was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Environment(HashMap<&'static str, String>);
+
+impl Environment {
+    /// Asks `lookup` for every variable of the table.
+    pub fn collect(mut lookup: impl FnMut(&str) -> Option<String>) -> Self {
+        Self(
+            VARIABLES
+                .iter()
+                .filter_map(|v| Some((v.name, lookup(v.name)?)))
+                .collect(),
+        )
+    }
+
+    /// The variable's value; an empty variable is an unset one.
+    #[must_use]
+    pub fn get(&self, variable: &Variable) -> Option<&str> {
+        self.0
+            .get(variable.name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(pairs: [(&str, &str); N]) -> Self {
+        let pairs = HashMap::from(pairs);
+        Self::collect(|name| pairs.get(name).map(ToString::to_string))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_variable_is_an_unset_one() {
+        let environment = Environment::from([("DD_SERVICE", ""), ("DD_ENV", "prod")]);
+        assert_eq!(environment.get(&SERVICE), None);
+        assert_eq!(environment.get(&ENV), Some("prod"));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = VARIABLES.iter().map(|variable| variable.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), VARIABLES.len());
+    }
+}
