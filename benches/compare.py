@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +33,10 @@ def main() -> None:
     if ours["implementation"] != ddtrace["implementation"]:
         sys.exit(f"The two Pythons differ: {ours['implementation']} and {ddtrace['implementation']}.")
     load_before = os.getloadavg()[0]
-    measures, left_out = available(chosen.measures or list(MEASURES))
-    results = rounds(hosts, measures, chosen.rounds)
+    wanted = chosen.measures or list(MEASURES)
+    obstacles = {name: MEASURES[name].obstacle() for name in wanted}
+    left_out = [f"Left out: {name}, since {why}." for name, why in obstacles.items() if why]
+    results = rounds(hosts, [name for name in wanted if not obstacles[name]], chosen.rounds)
     context = (
         f"runtime-metrics {ours['runtime-metrics']}, ddtrace {ddtrace['ddtrace']}, {ours['implementation']}, "
         f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} CPUs, medians of "
@@ -63,18 +64,6 @@ def arguments() -> Any:
     if sys.platform != "linux":
         parser.error("the measures read /proc and pin threads to cores: Linux only")
     return chosen
-
-
-def available(wanted: list[str]) -> tuple[list[str], list[str]]:
-    """The measures that can be taken here, and a sentence for each that cannot."""
-    here, left_out = [], []
-    for name in wanted:
-        program = MEASURES[name].needs
-        if program is None or shutil.which(program):
-            here.append(name)
-        else:
-            left_out.append(f"Left out: {name}, since {program} is not installed.")
-    return here, left_out
 
 
 def rounds(hosts: list[Host], measures: list[str], count: int) -> Results:

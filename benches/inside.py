@@ -86,7 +86,7 @@ def wire(name: str, ticks: int = 20) -> Figures:
     return {
         "datagrams": median(len(datagrams) for datagrams in each),
         "bytes": median(sum(map(len, datagrams)) for datagrams in each),
-        "samples": median(sum(len(d.split()) for d in datagrams) for datagrams in each),
+        "samples": median(sum(len(d.splitlines()) for d in datagrams) for datagrams in each),
     }
 
 

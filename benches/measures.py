@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -20,10 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measure:
-    """One way to take figures, and the outside program it needs, if any."""
+    """One way to take figures, and what it needs of the machine."""
 
     take: Callable[[Host], Figures]
-    needs: str | None = None
+    program: str | None = None
+    cores: int = 1
+
+    def obstacle(self) -> str | None:
+        """Why it cannot be taken here, if so."""
+        if self.program and not shutil.which(self.program):
+            return f"{self.program} is not installed"
+        if len(os.sched_getaffinity(0)) < self.cores:
+            return f"it needs {self.cores} cores"
+        return None
 
 
 def startup(host: Host, pairs: int = 7) -> Figures:
@@ -83,10 +94,10 @@ MEASURES = {
     "startup": Measure(startup),
     "memory": Measure(memory),
     "tick": Measure(partial(inside, "tick")),
-    "instructions": Measure(instructions, needs="valgrind"),
-    "syscalls": Measure(syscalls, needs="strace"),
+    "instructions": Measure(instructions, program="valgrind"),
+    "syscalls": Measure(syscalls, program="strace"),
     "gc_callback": Measure(partial(inside, "gc_callback")),
     "wire": Measure(partial(inside, "wire")),
-    "flush_pause": Measure(partial(inside, "flush_pause")),
-    "automatic_pause": Measure(partial(inside, "automatic_pause")),
+    "flush_pause": Measure(partial(inside, "flush_pause"), cores=2),
+    "automatic_pause": Measure(partial(inside, "automatic_pause"), cores=2),
 }

@@ -61,7 +61,7 @@ def of_automatic_tick(subject: Subject, inbox: socket.socket) -> dict[str, float
     def ticks() -> list[int]:
         subject.enable(PERIOD / 1e9)
         time.sleep(5 * PERIOD / 1e9)
-        move_others_away()
+        settle_threads()
         received(inbox)
         _, waits = busy()
         count = sum(datagram.count(b"runtime.python.thread_count:") for datagram in received(inbox))
@@ -73,7 +73,7 @@ def of_automatic_tick(subject: Subject, inbox: socket.socket) -> dict[str, float
 
 def by_turns(modes: dict[str, Callable[[], list[int]]]) -> dict[str, float]:
     """Let the modes take turns; p50 and p90 over all windows of each, and the tick's beside the no-op's."""
-    favour_this_process()
+    settle_threads()
     order = list(modes)
     pauses: dict[str, list[int]] = {mode: [] for mode in modes}
     for turn in range(WINDOWS + 1):
@@ -174,24 +174,17 @@ def received(inbox: socket.socket) -> list[bytes]:
     return datagrams
 
 
-def favour_this_process() -> None:
-    """Keep the main thread on a core of its own, and, where that is allowed, before all other processes."""
-    os.sched_setaffinity(0, last_core())
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, -20)
-        # A niceness counts only inside its session where the kernel groups processes by session.
-        os.setsid()
-        with suppress(FileNotFoundError), open("/proc/self/autogroup", "w") as group:
-            group.write("-20")
-    move_others_away()
+def settle_threads() -> None:
+    """Keep the main thread on a core of its own and all others on another, native ones too.
 
-
-def move_others_away() -> None:
-    """Send every thread but the main one to the other core; native threads too, whatever their name."""
-    for thread in os.listdir("/proc/self/task"):
-        if int(thread) != os.getpid():
-            with suppress(ProcessLookupError):
-                os.sched_setaffinity(int(thread), first_core())
+    Where it is allowed they go before everything else on the machine. A mere niceness would not do: a thread
+    that wakes up may still have to wait some milliseconds for the end of another process's time slice.
+    """
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with suppress(ProcessLookupError):  # it has ended since
+            os.sched_setaffinity(thread, last_core() if thread == os.getpid() else first_core())
+            with suppress(PermissionError):
+                os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(1))
 
 
 CORES = sorted(os.sched_getaffinity(0))

@@ -28,7 +28,7 @@ class Ours:
 
     def __init__(self) -> None:
         """Import it."""
-        from runtime_metrics import RuntimeMetrics  # type: ignore[import-not-found]
+        from runtime_metrics import RuntimeMetrics
 
         self.metrics: Any = RuntimeMetrics
         self.disable = self.metrics.disable

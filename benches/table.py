@@ -51,10 +51,10 @@ def report(results: Results, peer: str) -> str:
 
 def costs(results: Results, peer: str) -> Iterator[str]:
     """The table of what can be set beside the peer's figure."""
-    yield from heading("", "ours", peer, "ours / ddtrace", "target", "met")
-    for row in COSTS:
-        if row.measure not in results:
-            continue
+    rows = [row for row in COSTS if row.measure in results]
+    if rows:
+        yield from heading("", "ours", peer, "ours / ddtrace", "target", "met")
+    for row in rows:
         ours, theirs = (typical(results[row.measure][subject], row.figure) for subject in ("ours", "ddtrace"))
         ratio = ours / theirs if theirs else None
         if row.at_most_ratio is not None and ratio is not None:

@@ -21,7 +21,7 @@ pub struct GcCallback {
 
 #[pymethods]
 impl GcCallback {
-    /// What gc calls at the start and at the stop of a collection.
+    /// Note the start or the stop of a collection; what gc calls.
     fn observe(&self, phase: &Bound<'_, PyAny>, info: &Bound<'_, PyAny>) {
         let now = self.clock.nanoseconds();
         match phase

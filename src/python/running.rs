@@ -1,5 +1,10 @@
 //! The running collector, and the functions of `RuntimeMetrics` that start, use and stop it.
 
+#![allow(
+    clippy::doc_markdown,
+    reason = "the functions' comments are their docstrings in Python"
+)]
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +45,29 @@ struct Running {
     explicitly: AtomicBool,
 }
 
+/// Start to collect this process's runtime metrics and to send them at every interval.
+///
+/// What is not given comes from the environment (DD_DOGSTATSD_URL, DD_SERVICE, ...), else from the defaults. The
+/// first metrics leave one interval from now, the last at the interpreter's exit.
+///
+/// Called again without arguments it does nothing. Called with arguments after an automatic start it applies
+/// them; after an explicit one it ignores them with a warning.
+///
+/// Args:
+///     tracer: Ignored, with a DeprecationWarning; ddtrace once had it.
+///     dogstatsd_url: Where to send: udp://host[:port], unix:///path, unixgram:///path, unixstream:///path,
+///         host[:port] or /path.
+///     flush_interval: Seconds between two flushes, from 0.01 to 86400; 10 by default.
+///     service: The tag service.
+///     env: The tag env.
+///     version: The tag version.
+///     tags: Further tags: a mapping, or "key:value" strings.
+///     level: How much to send: "default".
+///     wire_type: "distribution", or "gauge" to have the last of an interval's values win.
+///
+/// Raises:
+///     TypeError: An argument has the wrong type.
+///     ValueError: An argument has the wrong value. In both cases nothing has been started.
 #[pyfunction]
 #[pyo3(signature = (
     tracer=None, dogstatsd_url=None, flush_interval=None, *,
@@ -80,12 +108,15 @@ pub fn enable(
     shielded(Ok(()), || start(py, &arguments, true))
 }
 
-/// As a launcher or an import starts it: an explicit `enable()` may follow with arguments of its own.
+/// Start as a launcher does: a later explicit start may still give arguments.
 #[pyfunction]
 pub fn enable_automatically(py: Python<'_>) -> PyResult<()> {
     shielded(Ok(()), || start(py, &Arguments::default(), false))
 }
 
+/// Send a last sample and stop; both threads have ended when it returns, after 1 s at the latest.
+///
+/// Does nothing if nothing is running.
 #[pyfunction]
 pub fn disable(py: Python<'_>) {
     shielded((), || {
@@ -95,6 +126,11 @@ pub fn disable(py: Python<'_>) {
     });
 }
 
+/// Sample and send now, in the calling thread, and begin a new interval.
+///
+/// Returns:
+///     Whether everything has left: False if metrics are disabled, if another flush is under way and does not
+///     end within 100 ms, or if something could not be sent.
 #[pyfunction]
 pub fn flush(py: Python<'_>) -> bool {
     shielded(false, || {
@@ -108,6 +144,11 @@ pub fn flush(py: Python<'_>) -> bool {
     })
 }
 
+/// Read the current values without sending them or beginning a new interval.
+///
+/// Returns:
+///     Value by full name, as a flush would send it now: changes and aggregates hold what has gathered since the
+///     last flush. What is not known is left out; empty if metrics are disabled.
 #[pyfunction]
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let samples = shielded(Vec::new(), || {
@@ -127,7 +168,7 @@ pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(values)
 }
 
-/// Whether metrics are collected.
+/// Tell whether metrics are collected.
 #[pyfunction]
 pub fn enabled() -> bool {
     RUNNING.load().is_some()

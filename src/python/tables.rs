@@ -8,25 +8,38 @@ use crate::variables::VARIABLES;
 /// A row of the catalogue.
 #[pyclass(frozen, get_all, module = "runtime_metrics._core")]
 pub struct Metric {
+    /// Full name on the wire.
     name: &'static str,
+    /// What one of the value is: byte, second, ...
     unit: String,
+    /// Kind of value: now, change or aggregate.
     kind: &'static str,
+    /// The lowest level at which it is sent.
     level: String,
+    /// Where the fact comes from.
     source: &'static str,
+    /// What the value means.
     description: &'static str,
+    /// When it is not sent, as the end of a sentence.
     absent: &'static str,
+    /// The nearest OpenTelemetry metric, if there is one.
     opentelemetry: Option<&'static str>,
 }
 
 /// An environment variable.
 #[pyclass(frozen, get_all, module = "runtime_metrics._core")]
 pub struct Variable {
+    /// Its name.
     name: &'static str,
+    /// What holds while it is unset, empty or wrong.
     default: &'static str,
+    /// The values it takes.
     accepts: &'static str,
+    /// What it does.
     effect: &'static str,
 }
 
+/// List every metric there is, in the order in which they are sent.
 #[pyfunction]
 pub fn catalogue() -> Vec<Metric> {
     let row = |metric: &crate::catalogue::Metric| Metric {
@@ -42,6 +55,7 @@ pub fn catalogue() -> Vec<Metric> {
     CATALOGUE.iter().map(row).collect()
 }
 
+/// List every environment variable that is read.
 #[pyfunction]
 pub fn variables() -> Vec<Variable> {
     let row = |variable: &&'static crate::variables::Variable| Variable {

@@ -65,9 +65,8 @@ def entangling() -> Iterator[None]:
         for _ in range(5000):
             knot: list[object] = []
             knot.append(knot)
-        # Some stay for a while, so that they grow old and full collections have work.
-        kept.append([{} for _ in range(2000)])
-        del kept[:-20]
+        # Some stay and grow old: a full collection waits until enough of them have come since the last one.
+        kept.append([[] for _ in range(4000)])
         time.sleep(STEP_SECONDS)
         yield
 

@@ -1,0 +1,128 @@
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal, final
+
+__version__: Final[str]
+
+def enable(
+    tracer: object = None,
+    dogstatsd_url: str | None = None,
+    flush_interval: float | None = None,
+    *,
+    service: str | None = None,
+    env: str | None = None,
+    version: str | None = None,
+    tags: Mapping[str, str] | Iterable[str] | None = None,
+    level: Literal["default"] | None = None,
+    wire_type: Literal["distribution", "gauge"] | None = None,
+) -> None:
+    """Start to collect this process's runtime metrics and to send them at every interval.
+
+    What is not given comes from the environment (DD_DOGSTATSD_URL, DD_SERVICE, ...), else from the defaults. The
+    first metrics leave one interval from now, the last at the interpreter's exit.
+
+    Called again without arguments it does nothing. Called with arguments after an automatic start it applies
+    them; after an explicit one it ignores them with a warning.
+
+    Args:
+        tracer: Ignored, with a DeprecationWarning; ddtrace once had it.
+        dogstatsd_url: Where to send: udp://host[:port], unix:///path, unixgram:///path, unixstream:///path,
+            host[:port] or /path.
+        flush_interval: Seconds between two flushes, from 0.01 to 86400; 10 by default.
+        service: The tag service.
+        env: The tag env.
+        version: The tag version.
+        tags: Further tags: a mapping, or "key:value" strings.
+        level: How much to send: "default".
+        wire_type: "distribution", or "gauge" to have the last of an interval's values win.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        ValueError: An argument has the wrong value. In both cases nothing has been started.
+    """
+
+def enable_automatically() -> None:
+    """Start as a launcher does: a later explicit start may still give arguments."""
+
+def disable() -> None:
+    """Send a last sample and stop; both threads have ended when it returns, after 1 s at the latest.
+
+    Does nothing if nothing is running.
+    """
+
+def flush() -> bool:
+    """Sample and send now, in the calling thread, and begin a new interval.
+
+    Returns:
+        Whether everything has left: False if metrics are disabled, if another flush is under way and does not
+        end within 100 ms, or if something could not be sent.
+    """
+
+def snapshot() -> dict[str, int | float]:
+    """Read the current values without sending them or beginning a new interval.
+
+    Returns:
+        Value by full name, as a flush would send it now: changes and aggregates hold what has gathered since the
+        last flush. What is not known is left out; empty if metrics are disabled.
+    """
+
+def enabled() -> bool:
+    """Tell whether metrics are collected."""
+
+def catalogue() -> list[Metric]:
+    """List every metric there is, in the order in which they are sent."""
+
+def variables() -> list[Variable]:
+    """List every environment variable that is read."""
+
+@final
+class Metric:
+    """A row of the catalogue."""
+
+    @property
+    def name(self) -> str:
+        """Full name on the wire."""
+    @property
+    def unit(self) -> str:
+        """What one of the value is: byte, second, ..."""
+    @property
+    def kind(self) -> str:
+        """Kind of value: now, change or aggregate."""
+    @property
+    def level(self) -> str:
+        """The lowest level at which it is sent."""
+    @property
+    def source(self) -> str:
+        """Where the fact comes from."""
+    @property
+    def description(self) -> str:
+        """What the value means."""
+    @property
+    def absent(self) -> str:
+        """When it is not sent, as the end of a sentence."""
+    @property
+    def opentelemetry(self) -> str | None:
+        """The nearest OpenTelemetry metric, if there is one."""
+
+@final
+class Variable:
+    """An environment variable."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+    @property
+    def default(self) -> str:
+        """What holds while it is unset, empty or wrong."""
+    @property
+    def accepts(self) -> str:
+        """The values it takes."""
+    @property
+    def effect(self) -> str:
+        """What it does."""
+
+@final
+class GcCallback:
+    """Counts the collections of one collector."""
+
+    def observe(self, phase: object, info: object) -> None:
+        """Note the start or the stop of a collection; what gc calls."""

@@ -1,0 +1,65 @@
+//! The Linux sources beside sysinfo, which reads the same process in its own way.
+#![cfg(target_os = "linux")]
+
+use std::path::Path;
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use runtime_metrics::sources::linux::Linux;
+use runtime_metrics::sources::portable::Portable;
+use runtime_metrics::sources::{OperatingSystem, rusage};
+
+fn close(ours: u64, theirs: u64, percent: u64) -> bool {
+    ours.abs_diff(theirs) * 100 <= theirs * percent
+}
+
+#[test]
+fn it_agrees_with_sysinfo() {
+    let everybody = Arc::new(Barrier::new(6));
+    let crowd: Vec<_> = (0..5)
+        .map(|_| {
+            let everybody = Arc::clone(&everybody);
+            thread::spawn(move || {
+                everybody.wait();
+                everybody.wait();
+            })
+        })
+        .collect();
+    let memory = vec![1_u8; 64 << 20];
+    let end = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < end {}
+    everybody.wait();
+
+    let ours = Linux::open(Path::new("/")).unwrap().read();
+    let (usage, theirs) = Portable::new().read();
+    let used = rusage::read().unwrap();
+
+    assert!(
+        close(ours.resident.unwrap(), theirs.resident.unwrap(), 2),
+        "{ours:?} {theirs:?}"
+    );
+    assert!(ours.resident.unwrap() > memory.len() as u64);
+    assert_eq!(ours.threads, theirs.threads);
+    assert!(ours.threads.unwrap() >= 6);
+    // sysinfo counts in ticks of 10 ms, and user and kernel are cut separately.
+    let difference = used.cpu.abs_diff(usage.unwrap().cpu);
+    assert!(difference <= Duration::from_millis(40), "{difference:?}");
+    assert!(used.cpu >= Duration::from_millis(200));
+
+    everybody.wait();
+    for thread in crowd {
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn without_proc_sysinfo_stands_in() {
+    let empty = tempfile::tempdir().unwrap();
+    let (usage, process) = OperatingSystem::open(empty.path()).read();
+    assert!(
+        usage.unwrap().voluntary_switches.is_some(),
+        "getrusage needs no /proc"
+    );
+    assert!(process.resident.unwrap() > 0);
+}
