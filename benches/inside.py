@@ -47,7 +47,7 @@ def cpu_us(whose: int) -> float:
     return (used.ru_utime + used.ru_stime) * 1e6
 
 
-def repeat(run: Callable[[], None], times: int) -> None:
+def repeat(run: Callable[[], object], times: int) -> None:
     """Call `run` so many times."""
     for _ in range(times):
         run()

@@ -16,7 +16,6 @@ import threading
 import time
 from array import array
 from contextlib import contextmanager, suppress
-from statistics import quantiles
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ SHORTEST_GAP = 10_000  # ns; nobody hands the interpreter over and gets it back 
 def of_flush(subject: Subject) -> dict[str, float]:
     """Pauses by a second Python thread that calls for a tick every period, in microseconds."""
 
-    def wakes(run: Callable[[], None]) -> list[int]:
+    def wakes(run: Callable[[], object]) -> list[int]:
         with waking(run) as spans:
             _, waits = busy()
         return [longest_within(waits, span) for span in spans]
@@ -50,7 +49,8 @@ def of_automatic_tick(subject: Subject, inbox: socket.socket) -> dict[str, float
     """Pauses by the subject's own threads at an interval of one period, in microseconds.
 
     Nobody sees the moment of such a tick. But it is known how many there were, and so many of the window's
-    longest waits are taken; for the no-op wake too.
+    longest waits are taken; for the no-op wake too. At the ends of a window a tick may be counted whose wait
+    lies outside, therefore none is made up for a tick without one.
     """
 
     def noop() -> list[int]:
@@ -66,6 +66,8 @@ def of_automatic_tick(subject: Subject, inbox: socket.socket) -> dict[str, float
         _, waits = busy()
         count = sum(datagram.count(b"runtime.python.thread_count:") for datagram in received(inbox))
         subject.disable()
+        if not count:
+            raise RuntimeError("no automatic tick within a window")
         return longest(waits, count)
 
     return by_turns({"idle": undisturbed, "noop": noop, "tick": ticks})
@@ -80,23 +82,20 @@ def by_turns(modes: dict[str, Callable[[], list[int]]]) -> dict[str, float]:
         for mode in order:
             window = modes[mode]()
             if turn:  # the first is for warming up
-                pauses[mode] += window
+                pauses[mode] += window or [SHORTEST_GAP]
         order.reverse()
     figures: dict[str, float] = {}
-    for name, tenths in (("p50", 5), ("p90", 9)):
+    for name, share in (("p50", 0.5), ("p90", 0.9)):
         for mode, lengths in pauses.items():
-            figures[f"{mode}_{name}"] = quantiles(lengths, n=10)[tenths - 1] / 1e3
+            figures[f"{mode}_{name}"] = sorted(lengths)[int(len(lengths) * share)] / 1e3
         figures[f"ratio_{name}"] = figures[f"tick_{name}"] / figures[f"noop_{name}"]
-    return {**figures, "wakes": len(pauses["noop"]), "ticks": len(pauses["tick"])}
+    return {**figures, "noops": len(pauses["noop"]), "ticks": len(pauses["tick"])}
 
 
 def busy() -> tuple[list[Span], list[Span]]:
     """Read the clock for one window; all gaps, and those in which this thread went to sleep."""
-    begins, ends, sleeps = (
-        array("q"),
-        array("q"),
-        array("q"),
-    )  # unlike tuples, nothing to the garbage collector
+    # Arrays, unlike tuples, are nothing to the garbage collector.
+    begins, ends, sleeps = array("q"), array("q"), array("q")
     last = perf_counter_ns()
     end = last + WINDOW
     slept = sleeps_so_far()
@@ -124,19 +123,20 @@ def longest_within(waits: list[Span], span: Span) -> int:
 
 
 def longest(gaps: list[Span], count: int) -> list[int]:
-    """So many of the longest gaps; the missing ones count with the length that a gap has at least."""
-    lengths = sorted((end - begin for begin, end in gaps), reverse=True)[:count]
-    return lengths + [SHORTEST_GAP] * (count - len(lengths))
+    """The lengths of the longest gaps, at most so many."""
+    return sorted((end - begin for begin, end in gaps), reverse=True)[:count]
 
 
 def undisturbed() -> list[int]:
-    """A window in which nobody wakes: all gaps, one for each period."""
+    """A window in which nobody wakes: the longest of all gaps, one for each period."""
     gaps, _ = busy()
-    return longest(gaps, WINDOW // PERIOD)
+    periods = WINDOW // PERIOD
+    lengths = longest(gaps, periods)
+    return lengths + [SHORTEST_GAP] * (periods - len(lengths))
 
 
 @contextmanager
-def waking(run: Callable[[], None]) -> Iterator[list[Span]]:
+def waking(run: Callable[[], object]) -> Iterator[list[Span]]:
     """A thread that wakes every period and calls `run`; yields the list of when each call began and ended."""
     spans: list[Span] = []
     done = False

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
         def enable(self, interval: float | None = None) -> None:
             """Start; `interval` is the seconds between its own ticks, or its default."""
 
-        def disable(self) -> None:
+        def disable(self) -> object:
             """Stop."""
 
-        def tick(self) -> None:
+        def tick(self) -> object:
             """Collect and send once, in the calling thread."""
 
 

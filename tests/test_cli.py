@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from runtime_metrics import _core
 from runtime_metrics.cli import COMMANDS, catalogue
 from runtime_metrics.cli.board import Board, readable, trend

@@ -1,8 +1,8 @@
 """The interpreter's GC, thread, memory and CPU figures, sent to a Datadog Agent every ten seconds.
 
-    from runtime_metrics import RuntimeMetrics
+from runtime_metrics import RuntimeMetrics
 
-    RuntimeMetrics.enable()
+RuntimeMetrics.enable()
 """
 
 from __future__ import annotations

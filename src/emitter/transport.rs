@@ -258,7 +258,7 @@ impl Delivery {
 fn connect(address: &Address, addresses: &[SocketAddr]) -> io::Result<Connection> {
     match address {
         Address::Udp(host, _) if addresses.is_empty() => {
-            Err(io::Error::other(format!("the name {host} has no address")))
+            Err(io::Error::other(format!("the name {host} has not been resolved")))
         }
         Address::Udp(..) => Connection::udp(addresses),
         #[cfg(unix)]

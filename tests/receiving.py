@@ -1,0 +1,126 @@
+"""What arrives at a socket, taken apart by the grammar of DogStatsD and not by our own code."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from dataclasses import dataclass
+
+PREFIX = "runtime.python."
+LINE = re.compile(r"(?P<name>[a-z0-9_.]+):(?P<value>[0-9]+(?:\.[0-9]+)?)\|(?P<type>[dg])\|#(?P<tags>[^|\n]+)")
+
+# The names that ddtrace sends, without their prefix.
+NAMES = [
+    "cpu.time.sys",
+    "cpu.time.user",
+    "cpu.percent",
+    "cpu.ctx_switch.voluntary",
+    "cpu.ctx_switch.involuntary",
+    "gc.count.gen0",
+    "gc.count.gen1",
+    "gc.count.gen2",
+    "gc.collections.gen0",
+    "gc.collections.gen1",
+    "gc.collections.gen2",
+    "gc.pause.time",
+    "gc.pause.max",
+    "mem.rss",
+    "thread_count",
+]
+
+
+@dataclass(frozen=True)
+class Flush:
+    """The values of one flush by name without prefix, their type and their tags."""
+
+    values: dict[str, float]
+    type: str
+    tags: tuple[str, ...]
+    at: float
+    datagrams: tuple[bytes, ...]
+
+    def __getitem__(self, name: str) -> float:
+        """A value."""
+        return self.values[name]
+
+    def tag(self, key: str) -> str:
+        """The value of a tag that is there once."""
+        (value,) = [tag.partition(":")[2] for tag in self.tags if tag.startswith(f"{key}:")]
+        return value
+
+
+class Flushes:
+    """A receiver that gives the flushes of one process, one after the other."""
+
+    def __init__(self, receiver: socket.socket, url: str) -> None:
+        """Takes over a bound socket; `url` is what leads to it."""
+        self.url = url
+        self._receiver = receiver
+        self._ahead: list[tuple[bytes, float]] = []
+
+    @classmethod
+    def udp(cls) -> Flushes:
+        """Listens on a free port of this machine."""
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.bind(("127.0.0.1", 0))
+        return cls(receiver, f"udp://127.0.0.1:{receiver.getsockname()[1]}")
+
+    @classmethod
+    def unix(cls, path: str) -> Flushes:
+        """Listens on a Unix datagram socket."""
+        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        receiver.bind(path)
+        return cls(receiver, f"unix://{path}")
+
+    def next(self, timeout: float = 20) -> Flush:
+        """Waits for the next flush: all datagrams from one that begins with the first name to the next."""
+        flush = self.within(timeout)
+        assert flush is not None, "no flush came in time"
+        return flush
+
+    def within(self, timeout: float) -> Flush | None:
+        """The next flush, if one comes in time."""
+        if (first := self._datagram(timeout)) is None:
+            return None
+        datagrams, at = [first[0]], first[1]
+        # The rest of a flush left in the same system call.
+        while (more := self._datagram(0.1)) is not None:
+            if more[0].startswith(f"{PREFIX}{NAMES[0]}:".encode()):
+                self._ahead.append(more)
+                break
+            datagrams.append(more[0])
+        return _flush(datagrams, at)
+
+    def rest(self) -> list[Flush]:
+        """The flushes that have arrived already."""
+        return list(iter(lambda: self.within(0.2), None))
+
+    def _datagram(self, timeout: float) -> tuple[bytes, float] | None:
+        if self._ahead:
+            return self._ahead.pop()
+        self._receiver.settimeout(timeout)
+        try:
+            return self._receiver.recv(65536), time.monotonic()
+        except TimeoutError:
+            return None
+
+    def __enter__(self) -> Flushes:
+        """Gives the receiver itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the socket."""
+        self._receiver.close()
+
+
+def _flush(datagrams: list[bytes], at: float) -> Flush:
+    payload = b"".join(datagrams).decode()
+    assert payload.endswith("\n")
+    lines = [LINE.fullmatch(line) for line in payload.splitlines()]
+    matches = [line for line in lines if line is not None]
+    assert len(matches) == len(lines), payload
+    values = {match["name"].removeprefix(PREFIX): float(match["value"]) for match in matches}
+    assert len(values) == len(matches), "a name came twice in one flush"
+    ((kind, tags),) = {(match["type"], match["tags"]) for match in matches}
+    return Flush(values, kind, tuple(tags.split(",")), at, tuple(datagrams))

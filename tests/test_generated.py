@@ -1,0 +1,112 @@
+"""What derives from the core's tables is up to date, and what the documents show runs."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import runpy
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from runtime_metrics import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import RunProgram
+    from receiving import Flushes
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+STUB = ROOT / "python" / "runtime_metrics" / "_core.pyi"
+
+
+def test_generated_files_are_up_to_date() -> None:
+    generated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["generated"]()
+    assert len(generated) == 3
+    for path, text in generated.items():
+        assert path.read_text() == text, f"{path.name}: run `make generate`"
+
+
+def test_the_pages_name_every_metric_and_every_variable() -> None:
+    metrics = (ROOT / "docs" / "metrics.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    names = [metric.name for metric in _core.catalogue()]
+    assert len(names) == 15
+    assert [name for name in names if f"### {name}\n" not in metrics or f"| `{name}` |" not in readme] == []
+    configuration = (ROOT / "docs" / "configuration.md").read_text()
+    variables = [variable.name for variable in _core.variables()]
+    assert len(variables) > 20
+    assert [name for name in variables if f"| `{name}` |" not in configuration] == []
+
+
+def documented(stub: ast.Module) -> Iterator[tuple[str, str]]:
+    """The stub's docstrings by dotted name."""
+    for node in stub.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name, ast.get_docstring(node) or ""
+        if isinstance(node, ast.ClassDef):
+            for member in node.body:
+                if isinstance(member, ast.FunctionDef):
+                    yield f"{node.name}.{member.name}", ast.get_docstring(member) or ""
+
+
+def test_help_says_what_the_stub_says() -> None:
+    stub = dict(documented(ast.parse(STUB.read_text())))
+    assert {"enable", "disable", "flush", "snapshot", "Metric.name"} <= stub.keys()
+    for name, text in stub.items():
+        found: object = _core
+        for part in name.split("."):
+            found = inspect.getattr_static(found, part)
+        assert text, f"{name} has no docstring in the stub"
+        assert inspect.cleandoc(getattr(found, "__doc__", None) or "") == text, name
+
+
+def code_blocks() -> Iterator[tuple[str, str]]:
+    """Every Python block of the documents, with where it stands."""
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL), start=1):
+            yield f"{document.name} {number}", block
+
+
+@pytest.mark.parametrize("block", [pytest.param(block, id=where) for where, block in code_blocks()])
+def test_every_block_of_python_runs(run_program: RunProgram, flushes: Flushes, block: str) -> None:
+    run_program(block, DD_DOGSTATSD_URL=flushes.url)
+    assert flushes.next().values
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for document in DOCUMENTS for name in re.findall(r"`make ([a-z]+)`", document.read_text())}
+    assert {"demo", "test"} <= named <= targets
+
+
+def test_every_link_between_files_leads_somewhere() -> None:
+    links = [
+        (document, link)
+        for document in DOCUMENTS
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+    ]
+    assert len(links) > 3
+    assert [(document.name, link) for document, link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_every_example_runs_and_is_measured(example: Path, flushes: Flushes) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", example],
+        env={"DD_DOGSTATSD_URL": flushes.url},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), textwrap.shorten(done.stderr, 500)
+    assert flushes.next().values

@@ -1,0 +1,269 @@
+"""From import to the interpreter's exit: what we leave alone, and what happens at the end."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from receiving import NAMES
+
+if TYPE_CHECKING:
+    from conftest import RunProgram
+    from receiving import Flushes
+
+ENABLE = "from runtime_metrics import RuntimeMetrics; RuntimeMetrics.enable()\n"
+
+
+def test_import_has_no_effect(run_program: RunProgram) -> None:
+    run_program(
+        """
+        import os, sys
+        def threads_and_files():
+            return os.listdir("/proc/self/task"), sorted(os.listdir("/proc/self/fd"))
+        before = threads_and_files()
+        modules = set(sys.modules)
+        import runtime_metrics
+        assert threads_and_files() == before
+        assert not {"threading", "socket", "logging", "atexit"} & (set(sys.modules) - modules)
+        import gc
+        assert gc.callbacks == []
+        """,
+        "-S",
+        PYTHONPATH=site_packages(),
+    )
+
+
+def test_running_adds_two_threads_and_imports_neither_threading_nor_socket(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    run_program(
+        """
+        import os, sys, time
+        from runtime_metrics import RuntimeMetrics
+        files = len(os.listdir("/proc/self/fd"))
+        RuntimeMetrics.enable()
+        assert RuntimeMetrics.flush()
+        def names():
+            found = []
+            for task in os.listdir("/proc/self/task"):
+                with open(f"/proc/self/task/{task}/comm") as comm:
+                    found.append(comm.read().strip())
+            return sorted(found)[1:]
+        # A thread names itself once it runs.
+        deadline = time.monotonic() + 20
+        while names() != ["rtm-reader", "rtm-sampler"]:
+            assert time.monotonic() < deadline, names()
+        assert len(os.listdir("/proc/self/fd")) - files <= 4
+        assert not {"threading", "socket", "logging"} & set(sys.modules), sys.modules
+        RuntimeMetrics.disable()
+        assert len(os.listdir("/proc/self/task")) == 1
+        assert len(os.listdir("/proc/self/fd")) == files
+        import gc
+        assert gc.callbacks == []
+        """,
+        "-S",
+        PYTHONPATH=site_packages(),
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    assert sorted(flushes.next().values) == sorted(NAMES)
+
+
+def test_starting_costs_less_than_three_milliseconds(run_program: RunProgram, flushes: Flushes) -> None:
+    program = """
+    import time
+    from runtime_metrics import RuntimeMetrics
+    start = time.process_time()
+    RuntimeMetrics.enable()
+    assert RuntimeMetrics.flush()
+    print(time.process_time() - start)
+    """
+    seconds = [float(run_program(program, DD_DOGSTATSD_URL=flushes.url)) for _ in range(5)]
+    assert min(seconds) < 0.003
+
+
+@pytest.mark.parametrize(
+    ("ending", "status"),
+    [("", 0), ("import sys; sys.exit(3)", 3), ("import gc; gc.disable(); del RuntimeMetrics", 0)],
+    ids=["end of main", "sys.exit", "without the class"],
+)
+def test_a_normal_exit_sends_one_last_sample(
+    run_program: RunProgram, flushes: Flushes, ending: str, status: int
+) -> None:
+    run_program(ENABLE + ending, status=status, DD_DOGSTATSD_URL=flushes.url)
+    (flush,) = flushes.rest()
+    assert sorted(flush.values) == sorted(NAMES)
+
+
+def test_an_exit_after_disable_sends_nothing_more(run_program: RunProgram, flushes: Flushes) -> None:
+    run_program(ENABLE + "RuntimeMetrics.disable()", DD_DOGSTATSD_URL=flushes.url)
+    assert len(flushes.rest()) == 1
+
+
+def test_nothing_starts_while_the_interpreter_ends(run_program: RunProgram, flushes: Flushes) -> None:
+    run_program(
+        """
+        import atexit
+        from runtime_metrics import RuntimeMetrics
+        def late():
+            RuntimeMetrics.enable()
+            assert RuntimeMetrics._enabled is False
+            assert RuntimeMetrics.flush() is False
+            assert RuntimeMetrics.snapshot() == {}
+        # Handlers run in reverse order: this one after ours.
+        atexit.register(late)
+        RuntimeMetrics.enable()
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    assert len(flushes.rest()) == 1
+
+
+@pytest.fixture
+def slow_resolver(tmp_path: Path) -> str:
+    """A library in which every look-up takes half a minute."""
+    if (compiler := shutil.which("cc")) is None:
+        pytest.skip("needs a C compiler for a library that slows the resolver down")
+    library = tmp_path / "slow_resolver.so"
+    source = Path(__file__).with_name("slow_resolver.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    return str(library)
+
+
+@pytest.mark.parametrize("ending", ["", "RuntimeMetrics.disable()"], ids=["exit", "disable"])
+def test_a_silent_name_server_holds_nothing_up(
+    run_program: RunProgram, slow_resolver: str, ending: str
+) -> None:
+    start = time.monotonic()
+    run_program(
+        f"""
+        import logging, time
+        logging.disable()
+        from runtime_metrics import RuntimeMetrics
+        RuntimeMetrics.enable(dogstatsd_url="agent.example:8125", flush_interval=0.05)
+        assert RuntimeMetrics.flush() is False
+        time.sleep(0.3)
+        assert RuntimeMetrics.snapshot()
+        {ending}
+        """,
+        LD_PRELOAD=slow_resolver,
+    )
+    assert time.monotonic() - start < 15
+
+
+def test_a_thread_that_holds_the_interpreter_delays_no_os_metric(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    run_program(
+        """
+        import ctypes
+        from runtime_metrics import RuntimeMetrics
+        RuntimeMetrics.enable(flush_interval=0.5)
+        # PyDLL, unlike CDLL, keeps the GIL during the call.
+        ctypes.PyDLL(None).sleep(5)
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    arrived = flushes.rest()
+    in_the_dark = [flush for flush in arrived if "gc.count.gen0" not in flush.values]
+    assert len(in_the_dark) >= 8
+    for flush in in_the_dark:
+        assert sorted(flush.values) == sorted(name for name in NAMES if not name.startswith("gc.count"))
+    assert sorted(arrived[-1].values) == sorted(NAMES)
+
+
+def test_the_main_thread_is_still_interrupted_by_its_signals(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    printed = run_program(
+        """
+        import os, signal, time
+        from runtime_metrics import RuntimeMetrics
+        RuntimeMetrics.enable(flush_interval=0.01)
+        signal.signal(signal.SIGALRM, lambda *_: print("interrupted", time.monotonic() - start < 5))
+        start = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        signal.pause()
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    assert printed == "interrupted True\n"
+
+
+def test_a_warning_of_the_sampler_is_logged_and_leaves_no_trace_in_threading(
+    run_program: RunProgram, tmp_path: Path
+) -> None:
+    run_program(
+        """
+        import logging, threading, time
+        said = []
+        class Keeping(logging.Handler):
+            def emit(self, record):
+                said.append((record.levelname, threading.current_thread() is threading.main_thread()))
+        logging.getLogger("runtime_metrics").addHandler(Keeping())
+        from runtime_metrics import RuntimeMetrics
+        RuntimeMetrics.enable(flush_interval=0.01)
+        deadline = time.monotonic() + 20
+        while not said and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert said == [("WARNING", False)], said
+        time.sleep(0.1)
+        assert len(said) == 1
+        assert threading.enumerate() == [threading.main_thread()]
+        """,
+        DD_DOGSTATSD_URL=f"unix://{tmp_path}/missing.socket",
+    )
+
+
+def test_without_logging_the_warning_waits_for_the_program_s_next_call(
+    run_program: RunProgram, tmp_path: Path
+) -> None:
+    run_program(
+        """
+        import sys, time
+        from runtime_metrics import RuntimeMetrics
+        RuntimeMetrics.enable(flush_interval=0.01)
+        time.sleep(0.2)
+        assert "logging" not in sys.modules
+        import io
+        sys.stderr = io.StringIO()
+        RuntimeMetrics.disable()
+        written, sys.stderr = sys.stderr.getvalue(), sys.__stderr__
+        assert written.count("\\n") == 1 and "missing.socket" in written, written
+        """,
+        "-S",
+        PYTHONPATH=site_packages(),
+        DD_DOGSTATSD_URL=f"unix://{tmp_path}/missing.socket",
+    )
+
+
+def test_many_starts_and_stops_leave_nothing_behind(run_program: RunProgram, flushes: Flushes) -> None:
+    run_program(
+        """
+        import os
+        from runtime_metrics import RuntimeMetrics
+        def resident():
+            with open("/proc/self/statm") as statm:
+                return int(statm.read().split()[1]) * 4096
+        def cycle(times):
+            for _ in range(times):
+                RuntimeMetrics.enable()
+                RuntimeMetrics.disable()
+        cycle(50)
+        before = resident()
+        cycle(500)
+        assert resident() - before < 1 << 20, resident() - before
+        assert len(os.listdir("/proc/self/task")) == 1
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+
+
+def site_packages() -> str:
+    """Where the package is, for an interpreter that does not look itself."""
+    import runtime_metrics
+
+    return str(Path(runtime_metrics.__file__).parent.parent)

@@ -1,0 +1,270 @@
+"""Each metric beside an independent source of the same fact."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from receiving import NAMES, Flush
+
+from runtime_metrics import RuntimeMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from receiving import Flushes
+
+
+@pytest.fixture
+def flush(flushes: Flushes) -> Callable[[], Flush]:
+    """Flushes now and gives what arrived. The schedule's own ticks are an hour away."""
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=3600)
+
+    def flush() -> Flush:
+        assert RuntimeMetrics.flush()
+        return flushes.next()
+
+    return flush
+
+
+def cpu_seconds() -> tuple[float, float]:
+    """User and kernel time of the process."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime, usage.ru_stime
+
+
+def burn(seconds: float) -> None:
+    """Uses the CPU, in user mode and in the kernel."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        os.stat("/")
+        sum(range(1000))
+
+
+def collections() -> list[int]:
+    """How many collections there have been, by generation."""
+    return [generation["collections"] for generation in gc.get_stats()]
+
+
+def test_a_flush_holds_the_fifteen_names(flush: Callable[[], Flush]) -> None:
+    assert sorted(flush().values) == sorted(NAMES)
+
+
+def test_cpu_time_is_the_process_and_agrees_with_getrusage(flush: Callable[[], Flush]) -> None:
+    flush()
+    before = cpu_seconds()
+    worker = threading.Thread(target=burn, args=(0.3,))
+    worker.start()
+    worker.join()
+    burn(0.2)
+    RuntimeMetrics.snapshot()
+    expected_user, expected_system = (now - then for now, then in zip(cpu_seconds(), before, strict=True))
+    sent = flush()
+    assert sent["cpu.time.user"] + sent["cpu.time.sys"] == pytest.approx(
+        expected_user + expected_system, abs=0.002
+    )
+    assert sent["cpu.time.user"] == pytest.approx(expected_user, abs=0.01)
+    assert sent["cpu.time.sys"] == pytest.approx(expected_system, abs=0.01)
+    assert sent["cpu.time.user"] > 0.1
+
+
+def test_cpu_percent_is_cpu_time_over_wall_time(flush: Callable[[], Flush]) -> None:
+    flush()
+    start = time.monotonic()
+    burn(0.3)
+    time.sleep(0.3)
+    sent = flush()
+    wall = time.monotonic() - start
+    expected = 100 * (sent["cpu.time.user"] + sent["cpu.time.sys"]) / wall
+    assert sent["cpu.percent"] == pytest.approx(expected, rel=0.05)
+    assert 10 < sent["cpu.percent"] < 90
+
+
+def test_an_idle_interval_still_sends_kernel_time(flush: Callable[[], Flush]) -> None:
+    flush()
+    assert flush()["cpu.time.sys"] < 0.01
+
+
+def test_rss_agrees_with_psutil_while_memory_grows(flush: Callable[[], Flush]) -> None:
+    before = flush()["mem.rss"]
+    memory = b"x" * (200 << 20)
+    sent = flush()["mem.rss"]
+    assert sent == pytest.approx(psutil.Process().memory_info().rss, rel=0.02)
+    assert sent - before == pytest.approx(len(memory), rel=0.05)
+
+
+def test_thread_count_is_exact(flush: Callable[[], Flush]) -> None:
+    before = flush()["thread_count"]
+    over = threading.Event()
+    crowd = [threading.Thread(target=over.wait) for _ in range(20)]
+    for thread in crowd:
+        thread.start()
+    during = flush()["thread_count"]
+    expected = psutil.Process().num_threads()
+    over.set()
+    for thread in crowd:
+        thread.join()
+    assert during == expected == before + 20
+
+
+def test_context_switches_are_the_whole_process(flush: Callable[[], Flush]) -> None:
+    flush()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+
+    def sleep_often() -> None:
+        for _ in range(1000):
+            time.sleep(0.0001)
+
+    worker = threading.Thread(target=sleep_often)
+    worker.start()
+    worker.join()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    sent = flush()
+    assert sent["cpu.ctx_switch.voluntary"] >= 1000
+    assert sent["cpu.ctx_switch.voluntary"] == pytest.approx(after.ru_nvcsw - before.ru_nvcsw, abs=20)
+    assert sent["cpu.ctx_switch.involuntary"] == pytest.approx(after.ru_nivcsw - before.ru_nivcsw, abs=20)
+
+
+def test_gc_counts_are_those_of_get_count(flush: Callable[[], Flush]) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        kept: list[list[object]] = [[] for _ in range(5000)]
+        expected = gc.get_count()
+        sent = flush()
+    finally:
+        gc.enable()
+    assert len(kept) == 5000
+    assert sent["gc.count.gen0"] == pytest.approx(expected[0], abs=200)
+    assert sent["gc.count.gen0"] > 4000
+    assert (sent["gc.count.gen1"], sent["gc.count.gen2"]) == expected[1:]
+
+
+def make_garbage() -> None:
+    """Provokes collections of every generation."""
+    for _ in range(50_000):
+        knot: list[Any] = []
+        knot.append(knot)
+    for generation in (0, 0, 0, 1, 1, 2):
+        gc.collect(generation)
+
+
+def test_collections_are_those_of_get_stats(flush: Callable[[], Flush]) -> None:
+    flush()
+    before = collections()
+    worker = threading.Thread(target=make_garbage)
+    worker.start()
+    make_garbage()
+    worker.join()
+    gc.disable()
+    try:
+        expected = [now - then for now, then in zip(collections(), before, strict=True)]
+        sent = flush()
+    finally:
+        gc.enable()
+    assert [sent[f"gc.collections.gen{generation}"] for generation in range(3)] == expected
+    assert min(expected) >= 2
+
+
+class Stopwatch:
+    """A Python callback beside ours: its own clock for each collection."""
+
+    def __init__(self) -> None:
+        self.pauses: list[int] = []
+        self._start = 0
+
+    def __call__(self, phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            self._start = time.perf_counter_ns()
+        else:
+            self.pauses.append(time.perf_counter_ns() - self._start)
+
+
+@pytest.fixture
+def stopwatch() -> Iterator[Stopwatch]:
+    """Times every collection of the test."""
+    stopwatch = Stopwatch()
+    gc.callbacks.append(stopwatch)
+    yield stopwatch
+    gc.callbacks.remove(stopwatch)
+
+
+def test_pauses_agree_with_a_python_callback(flush: Callable[[], Flush], stopwatch: Stopwatch) -> None:
+    kept: list[list[list[object]]] = [[[]] for _ in range(500_000)]
+    gc.disable()
+    try:
+        flush()
+        stopwatch.pauses.clear()
+        for _ in range(3):
+            gc.collect()
+        sent = flush()
+    finally:
+        gc.enable()
+    assert len(kept) == 500_000
+    assert min(stopwatch.pauses) > 5e6, "the collections are long enough to be compared"
+    assert len(stopwatch.pauses) == 3
+    assert sent["gc.pause.time"] == pytest.approx(sum(stopwatch.pauses), rel=0.2)
+    assert sent["gc.pause.max"] == pytest.approx(max(stopwatch.pauses), rel=0.2)
+
+
+def test_the_longest_pause_is_forgotten_at_each_flush(flush: Callable[[], Flush]) -> None:
+    gc.disable()
+    try:
+        gc.collect()
+        first = flush()
+        second = flush()
+    finally:
+        gc.enable()
+    assert first["gc.pause.max"] > 0
+    assert (second["gc.pause.max"], second["gc.pause.time"], second["gc.collections.gen2"]) == (0, 0, 0)
+
+
+def test_a_callback_that_was_cleared_comes_back(flush: Callable[[], Flush]) -> None:
+    before = list(gc.callbacks)
+    flush()
+    gc.callbacks.clear()
+    gc.collect()
+    sent = flush()
+    assert sorted(sent.values) == [
+        name for name in sorted(NAMES) if not name.startswith(("gc.coll", "gc.pause"))
+    ]
+    assert gc.callbacks == before[-1:]
+    gc.collect()
+    assert flush()["gc.collections.gen2"] >= 1
+    gc.callbacks[:0] = before[:-1]
+
+
+def test_the_first_interval_holds_nothing_of_the_past(flushes: Flushes) -> None:
+    burn(0.3)
+    for _ in range(200):
+        time.sleep(0.0001)
+        gc.collect(0)
+    start = cpu_seconds()
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=3600)
+    assert RuntimeMetrics.flush()
+    sent = flushes.next()
+    used = sum(cpu_seconds()) - sum(start)
+    assert sent["cpu.time.user"] + sent["cpu.time.sys"] <= used
+    assert sent["cpu.ctx_switch.voluntary"] < 50
+    assert sent["gc.collections.gen0"] <= 2
+    assert sent["gc.pause.time"] < 1e8
+
+
+def test_a_snapshot_reads_what_a_flush_sends_and_changes_nothing(flush: Callable[[], Flush]) -> None:
+    flush()
+    gc.collect()
+    first = RuntimeMetrics.snapshot()
+    second = RuntimeMetrics.snapshot()
+    sent = flush()
+    name = "runtime.python.gc.collections.gen2"
+    assert first[name] == second[name] == sent["gc.collections.gen2"] >= 1
+    assert first["runtime.python.gc.pause.max"] == sent["gc.pause.max"]
+    assert second["runtime.python.cpu.time.user"] >= first["runtime.python.cpu.time.user"]
+    assert isinstance(first["runtime.python.mem.rss"], int)
+    assert isinstance(first["runtime.python.cpu.percent"], float)
