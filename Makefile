@@ -33,7 +33,7 @@ lint: setup ## formatting, lints, types and licences
 	$(BIN)/mypy
 	$(BIN)/stubtest runtime_metrics --allowlist stubtest-allowlist.txt
 	command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny@0.20.2
-	cargo deny --offline --log-level error check bans licenses sources
+	cargo deny --log-level error check bans licenses sources
 
 bench: .bench/.ready ## our cost beside ddtrace's, in one run
 	$(BIN)/python benches/compare.py .bench/ours/bin/python .bench/ddtrace/bin/python
@@ -65,7 +65,7 @@ dist/.wheel: .venv/.tools $(SOURCES)
 
 dist/.sdist: .venv/.tools $(SOURCES)
 	rm -f dist/*.tar.gz
-	$(BIN)/maturin sdist --quiet --out dist
+	$(BIN)/maturin sdist --out dist
 	@touch $@
 
 .venv/.installed: dist/.wheel

@@ -78,13 +78,17 @@ def code_blocks() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("block", [pytest.param(block, id=where) for where, block in code_blocks()])
 def test_every_block_of_python_runs(run_program: RunProgram, flushes: Flushes, block: str) -> None:
-    run_program(block, DD_DOGSTATSD_URL=flushes.url)
+    run_program(block.replace("udp://127.0.0.1:8125", flushes.url), DD_DOGSTATSD_URL=flushes.url)
     assert flushes.next().values
 
 
 def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {name for document in DOCUMENTS for name in re.findall(r"`make ([a-z]+)`", document.read_text())}
+    named = {
+        name
+        for document in DOCUMENTS
+        for name in re.findall(r"(?:`|^    )make ([a-z]+)", document.read_text(), re.MULTILINE)
+    }
     assert {"demo", "test"} <= named <= targets
 
 
