@@ -9,12 +9,13 @@ What each figure means stands in benches/README.md.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from host import Host, start_sink
 from measures import MEASURES
@@ -27,6 +28,16 @@ if TYPE_CHECKING:
 def main() -> None:
     """Take the measures, print the report."""
     chosen = arguments()
+    with open(__file__) as this_script:
+        try:
+            fcntl.flock(this_script, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("Another comparison is running; the two would measure each other.")
+        compare(chosen)
+
+
+def compare(chosen: argparse.Namespace) -> None:
+    """The comparison that was asked for."""
     sink = start_sink()
     hosts = [Host("ours", chosen.ours, sink), Host("ddtrace", chosen.ddtrace, sink)]
     ours, ddtrace = (host.packages() for host in hosts)
@@ -48,7 +59,7 @@ def main() -> None:
         chosen.json.write_text(json.dumps(record, indent=2))
 
 
-def arguments() -> Any:
+def arguments() -> argparse.Namespace:
     """The command line."""
     verbatim = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=verbatim)

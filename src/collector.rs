@@ -187,33 +187,44 @@ fn output(settings: &Settings, tags: String) -> Output {
 
 /// Holds one thing that one thread at a time takes away and brings back.
 struct Slot<T> {
-    thing: Mutex<Option<T>>,
+    held: Mutex<Held<T>>,
     brought_back: Condvar,
+}
+
+struct Held<T> {
+    thing: Option<T>,
+    waiting: usize,
 }
 
 impl<T> Slot<T> {
     fn new(thing: T) -> Self {
         Self {
-            thing: Mutex::new(Some(thing)),
+            held: Mutex::new(Held {
+                thing: Some(thing),
+                waiting: 0,
+            }),
             brought_back: Condvar::new(),
         }
     }
 
     /// The thing, if it is there or is brought back in time.
     fn check_out(&self, within: Duration) -> Option<CheckedOut<'_, T>> {
-        let (mut thing, _) = self
+        let mut held = self.lock();
+        held.waiting += 1;
+        (held, _) = self
             .brought_back
-            .wait_timeout_while(self.lock(), within, |thing| thing.is_none())
+            .wait_timeout_while(held, within, |held| held.thing.is_none())
             .unwrap_or_else(PoisonError::into_inner);
-        let thing = thing.take()?;
+        held.waiting -= 1;
+        let thing = held.thing.take()?;
         Some(CheckedOut {
             slot: self,
             thing: Some(thing),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<T>> {
-        self.thing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Held<T>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -239,7 +250,11 @@ impl<T> DerefMut for CheckedOut<'_, T> {
 
 impl<T> Drop for CheckedOut<'_, T> {
     fn drop(&mut self) {
-        *self.slot.lock() = self.thing.take();
-        self.slot.brought_back.notify_one();
+        let mut held = self.slot.lock();
+        held.thing = self.thing.take();
+        // Waking nobody would be a system call all the same.
+        if held.waiting > 0 {
+            self.slot.brought_back.notify_one();
+        }
     }
 }
