@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PERIOD = 10_000_000  # ns between two wakes
 WINDOW = 20 * PERIOD
 WINDOWS = 25
-SHORTEST_GAP = 10_000  # ns; nobody hands the interpreter over and gets it back in less
+SHORTEST_GAP = 10_000  # ns; handing the interpreter over and getting it back hardly ever takes less
 
 
 def of_flush(subject: Subject) -> dict[str, float]:
