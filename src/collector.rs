@@ -6,15 +6,13 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-
-use once_cell::sync::OnceCell;
 
 use crate::catalogue::Sample;
 use crate::config::Settings;
 use crate::emitter::Emitter;
-use crate::emitter::transport::Transport;
+use crate::emitter::transport::{Legacy, Transport};
 use crate::message::Message;
 use crate::pipeline::{Answer, Output, Pipeline};
 use crate::reader::{Interpreter, Reader};
@@ -34,57 +32,99 @@ const ONE_TICK: Duration = Duration::from_secs(2);
 pub struct Collector {
     clock: Clock,
     pipeline: Slot<Pipeline>,
-    threads: OnceCell<Threads>,
+    sampler: Sampler,
+    reader: Reader,
     unsaid: Mutex<Vec<Message>>,
 }
 
-struct Threads {
-    sampler: Sampler,
-    reader: Reader,
-}
-
 impl Collector {
-    /// Opens the sources and takes the baseline; `clock` is the one `gc` counts with.
+    /// Opens the sources and takes the baseline; `clock` is the one `gc` counts with. Nothing runs yet.
+    ///
+    /// `legacy` is what a parent process knew of the way to the receiver.
     #[must_use]
-    pub fn new(clock: Clock, gc: Arc<GcCounters>, settings: &Settings, tags: String) -> Self {
-        let pipeline = Pipeline::new(Path::new("/"), gc, output(settings, tags), clock.now());
-        Self {
-            clock,
-            pipeline: Slot::new(pipeline),
-            threads: OnceCell::new(),
-            unsaid: Mutex::default(),
+    pub fn new(
+        clock: Clock,
+        gc: Arc<GcCounters>,
+        settings: &Settings,
+        tags: String,
+        interpreter: Arc<dyn Interpreter>,
+        legacy: Option<&Legacy>,
+    ) -> Arc<Self> {
+        let output = output(settings, tags);
+        if let Some(legacy) = legacy {
+            output.transport.inherit(legacy);
         }
-    }
-
-    /// Starts the two threads; the first tick is one interval away.
-    ///
-    /// # Errors
-    ///
-    /// If the system has no thread left; neither is running then.
-    pub fn start(self: &Arc<Self>, interval: Duration, interpreter: Arc<dyn Interpreter>) -> io::Result<()> {
-        let threads = self.threads.get_or_try_init(|| {
-            let reader = Reader::start(interpreter)?;
-            let collector = Arc::downgrade(self);
+        let pipeline = Pipeline::new(Path::new("/"), gc, output, clock.now());
+        Arc::new_cyclic(|collector: &Weak<Self>| {
+            let collector = Weak::clone(collector);
             let beat = move || {
                 if let Some(collector) = collector.upgrade() {
                     collector.tick();
                 }
             };
-            match Sampler::start(self.clock, interval, beat) {
-                Ok(sampler) => Ok(Threads { sampler, reader }),
-                Err(error) => {
-                    reader.begin_stop();
-                    Err(error)
-                }
+            Self {
+                clock,
+                pipeline: Slot::new(pipeline),
+                sampler: Sampler::new(clock, settings.interval, beat),
+                reader: Reader::new(interpreter),
+                unsaid: Mutex::default(),
             }
-        })?;
-        if let Some(pipeline) = self.pipeline.check_out(ONE_TICK) {
-            pipeline
-                .due_look_up(self.clock.now())
-                .into_iter()
-                .for_each(|host| threads.reader.look_up(host));
+        })
+    }
+
+    /// Starts to tick, first one interval after the baseline; or goes on after a [`pause`](Self::pause).
+    ///
+    /// # Errors
+    ///
+    /// If the system has no thread left.
+    pub fn run(&self) -> io::Result<()> {
+        self.sampler.run()?;
+        self.reader.resume();
+        if let Some(mut pipeline) = self.pipeline.check_out(Duration::ZERO) {
+            self.look_up_if_due(&mut pipeline);
         }
         Ok(())
+    }
+
+    /// Asks both threads to end until [`run`](Self::run).
+    pub fn begin_pause(&self) {
+        // The reader first, so that a tick that waits for it goes on without an answer.
+        self.reader.begin_halt();
+        self.sampler.begin_halt();
+    }
+
+    /// Ends both threads until [`run`](Self::run), at most so long; says whether they have ended.
+    ///
+    /// The schedule stands, and so does everything that has gathered.
+    pub fn pause(&self, within: Duration) -> bool {
+        let deadline = self.clock.now() + within;
+        self.begin_pause();
+        let sampler_ended = self.sampler.halt(within);
+        self.reader.halt(deadline.saturating_sub(self.clock.now())) && sampler_ended
+    }
+
+    /// Whether a [`pause`](Self::pause) can only succeed detached from the interpreter.
+    #[must_use]
+    pub fn is_in_interpreter(&self) -> bool {
+        self.reader.is_in_interpreter()
+    }
+
+    /// Takes the pipeline away, so that nobody uses it until it is [put back](Self::put_back); `None` if somebody does.
+    #[must_use]
+    pub fn withdraw(&self) -> Option<Pipeline> {
+        self.pipeline.check_out(Duration::ZERO).map(CheckedOut::keep)
+    }
+
+    /// Brings back what was withdrawn.
+    pub fn put_back(&self, pipeline: Pipeline) {
+        self.pipeline.bring_back(pipeline);
+    }
+
+    /// In a child process, the pipeline of the parent's collector, if nobody was using it when the fork was made.
+    /// Nothing is waited for.
+    #[must_use]
+    pub fn salvage(&self) -> Option<Pipeline> {
+        self.pipeline.salvage()
     }
 
     /// Sends a sample now, in the calling thread. The interpreter's facts are the caller's to bring.
@@ -105,59 +145,42 @@ impl Collector {
 
     /// Takes over other settings and tags; counters and baselines stay. The caller must be detached.
     pub fn reconfigure(&self, settings: &Settings, tags: String) {
-        let (Some(threads), Some(mut pipeline)) = (self.threads.get(), self.pipeline.check_out(ONE_TICK))
-        else {
+        let Some(mut pipeline) = self.pipeline.check_out(ONE_TICK) else {
             return;
         };
-        let now = self.clock.now();
         pipeline.redirect(output(settings, tags));
-        pipeline
-            .due_look_up(now)
-            .into_iter()
-            .for_each(|host| threads.reader.look_up(host));
-        threads.sampler.reschedule(settings.interval, now);
+        self.look_up_if_due(&mut pipeline);
+        self.sampler.reschedule(settings.interval);
     }
 
     /// Stops both threads and sends a last sample, all within `budget`. The caller must be detached.
     pub fn stop(&self, answer: Option<Answer>, budget: Duration) {
         let deadline = self.clock.now() + budget;
         let left = || deadline.saturating_sub(self.clock.now());
-        if let Some(threads) = self.threads.get() {
-            // The reader first, so that a tick that waits for it goes on without an answer.
-            threads.reader.begin_stop();
-            threads.sampler.stop(left());
-        }
+        self.reader.begin_halt();
+        self.sampler.halt(left());
+        // Before the reader has ended, which may take as long as somebody keeps the interpreter.
         self.flush_within(left(), answer);
-        if let Some(threads) = self.threads.get() {
-            threads.reader.join(left());
-        }
+        self.reader.halt(left());
     }
 
     /// Messages that a thread of the program has to log.
     #[must_use]
     pub fn take_messages(&self) -> Vec<Message> {
-        let mut messages = self
-            .threads
-            .get()
-            .map(|threads| threads.reader.take_unsaid())
-            .unwrap_or_default();
+        let mut messages = self.reader.take_unsaid();
         messages.append(&mut self.unsaid());
         messages
     }
 
     fn tick(&self) {
-        let (Some(threads), Some(mut pipeline)) = (self.threads.get(), self.pipeline.check_out(ONE_TICK))
-        else {
+        let Some(mut pipeline) = self.pipeline.check_out(ONE_TICK) else {
             return;
         };
-        threads.reader.ask();
+        self.reader.ask();
         let patience = (pipeline.interval() / 10).min(LONGEST_WAIT);
-        pipeline.flush(self.clock.now(), || threads.reader.answer(patience));
-        pipeline
-            .due_look_up(self.clock.now())
-            .into_iter()
-            .for_each(|host| threads.reader.look_up(host));
-        threads.reader.say(pipeline.take_messages());
+        pipeline.flush(self.clock.now(), || self.reader.answer(patience));
+        self.look_up_if_due(&mut pipeline);
+        self.reader.say(pipeline.take_messages());
     }
 
     fn flush_within(&self, busy: Duration, answer: Option<Answer>) -> bool {
@@ -167,6 +190,12 @@ impl Collector {
         let everything_left = pipeline.flush(self.clock.now(), || answer);
         self.unsaid().append(&mut pipeline.take_messages());
         everything_left
+    }
+
+    fn look_up_if_due(&self, pipeline: &mut Pipeline) {
+        if let Some(host) = pipeline.due_look_up(self.clock.now()) {
+            self.reader.look_up(host);
+        }
     }
 
     fn unsaid(&self) -> MutexGuard<'_, Vec<Message>> {
@@ -223,6 +252,19 @@ impl<T> Slot<T> {
         })
     }
 
+    fn bring_back(&self, thing: T) {
+        let mut held = self.lock();
+        held.thing = Some(thing);
+        // Waking nobody would be a system call all the same.
+        if held.waiting > 0 {
+            self.brought_back.notify_one();
+        }
+    }
+
+    fn salvage(&self) -> Option<T> {
+        self.held.try_lock().ok()?.thing.take()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held<T>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -248,13 +290,17 @@ impl<T> DerefMut for CheckedOut<'_, T> {
     }
 }
 
+impl<T> CheckedOut<'_, T> {
+    /// The thing without the duty to bring it back.
+    fn keep(mut self) -> T {
+        self.thing.take().expect("present until it is dropped")
+    }
+}
+
 impl<T> Drop for CheckedOut<'_, T> {
     fn drop(&mut self) {
-        let mut held = self.slot.lock();
-        held.thing = self.thing.take();
-        // Waking nobody would be a system call all the same.
-        if held.waiting > 0 {
-            self.slot.brought_back.notify_one();
+        if let Some(thing) = self.thing.take() {
+            self.slot.bring_back(thing);
         }
     }
 }

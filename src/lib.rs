@@ -23,6 +23,7 @@ pub mod identity;
 pub mod interval;
 pub mod message;
 pub mod pipeline;
+pub mod process_image;
 pub mod reader;
 pub mod sampler;
 pub mod snapshot;

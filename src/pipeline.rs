@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::catalogue::{Level, Sample, samples};
 use crate::emitter::Emitter;
-use crate::emitter::transport::{NamedHost, Transport};
+use crate::emitter::transport::{Legacy, NamedHost, Transport};
 use crate::interval::Interval;
 use crate::message::Message;
 use crate::snapshot::{Collections, Interpreter, Snapshot};
@@ -98,6 +98,12 @@ impl Pipeline {
     #[must_use]
     pub fn due_look_up(&self, now: Duration) -> Option<Arc<NamedHost>> {
         self.output.transport.due_look_up(now)
+    }
+
+    /// What a child process can use of the way to the receiver.
+    #[must_use]
+    pub fn legacy(&self) -> Legacy {
+        self.output.transport.legacy()
     }
 
     /// Time between two flushes, as planned.

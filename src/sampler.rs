@@ -35,83 +35,96 @@ impl Clock {
     }
 }
 
-/// A running sampler.
-#[derive(Debug)]
+/// The schedule, and the thread that keeps it while it runs.
 pub struct Sampler {
     shared: Arc<Shared>,
+    beat: Arc<dyn Fn() + Send + Sync>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Debug)]
 struct Shared {
+    clock: Clock,
     schedule: Mutex<Schedule>,
     changed: Condvar,
 }
 
-#[derive(Debug)]
 struct Schedule {
     next: Duration,
     interval: Duration,
-    stopping: bool,
-    ended: bool,
+    halting: bool,
+    running: bool,
 }
 
 impl Sampler {
-    /// Starts the thread: `beat` is called every `interval`, first one interval after `now`.
+    /// A sampler that does not run yet: `beat` will be called every `interval`, first one interval from now.
+    pub fn new(clock: Clock, interval: Duration, beat: impl Fn() + Send + Sync + 'static) -> Self {
+        let schedule = Schedule {
+            next: clock.now() + interval,
+            interval,
+            halting: false,
+            running: false,
+        };
+        let shared = Shared {
+            clock,
+            schedule: Mutex::new(schedule),
+            changed: Condvar::new(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            beat: Arc::new(beat),
+            thread: Mutex::default(),
+        }
+    }
+
+    /// Starts the thread. After a [`halt`](Self::halt) it goes on where the schedule stands.
     ///
     /// # Errors
     ///
     /// If the system has no thread left.
-    pub fn start(
-        clock: Clock,
-        interval: Duration,
-        mut beat: impl FnMut() + Send + 'static,
-    ) -> io::Result<Self> {
-        let schedule = Schedule {
-            next: clock.now() + interval,
-            interval,
-            stopping: false,
-            ended: false,
-        };
-        let shared = Arc::new(Shared {
-            schedule: Mutex::new(schedule),
-            changed: Condvar::new(),
-        });
-        let thread = {
-            let shared = Arc::clone(&shared);
-            spawn("rtm-sampler", STACK, move || {
-                let _ended = Ended(&shared);
-                while shared.wait(clock) {
-                    beat();
-                }
-            })?
-        };
-        Ok(Self {
-            shared,
-            thread: Mutex::new(Some(thread)),
-        })
+    pub fn run(&self) -> io::Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut schedule = self.shared.lock();
+        schedule.halting = false;
+        if schedule.running {
+            return Ok(());
+        }
+        let (shared, beat) = (Arc::clone(&self.shared), Arc::clone(&self.beat));
+        *thread = Some(spawn("rtm-sampler", STACK, move || {
+            let _ended = Ended(&shared);
+            while shared.wait() {
+                beat();
+            }
+        })?);
+        schedule.running = true;
+        Ok(())
     }
 
-    /// Beats at another interval, the next time one such interval from `now`.
-    pub fn reschedule(&self, interval: Duration, now: Duration) {
+    /// Beats at another interval, the next time one such interval from now.
+    pub fn reschedule(&self, interval: Duration) {
         let mut schedule = self.shared.lock();
         schedule.interval = interval;
-        schedule.next = now + interval;
+        schedule.next = self.shared.clock.now() + interval;
         drop(schedule);
         self.shared.changed.notify_all();
     }
 
-    /// Asks the thread to end and waits for it, at most so long; says whether it has ended.
-    pub fn stop(&self, within: Duration) -> bool {
+    /// Asks the thread to end.
+    pub fn begin_halt(&self) {
+        self.shared.lock().halting = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Asks the thread to end and waits for it, at most so long; says whether it has ended. The schedule stands.
+    pub fn halt(&self, within: Duration) -> bool {
         let mut schedule = self.shared.lock();
-        schedule.stopping = true;
+        schedule.halting = true;
         self.shared.changed.notify_all();
         (schedule, _) = self
             .shared
             .changed
-            .wait_timeout_while(schedule, within, |schedule| !schedule.ended)
+            .wait_timeout_while(schedule, within, |schedule| schedule.running)
             .unwrap_or_else(PoisonError::into_inner);
-        let ended = schedule.ended;
+        let ended = !schedule.running;
         drop(schedule);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread.filter(|_| ended) {
@@ -123,14 +136,14 @@ impl Sampler {
 }
 
 impl Shared {
-    /// Sleeps until the next beat; false when it is time to stop. Beats that were missed are not made up for.
-    fn wait(&self, clock: Clock) -> bool {
+    /// Sleeps until the next beat; false when it is time to end. Beats that were missed are not made up for.
+    fn wait(&self) -> bool {
         let mut schedule = self.lock();
         loop {
-            if schedule.stopping {
+            if schedule.halting {
                 return false;
             }
-            let now = clock.now();
+            let now = self.clock.now();
             let left = schedule.next.saturating_sub(now);
             if left.is_zero() {
                 schedule.next = (schedule.next + schedule.interval).max(now);
@@ -153,7 +166,7 @@ struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        self.0.lock().ended = true;
+        self.0.lock().running = false;
         self.0.changed.notify_all();
     }
 }
@@ -191,49 +204,75 @@ mod tests {
 
     const LONG: Duration = Duration::from_mins(1);
 
-    #[test]
-    fn it_beats_until_it_is_stopped() {
+    fn beating(interval: Duration) -> (Sampler, mpsc::Receiver<()>) {
         let (beats, received) = mpsc::channel();
-        let sampler = Sampler::start(Clock::start(), Duration::from_millis(10), move || {
-            beats.send(()).unwrap();
-        });
-        let sampler = sampler.unwrap();
-        for _ in 0..3 {
-            received.recv_timeout(LONG).unwrap();
-        }
-        assert!(sampler.stop(LONG));
-        assert!(received.try_iter().count() < 100);
-        assert_eq!(received.recv(), Err(mpsc::RecvError), "the thread is gone");
+        let sampler = Sampler::new(Clock::start(), interval, move || beats.send(()).unwrap());
+        sampler.run().unwrap();
+        (sampler, received)
     }
 
     #[test]
-    fn stopping_does_not_wait_for_the_next_beat() {
-        let sampler = Sampler::start(Clock::start(), 100 * LONG, || panic!("no beat was due")).unwrap();
-        assert!(sampler.stop(LONG));
+    fn it_beats_until_it_is_halted() {
+        let (sampler, received) = beating(Duration::from_millis(10));
+        for _ in 0..3 {
+            received.recv_timeout(LONG).unwrap();
+        }
+        assert!(sampler.halt(LONG));
+        received.try_iter().for_each(drop);
+        assert_eq!(
+            received.recv_timeout(Duration::from_millis(50)),
+            Err(mpsc::RecvTimeoutError::Timeout)
+        );
+    }
+
+    #[test]
+    fn halting_does_not_wait_for_the_next_beat() {
+        let sampler = Sampler::new(Clock::start(), 100 * LONG, || panic!("no beat was due"));
+        sampler.run().unwrap();
+        assert!(sampler.halt(LONG));
+    }
+
+    #[test]
+    fn it_goes_on_where_the_schedule_stands() {
+        let (sampler, received) = beating(Duration::from_millis(200));
+        let start = Instant::now();
+        // Halted again and again, it would never beat if that put off the next beat.
+        while received.try_recv().is_err() {
+            assert!(sampler.halt(LONG));
+            sampler.run().unwrap();
+        }
+        assert!(start.elapsed() >= Duration::from_millis(100));
+        assert!(sampler.halt(LONG));
     }
 
     #[test]
     fn a_new_schedule_holds_at_once() {
-        let (beats, received) = mpsc::channel();
-        let clock = Clock::start();
-        let sampler = Sampler::start(clock, 100 * LONG, move || beats.send(()).unwrap()).unwrap();
-        sampler.reschedule(Duration::from_millis(10), clock.now());
+        let (sampler, received) = beating(100 * LONG);
+        sampler.reschedule(Duration::from_millis(10));
         received.recv_timeout(LONG).unwrap();
-        assert!(sampler.stop(LONG));
+        assert!(sampler.halt(LONG));
     }
 
     #[test]
     fn a_thread_that_does_not_end_is_not_waited_for_longer_than_asked() {
         let (release, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
         let (beats, received) = mpsc::channel();
-        let sampler = Sampler::start(Clock::start(), Duration::from_millis(10), move || {
+        let sampler = Sampler::new(Clock::start(), Duration::from_millis(10), move || {
             beats.send(()).unwrap();
-            assert!(held.recv().is_err(), "held until the test lets go");
+            assert!(
+                held.lock().unwrap().recv().is_err(),
+                "held until the test lets go"
+            );
         });
-        let sampler = sampler.unwrap();
+        sampler.run().unwrap();
         received.recv_timeout(LONG).unwrap();
-        assert!(!sampler.stop(Duration::from_millis(1)));
+        assert!(!sampler.halt(Duration::from_millis(1)));
+        // Asked to run before it has ended, it goes on.
+        sampler.run().unwrap();
         drop(release);
+        received.recv_timeout(LONG).unwrap();
+        assert!(sampler.halt(LONG));
     }
 
     #[cfg(unix)]

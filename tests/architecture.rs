@@ -9,7 +9,10 @@ const HOMES: [(&str, &[&str]); 8] = [
     ("sysinfo::", &["sources/portable.rs"]),
     ("cadence::", &["emitter/"]),
     ("socket2::", &["emitter/socket.rs"]),
-    ("nix::", &["sources/", "emitter/", "sampler.rs"]),
+    (
+        "nix::",
+        &["sources/", "emitter/", "sampler.rs", "process_image.rs"],
+    ),
     ("thread::", &["sampler.rs", "reader.rs"]),
     ("Instant::", &["sampler.rs"]),
     ("std::env", &[]),

@@ -79,8 +79,9 @@ impl Running {
             Arc::new(GcCounters::new()),
             Arc::new(Played::default()),
         );
-        let collector = Arc::new(Collector::new(clock, Arc::clone(&gc), &settings, "a:b".into()));
-        collector.start(interval, Arc::clone(&interpreter) as _).unwrap();
+        let played = Arc::clone(&interpreter) as _;
+        let collector = Collector::new(clock, Arc::clone(&gc), &settings, "a:b".into(), played, None);
+        collector.run().unwrap();
         Self {
             collector,
             interpreter,

@@ -38,13 +38,13 @@ impl Amount {
 }
 
 /// Sending as it has gone so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Health {
     state: State,
     full_queues: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 enum State {
     #[default]
     Untried,

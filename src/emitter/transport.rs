@@ -28,6 +28,13 @@ const LOOK_UP_AFTER_FAILURE: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug)]
 pub struct Transport(Arc<Mutex<State>>);
 
+/// What one process leaves to the next of its knowledge of the way to the receiver.
+#[derive(Clone, Debug)]
+pub struct Legacy {
+    health: Health,
+    addresses: Vec<SocketAddr>,
+}
+
 #[derive(Debug)]
 struct State {
     destination: Destination,
@@ -76,6 +83,25 @@ impl Transport {
     #[must_use]
     pub fn due_look_up(&self, now: Duration) -> Option<Arc<NamedHost>> {
         self.state().due_look_up(now)
+    }
+
+    /// What a child process can use: it says nothing that its parent has said, and needs no look-up to begin with.
+    #[must_use]
+    pub fn legacy(&self) -> Legacy {
+        let state = self.state();
+        Legacy {
+            health: state.health.clone(),
+            addresses: state.addresses.clone(),
+        }
+    }
+
+    /// Takes over what the parent process knew.
+    pub fn inherit(&self, legacy: &Legacy) {
+        let mut state = self.state();
+        state.health = legacy.health.clone();
+        if state.host.is_some() {
+            state.addresses.clone_from(&legacy.addresses);
+        }
     }
 
     /// What there is to say since the last call.

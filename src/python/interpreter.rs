@@ -16,20 +16,28 @@ use crate::sources::gc::GcCounters;
 
 /// The running interpreter.
 pub struct CPython {
+    gc_counters: Arc<GcCounters>,
     get_count: Py<PyAny>,
     gc_callback: Installation,
 }
 
 impl CPython {
     /// Finds what will be called; installs nothing.
-    pub fn new(py: Python<'_>, counters: Arc<GcCounters>, clock: Clock) -> PyResult<Self> {
+    pub fn new(py: Python<'_>, clock: Clock) -> PyResult<Self> {
+        let gc_counters = Arc::new(GcCounters::new());
         Ok(Self {
             get_count: py
                 .import(intern!(py, "gc"))?
                 .getattr(intern!(py, "get_count"))?
                 .unbind(),
-            gc_callback: Installation::new(py, counters, clock)?,
+            gc_callback: Installation::new(py, Arc::clone(&gc_counters), clock)?,
+            gc_counters,
         })
+    }
+
+    /// What our callback counts.
+    pub fn gc_counters(&self) -> Arc<GcCounters> {
+        Arc::clone(&self.gc_counters)
     }
 
     /// Begins to count collections.

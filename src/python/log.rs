@@ -53,7 +53,7 @@ fn log(py: Python<'_>, message: &Message) -> PyResult<()> {
 }
 
 /// A module that the program has imported.
-fn loaded<'py>(py: Python<'py>, name: &str) -> Option<Bound<'py, PyAny>> {
+pub fn loaded<'py>(py: Python<'py>, name: &str) -> Option<Bound<'py, PyAny>> {
     let modules = py
         .import(intern!(py, "sys"))
         .ok()?

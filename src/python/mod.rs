@@ -3,6 +3,7 @@
 //! Nothing here raises into the program but a wrong argument of `enable()`.
 
 mod arguments;
+mod fork;
 mod gc_callback;
 mod interpreter;
 mod log;

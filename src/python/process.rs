@@ -1,46 +1,83 @@
-//! What is set up once per process: the runtime-id, the interpreter's name, the hook at exit.
+//! What is set up once per process: the runtime-id, the interpreter's name, the hooks at fork and exit.
+//!
+//! No lock: a child process has its parent's memory, but none of the threads that would unlock.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use once_cell::race::OnceBox;
+use once_cell::sync::OnceCell;
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use uuid::Uuid;
 
+use super::{fork, running};
 use crate::config::Warning;
 use crate::identity::Runtime;
 use crate::message::Message;
-use crate::variables::Environment;
+use crate::process_image::ProcessImage;
+use crate::variables::{Environment, VARIABLES};
 
-/// This process. Initialisation may race but never blocks, since a thread that waits for another with the GIL in its
-/// hand waits for ever.
+/// This process. Initialisation may race but never blocks: a thread that waits for another with the GIL in its hand
+/// waits for ever.
 static PROCESS: OnceBox<Process> = OnceBox::new();
 
 /// What is set up once per process.
 pub struct Process {
-    /// 32 hex digits.
-    pub runtime_id: String,
     /// The interpreter it runs.
     pub runtime: Runtime,
+    /// Its mark, which a child does not inherit.
+    pub image: ProcessImage,
+    /// CPython 3.13 and later warn of a fork by the threads that are there after the parent's hooks.
+    pub counts_threads_after_hooks: bool,
+    /// What multiprocessing calls in its children, once it has been registered.
+    pub multiprocessing_hook: OnceCell<Py<PyAny>>,
+    runtime_id: ArcSwap<String>,
     closed: AtomicBool,
-    warned: Mutex<HashSet<&'static str>>,
+    /// Whether a wrong variable has been told of, in the order of [`VARIABLES`]. A child repeats nothing.
+    warned: [AtomicBool; VARIABLES.len()],
 }
 
 impl Process {
     /// This process, set up at the first call.
     pub fn this(py: Python<'_>) -> PyResult<&'static Self> {
         PROCESS.get_or_try_init(|| {
-            let at_exit = pyo3::wrap_pyfunction!(super::running::at_exit, py)?;
-            py.import("atexit")?.call_method1("register", (at_exit,))?;
-            Ok(Box::new(Self {
-                runtime_id: Uuid::new_v4().simple().to_string(),
+            let process = Self {
                 runtime: runtime(py)?,
+                image: ProcessImage::mark(),
+                counts_threads_after_hooks: py.version_info() >= (3, 13),
+                multiprocessing_hook: OnceCell::new(),
+                runtime_id: ArcSwap::from_pointee(new_id()),
                 closed: AtomicBool::new(false),
-                warned: Mutex::default(),
-            }))
+                warned: [const { AtomicBool::new(false) }; VARIABLES.len()],
+            };
+            let at_exit = pyo3::wrap_pyfunction!(running::at_exit, py)?;
+            py.import("atexit")?.call_method1("register", (at_exit,))?;
+            fork::register(py)?;
+            fork::chain_uwsgi(py)?;
+            Ok(Box::new(process))
         })
+    }
+
+    /// This process, if it has been set up.
+    pub fn known() -> Option<&'static Self> {
+        PROCESS.get()
+    }
+
+    /// 32 hex digits.
+    pub fn runtime_id(&self) -> Arc<String> {
+        self.runtime_id.load_full()
+    }
+
+    /// Makes this process one of its own, if it is a child still in its parent's image; says whether it was.
+    pub fn renew(&self) -> bool {
+        let is_child = self.image.renew();
+        if is_child {
+            self.runtime_id.store(Arc::new(new_id()));
+        }
+        is_child
     }
 
     /// The interpreter is on its way out: nothing shall start any more.
@@ -53,13 +90,19 @@ impl Process {
         self.closed.load(SeqCst)
     }
 
-    /// The warnings as messages, each variable's only once in a process.
+    /// The warnings as messages, each variable's only once in a process and its children.
     pub fn messages(&self, warnings: Vec<Warning>) -> Vec<Message> {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = warnings
+        let is_new = |warning: &Warning| {
+            let row = VARIABLES
+                .iter()
+                .position(|variable| variable.name == warning.variable);
+            row.is_some_and(|row| !self.warned[row].swap(true, SeqCst))
+        };
+        warnings
             .into_iter()
-            .filter(|warning| warned.insert(warning.variable));
-        new.map(|warning| Message::warning(warning.text)).collect()
+            .filter(is_new)
+            .map(|warning| Message::warning(warning.text))
+            .collect()
     }
 }
 
@@ -70,14 +113,12 @@ pub fn environment(py: Python<'_>) -> PyResult<Environment> {
     Ok(Environment::collect(|name| {
         let value = get.call1((name,)).ok()?;
         // Bytes that are not UTF-8 are surrogates there.
-        Some(
-            value
-                .cast::<pyo3::types::PyString>()
-                .ok()?
-                .to_string_lossy()
-                .into_owned(),
-        )
+        Some(value.cast::<PyString>().ok()?.to_string_lossy().into_owned())
     }))
+}
+
+fn new_id() -> String {
+    Uuid::new_v4().simple().to_string()
 }
 
 fn runtime(py: Python<'_>) -> PyResult<Runtime> {

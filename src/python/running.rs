@@ -11,23 +11,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use pyo3::exceptions::PyDeprecationWarning;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::interpreter::CPython;
 use super::process::{self, Process};
-use super::{arguments, log};
+use super::{arguments, fork, log};
 use crate::catalogue::Value;
 use crate::collector::Collector;
 use crate::config::{Arguments, Settings};
 use crate::emitter::address::DEFAULT_SOCKET;
+use crate::emitter::transport::Legacy;
 use crate::identity::{Claims, Identity};
 use crate::message::Message;
-use crate::reader::Interpreter;
+use crate::pipeline::Pipeline;
 use crate::sampler::Clock;
-use crate::sources::gc::GcCounters;
+use crate::variables::Environment;
 
 /// `disable()` ends within this.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -38,11 +39,21 @@ const EXIT_BUDGET: Duration = Duration::from_millis(100);
 /// What is running, swapped as one.
 static RUNNING: ArcSwapOption<Running> = ArcSwapOption::const_empty();
 
-struct Running {
+/// A collector, and what its successor in a child process is made of.
+pub struct Running {
     collector: Arc<Collector>,
     interpreter: Arc<CPython>,
+    clock: Clock,
+    plan: ArcSwap<Plan>,
     /// Started by the program itself; an automatic start may still be given arguments.
     explicitly: AtomicBool,
+}
+
+/// What a collector was started with.
+struct Plan {
+    settings: Settings,
+    claims: Claims,
+    environment: Environment,
 }
 
 /// Start to collect this process's runtime metrics and to send them at every interval.
@@ -186,31 +197,48 @@ pub fn at_exit(py: Python<'_>) {
     });
 }
 
+/// What runs in this process: a child that has not been recognised as one is first.
+pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
+    if Process::known().is_some_and(|process| process.image.is_of_a_parent()) {
+        fork::mend(py);
+    }
+    RUNNING.load_full()
+}
+
+/// Nothing runs any more, and nothing is cleaned up.
+pub fn forget() {
+    std::mem::forget(RUNNING.swap(None));
+}
+
 fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()> {
     let process = match Process::this(py) {
         Ok(process) => process,
         Err(error) => return give_up(py, &error),
     };
+    let running = current(py);
     let environment = process::environment(py).unwrap_or_default();
     let (settings, warnings) = Settings::new(arguments, &environment, Path::new(DEFAULT_SOCKET))?;
-    let runtime_id = settings.runtime_id.then_some(process.runtime_id.as_str());
-    let identity = Identity::new(&arguments.claims, &environment, &process.runtime, runtime_id);
+    let plan = Plan {
+        settings,
+        claims: arguments.claims.clone(),
+        environment,
+    };
     let mut messages = process.messages(warnings);
-    messages.extend(identity.warning());
+    messages.extend(plan.identity(process).warning());
     if process.is_closed() {
         return Ok(());
     }
-    if let Some(running) = RUNNING.load_full() {
-        messages.extend(running.apply(py, arguments, &settings, identity.tags));
+    if let Some(running) = running {
+        messages.extend(running.apply(py, process, arguments, plan));
     } else {
-        let running = match Running::new(py, &settings, identity.tags, explicitly) {
+        let running = match Running::new(py, process, plan, explicitly) {
             Ok(running) => Arc::new(running),
             Err(error) => return give_up(py, &error),
         };
         // Of two threads that start at once the second finds its work done.
         let before = RUNNING.compare_and_swap(&None::<Arc<Running>>, Some(Arc::clone(&running)));
         if before.is_none() {
-            messages.extend(running.start(py, settings.interval));
+            messages.extend(running.start(py));
         }
     }
     log::from_program(py, &messages);
@@ -219,6 +247,7 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
 
 /// Ends what is running, with a last sample.
 fn stop(py: Python<'_>, budget: Duration) -> Option<Arc<Collector>> {
+    current(py)?;
     let running = RUNNING.swap(None)?;
     let answer = running.interpreter.answer(py);
     // Without it a callback stays behind that counts for nobody.
@@ -227,25 +256,100 @@ fn stop(py: Python<'_>, budget: Duration) -> Option<Arc<Collector>> {
     Some(Arc::clone(&running.collector))
 }
 
+impl Plan {
+    fn identity(&self, process: &Process) -> Identity {
+        let id = process.runtime_id();
+        let id = self.settings.runtime_id.then_some(id.as_str());
+        Identity::new(&self.claims, &self.environment, &process.runtime, id)
+    }
+}
+
 impl Running {
-    fn new(py: Python<'_>, settings: &Settings, tags: String, explicitly: bool) -> PyResult<Self> {
-        let (clock, gc) = (Clock::start(), Arc::new(GcCounters::new()));
-        Ok(Self {
-            interpreter: Arc::new(CPython::new(py, Arc::clone(&gc), clock)?),
-            collector: Arc::new(Collector::new(clock, gc, settings, tags)),
-            explicitly: AtomicBool::new(explicitly),
-        })
+    fn new(py: Python<'_>, process: &Process, plan: Plan, explicitly: bool) -> PyResult<Self> {
+        let clock = Clock::start();
+        let interpreter = Arc::new(CPython::new(py, clock)?);
+        Ok(Self::with(
+            process,
+            Arc::new(plan),
+            explicitly,
+            clock,
+            interpreter,
+            None,
+        ))
+    }
+
+    fn with(
+        process: &Process,
+        plan: Arc<Plan>,
+        explicitly: bool,
+        clock: Clock,
+        interpreter: Arc<CPython>,
+        legacy: Option<&Legacy>,
+    ) -> Self {
+        let collector = Collector::new(
+            clock,
+            interpreter.gc_counters(),
+            &plan.settings,
+            plan.identity(process).tags,
+            Arc::clone(&interpreter) as _,
+            legacy,
+        );
+        let (plan, explicitly) = (ArcSwap::new(plan), AtomicBool::new(explicitly));
+        Self {
+            collector,
+            interpreter,
+            clock,
+            plan,
+            explicitly,
+        }
+    }
+
+    /// In a child process, puts a collector of its own in the place of its parent's.
+    ///
+    /// The parent's is never dropped: a thread that does not exist here may hold its locks. Its pipeline is, if nobody
+    /// was using it when the fork was made: the child shares no descriptor with its parent.
+    pub fn inherit(py: Python<'_>, process: &Process, pipeline: Option<Pipeline>) {
+        let Some(parents) = RUNNING.load_full() else {
+            return;
+        };
+        let pipeline = pipeline.or_else(|| parents.collector.salvage());
+        let legacy = pipeline.as_ref().map(Pipeline::legacy);
+        drop(pipeline);
+        // A finaliser may have forked within a collection.
+        parents.interpreter.gc_counters().forget_start();
+        let (plan, explicitly) = (parents.plan.load_full(), parents.explicitly.load(SeqCst));
+        let interpreter = Arc::clone(&parents.interpreter);
+        let heir = Self::with(
+            process,
+            plan,
+            explicitly,
+            parents.clock,
+            interpreter,
+            legacy.as_ref(),
+        );
+        std::mem::forget(RUNNING.swap(Some(Arc::new(heir))));
+        std::mem::forget(parents);
+        if let Some(heir) = current(py) {
+            heir.go_on();
+        }
+    }
+
+    /// What collects.
+    pub fn collector(&self) -> &Collector {
+        &self.collector
+    }
+
+    /// Lets the collector tick, now or again; without a thread left in the system it only flushes on demand.
+    pub fn go_on(&self) {
+        if Process::known().is_some_and(|process| !process.is_closed()) {
+            drop(self.collector.run());
+        }
     }
 
     /// Begins to count and to send; a message if that is not possible.
-    fn start(&self, py: Python<'_>, interval: Duration) -> Option<Message> {
-        let interpreter: Arc<dyn Interpreter> = Arc::clone(&self.interpreter) as _;
-        let started = self.interpreter.install(py).map_err(|error| error.to_string());
-        let started = started.and_then(|()| {
-            self.collector
-                .start(interval, interpreter)
-                .map_err(|error| error.to_string())
-        });
+    fn start(&self, py: Python<'_>) -> Option<Message> {
+        let installed = self.interpreter.install(py).map_err(|error| error.to_string());
+        let started = installed.and_then(|()| self.collector.run().map_err(|error| error.to_string()));
         let error = started.err()?;
         stop(py, BUDGET);
         Some(Message::warning(format!(
@@ -254,13 +358,7 @@ impl Running {
     }
 
     /// Gives arguments to a collector that is running, if it may still be given any.
-    fn apply(
-        &self,
-        py: Python<'_>,
-        arguments: &Arguments,
-        settings: &Settings,
-        tags: String,
-    ) -> Option<Message> {
+    fn apply(&self, py: Python<'_>, process: &Process, arguments: &Arguments, plan: Plan) -> Option<Message> {
         let given = arguments.given();
         if given.is_empty() {
             return None;
@@ -270,7 +368,10 @@ impl Running {
             let text = format!("RuntimeMetrics is enabled already; enable() ignored its arguments {names}");
             return Some(Message::warning(text));
         }
-        py.detach(|| self.collector.reconfigure(settings, tags));
+        let plan = Arc::new(plan);
+        self.plan.store(Arc::clone(&plan));
+        let tags = plan.identity(process).tags;
+        py.detach(|| self.collector.reconfigure(&plan.settings, tags));
         None
     }
 }
@@ -290,7 +391,7 @@ fn give_up(py: Python<'_>, error: &PyErr) -> PyResult<()> {
 /// A defect of ours ends the collector, not the program.
 fn shielded<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        RUNNING.store(None);
+        forget();
         otherwise
     })
 }

@@ -51,6 +51,11 @@ impl GcCounters {
         self.longest_pause.fetch_max(pause, Relaxed);
     }
 
+    /// The collection that had begun will not end here.
+    pub fn forget_start(&self) {
+        self.started.store(IDLE, Relaxed);
+    }
+
     /// What has been counted, leaving everything as it is.
     #[must_use]
     pub fn read(&self) -> Collections {
