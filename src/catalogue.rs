@@ -48,9 +48,7 @@ pub static CATALOGUE: [Metric; 15] = [
         unit: Unit::Switch,
         level: Level::Default,
         reading: Reading::Change(|interval| {
-            interval
-                .growth(|s| usage(s)?.voluntary_switches)
-                .map(Value::Whole)
+            interval.growth(|s| usage(s)?.voluntary_switches).map(Value::Whole)
         }),
         source: "getrusage(RUSAGE_SELF).ru_nvcsw",
         description: "Times a thread of the process gave up the CPU to wait: the whole process, every thread.",
@@ -62,9 +60,7 @@ pub static CATALOGUE: [Metric; 15] = [
         unit: Unit::Switch,
         level: Level::Default,
         reading: Reading::Change(|interval| {
-            interval
-                .growth(|s| usage(s)?.involuntary_switches)
-                .map(Value::Whole)
+            interval.growth(|s| usage(s)?.involuntary_switches).map(Value::Whole)
         }),
         source: "getrusage(RUSAGE_SELF).ru_nivcsw",
         description: "Times the kernel took the CPU away from a thread of the process: \
@@ -300,13 +296,10 @@ pub struct Sample {
 
 /// The samples of an interval at a level, in catalogue order; what is unknown is left out.
 pub fn samples<'a>(level: Level, interval: &'a Interval<'a>) -> impl Iterator<Item = Sample> + 'a {
-    CATALOGUE
-        .iter()
-        .filter(move |metric| metric.level <= level)
-        .filter_map(move |metric| {
-            let value = metric.reading.value(interval)?;
-            Some(Sample { metric, value })
-        })
+    CATALOGUE.iter().filter(move |metric| metric.level <= level).filter_map(move |metric| {
+        let value = metric.reading.value(interval)?;
+        Some(Sample { metric, value })
+    })
 }
 
 fn usage(snapshot: &Snapshot) -> Option<&Usage> {
@@ -318,9 +311,7 @@ fn collections(snapshot: &Snapshot) -> Option<&Collections> {
 }
 
 fn collected(interval: &Interval, generation: usize) -> Option<Value> {
-    interval
-        .growth(|s| Some(collections(s)?.count[generation]))
-        .map(Value::Whole)
+    interval.growth(|s| Some(collections(s)?.count[generation])).map(Value::Whole)
 }
 
 fn gc_count(snapshot: &Snapshot, generation: usize) -> Option<Value> {

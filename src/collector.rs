@@ -138,9 +138,7 @@ impl Collector {
     /// The values a flush would send now. The caller must be detached from the interpreter.
     pub fn look(&self, answer: Option<Answer>) -> Vec<Sample> {
         let pipeline = self.pipeline.check_out(ONE_TICK);
-        pipeline
-            .map(|mut pipeline| pipeline.look(self.clock.now(), answer))
-            .unwrap_or_default()
+        pipeline.map(|mut pipeline| pipeline.look(self.clock.now(), answer)).unwrap_or_default()
     }
 
     /// Takes over other settings and tags; counters and baselines stay. The caller must be detached.
@@ -206,12 +204,7 @@ impl Collector {
 fn output(settings: &Settings, tags: String) -> Output {
     let transport = Transport::new(settings.destination.clone());
     let emitter = Emitter::new(transport.clone(), tags, settings.wire_type);
-    Output {
-        emitter,
-        transport,
-        level: settings.level,
-        interval: settings.interval,
-    }
+    Output { emitter, transport, level: settings.level, interval: settings.interval }
 }
 
 /// Holds one thing that one thread at a time takes away and brings back.
@@ -227,13 +220,7 @@ struct Held<T> {
 
 impl<T> Slot<T> {
     fn new(thing: T) -> Self {
-        Self {
-            held: Mutex::new(Held {
-                thing: Some(thing),
-                waiting: 0,
-            }),
-            brought_back: Condvar::new(),
-        }
+        Self { held: Mutex::new(Held { thing: Some(thing), waiting: 0 }), brought_back: Condvar::new() }
     }
 
     /// The thing, if it is there or is brought back in time.
@@ -246,10 +233,7 @@ impl<T> Slot<T> {
             .unwrap_or_else(PoisonError::into_inner);
         held.waiting -= 1;
         let thing = held.thing.take()?;
-        Some(CheckedOut {
-            slot: self,
-            thing: Some(thing),
-        })
+        Some(CheckedOut { slot: self, thing: Some(thing) })
     }
 
     fn bring_back(&self, thing: T) {

@@ -46,10 +46,7 @@ impl Arguments {
             ("level", self.level.is_some()),
             ("wire_type", self.wire_type.is_some()),
         ];
-        all.into_iter()
-            .filter(|(_, given)| *given)
-            .map(|(name, _)| name)
-            .collect()
+        all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
 }
 
@@ -115,16 +112,11 @@ impl Settings {
         environment: &Environment,
         default_socket: &Path,
     ) -> Result<(Self, Vec<Warning>), InvalidArgument> {
-        let mut variables = Reader {
-            environment,
-            warnings: Vec::new(),
-        };
+        let mut variables = Reader { environment, warnings: Vec::new() };
         let settings = Self {
             interval: match arguments.flush_interval {
                 Some(seconds) => argument("flush_interval", seconds, variables::INTERVAL.accepts, interval)?,
-                None => variables
-                    .read(&variables::INTERVAL, parse_interval)
-                    .unwrap_or(DEFAULT_INTERVAL),
+                None => variables.read(&variables::INTERVAL, parse_interval).unwrap_or(DEFAULT_INTERVAL),
             },
             level: match arguments.level.as_deref() {
                 Some(level) => argument("level", level, variables::LEVEL.accepts, parse)?,
@@ -132,9 +124,9 @@ impl Settings {
             },
             wire_type: match arguments.wire_type.as_deref() {
                 Some(wire_type) => argument("wire_type", wire_type, variables::WIRE_TYPE.accepts, parse)?,
-                None => variables
-                    .read(&variables::WIRE_TYPE, parse)
-                    .unwrap_or_else(|| ddtraces_type(environment)),
+                None => {
+                    variables.read(&variables::WIRE_TYPE, parse).unwrap_or_else(|| ddtraces_type(environment))
+                }
             },
             runtime_id: variables
                 .read(&variables::RUNTIME_ID_ENABLED, parse_bool)
@@ -158,11 +150,7 @@ fn argument<V: fmt::Debug + Copy, T>(
     accepted: &'static str,
     parse: impl Fn(V) -> Option<T>,
 ) -> Result<T, InvalidArgument> {
-    parse(value).ok_or_else(|| InvalidArgument {
-        name,
-        value: format!("{value:?}"),
-        accepted,
-    })
+    parse(value).ok_or_else(|| InvalidArgument { name, value: format!("{value:?}"), accepted })
 }
 
 /// Reads variables and gathers what is wrong with them.
@@ -191,10 +179,7 @@ impl Reader<'_> {
         let shown: String = value.chars().take(200).collect();
         self.warnings.push(Warning {
             variable: variable.name,
-            text: format!(
-                "{}={shown:?}: expected {}; {instead}",
-                variable.name, variable.accepts
-            ),
+            text: format!("{}={shown:?}: expected {}; {instead}", variable.name, variable.accepts),
         });
     }
 
@@ -202,14 +187,9 @@ impl Reader<'_> {
     fn destination(&mut self, default_socket: &Path) -> Destination {
         let url = self.environment.get(&variables::DOGSTATSD_URL);
         if let Some(address) = url.and_then(parse) {
-            return Destination {
-                address,
-                chosen_by: ChosenBy::Setting(variables::DOGSTATSD_URL.name),
-            };
+            return Destination { address, chosen_by: ChosenBy::Setting(variables::DOGSTATSD_URL.name) };
         }
-        let destination = self
-            .host_and_port()
-            .unwrap_or_else(|| Destination::by_default(default_socket));
+        let destination = self.host_and_port().unwrap_or_else(|| Destination::by_default(default_socket));
         if let Some(url) = url {
             self.warn(&variables::DOGSTATSD_URL, url, &format!("{destination} is used"));
         }
@@ -218,10 +198,7 @@ impl Reader<'_> {
 
     /// A host, a port, or both.
     fn host_and_port(&mut self) -> Option<Destination> {
-        let host = self.stronger(
-            [&variables::DOGSTATSD_HOST, &variables::AGENT_HOST],
-            parse::<Host>,
-        );
+        let host = self.stronger([&variables::DOGSTATSD_HOST, &variables::AGENT_HOST], parse::<Host>);
         let port = self.stronger([&variables::DOGSTATSD_PORT, &variables::AGENT_PORT], parse_port);
         let chosen_by = match (&host, &port) {
             (Some((_, name)), _) | (None, Some((_, name))) => ChosenBy::Setting(name),
@@ -229,10 +206,7 @@ impl Reader<'_> {
         };
         let host = host.map_or(Host::Localhost, |(host, _)| host);
         let port = port.map_or(DEFAULT_PORT, |(port, _)| port);
-        Some(Destination {
-            address: Address::Udp(host, port),
-            chosen_by,
-        })
+        Some(Destination { address: Address::Udp(host, port), chosen_by })
     }
 
     /// The first of the variables that has a valid value, and its name.
@@ -241,9 +215,7 @@ impl Reader<'_> {
         variables: [&'static Variable; 2],
         parse: fn(&str) -> Option<T>,
     ) -> Option<(T, &'static str)> {
-        variables
-            .into_iter()
-            .find_map(|variable| Some((self.read(variable, parse)?, variable.name)))
+        variables.into_iter().find_map(|variable| Some((self.read(variable, parse)?, variable.name)))
     }
 }
 
@@ -256,9 +228,7 @@ fn parse_interval(text: &str) -> Option<Duration> {
 }
 
 fn interval(seconds: f64) -> Option<Duration> {
-    INTERVALS
-        .contains(&seconds)
-        .then(|| Duration::from_secs_f64(seconds))
+    INTERVALS.contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
 fn parse_bool(text: &str) -> Option<bool> {
@@ -271,17 +241,10 @@ fn parse_bool(text: &str) -> Option<bool> {
 
 /// ddtrace sends gauges instead of distributions by this experimental feature.
 fn ddtraces_type(environment: &Environment) -> WireType {
-    let features = environment
-        .get(&variables::EXPERIMENTAL_FEATURES)
-        .unwrap_or_default();
-    let gauges = features
-        .split(',')
-        .any(|item| item.trim().eq_ignore_ascii_case("DD_RUNTIME_METRICS_ENABLED"));
-    if gauges {
-        WireType::Gauge
-    } else {
-        WireType::Distribution
-    }
+    let features = environment.get(&variables::EXPERIMENTAL_FEATURES).unwrap_or_default();
+    let gauges =
+        features.split(',').any(|item| item.trim().eq_ignore_ascii_case("DD_RUNTIME_METRICS_ENABLED"));
+    if gauges { WireType::Gauge } else { WireType::Distribution }
 }
 
 impl FromStr for Level {
@@ -319,16 +282,11 @@ mod tests {
         let environment = Environment::from(environment);
         let (settings, warnings) =
             Settings::new(&Arguments::default(), &environment, Path::new(NO_SOCKET)).unwrap();
-        (
-            settings,
-            warnings.into_iter().map(|warning| warning.text).collect(),
-        )
+        (settings, warnings.into_iter().map(|warning| warning.text).collect())
     }
 
     fn refusal(arguments: &Arguments) -> String {
-        Settings::new(arguments, &Environment::default(), Path::new(NO_SOCKET))
-            .unwrap_err()
-            .to_string()
+        Settings::new(arguments, &Environment::default(), Path::new(NO_SOCKET)).unwrap_err().to_string()
     }
 
     #[test]
@@ -355,39 +313,20 @@ mod tests {
                 "unix:///d (from DD_DOGSTATSD_URL)",
             ),
             (
-                &[
-                    ("DD_DOGSTATSD_HOST", "d"),
-                    ("DD_AGENT_HOST", "a"),
-                    ("DD_DOGSTATSD_PORT", "1"),
-                ],
+                &[("DD_DOGSTATSD_HOST", "d"), ("DD_AGENT_HOST", "a"), ("DD_DOGSTATSD_PORT", "1")],
                 "udp://d:1 (from DD_DOGSTATSD_HOST)",
             ),
-            (
-                &[("DD_AGENT_HOST", "a"), ("DD_AGENT_PORT", "2")],
-                "udp://a:2 (from DD_AGENT_HOST)",
-            ),
-            (
-                &[("DD_AGENT_HOST", "fe80::1")],
-                "udp://[fe80::1]:8125 (from DD_AGENT_HOST)",
-            ),
+            (&[("DD_AGENT_HOST", "a"), ("DD_AGENT_PORT", "2")], "udp://a:2 (from DD_AGENT_HOST)"),
+            (&[("DD_AGENT_HOST", "fe80::1")], "udp://[fe80::1]:8125 (from DD_AGENT_HOST)"),
             (
                 &[("DD_DOGSTATSD_PORT", "1"), ("DD_AGENT_PORT", "2")],
                 "udp://localhost:1 (from DD_DOGSTATSD_PORT)",
             ),
-            (
-                &[("DD_AGENT_PORT", "2")],
-                "udp://localhost:2 (from DD_AGENT_PORT)",
-            ),
-            (
-                &[("DD_DOGSTATSD_URL", ""), ("DD_AGENT_HOST", "")],
-                "udp://localhost:8125 (by default)",
-            ),
+            (&[("DD_AGENT_PORT", "2")], "udp://localhost:2 (from DD_AGENT_PORT)"),
+            (&[("DD_DOGSTATSD_URL", ""), ("DD_AGENT_HOST", "")], "udp://localhost:8125 (by default)"),
         ] {
             let environment = Environment::collect(|name| {
-                environment
-                    .iter()
-                    .find(|(key, _)| *key == name)
-                    .map(|(_, value)| (*value).to_owned())
+                environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
             });
             let (settings, warnings) =
                 Settings::new(&Arguments::default(), &environment, Path::new(NO_SOCKET)).unwrap();
@@ -426,10 +365,7 @@ mod tests {
             let (settings, warnings) = settings([(name, value)]);
             assert_eq!(settings, self::settings([]).0, "{name}={value}");
             assert_eq!(warnings.len(), 1, "{name}={value}");
-            assert!(
-                warnings[0].starts_with(&format!("{name}=\"{value}\": expected ")),
-                "{warnings:?}"
-            );
+            assert!(warnings[0].starts_with(&format!("{name}=\"{value}\": expected ")), "{warnings:?}");
             assert!(warnings[0].ends_with(expected), "{warnings:?}");
         }
     }
@@ -449,62 +385,29 @@ mod tests {
 
     #[test]
     fn ddtraces_names_are_obeyed_where_ours_are_unset() {
-        let gauges = (
-            "DD_TRACE_EXPERIMENTAL_FEATURES_ENABLED",
-            "x, dd_runtime_metrics_enabled",
-        );
+        let gauges = ("DD_TRACE_EXPERIMENTAL_FEATURES_ENABLED", "x, dd_runtime_metrics_enabled");
         assert_eq!(settings([gauges]).0.wire_type, WireType::Gauge);
         let ours = ("DD_RUNTIME_METRICS_WIRE_TYPE", "distribution");
         assert_eq!(settings([gauges, ours]).0.wire_type, WireType::Distribution);
         let no_id = ("DD_TRACE_EXPERIMENTAL_RUNTIME_ID_ENABLED", "0");
         assert!(!settings([no_id]).0.runtime_id);
-        assert!(
-            settings([no_id, ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "1")])
-                .0
-                .runtime_id
-        );
+        assert!(settings([no_id, ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "1")]).0.runtime_id);
     }
 
     #[test]
     fn a_wrong_argument_names_itself_its_value_and_what_is_accepted() {
-        let url = |text: &str| Arguments {
-            dogstatsd_url: Some(text.into()),
-            ..Arguments::default()
-        };
-        let interval = |seconds| Arguments {
-            flush_interval: Some(seconds),
-            ..Arguments::default()
-        };
-        assert_eq!(
-            refusal(&url("ftp://x")),
-            format!("dogstatsd_url=\"ftp://x\": expected {ACCEPTED}")
-        );
-        assert_eq!(
-            refusal(&url("")),
-            format!("dogstatsd_url=\"\": expected {ACCEPTED}")
-        );
-        for (seconds, shown) in [
-            (0.0, "0.0"),
-            (-1.0, "-1.0"),
-            (f64::NAN, "NaN"),
-            (f64::INFINITY, "inf"),
-        ] {
+        let url = |text: &str| Arguments { dogstatsd_url: Some(text.into()), ..Arguments::default() };
+        let interval = |seconds| Arguments { flush_interval: Some(seconds), ..Arguments::default() };
+        assert_eq!(refusal(&url("ftp://x")), format!("dogstatsd_url=\"ftp://x\": expected {ACCEPTED}"));
+        assert_eq!(refusal(&url("")), format!("dogstatsd_url=\"\": expected {ACCEPTED}"));
+        for (seconds, shown) in [(0.0, "0.0"), (-1.0, "-1.0"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
             let expected = format!("flush_interval={shown}: expected a number of seconds from 0.01 to 86400");
             assert_eq!(refusal(&interval(seconds)), expected);
         }
-        let level = Arguments {
-            level: Some("detailed".into()),
-            ..Arguments::default()
-        };
+        let level = Arguments { level: Some("detailed".into()), ..Arguments::default() };
         assert_eq!(refusal(&level), "level=\"detailed\": expected default");
-        let wire_type = Arguments {
-            wire_type: Some("g".into()),
-            ..Arguments::default()
-        };
-        assert_eq!(
-            refusal(&wire_type),
-            "wire_type=\"g\": expected distribution or gauge"
-        );
+        let wire_type = Arguments { wire_type: Some("g".into()), ..Arguments::default() };
+        assert_eq!(refusal(&wire_type), "wire_type=\"g\": expected distribution or gauge");
     }
 
     #[test]

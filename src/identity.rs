@@ -60,20 +60,11 @@ impl Identity {
         runtime_id: Option<&str>,
     ) -> Self {
         let mut user = UserTags::default();
-        user.extend(split(environment.get(&variables::DATADOG_TAGS), |text| {
-            text.split(',')
-        }));
-        user.extend(
-            environment
-                .get(&variables::TAGS)
-                .map(split_dd_tags)
-                .unwrap_or_default(),
-        );
+        user.extend(split(environment.get(&variables::DATADOG_TAGS), |text| text.split(',')));
+        user.extend(environment.get(&variables::TAGS).map(split_dd_tags).unwrap_or_default());
         user.extend(claims.tags.iter().flatten().map(String::as_str));
 
-        let attributes = environment
-            .get(&variables::OTEL_RESOURCE_ATTRIBUTES)
-            .unwrap_or_default();
+        let attributes = environment.get(&variables::OTEL_RESOURCE_ATTRIBUTES).unwrap_or_default();
         let service = first([
             claims.service.clone(),
             environment.get(&variables::SERVICE).map(str::to_owned),
@@ -117,12 +108,8 @@ impl Identity {
     /// What to say where user tags were left out.
     #[must_use]
     pub fn warning(&self) -> Option<Message> {
-        let text = || {
-            format!(
-                "the last {} user tags are not sent: all tags together are too long",
-                self.left_out
-            )
-        };
+        let text =
+            || format!("the last {} user tags are not sent: all tags together are too long", self.left_out);
         (self.left_out > 0).then(|| Message::warning(text()))
     }
 }
@@ -147,10 +134,7 @@ fn join(leading: &[String], user: &[String], trailing: &[String]) -> Identity {
             unique.push(tag);
         }
     }
-    Identity {
-        tags: unique.join(","),
-        left_out,
-    }
+    Identity { tags: unique.join(","), left_out }
 }
 
 /// Tags by key: a later one takes the place of an earlier one with the same key.
@@ -193,11 +177,7 @@ impl UserTags {
 /// Makes any text a tag: nothing in it can end the tag, the line or the packet.
 fn clean(tag: &str) -> String {
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.' | '/');
-    let cleaned: String = tag
-        .chars()
-        .take(LONGEST_TAG)
-        .map(|c| if allowed(c) { c } else { '_' })
-        .collect();
+    let cleaned: String = tag.chars().take(LONGEST_TAG).map(|c| if allowed(c) { c } else { '_' }).collect();
     cleaned.trim_end_matches(':').to_owned()
 }
 
@@ -210,11 +190,7 @@ fn split<'a, I: Iterator<Item = &'a str>>(text: Option<&'a str>, by: impl Fn(&'a
 }
 
 fn split_dd_tags(text: &str) -> Vec<&str> {
-    if text.contains(',') {
-        text.split(',').collect()
-    } else {
-        text.split_whitespace().collect()
-    }
+    if text.contains(',') { text.split(',').collect() } else { text.split_whitespace().collect() }
 }
 
 /// One attribute of `OTEL_RESOURCE_ATTRIBUTES`, percent-decoded as OpenTelemetry writes them.
@@ -232,9 +208,7 @@ fn inferred_service(environment: &Environment, command: &[String]) -> Option<Str
         &variables::FUNCTION_NAME,
         &variables::WEBSITE_SITE_NAME,
     ];
-    let platform = platforms
-        .into_iter()
-        .find_map(|variable| environment.get(variable));
+    let platform = platforms.into_iter().find_map(|variable| environment.get(variable));
     platform.map(str::to_owned).or_else(|| program(command))
 }
 
@@ -274,9 +248,7 @@ fn program(command: &[String]) -> Option<String> {
 fn script_name(script: &str) -> Option<String> {
     let path = Path::new(script);
     let name = path.file_name()?.to_str()?;
-    let stem = [".py", ".pyw", ".pyc", ".pyz"]
-        .iter()
-        .find_map(|ending| name.strip_suffix(ending));
+    let stem = [".py", ".pyw", ".pyc", ".pyz"].iter().find_map(|ending| name.strip_suffix(ending));
     match stem.unwrap_or(name) {
         "__main__" => Some(path.parent()?.file_name()?.to_str()?.to_owned()),
         stem => Some(stem.to_owned()),
@@ -303,12 +275,7 @@ mod tests {
     }
 
     fn service_of(command: &[&str]) -> String {
-        let identity = Identity::new(
-            &Claims::default(),
-            &Environment::default(),
-            &runtime(command),
-            None,
-        );
+        let identity = Identity::new(&Claims::default(), &Environment::default(), &runtime(command), None);
         let service = identity.tags.split(',').next().unwrap().to_owned();
         service.strip_prefix("service:").unwrap().to_owned()
     }
@@ -335,38 +302,17 @@ mod tests {
         let all = [
             ("DD_SERVICE", "dd"),
             ("OTEL_SERVICE_NAME", "otel"),
-            (
-                "OTEL_RESOURCE_ATTRIBUTES",
-                "service.name=attr,deployment.environment=old,service.version=9",
-            ),
+            ("OTEL_RESOURCE_ATTRIBUTES", "service.name=attr,deployment.environment=old,service.version=9"),
             ("DD_TAGS", "service:tag,env:tag,version:tag,a:b"),
         ];
-        let claims = Claims {
-            service: Some("arg".into()),
-            ..Claims::default()
-        };
-        assert_eq!(
-            tags(&claims, all),
-            format!("service:arg,env:old,version:9,a:b,{TAIL}")
-        );
-        assert_eq!(
-            tags(&Claims::default(), all),
-            format!("service:dd,env:old,version:9,a:b,{TAIL}")
-        );
+        let claims = Claims { service: Some("arg".into()), ..Claims::default() };
+        assert_eq!(tags(&claims, all), format!("service:arg,env:old,version:9,a:b,{TAIL}"));
+        assert_eq!(tags(&Claims::default(), all), format!("service:dd,env:old,version:9,a:b,{TAIL}"));
         let [_, otel, attributes, dd_tags] = all;
         let none = Claims::default();
-        assert_eq!(
-            tags(&none, [otel, attributes]),
-            format!("service:otel,env:old,version:9,{TAIL}")
-        );
-        assert_eq!(
-            tags(&none, [attributes]),
-            format!("service:attr,env:old,version:9,{TAIL}")
-        );
-        assert_eq!(
-            tags(&none, [dd_tags]),
-            format!("service:tag,env:tag,version:tag,a:b,{TAIL}")
-        );
+        assert_eq!(tags(&none, [otel, attributes]), format!("service:otel,env:old,version:9,{TAIL}"));
+        assert_eq!(tags(&none, [attributes]), format!("service:attr,env:old,version:9,{TAIL}"));
+        assert_eq!(tags(&none, [dd_tags]), format!("service:tag,env:tag,version:tag,a:b,{TAIL}"));
         assert_eq!(tags(&none, [("K_SERVICE", "run")]), format!("service:run,{TAIL}"));
         assert_eq!(tags(&none, []), format!("service:app,{TAIL}"));
     }
@@ -392,10 +338,7 @@ mod tests {
             ("git.commit.sha:f00,git.repository_url:x,a:1", "", None, "a:1"),
             ("", "a:1 b:2", None, "a:1_b:2"),
         ] {
-            let claims = Claims {
-                tags: argument.map(|tag| vec![tag.to_owned()]),
-                ..Claims::default()
-            };
+            let claims = Claims { tags: argument.map(|tag| vec![tag.to_owned()]), ..Claims::default() };
             let block = tags(&claims, [("DD_TAGS", dd_tags), ("DATADOG_TAGS", datadog_tags)]);
             // Order between sources is not promised, so tags are compared sorted.
             let sorted = |text: &str| {
@@ -403,32 +346,16 @@ mod tests {
                 tags.sort();
                 tags
             };
-            assert_eq!(
-                sorted(&block),
-                sorted(&format!("service:app,{expected},{TAIL}")),
-                "{dd_tags:?}"
-            );
+            assert_eq!(sorted(&block), sorted(&format!("service:app,{expected},{TAIL}")), "{dd_tags:?}");
         }
     }
 
     #[test]
     fn no_text_can_end_a_tag_or_a_line() {
         let service = "a\nb|c,d#e\u{1F600}f é";
-        let block = tags(
-            &Claims {
-                service: Some(service.into()),
-                ..Claims::default()
-            },
-            [],
-        );
+        let block = tags(&Claims { service: Some(service.into()), ..Claims::default() }, []);
         assert_eq!(block, format!("service:a_b_c_d_e_f_é,{TAIL}"));
-        let long = tags(
-            &Claims {
-                service: Some("é".repeat(10_000)),
-                ..Claims::default()
-            },
-            [],
-        );
+        let long = tags(&Claims { service: Some("é".repeat(10_000)), ..Claims::default() }, []);
         assert_eq!(long, format!("service:{},{TAIL}", "é".repeat(192)));
     }
 
@@ -436,12 +363,7 @@ mod tests {
     fn user_tags_that_do_not_fit_are_left_out_from_the_last_on() {
         let dd_tags: Vec<String> = (0..100).map(|n| format!("{n}:{}", "x".repeat(150))).collect();
         let environment = Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]);
-        let identity = Identity::new(
-            &Claims::default(),
-            &environment,
-            &runtime(&["python", "app.py"]),
-            None,
-        );
+        let identity = Identity::new(&Claims::default(), &environment, &runtime(&["python", "app.py"]), None);
         assert!(identity.tags.len() <= LONGEST_BLOCK);
         assert!(identity.tags.len() > LONGEST_BLOCK - 160);
         let kept = 100 - identity.left_out;

@@ -19,11 +19,7 @@ impl<'a> Interval<'a> {
     /// Joins two snapshots; `planned` is how long the schedule meant the interval to be.
     #[must_use]
     pub fn new(earlier: &'a Snapshot, later: &'a Snapshot, planned: Duration) -> Self {
-        Self {
-            earlier,
-            later,
-            planned,
-        }
+        Self { earlier, later, planned }
     }
 
     /// The facts at its end.
@@ -68,16 +64,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn snapshot(at: Duration, cpu: Duration) -> Snapshot {
-        let usage = Usage {
-            cpu,
-            voluntary_switches: Some(cpu.as_secs()),
-            ..Usage::default()
-        };
-        Snapshot {
-            at,
-            usage: Some(usage),
-            ..Snapshot::default()
-        }
+        let usage = Usage { cpu, voluntary_switches: Some(cpu.as_secs()), ..Usage::default() };
+        Snapshot { at, usage: Some(usage), ..Snapshot::default() }
     }
 
     fn cpu(snapshot: &Snapshot) -> Option<Duration> {
@@ -106,10 +94,7 @@ mod tests {
     #[test]
     fn two_busy_cores_are_200_percent() {
         let (earlier, later) = (snapshot(SECOND, SECOND), snapshot(3 * SECOND, 5 * SECOND));
-        assert_eq!(
-            Interval::new(&earlier, &later, 2 * SECOND).percent(cpu),
-            Some(200.0)
-        );
+        assert_eq!(Interval::new(&earlier, &later, 2 * SECOND).percent(cpu), Some(200.0));
     }
 
     #[test]

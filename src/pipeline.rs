@@ -50,12 +50,8 @@ impl Pipeline {
     /// Opens the sources and takes the baseline: nothing of the process's past is ever sent.
     #[must_use]
     pub fn new(root: &Path, gc: Arc<GcCounters>, output: Output, now: Duration) -> Self {
-        let mut pipeline = Self {
-            operating_system: OperatingSystem::open(root),
-            gc,
-            earlier: Snapshot::default(),
-            output,
-        };
+        let mut pipeline =
+            Self { operating_system: OperatingSystem::open(root), gc, earlier: Snapshot::default(), output };
         let collections = pipeline.gc.drain();
         pipeline.earlier = pipeline.snapshot(now, Some(collections), None);
         pipeline
@@ -87,11 +83,7 @@ impl Pipeline {
         let missing = answer.as_ref().is_some_and(|answer| answer.callback_was_missing);
         let collections = (!missing).then(|| self.gc.read());
         let later = self.snapshot(now, collections, answer.map(|answer| answer.facts));
-        samples(
-            self.output.level,
-            &Interval::new(&self.earlier, &later, self.output.interval),
-        )
-        .collect()
+        samples(self.output.level, &Interval::new(&self.earlier, &later, self.output.interval)).collect()
     }
 
     /// The host whose name should be looked up now, if there is one.
@@ -130,12 +122,6 @@ impl Pipeline {
         interpreter: Option<Interpreter>,
     ) -> Snapshot {
         let (usage, process) = self.operating_system.read();
-        Snapshot {
-            at,
-            usage,
-            process,
-            collections,
-            interpreter,
-        }
+        Snapshot { at, usage, process, collections, interpreter }
     }
 }

@@ -17,10 +17,7 @@ impl ProcessImage {
     /// Marks this process.
     #[must_use]
     pub fn mark() -> Self {
-        let image = Self {
-            page: wiped_on_fork(),
-            pid: AtomicU32::new(0),
-        };
+        let image = Self { page: wiped_on_fork(), pid: AtomicU32::new(0) };
         image.renew();
         image
     }
@@ -63,10 +60,7 @@ fn wiped_on_fork() -> Option<&'static AtomicU32> {
     use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
     let length = NonZeroUsize::new(size_of::<AtomicU32>())?;
-    let (readable, private) = (
-        ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-        MapFlags::MAP_PRIVATE,
-    );
+    let (readable, private) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE);
     // SAFETY: a new mapping wherever the kernel likes touches no memory that anybody has.
     let page = unsafe { mmap_anonymous(None, length, readable, private) }.ok()?;
     // SAFETY: the mapping is ours and is a page at least; nothing but zeros is in it yet.
@@ -99,10 +93,7 @@ mod tests {
 
     #[test]
     fn without_the_page_the_pid_tells() {
-        let image = ProcessImage {
-            page: None,
-            pid: AtomicU32::new(0),
-        };
+        let image = ProcessImage { page: None, pid: AtomicU32::new(0) };
         assert!(image.is_of_a_parent());
         assert!(image.renew());
         assert!(!image.is_of_a_parent());

@@ -67,15 +67,8 @@ impl Reader {
     /// A reader that has nothing to do yet.
     #[must_use]
     pub fn new(interpreter: Arc<dyn Interpreter>) -> Self {
-        let shared = Shared {
-            interpreter,
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        };
-        Self {
-            shared: Arc::new(shared),
-            thread: Mutex::default(),
-        }
+        let shared = Shared { interpreter, state: Mutex::default(), changed: Condvar::new() };
+        Self { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
     /// Asks the interpreter for its facts; a request that is still outstanding serves this one too.
@@ -146,9 +139,8 @@ impl Reader {
         let ended = state.phase == Phase::NotRunning;
         drop(state);
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread
-            .take_if(|_| ended)
-            .filter(|thread| thread.thread().id() != thread::current().id())
+        if let Some(thread) =
+            thread.take_if(|_| ended).filter(|thread| thread.thread().id() != thread::current().id())
         {
             // It has nothing more to do, and its panics have been told of.
             drop(thread.join());

@@ -58,22 +58,9 @@ struct Schedule {
 impl Sampler {
     /// A sampler that does not run yet: `beat` will be called every `interval`, first one interval from now.
     pub fn new(clock: Clock, interval: Duration, beat: impl Fn() + Send + Sync + 'static) -> Self {
-        let schedule = Schedule {
-            next: clock.now() + interval,
-            interval,
-            halting: false,
-            running: false,
-        };
-        let shared = Shared {
-            clock,
-            schedule: Mutex::new(schedule),
-            changed: Condvar::new(),
-        };
-        Self {
-            shared: Arc::new(shared),
-            beat: Arc::new(beat),
-            thread: Mutex::default(),
-        }
+        let schedule = Schedule { next: clock.now() + interval, interval, halting: false, running: false };
+        let shared = Shared { clock, schedule: Mutex::new(schedule), changed: Condvar::new() };
+        Self { shared: Arc::new(shared), beat: Arc::new(beat), thread: Mutex::default() }
     }
 
     /// Starts the thread. After a [`halt`](Self::halt) it goes on where the schedule stands.
@@ -149,10 +136,7 @@ impl Shared {
                 schedule.next = (schedule.next + schedule.interval).max(now);
                 return true;
             }
-            (schedule, _) = self
-                .changed
-                .wait_timeout(schedule, left)
-                .unwrap_or_else(PoisonError::into_inner);
+            (schedule, _) = self.changed.wait_timeout(schedule, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -177,12 +161,7 @@ impl Drop for Ended<'_> {
 ///
 /// If the system has no thread left.
 pub fn spawn(name: &str, stack: usize, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let spawn = || {
-        thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(stack)
-            .spawn(run)
-    };
+    let spawn = || thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(run);
     #[cfg(unix)]
     {
         use nix::sys::signal::{SigSet, SigmaskHow};
@@ -219,10 +198,7 @@ mod tests {
         }
         assert!(sampler.halt(LONG));
         received.try_iter().for_each(drop);
-        assert_eq!(
-            received.recv_timeout(Duration::from_millis(50)),
-            Err(mpsc::RecvTimeoutError::Timeout)
-        );
+        assert_eq!(received.recv_timeout(Duration::from_millis(50)), Err(mpsc::RecvTimeoutError::Timeout));
     }
 
     #[test]
@@ -260,10 +236,7 @@ mod tests {
         let (beats, received) = mpsc::channel();
         let sampler = Sampler::new(Clock::start(), Duration::from_millis(10), move || {
             beats.send(()).unwrap();
-            assert!(
-                held.lock().unwrap().recv().is_err(),
-                "held until the test lets go"
-            );
+            assert!(held.lock().unwrap().recv().is_err(), "held until the test lets go");
         });
         sampler.run().unwrap();
         received.recv_timeout(LONG).unwrap();

@@ -117,20 +117,11 @@ pub static SERVICE: Variable = Variable {
 };
 
 /// The environment.
-pub static ENV: Variable = Variable {
-    name: "DD_ENV",
-    default: "",
-    accepts: "text",
-    effect: "The tag env.",
-};
+pub static ENV: Variable = Variable { name: "DD_ENV", default: "", accepts: "text", effect: "The tag env." };
 
 /// The version.
-pub static VERSION: Variable = Variable {
-    name: "DD_VERSION",
-    default: "",
-    accepts: "text",
-    effect: "The tag version.",
-};
+pub static VERSION: Variable =
+    Variable { name: "DD_VERSION", default: "", accepts: "text", effect: "The tag version." };
 
 /// User tags.
 pub static TAGS: Variable = Variable {
@@ -174,28 +165,16 @@ pub static LAMBDA_FUNCTION_NAME: Variable = Variable {
 };
 
 /// The service's name in Cloud Run.
-pub static K_SERVICE: Variable = Variable {
-    name: "K_SERVICE",
-    default: "",
-    accepts: "text",
-    effect: "The same (Cloud Run).",
-};
+pub static K_SERVICE: Variable =
+    Variable { name: "K_SERVICE", default: "", accepts: "text", effect: "The same (Cloud Run)." };
 
 /// The function's name in Cloud Functions.
-pub static FUNCTION_NAME: Variable = Variable {
-    name: "FUNCTION_NAME",
-    default: "",
-    accepts: "text",
-    effect: "The same (Cloud Functions).",
-};
+pub static FUNCTION_NAME: Variable =
+    Variable { name: "FUNCTION_NAME", default: "", accepts: "text", effect: "The same (Cloud Functions)." };
 
 /// The site's name in Azure.
-pub static WEBSITE_SITE_NAME: Variable = Variable {
-    name: "WEBSITE_SITE_NAME",
-    default: "",
-    accepts: "text",
-    effect: "The same (Azure).",
-};
+pub static WEBSITE_SITE_NAME: Variable =
+    Variable { name: "WEBSITE_SITE_NAME", default: "", accepts: "text", effect: "The same (Azure)." };
 
 /// Every variable, in the order of the documentation.
 pub static VARIABLES: [&Variable; 22] = [
@@ -230,21 +209,13 @@ pub struct Environment(HashMap<&'static str, String>);
 impl Environment {
     /// Asks `lookup` for every variable of the table.
     pub fn collect(mut lookup: impl FnMut(&str) -> Option<String>) -> Self {
-        Self(
-            VARIABLES
-                .iter()
-                .filter_map(|v| Some((v.name, lookup(v.name)?)))
-                .collect(),
-        )
+        Self(VARIABLES.iter().filter_map(|v| Some((v.name, lookup(v.name)?))).collect())
     }
 
     /// The variable's value; an empty variable is an unset one.
     #[must_use]
     pub fn get(&self, variable: &Variable) -> Option<&str> {
-        self.0
-            .get(variable.name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.0.get(variable.name).map(String::as_str).filter(|value| !value.is_empty())
     }
 }
 

@@ -9,10 +9,7 @@ const HOMES: [(&str, &[&str]); 8] = [
     ("sysinfo::", &["sources/portable.rs"]),
     ("cadence::", &["emitter/"]),
     ("socket2::", &["emitter/socket.rs"]),
-    (
-        "nix::",
-        &["sources/", "emitter/", "sampler.rs", "process_image.rs"],
-    ),
+    ("nix::", &["sources/", "emitter/", "sampler.rs", "process_image.rs"]),
     ("thread::", &["sampler.rs", "reader.rs"]),
     ("Instant::", &["sampler.rs"]),
     ("std::env", &[]),
@@ -20,9 +17,7 @@ const HOMES: [(&str, &[&str]); 8] = [
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
-        .collect()
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 #[test]
@@ -33,12 +28,7 @@ fn everything_stays_in_its_home() {
     for (word, homes) in HOMES {
         let mut seen = 0;
         for file in &files {
-            let path = file
-                .strip_prefix(&source)
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .replace('\\', "/");
+            let path = file.strip_prefix(&source).unwrap().to_str().unwrap().replace('\\', "/");
             let text = fs::read_to_string(file).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap();
             let uses: Vec<_> = code
@@ -56,25 +46,10 @@ fn everything_stays_in_its_home() {
 #[test]
 fn the_middle_is_pure() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for file in [
-        "snapshot.rs",
-        "interval.rs",
-        "catalogue.rs",
-        "identity.rs",
-        "config.rs",
-        "variables.rs",
-    ] {
+    for file in ["snapshot.rs", "interval.rs", "catalogue.rs", "identity.rs", "config.rs", "variables.rs"] {
         let text = fs::read_to_string(source.join(file)).unwrap();
         let code = text.split("#[cfg(test)]").next().unwrap();
-        for word in [
-            "std::io",
-            "std::fs",
-            "std::net",
-            "std::sync",
-            "std::thread",
-            "Instant",
-            "Mutex",
-        ] {
+        for word in ["std::io", "std::fs", "std::net", "std::sync", "std::thread", "Instant", "Mutex"] {
             assert!(!code.contains(word), "{word} in {file}");
         }
     }

@@ -42,18 +42,9 @@ impl Played {
 impl Interpreter for Played {
     fn read(&self) -> Option<Answer> {
         let count = self.asked.fetch_add(1, SeqCst);
-        drop(
-            self.let_go
-                .wait_while(self.held.lock().unwrap(), |held| *held)
-                .unwrap(),
-        );
+        drop(self.let_go.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
         let callback_was_missing = std::mem::take(&mut *self.callback_was_missing.lock().unwrap());
-        Some(Answer {
-            facts: snapshot::Interpreter {
-                gc_count: [count, 0, 0],
-            },
-            callback_was_missing,
-        })
+        Some(Answer { facts: snapshot::Interpreter { gc_count: [count, 0, 0] }, callback_was_missing })
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
@@ -74,20 +65,12 @@ impl Running {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
         receiver.set_read_timeout(Some(PATIENCE)).unwrap();
         let settings = Self::settings(&receiver, interval);
-        let (clock, gc, interpreter) = (
-            Clock::start(),
-            Arc::new(GcCounters::new()),
-            Arc::new(Played::default()),
-        );
+        let (clock, gc, interpreter) =
+            (Clock::start(), Arc::new(GcCounters::new()), Arc::new(Played::default()));
         let played = Arc::clone(&interpreter) as _;
         let collector = Collector::new(clock, Arc::clone(&gc), &settings, "a:b".into(), played, None);
         collector.run().unwrap();
-        Self {
-            collector,
-            interpreter,
-            gc,
-            receiver,
-        }
+        Self { collector, interpreter, gc, receiver }
     }
 
     fn settings(receiver: &UdpSocket, interval: Duration) -> Settings {
@@ -96,9 +79,7 @@ impl Running {
             flush_interval: Some(interval.as_secs_f64()),
             ..Arguments::default()
         };
-        Settings::new(&arguments, &Environment::default(), Path::new("/nowhere"))
-            .unwrap()
-            .0
+        Settings::new(&arguments, &Environment::default(), Path::new("/nowhere")).unwrap().0
     }
 
     /// The lines of the next flush; with these tags it is one datagram.
@@ -145,11 +126,7 @@ fn an_interpreter_that_does_not_answer_takes_only_its_own_metrics_away() {
         assert_eq!(lines.len(), 12);
         assert_eq!(names(&lines, "cpu.time"), 2);
     }
-    assert_eq!(
-        running.interpreter.asked.load(SeqCst),
-        asked,
-        "one request is outstanding, never two"
-    );
+    assert_eq!(running.interpreter.asked.load(SeqCst), asked, "one request is outstanding, never two");
     running.interpreter.hold(false);
     while names(&running.lines(), "gc.count") < 3 {}
     running.stop();
@@ -177,10 +154,7 @@ fn collections_that_went_unseen_are_absent_for_one_interval_only() {
         running.gc.stop(1000, 0);
     };
     let flush = |missing| {
-        let answer = Answer {
-            callback_was_missing: missing,
-            ..Answer::default()
-        };
+        let answer = Answer { callback_was_missing: missing, ..Answer::default() };
         assert!(running.collector.flush(Some(answer)));
         running.lines()
     };
@@ -201,10 +175,7 @@ fn a_look_sends_nothing_and_leaves_the_interval_as_it_is() {
     running.gc.stop(777, 2);
     let value = |name: &str| {
         let samples = running.collector.look(None);
-        samples
-            .iter()
-            .find(|sample| sample.metric.name.ends_with(name))
-            .map(|sample| sample.value)
+        samples.iter().find(|sample| sample.metric.name.ends_with(name)).map(|sample| sample.value)
     };
     for _ in 0..2 {
         assert_eq!(value("gc.collections.gen2"), Some(Value::Whole(1)));
@@ -242,13 +213,8 @@ fn another_receiver_and_interval_keep_what_has_gathered() {
     running.gc.stop(5, 1);
     let other = UdpSocket::bind("127.0.0.1:0").unwrap();
     other.set_read_timeout(Some(PATIENCE)).unwrap();
-    running
-        .collector
-        .reconfigure(&Running::settings(&other, SOON), "c:d".into());
-    let moved = Running {
-        receiver: other,
-        ..running
-    };
+    running.collector.reconfigure(&Running::settings(&other, SOON), "c:d".into());
+    let moved = Running { receiver: other, ..running };
     let lines = moved.lines();
     assert_eq!(names(&lines, "gc.collections.gen1:1|d|#c:d"), 1, "{lines:?}");
     moved.stop();
@@ -258,20 +224,12 @@ fn another_receiver_and_interval_keep_what_has_gathered() {
 fn a_failure_is_logged_through_the_interpreter_once() {
     let running = Running::start(SOON);
     running.lines();
-    let Running {
-        collector,
-        interpreter,
-        receiver,
-        ..
-    } = running;
+    let Running { collector, interpreter, receiver, .. } = running;
     drop(receiver);
     let start = Instant::now();
     let warnings = || {
         let logged = interpreter.logged.lock().unwrap();
-        logged
-            .iter()
-            .filter(|message| message.text.contains("fails"))
-            .count()
+        logged.iter().filter(|message| message.text.contains("fails")).count()
     };
     while warnings() == 0 {
         assert!(start.elapsed() < PATIENCE);

@@ -35,10 +35,7 @@ fn it_agrees_with_sysinfo() {
     let (usage, theirs) = Portable::new().read();
     let used = rusage::read().unwrap();
 
-    assert!(
-        close(ours.resident.unwrap(), theirs.resident.unwrap(), 2),
-        "{ours:?} {theirs:?}"
-    );
+    assert!(close(ours.resident.unwrap(), theirs.resident.unwrap(), 2), "{ours:?} {theirs:?}");
     assert!(ours.resident.unwrap() > memory.len() as u64);
     assert_eq!(ours.threads, theirs.threads);
     assert!(ours.threads.unwrap() >= 6);
@@ -57,9 +54,6 @@ fn it_agrees_with_sysinfo() {
 fn without_proc_sysinfo_stands_in() {
     let empty = tempfile::tempdir().unwrap();
     let (usage, process) = OperatingSystem::open(empty.path()).read();
-    assert!(
-        usage.unwrap().voluntary_switches.is_some(),
-        "getrusage needs no /proc"
-    );
+    assert!(usage.unwrap().voluntary_switches.is_some(), "getrusage needs no /proc");
     assert!(process.resident.unwrap() > 0);
 }

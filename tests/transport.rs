@@ -16,10 +16,7 @@ use runtime_metrics::message::Severity;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn transport(address: &str) -> Transport {
-    Transport::new(Destination {
-        address: address.parse().unwrap(),
-        chosen_by: ChosenBy::Setting("a test"),
-    })
+    Transport::new(Destination { address: address.parse().unwrap(), chosen_by: ChosenBy::Setting("a test") })
 }
 
 /// Flushes these lines at a second; says whether everything has left.
@@ -36,11 +33,7 @@ fn some_lines(count: usize) -> Vec<String> {
 }
 
 fn severities(transport: &Transport) -> Vec<Severity> {
-    transport
-        .take_messages()
-        .into_iter()
-        .map(|message| message.severity)
-        .collect()
+    transport.take_messages().into_iter().map(|message| message.severity).collect()
 }
 
 fn udp_receiver() -> (UdpSocket, String) {
@@ -83,9 +76,7 @@ fn a_unix_datagram_holds_8192_bytes() {
     for scheme in ["unix", "unixgram"] {
         let transport = transport(&format!("{scheme}://{}", path.display()));
         assert!(flush(&transport, 1, &some_lines(100)));
-        let sizes: Vec<_> = (0..2)
-            .map(|_| received(|buffer| receiver.recv(buffer)).len())
-            .collect();
+        let sizes: Vec<_> = (0..2).map(|_| received(|buffer| receiver.recv(buffer)).len()).collect();
         assert_eq!(sizes, [81 * 101, 19 * 101]);
     }
 }
@@ -121,9 +112,7 @@ fn a_closed_port_is_said_once_and_a_receiver_that_comes_back_is_found() {
     let port = receiver.local_addr().unwrap();
     drop(receiver);
     // The first refusal is known only at the send that follows it.
-    let outcomes: Vec<_> = (2..8)
-        .map(|second| flush(&transport, second, &some_lines(30)))
-        .collect();
+    let outcomes: Vec<_> = (2..8).map(|second| flush(&transport, second, &some_lines(30))).collect();
     assert_eq!(outcomes, [false; 6]);
     assert_eq!(severities(&transport), [Severity::Warning]);
     let lost = transport.stats().packets_dropped;
@@ -132,10 +121,7 @@ fn a_closed_port_is_said_once_and_a_receiver_that_comes_back_is_found() {
     let receiver = UdpSocket::bind(port).unwrap();
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     flush(&transport, 8, &some_lines(1));
-    assert_eq!(
-        received(|buffer| receiver.recv(buffer)),
-        format!("{}\n", some_lines(1)[0])
-    );
+    assert_eq!(received(|buffer| receiver.recv(buffer)), format!("{}\n", some_lines(1)[0]));
     assert!(flush(&transport, 9, &some_lines(1)));
     assert_eq!(severities(&transport), [Severity::Info]);
 }
@@ -163,9 +149,7 @@ fn a_full_queue_drops_counts_and_never_waits() {
     let path = folder.path().join("dsd.socket");
     let receiver = unix_receiver(&path);
     let transport = transport(&format!("unix://{}", path.display()));
-    let outcomes: Vec<_> = (0..40)
-        .map(|second| flush(&transport, second, &some_lines(1)))
-        .collect();
+    let outcomes: Vec<_> = (0..40).map(|second| flush(&transport, second, &some_lines(1))).collect();
     assert!(outcomes[0] && !outcomes[39]);
     let stats = transport.stats();
     assert_eq!(stats.packets_sent + stats.packets_dropped, 40);
@@ -233,17 +217,10 @@ fn a_name_is_looked_up_by_whoever_asks_for_it_and_never_in_a_flush() {
     // A name to us, and one that the system's resolver knows without asking anybody.
     let transport = transport(&format!("udp://127.1:{port}"));
     let host = transport.due_look_up(Duration::ZERO).expect("it is due at once");
-    assert!(
-        transport.due_look_up(Duration::from_secs(1)).is_none(),
-        "it was just asked for"
-    );
+    assert!(transport.due_look_up(Duration::from_secs(1)).is_none(), "it was just asked for");
     assert!(!flush(&transport, 1, &some_lines(1)), "nothing is known yet");
     let warning = transport.take_messages().remove(0);
-    assert!(
-        warning.text.contains("the name 127.1 has not been resolved"),
-        "{}",
-        warning.text
-    );
+    assert!(warning.text.contains("the name 127.1 has not been resolved"), "{}", warning.text);
     host.look_up();
     assert!(flush(&transport, 2, &some_lines(1)));
     assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
@@ -262,8 +239,5 @@ fn an_unknown_name_is_a_warning_that_names_it() {
     assert_eq!(messages[0].severity, Severity::Warning);
     assert!(messages[0].text.contains("no-such-host.invalid"));
     assert!(transport.due_look_up(Duration::from_secs(59)).is_none());
-    assert!(
-        transport.due_look_up(Duration::from_mins(1)).is_some(),
-        "sooner while sending fails"
-    );
+    assert!(transport.due_look_up(Duration::from_mins(1)).is_some(), "sooner while sending fails");
 }

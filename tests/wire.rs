@@ -33,15 +33,8 @@ fn earlier() -> Snapshot {
             voluntary_switches: Some(1000),
             involuntary_switches: Some(50),
         }),
-        process: Process {
-            resident: Some(1),
-            threads: Some(1),
-        },
-        collections: Some(Collections {
-            count: [7, 5, 3],
-            pause: 9000,
-            longest_pause: 9000,
-        }),
+        process: Process { resident: Some(1), threads: Some(1) },
+        collections: Some(Collections { count: [7, 5, 3], pause: 9000, longest_pause: 9000 }),
         interpreter: Some(Interpreter { gc_count: [1, 1, 1] }),
     }
 }
@@ -56,18 +49,9 @@ fn later() -> Snapshot {
             voluntary_switches: Some(1234),
             involuntary_switches: Some(56),
         }),
-        process: Process {
-            resident: Some(73_400_320),
-            threads: Some(12),
-        },
-        collections: Some(Collections {
-            count: [107, 15, 4],
-            pause: 1_009_000,
-            longest_pause: 500_000,
-        }),
-        interpreter: Some(Interpreter {
-            gc_count: [123, 4, 5],
-        }),
+        process: Process { resident: Some(73_400_320), threads: Some(12) },
+        collections: Some(Collections { count: [107, 15, 4], pause: 1_009_000, longest_pause: 500_000 }),
+        interpreter: Some(Interpreter { gc_count: [123, 4, 5] }),
     }
 }
 
@@ -76,10 +60,7 @@ fn lines(earlier: &Snapshot, later: &Snapshot, tags: &str, wire_type: WireType) 
     let (receiver, sink) = SpyMetricSink::new();
     let interval = Interval::new(earlier, later, 10 * SECOND);
     assert!(Emitter::new(sink, tags.to_owned(), wire_type).emit(samples(Level::Default, &interval)));
-    receiver
-        .try_iter()
-        .map(|line| String::from_utf8(line).unwrap())
-        .collect()
+    receiver.try_iter().map(|line| String::from_utf8(line).unwrap()).collect()
 }
 
 #[test]
@@ -113,58 +94,31 @@ fn the_lines_of_a_flush_are_exactly_these() {
     .iter()
     .map(|line| format!("runtime.python.{line}|d|#{tags}"))
     .collect();
-    assert_eq!(
-        lines(&earlier(), &later(), &identity.tags, WireType::Distribution),
-        expected
-    );
+    assert_eq!(lines(&earlier(), &later(), &identity.tags, WireType::Distribution), expected);
 }
 
 #[test]
 fn gauges_differ_in_nothing_but_their_type() {
     let distributions = lines(&earlier(), &later(), "a:b", WireType::Distribution);
     let gauges = lines(&earlier(), &later(), "a:b", WireType::Gauge);
-    let expected: Vec<_> = distributions
-        .iter()
-        .map(|line| line.replace("|d|", "|g|"))
-        .collect();
+    let expected: Vec<_> = distributions.iter().map(|line| line.replace("|d|", "|g|")).collect();
     assert_eq!(gauges, expected);
     assert_eq!(gauges.len(), 15);
 }
 
 #[test]
 fn what_is_unknown_is_not_sent() {
-    let unknown = Snapshot {
-        at: 110 * SECOND,
-        ..Snapshot::default()
-    };
-    assert_eq!(
-        lines(&earlier(), &unknown, "a:b", WireType::Distribution),
-        Vec::<String>::new()
-    );
-    let no_answer = Snapshot {
-        interpreter: None,
-        ..later()
-    };
-    assert_eq!(
-        lines(&earlier(), &no_answer, "a:b", WireType::Distribution).len(),
-        12
-    );
-    let missed_collections = Snapshot {
-        collections: None,
-        ..later()
-    };
-    assert_eq!(
-        lines(&earlier(), &missed_collections, "a:b", WireType::Distribution).len(),
-        10
-    );
+    let unknown = Snapshot { at: 110 * SECOND, ..Snapshot::default() };
+    assert_eq!(lines(&earlier(), &unknown, "a:b", WireType::Distribution), Vec::<String>::new());
+    let no_answer = Snapshot { interpreter: None, ..later() };
+    assert_eq!(lines(&earlier(), &no_answer, "a:b", WireType::Distribution).len(), 12);
+    let missed_collections = Snapshot { collections: None, ..later() };
+    assert_eq!(lines(&earlier(), &missed_collections, "a:b", WireType::Distribution).len(), 10);
 }
 
 #[test]
 fn a_freeze_leaves_out_the_percentage_alone() {
-    let thawed = Snapshot {
-        at: 131 * SECOND,
-        ..later()
-    };
+    let thawed = Snapshot { at: 131 * SECOND, ..later() };
     let sent = lines(&earlier(), &thawed, "a:b", WireType::Distribution);
     assert_eq!(sent.len(), 14);
     assert!(!sent.iter().any(|line| line.contains("cpu.percent")));
@@ -228,14 +182,7 @@ fn parse(line: &str) -> Option<(&str, &str, &str, Vec<&str>)> {
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
-    let edges = prop::sample::select(vec![
-        f64::NAN,
-        f64::INFINITY,
-        f64::NEG_INFINITY,
-        f64::MAX,
-        5e-324,
-        0.0,
-    ]);
+    let edges = prop::sample::select(vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, 5e-324, 0.0]);
     prop_oneof![
         any::<u64>().prop_map(Value::Whole),
         (0.0..1e12).prop_map(Value::Real),

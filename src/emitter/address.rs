@@ -63,11 +63,7 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let Some((scheme, rest)) = text.split_once("://") else {
-            return if text.starts_with('/') {
-                unix(text, UnixKind::Either)
-            } else {
-                udp(text)
-            };
+            return if text.starts_with('/') { unix(text, UnixKind::Either) } else { udp(text) };
         };
         match scheme.to_ascii_lowercase().as_str() {
             "udp" => udp(rest),
@@ -81,11 +77,7 @@ impl FromStr for Address {
 
 fn unix(path: &str, kind: UnixKind) -> Result<Address, InvalidAddress> {
     let fits = path.starts_with('/') && path.len() > 1 && path.len() <= LONGEST_PATH && !path.contains('\0');
-    if fits {
-        Ok(Address::Unix(path.into(), kind))
-    } else {
-        Err(InvalidAddress)
-    }
+    if fits { Ok(Address::Unix(path.into(), kind)) } else { Err(InvalidAddress) }
 }
 
 fn udp(text: &str) -> Result<Address, InvalidAddress> {
@@ -112,10 +104,7 @@ impl FromStr for Host {
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            return literal
-                .parse::<Ipv6Addr>()
-                .map(|n| Self::Number(n.into()))
-                .map_err(|_| InvalidAddress);
+            return literal.parse::<Ipv6Addr>().map(|n| Self::Number(n.into())).map_err(|_| InvalidAddress);
         }
         if let Ok(number) = text.parse() {
             return Ok(Self::Number(number));
@@ -125,11 +114,7 @@ impl FromStr for Host {
         }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         let valid = !text.is_empty() && text.len() <= LONGEST_HOST && text.bytes().all(allowed);
-        if valid {
-            Ok(Self::Name(text.to_owned()))
-        } else {
-            Err(InvalidAddress)
-        }
+        if valid { Ok(Self::Name(text.to_owned())) } else { Err(InvalidAddress) }
     }
 }
 
@@ -142,12 +127,7 @@ impl Host {
             Self::Localhost => &[IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
             Self::Name(_) => return None,
         };
-        Some(
-            numbers
-                .iter()
-                .map(|number| SocketAddr::new(*number, port))
-                .collect(),
-        )
+        Some(numbers.iter().map(|number| SocketAddr::new(*number, port)).collect())
     }
 }
 
@@ -200,10 +180,7 @@ impl Destination {
         } else {
             Address::Udp(Host::Localhost, DEFAULT_PORT)
         };
-        Self {
-            address,
-            chosen_by: ChosenBy::Nobody(socket.to_owned()),
-        }
+        Self { address, chosen_by: ChosenBy::Nobody(socket.to_owned()) }
     }
 }
 
@@ -282,10 +259,7 @@ mod tests {
     fn localhost_and_numbers_need_no_look_up() {
         let known = |text: &str| text.parse::<Host>().unwrap().known(1);
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        assert_eq!(
-            known("localhost"),
-            Some(vec![address("127.0.0.1:1"), address("[::1]:1")])
-        );
+        assert_eq!(known("localhost"), Some(vec![address("127.0.0.1:1"), address("[::1]:1")]));
         assert_eq!(known("10.1.2.3"), Some(vec![address("10.1.2.3:1")]));
         assert_eq!(known("[::2]"), Some(vec![address("[::2]:1")]));
         assert_eq!(known("agent"), None);
@@ -295,10 +269,7 @@ mod tests {
     fn by_default_the_socket_is_taken_if_it_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("dsd.socket");
-        assert_eq!(
-            Destination::by_default(&socket).address.to_string(),
-            "udp://localhost:8125"
-        );
+        assert_eq!(Destination::by_default(&socket).address.to_string(), "udp://localhost:8125");
         std::fs::write(&socket, "").unwrap();
         let expected = format!("unix://{} (by default)", socket.display());
         assert_eq!(Destination::by_default(&socket).to_string(), expected);

@@ -75,35 +75,20 @@ impl Health {
             return self.succeeded(to, now);
         };
         let kind = Kind::of(error);
-        self.full_queues = if kind == Kind::SlowReceiver {
-            self.full_queues + 1
-        } else {
-            0
-        };
+        self.full_queues = if kind == Kind::SlowReceiver { self.full_queues + 1 } else { 0 };
         if (1..PATIENCE).contains(&self.full_queues) {
             return None;
         }
         let reason = kind.explain(error);
         let lost = delivery.dropped.packets;
-        if let State::Failing {
-            kind: before,
-            dropped,
-            ..
-        } = &mut self.state
-        {
+        if let State::Failing { kind: before, dropped, .. } = &mut self.state {
             *dropped += lost;
             let changed = std::mem::replace(before, kind) != kind;
             let text = format!("sending to {to} still fails: {reason}");
             return changed.then(|| Message::new(Severity::Debug, text));
         }
-        self.state = State::Failing {
-            kind,
-            since: now,
-            dropped: lost,
-        };
-        Some(Message::warning(format!(
-            "sending to {to} fails: {reason}; will keep trying"
-        )))
+        self.state = State::Failing { kind, since: now, dropped: lost };
+        Some(Message::warning(format!("sending to {to} fails: {reason}; will keep trying")))
     }
 
     /// Whether the last flush lost something.
@@ -186,11 +171,7 @@ mod tests {
 
     fn failed(kind: io::ErrorKind) -> Delivery {
         let dropped = Amount { packets: 2, bytes: 9 };
-        Delivery {
-            failure: Some(kind.into()),
-            dropped,
-            ..Delivery::default()
-        }
+        Delivery { failure: Some(kind.into()), dropped, ..Delivery::default() }
     }
 
     /// The severities said over a series of flushes, one a second.
@@ -209,14 +190,8 @@ mod tests {
         use io::ErrorKind::{ConnectionRefused as Refused, PermissionDenied as Denied};
         let ok = Delivery::default;
         assert_eq!(said([ok(), ok()]), [Debug]);
-        assert_eq!(
-            said([failed(Refused), failed(Refused), failed(Refused)]),
-            [Warning]
-        );
-        assert_eq!(
-            said([failed(Refused), failed(Denied), failed(Denied)]),
-            [Warning, Debug]
-        );
+        assert_eq!(said([failed(Refused), failed(Refused), failed(Refused)]), [Warning]);
+        assert_eq!(said([failed(Refused), failed(Denied), failed(Denied)]), [Warning, Debug]);
         assert_eq!(said([ok(), failed(Refused), ok(), ok()]), [Debug, Warning, Info]);
     }
 
@@ -225,15 +200,7 @@ mod tests {
         let full = || failed(io::ErrorKind::WouldBlock);
         assert_eq!(said((0..5).map(|_| full())), []);
         assert_eq!(said((0..9).map(|_| full())), [Severity::Warning]);
-        let with_a_pause = [
-            full(),
-            full(),
-            full(),
-            Delivery::default(),
-            full(),
-            full(),
-            full(),
-        ];
+        let with_a_pause = [full(), full(), full(), Delivery::default(), full(), full(), full()];
         assert_eq!(said(with_a_pause), [Severity::Debug]);
     }
 
@@ -247,13 +214,7 @@ mod tests {
         );
         assert!(warning.ends_with("will keep trying"));
         assert_eq!(health.note(&refused, &to, Duration::from_secs(4)), None);
-        let info = health
-            .note(&Delivery::default(), &to, Duration::from_secs(9))
-            .unwrap()
-            .text;
-        assert!(
-            info.ends_with("works again after 6 s; 4 packets were lost"),
-            "{info}"
-        );
+        let info = health.note(&Delivery::default(), &to, Duration::from_secs(9)).unwrap().text;
+        assert!(info.ends_with("works again after 6 s; 4 packets were lost"), "{info}");
     }
 }

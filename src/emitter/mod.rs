@@ -30,11 +30,7 @@ impl Emitter {
         tags: String,
         wire_type: WireType,
     ) -> Self {
-        Self {
-            client: StatsdClient::from_sink("", sink),
-            tags,
-            wire_type,
-        }
+        Self { client: StatsdClient::from_sink("", sink), tags, wire_type }
     }
 
     /// Writes every sample and flushes the sink; says whether everything has left.
@@ -81,9 +77,6 @@ fn wire_value(value: Value) -> MetricResult<MetricValue> {
     match value {
         Value::Whole(whole) => Ok(MetricValue::Unsigned(whole)),
         Value::Real(real) if real.is_finite() => Ok(MetricValue::Float(real)),
-        Value::Real(_) => Err(MetricError::from((
-            ErrorKind::InvalidInput,
-            "not a finite number",
-        ))),
+        Value::Real(_) => Err(MetricError::from((ErrorKind::InvalidInput, "not a finite number"))),
     }
 }

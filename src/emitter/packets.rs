@@ -15,11 +15,7 @@ pub struct Packets {
 impl Packets {
     /// No lines yet; `target` is the length up to which lines share a payload.
     pub fn new(target: usize) -> Self {
-        Self {
-            bytes: Vec::new(),
-            ends: Vec::new(),
-            target,
-        }
+        Self { bytes: Vec::new(), ends: Vec::new(), target }
     }
 
     /// Adds a line and its line feed. A line longer than the target has a payload of its own; one that no Agent
@@ -42,11 +38,7 @@ impl Packets {
     pub fn payloads(&self) -> Vec<&[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         let ends = self.ends.iter().copied().chain(std::iter::once(self.bytes.len()));
-        starts
-            .zip(ends)
-            .map(|(start, end)| &self.bytes[start..end])
-            .filter(|p| !p.is_empty())
-            .collect()
+        starts.zip(ends).map(|(start, end)| &self.bytes[start..end]).filter(|p| !p.is_empty()).collect()
     }
 
     /// Forgets all lines and keeps the memory.
@@ -88,10 +80,7 @@ mod tests {
 
     #[test]
     fn a_line_longer_than_the_target_goes_alone() {
-        assert_eq!(
-            packed(4, &["a", "long line", "b", "c"]),
-            ["a\n", "long line\n", "b\nc\n"]
-        );
+        assert_eq!(packed(4, &["a", "long line", "b", "c"]), ["a\n", "long line\n", "b\nc\n"]);
     }
 
     #[test]

@@ -83,10 +83,7 @@ impl Connection {
         // Bounds connect as well, which waits while the peer's backlog is full.
         socket.set_write_timeout(Some(PATIENCE))?;
         socket.connect(address)?;
-        Ok(Self {
-            socket,
-            kind: Kind::UnixStream,
-        })
+        Ok(Self { socket, kind: Kind::UnixStream })
     }
 
     /// Whether the socket can be used on after this error. A stream cannot: what follows a part of a frame would
@@ -139,16 +136,10 @@ impl Connection {
     }
 
     fn send_frame(&self, payload: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(payload.len())
-            .map_err(|_| io::ErrorKind::InvalidInput)?
-            .to_le_bytes();
+        let length = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::InvalidInput)?.to_le_bytes();
         let frame = [IoSlice::new(&length), IoSlice::new(payload)];
         let sent = self.socket.send_vectored_with_flags(&frame, NO_SIGNAL)?;
-        if sent == length.len() + payload.len() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
+        if sent == length.len() + payload.len() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
     }
 }
 

@@ -89,10 +89,7 @@ impl Transport {
     #[must_use]
     pub fn legacy(&self) -> Legacy {
         let state = self.state();
-        Legacy {
-            health: state.health.clone(),
-            addresses: state.addresses.clone(),
-        }
+        Legacy { health: state.health.clone(), addresses: state.addresses.clone() }
     }
 
     /// Takes over what the parent process knew.
@@ -145,11 +142,7 @@ impl State {
         let (host, addresses, target) = match &destination.address {
             Address::Udp(host, port) => match host.known(*port) {
                 Some(addresses) => (None, addresses, UDP_TARGET),
-                None => (
-                    Some(Arc::new(NamedHost::new(host, *port))),
-                    Vec::new(),
-                    UDP_TARGET,
-                ),
+                None => (Some(Arc::new(NamedHost::new(host, *port))), Vec::new(), UDP_TARGET),
             },
             Address::Unix(..) => (None, Vec::new(), LONGEST),
         };
@@ -185,11 +178,7 @@ impl State {
 
     fn due_look_up(&mut self, now: Duration) -> Option<Arc<NamedHost>> {
         let host = self.host.as_ref()?;
-        let every = if self.health.is_failing() {
-            LOOK_UP_AFTER_FAILURE
-        } else {
-            LOOK_UP_EVERY
-        };
+        let every = if self.health.is_failing() { LOOK_UP_AFTER_FAILURE } else { LOOK_UP_EVERY };
         if self.looked_up.is_some_and(|at| now.saturating_sub(at) < every) {
             return None;
         }
@@ -204,8 +193,7 @@ impl State {
         self.sent.bytes += delivery.sent.bytes;
         self.dropped.packets += delivery.dropped.packets;
         self.dropped.bytes += delivery.dropped.bytes;
-        self.messages
-            .extend(self.health.note(&delivery, &self.destination, self.now));
+        self.messages.extend(self.health.note(&delivery, &self.destination, self.now));
         delivery.failure.map_or(Ok(()), Err)
     }
 
@@ -223,11 +211,7 @@ impl State {
             };
             let result = connection.and_then(|connection| {
                 let taken = connection.send(left);
-                if taken
-                    .as_ref()
-                    .err()
-                    .is_none_or(|error| connection.survives(error))
-                {
+                if taken.as_ref().err().is_none_or(|error| connection.survives(error)) {
                     self.connection = Some(connection);
                 }
                 taken
@@ -276,8 +260,7 @@ impl Delivery {
     /// One more payload is lost than was known when it was sent; its length is not known any more.
     fn earlier_was_refused(&mut self) {
         self.dropped.packets += 1;
-        self.failure
-            .get_or_insert(io::ErrorKind::ConnectionRefused.into());
+        self.failure.get_or_insert(io::ErrorKind::ConnectionRefused.into());
     }
 }
 
@@ -297,10 +280,7 @@ fn connect(address: &Address, addresses: &[SocketAddr]) -> io::Result<Connection
 /// The peer went away, or another has taken its place.
 fn is_about_the_peer(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected};
-    matches!(
-        error.kind(),
-        ConnectionRefused | ConnectionReset | BrokenPipe | NotConnected
-    )
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | NotConnected)
 }
 
 /// A host whose name must be looked up, which may take many seconds.
@@ -313,11 +293,7 @@ pub struct NamedHost {
 
 impl NamedHost {
     fn new(host: &Host, port: u16) -> Self {
-        Self {
-            name: host.to_string(),
-            port,
-            found: Mutex::default(),
-        }
+        Self { name: host.to_string(), port, found: Mutex::default() }
     }
 
     /// Asks the system's resolver, and waits for it. A failure leaves what was found before.

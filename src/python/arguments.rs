@@ -14,17 +14,13 @@ const TAGS: &str = "a mapping of str to str, or an iterable of \"key:value\" str
 
 /// A text; `None` is not given.
 pub fn text(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<String>> {
-    value
-        .map(|value| string(value).ok_or_else(|| wrong_type(name, value, "a str")))
-        .transpose()
+    value.map(|value| string(value).ok_or_else(|| wrong_type(name, value, "a str"))).transpose()
 }
 
 /// A number; `None` is not given.
 pub fn number(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<f64>> {
     let accepted = variables::INTERVAL.accepts;
-    value
-        .map(|value| value.extract().map_err(|_| wrong_type(name, value, accepted)))
-        .transpose()
+    value.map(|value| value.extract().map_err(|_| wrong_type(name, value, accepted))).transpose()
 }
 
 /// Tags as `key:value` texts; `None` is not given.
@@ -63,9 +59,7 @@ fn string(value: &Bound<'_, PyAny>) -> Option<String> {
 }
 
 fn wrong_type(name: &str, value: &Bound<'_, PyAny>, accepted: &str) -> PyErr {
-    let shown = value
-        .repr()
-        .map(|repr| repr.to_string_lossy().chars().take(SHOWN).collect());
+    let shown = value.repr().map(|repr| repr.to_string_lossy().chars().take(SHOWN).collect());
     let shown = shown.unwrap_or_else(|_| "?".to_owned());
     PyTypeError::new_err(format!("{name}={shown}: expected {accepted}"))
 }

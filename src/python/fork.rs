@@ -49,9 +49,7 @@ pub fn chain_uwsgi(py: Python<'_>) -> PyResult<()> {
     let chained = PyCFunction::new_closure(py, None, None, move |arguments, _keywords| {
         let py = arguments.py();
         quietly(|| mend(py));
-        theirs
-            .as_ref()
-            .map_or_else(|| Ok(py.None()), |theirs| theirs.call0(py))
+        theirs.as_ref().map_or_else(|| Ok(py.None()), |theirs| theirs.call0(py))
     })?;
     uwsgi.setattr("post_fork_hook", chained)
 }
@@ -185,10 +183,8 @@ fn in_multiprocessing_child(py: Python<'_>, _itself: &Bound<'_, PyAny>) {
         let last = PyDict::new(py);
         last.set_item("exitpriority", -100)?;
         let at_exit = pyo3::wrap_pyfunction!(running::at_exit, py)?;
-        util.getattr("Finalize")?.call(
-            PyTuple::new(py, [py.None().into_bound(py), at_exit.into_any()])?,
-            Some(&last),
-        )?;
+        util.getattr("Finalize")?
+            .call(PyTuple::new(py, [py.None().into_bound(py), at_exit.into_any()])?, Some(&last))?;
         Ok(())
     };
     drop(finalise());

@@ -31,11 +31,7 @@ impl GcCallback {
             return;
         }
         let now = self.clock.nanoseconds();
-        match phase
-            .cast::<PyString>()
-            .ok()
-            .and_then(|phase| phase.to_str().ok())
-        {
+        match phase.cast::<PyString>().ok().and_then(|phase| phase.to_str().ok()) {
             Some("start") => self.counters.start(now),
             Some("stop") => self.counters.stop(now, generation(info).unwrap_or(usize::MAX)),
             _ => {}
@@ -45,11 +41,7 @@ impl GcCallback {
 
 /// Of the collection that `info` describes.
 fn generation(info: &Bound<'_, PyAny>) -> Option<usize> {
-    let generation = info
-        .cast::<PyDict>()
-        .ok()?
-        .get_item(intern!(info.py(), "generation"))
-        .ok()??;
+    let generation = info.cast::<PyDict>().ok()?.get_item(intern!(info.py(), "generation")).ok()??;
     generation.extract().ok()
 }
 
@@ -65,10 +57,7 @@ impl Installation {
         let callback = Bound::new(py, GcCallback { counters, clock })?;
         let observe = callback.getattr(intern!(py, "observe"))?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
-        Ok(Self {
-            observe,
-            callbacks: callbacks.cast_into::<PyList>()?.unbind(),
-        })
+        Ok(Self { observe, callbacks: callbacks.cast_into::<PyList>()?.unbind() })
     }
 
     /// Puts the callback into the list; says whether it was missing.
@@ -82,14 +71,10 @@ impl Installation {
 
     /// Takes the callback out of the list.
     pub fn remove(&self, py: Python<'_>) -> PyResult<()> {
-        self.position(py)
-            .map_or(Ok(()), |at| self.callbacks.bind(py).del_item(at))
+        self.position(py).map_or(Ok(()), |at| self.callbacks.bind(py).del_item(at))
     }
 
     fn position(&self, py: Python<'_>) -> Option<usize> {
-        self.callbacks
-            .bind(py)
-            .iter()
-            .position(|entry| entry.is(&self.observe))
+        self.callbacks.bind(py).iter().position(|entry| entry.is(&self.observe))
     }
 }

@@ -26,10 +26,7 @@ impl CPython {
     pub fn new(py: Python<'_>, clock: Clock) -> PyResult<Self> {
         let gc_counters = Arc::new(GcCounters::new());
         Ok(Self {
-            get_count: py
-                .import(intern!(py, "gc"))?
-                .getattr(intern!(py, "get_count"))?
-                .unbind(),
+            get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
             gc_callback: Installation::new(py, Arc::clone(&gc_counters), clock)?,
             gc_counters,
         })
@@ -53,18 +50,8 @@ impl CPython {
     /// What the interpreter knows now; puts the callback back if the program has removed it.
     pub fn answer(&self, py: Python<'_>) -> Option<Answer> {
         let callback_was_missing = self.gc_callback.install(py).ok()?;
-        let gc_count = self
-            .get_count
-            .bind(py)
-            .call0()
-            .ok()?
-            .extract::<(u64, u64, u64)>()
-            .ok()?
-            .into();
-        Some(Answer {
-            facts: snapshot::Interpreter { gc_count },
-            callback_was_missing,
-        })
+        let gc_count = self.get_count.bind(py).call0().ok()?.extract::<(u64, u64, u64)>().ok()?.into();
+        Some(Answer { facts: snapshot::Interpreter { gc_count }, callback_was_missing })
     }
 }
 

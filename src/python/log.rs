@@ -1,5 +1,6 @@
 //! Messages to the logger `runtime_metrics`. A log that fails is nobody's error but its own.
 
+use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -7,16 +8,28 @@ use pyo3::types::PyDict;
 use crate::message::{Message, Severity};
 
 /// Logs from a thread of the program, importing `logging` if there is something to worry about.
-pub fn from_program(py: Python<'_>, messages: &[Message]) {
-    let worth_importing = messages
-        .iter()
-        .any(|message| message.severity >= Severity::Warning);
+///
+/// # Errors
+///
+/// What a signal handler of the program has raised meanwhile, `KeyboardInterrupt` above all: it is not ours to keep.
+pub fn from_program(py: Python<'_>, messages: &[Message]) -> PyResult<()> {
+    let worth_importing = messages.iter().any(|message| message.severity >= Severity::Warning);
     if messages.is_empty() || !(worth_importing || loaded(py, "logging").is_some()) {
-        return;
+        return Ok(());
     }
     for message in messages {
-        // An exception of a user's handler would be raised in a program that called something else.
-        drop(log(py, message));
+        // An exception of a log handler would be raised in a program that called something else.
+        unless_exception(py, log(py, message))?;
+    }
+    Ok(())
+}
+
+/// Passes on what is not a mere exception, such as `KeyboardInterrupt` and `SystemExit`.
+pub fn unless_exception<T>(py: Python<'_>, result: PyResult<T>) -> PyResult<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_instance_of::<PyException>(py) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -32,7 +45,8 @@ pub fn from_foreign_thread(py: Python<'_>, messages: Vec<Message>) -> Vec<Messag
         return messages;
     }
     let made_up = DummyThread::watch(&threading);
-    from_program(py, &messages);
+    // Signal handlers run on the main thread alone.
+    drop(from_program(py, &messages));
     if let Ok(made_up) = made_up {
         made_up.forget();
     }
@@ -47,18 +61,12 @@ fn log(py: Python<'_>, message: &Message) -> PyResult<()> {
     };
     let logging = py.import(intern!(py, "logging"))?;
     let logger = logging.call_method1(intern!(py, "getLogger"), ("runtime_metrics",))?;
-    logger
-        .call_method1(intern!(py, "log"), (level, "%s", &message.text))
-        .map(drop)
+    logger.call_method1(intern!(py, "log"), (level, "%s", &message.text)).map(drop)
 }
 
 /// A module that the program has imported.
 pub fn loaded<'py>(py: Python<'py>, name: &str) -> Option<Bound<'py, PyAny>> {
-    let modules = py
-        .import(intern!(py, "sys"))
-        .ok()?
-        .getattr(intern!(py, "modules"))
-        .ok()?;
+    let modules = py.import(intern!(py, "sys")).ok()?.getattr(intern!(py, "modules")).ok()?;
     modules.cast::<PyDict>().ok()?.get_item(name).ok()?
 }
 
@@ -83,11 +91,7 @@ impl<'py> DummyThread<'py> {
         let active = threading.getattr("_active")?.cast_into::<PyDict>()?;
         let ident = threading.call_method0("get_ident")?;
         let was_there = active.contains(&ident)?;
-        Ok(Self {
-            active,
-            ident,
-            was_there,
-        })
+        Ok(Self { active, ident, was_there })
     }
 
     fn forget(self) {

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use uuid::Uuid;
 
+use super::log::unless_exception;
 use super::{fork, running};
 use crate::config::Warning;
 use crate::identity::Runtime;
@@ -93,28 +94,34 @@ impl Process {
     /// The warnings as messages, each variable's only once in a process and its children.
     pub fn messages(&self, warnings: Vec<Warning>) -> Vec<Message> {
         let is_new = |warning: &Warning| {
-            let row = VARIABLES
-                .iter()
-                .position(|variable| variable.name == warning.variable);
+            let row = VARIABLES.iter().position(|variable| variable.name == warning.variable);
             row.is_some_and(|row| !self.warned[row].swap(true, SeqCst))
         };
-        warnings
-            .into_iter()
-            .filter(is_new)
-            .map(|warning| Message::warning(warning.text))
-            .collect()
+        warnings.into_iter().filter(is_new).map(|warning| Message::warning(warning.text)).collect()
     }
 }
 
 /// The environment as Python sees it: the C library's may be changed by another thread while it is read.
+///
+/// # Errors
+///
+/// What a signal handler of the program has raised meanwhile.
 pub fn environment(py: Python<'_>) -> PyResult<Environment> {
-    let environ = py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?;
-    let get = environ.getattr(intern!(py, "get"))?;
-    Ok(Environment::collect(|name| {
-        let value = get.call1((name,)).ok()?;
+    let get = || py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?.getattr(intern!(py, "get"));
+    let Some(get) = unless_exception(py, get())? else {
+        return Ok(Environment::default());
+    };
+    let mut interrupted = Ok(());
+    let environment = Environment::collect(|name| {
+        let value = unless_exception(py, get.call1((name,)));
+        let value = value.unwrap_or_else(|error| {
+            interrupted = Err(error);
+            None
+        });
         // Bytes that are not UTF-8 are surrogates there.
-        Some(value.cast::<PyString>().ok()?.to_string_lossy().into_owned())
-    }))
+        Some(value?.cast::<PyString>().ok()?.to_string_lossy().into_owned())
+    });
+    interrupted.map(|()| environment)
 }
 
 fn new_id() -> String {
@@ -133,9 +140,6 @@ fn runtime(py: Python<'_>) -> PyResult<Runtime> {
     Ok(Runtime {
         implementation,
         version: version.split_whitespace().next().unwrap_or_default().to_owned(),
-        command: sys
-            .getattr("orig_argv")
-            .and_then(|argv| argv.extract())
-            .unwrap_or_default(),
+        command: sys.getattr("orig_argv").and_then(|argv| argv.extract()).unwrap_or_default(),
     })
 }

@@ -1,9 +1,6 @@
 //! The running collector, and the functions of `RuntimeMetrics` that start, use and stop it.
 
-#![allow(
-    clippy::doc_markdown,
-    reason = "the functions' comments are their docstrings in Python"
-)]
+#![allow(clippy::doc_markdown, reason = "the functions' comments are their docstrings in Python")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -84,10 +81,7 @@ struct Plan {
     tracer=None, dogstatsd_url=None, flush_interval=None, *,
     service=None, env=None, version=None, tags=None, level=None, wire_type=None,
 ))]
-#[allow(
-    clippy::too_many_arguments,
-    reason = "they are the function's signature in Python"
-)]
+#[allow(clippy::too_many_arguments, reason = "they are the function's signature in Python")]
 pub fn enable(
     py: Python<'_>,
     tracer: Option<&Bound<'_, PyAny>>,
@@ -129,12 +123,11 @@ pub fn enable_automatically(py: Python<'_>) -> PyResult<()> {
 ///
 /// Does nothing if nothing is running.
 #[pyfunction]
-pub fn disable(py: Python<'_>) {
-    shielded((), || {
-        if let Some(collector) = stop(py, BUDGET) {
-            log::from_program(py, &collector.take_messages());
-        }
-    });
+pub fn disable(py: Python<'_>) -> PyResult<()> {
+    shielded(Ok(()), || {
+        let collector = stop(py, BUDGET);
+        collector.map_or(Ok(()), |collector| log::from_program(py, &collector.take_messages()))
+    })
 }
 
 /// Sample and send now, in the calling thread, and begin a new interval.
@@ -143,15 +136,13 @@ pub fn disable(py: Python<'_>) {
 ///     Whether everything has left: False if metrics are disabled, if another flush is under way and does not
 ///     end within 100 ms, or if something could not be sent.
 #[pyfunction]
-pub fn flush(py: Python<'_>) -> bool {
-    shielded(false, || {
-        let Some(running) = RUNNING.load_full() else {
-            return false;
-        };
+pub fn flush(py: Python<'_>) -> PyResult<bool> {
+    shielded(Ok(false), || {
+        let Some(running) = current(py) else { return Ok(false) };
         let answer = running.interpreter.answer(py);
         let everything_left = py.detach(|| running.collector.flush(answer));
-        log::from_program(py, &running.collector.take_messages());
-        everything_left
+        log::from_program(py, &running.collector.take_messages())?;
+        Ok(everything_left)
     })
 }
 
@@ -216,13 +207,9 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
         Err(error) => return give_up(py, &error),
     };
     let running = current(py);
-    let environment = process::environment(py).unwrap_or_default();
+    let environment = process::environment(py)?;
     let (settings, warnings) = Settings::new(arguments, &environment, Path::new(DEFAULT_SOCKET))?;
-    let plan = Plan {
-        settings,
-        claims: arguments.claims.clone(),
-        environment,
-    };
+    let plan = Plan { settings, claims: arguments.claims.clone(), environment };
     let mut messages = process.messages(warnings);
     messages.extend(plan.identity(process).warning());
     if process.is_closed() {
@@ -241,8 +228,7 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
             messages.extend(running.start(py));
         }
     }
-    log::from_program(py, &messages);
-    Ok(())
+    log::from_program(py, &messages)
 }
 
 /// Ends what is running, with a last sample.
@@ -268,14 +254,7 @@ impl Running {
     fn new(py: Python<'_>, process: &Process, plan: Plan, explicitly: bool) -> PyResult<Self> {
         let clock = Clock::start();
         let interpreter = Arc::new(CPython::new(py, clock)?);
-        Ok(Self::with(
-            process,
-            Arc::new(plan),
-            explicitly,
-            clock,
-            interpreter,
-            None,
-        ))
+        Ok(Self::with(process, Arc::new(plan), explicitly, clock, interpreter, None))
     }
 
     fn with(
@@ -295,13 +274,7 @@ impl Running {
             legacy,
         );
         let (plan, explicitly) = (ArcSwap::new(plan), AtomicBool::new(explicitly));
-        Self {
-            collector,
-            interpreter,
-            clock,
-            plan,
-            explicitly,
-        }
+        Self { collector, interpreter, clock, plan, explicitly }
     }
 
     /// In a child process, puts a collector of its own in the place of its parent's.
@@ -319,14 +292,7 @@ impl Running {
         parents.interpreter.gc_counters().forget_start();
         let (plan, explicitly) = (parents.plan.load_full(), parents.explicitly.load(SeqCst));
         let interpreter = Arc::clone(&parents.interpreter);
-        let heir = Self::with(
-            process,
-            plan,
-            explicitly,
-            parents.clock,
-            interpreter,
-            legacy.as_ref(),
-        );
+        let heir = Self::with(process, plan, explicitly, parents.clock, interpreter, legacy.as_ref());
         std::mem::forget(RUNNING.swap(Some(Arc::new(heir))));
         std::mem::forget(parents);
         if let Some(heir) = current(py) {
@@ -352,9 +318,7 @@ impl Running {
         let started = installed.and_then(|()| self.collector.run().map_err(|error| error.to_string()));
         let error = started.err()?;
         stop(py, BUDGET);
-        Some(Message::warning(format!(
-            "runtime metrics are not collected: {error}"
-        )))
+        Some(Message::warning(format!("runtime metrics are not collected: {error}")))
     }
 
     /// Gives arguments to a collector that is running, if it may still be given any.
@@ -377,15 +341,8 @@ impl Running {
 }
 
 /// Whatever keeps us from starting is no reason to disturb the program.
-#[allow(clippy::unnecessary_wraps, reason = "it is what enable() returns")]
 fn give_up(py: Python<'_>, error: &PyErr) -> PyResult<()> {
-    log::from_program(
-        py,
-        &[Message::warning(format!(
-            "runtime metrics are not collected: {error}"
-        ))],
-    );
-    Ok(())
+    log::from_program(py, &[Message::warning(format!("runtime metrics are not collected: {error}"))])
 }
 
 /// A defect of ours ends the collector, not the program.

@@ -68,10 +68,7 @@ impl GcCounters {
 
     /// What has been counted, and begins a new window for the longest pause.
     pub fn drain(&self) -> Collections {
-        Collections {
-            longest_pause: self.longest_pause.swap(0, Relaxed),
-            ..self.read()
-        }
+        Collections { longest_pause: self.longest_pause.swap(0, Relaxed), ..self.read() }
     }
 }
 
@@ -93,14 +90,7 @@ mod tests {
         gc.stop(350, 2);
         gc.start(1_000);
         gc.stop(1_040, 0);
-        assert_eq!(
-            gc.read(),
-            Collections {
-                count: [1, 0, 1],
-                pause: 290,
-                longest_pause: 250
-            }
-        );
+        assert_eq!(gc.read(), Collections { count: [1, 0, 1], pause: 290, longest_pause: 250 });
     }
 
     #[test]
@@ -109,14 +99,7 @@ mod tests {
         gc.start(0);
         gc.stop(9, 1);
         assert_eq!(gc.drain().longest_pause, 9);
-        assert_eq!(
-            gc.drain(),
-            Collections {
-                count: [0, 1, 0],
-                pause: 9,
-                longest_pause: 0
-            }
-        );
+        assert_eq!(gc.drain(), Collections { count: [0, 1, 0], pause: 9, longest_pause: 0 });
     }
 
     #[test]
@@ -126,14 +109,7 @@ mod tests {
         gc.start(60);
         gc.stop(70, 0);
         gc.stop(80, 0);
-        assert_eq!(
-            gc.read(),
-            Collections {
-                count: [1, 0, 0],
-                pause: 10,
-                longest_pause: 10
-            }
-        );
+        assert_eq!(gc.read(), Collections { count: [1, 0, 0], pause: 10, longest_pause: 10 });
     }
 
     #[test]

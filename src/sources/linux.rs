@@ -42,22 +42,14 @@ impl Linux {
     /// Reads resident memory and the number of threads.
     #[must_use]
     pub fn read(&self) -> Process {
-        Process {
-            resident: self.resident(),
-            threads: self.threads(),
-        }
+        Process { resident: self.resident(), threads: self.threads() }
     }
 
     /// Field 2 of `statm`, in pages.
     fn resident(&self) -> Option<u64> {
         let mut buffer = [0; 256];
         let length = self.statm.read_at(&mut buffer, 0).ok()?;
-        let pages: u64 = str::from_utf8(&buffer[..length])
-            .ok()?
-            .split(' ')
-            .nth(1)?
-            .parse()
-            .ok()?;
+        let pages: u64 = str::from_utf8(&buffer[..length]).ok()?.split(' ').nth(1)?.parse().ok()?;
         pages.checked_mul(self.page_size)
     }
 
@@ -89,14 +81,7 @@ mod tests {
 
     #[test]
     fn a_statm_that_makes_no_sense_is_unknown() {
-        for statm in [
-            "",
-            "5000",
-            "5000 -3 1",
-            "5000 many 1",
-            "1 18446744073709551615 1",
-            "\0\0\0 \0",
-        ] {
+        for statm in ["", "5000", "5000 -3 1", "5000 many 1", "1 18446744073709551615 1", "\0\0\0 \0"] {
             let (_root, linux) = process(statm);
             assert_eq!(linux.read().resident, None, "{statm:?}");
         }

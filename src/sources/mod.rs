@@ -31,9 +31,7 @@ impl OperatingSystem {
     /// opened them: after a fork the child opens its own.
     #[must_use]
     pub fn open(root: &Path) -> Self {
-        Self {
-            process: ProcessSource::open(root),
-        }
+        Self { process: ProcessSource::open(root) }
     }
 
     /// Reads everything there is; each fact that cannot be read is `None`.

@@ -18,10 +18,7 @@ impl Portable {
     /// Finds this process; where sysinfo does not support the platform every fact is unknown.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            system: System::new().ok(),
-            pid: sysinfo::get_current_pid().ok(),
-        }
+        Self { system: System::new().ok(), pid: sysinfo::get_current_pid().ok() }
     }
 
     /// Reads CPU time, resident memory and, on Linux, the number of threads.
@@ -31,25 +28,13 @@ impl Portable {
 
     fn refreshed(&mut self) -> Option<(Option<Usage>, Process)> {
         let (system, pid) = (self.system.as_mut()?, self.pid?);
-        let wanted = ProcessRefreshKind::nothing()
-            .with_cpu()
-            .with_memory()
-            .with_tasks();
+        let wanted = ProcessRefreshKind::nothing().with_cpu().with_memory().with_tasks();
         system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, wanted);
         let process = system.process(pid)?;
-        let usage = Usage {
-            cpu: Duration::from_millis(process.accumulated_cpu_time()),
-            ..Usage::default()
-        };
+        let usage = Usage { cpu: Duration::from_millis(process.accumulated_cpu_time()), ..Usage::default() };
         // The main thread is the process itself and not among its tasks.
         let threads = process.tasks().map(|tasks| tasks.len() as u64 + 1);
-        Some((
-            Some(usage),
-            Process {
-                resident: Some(process.memory()),
-                threads,
-            },
-        ))
+        Some((Some(usage), Process { resident: Some(process.memory()), threads }))
     }
 }
 
@@ -61,8 +46,6 @@ impl Default for Portable {
 
 impl fmt::Debug for Portable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Portable")
-            .field("pid", &self.pid)
-            .finish_non_exhaustive()
+        f.debug_struct("Portable").field("pid", &self.pid).finish_non_exhaustive()
     }
 }
