@@ -154,9 +154,7 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
 #[pyfunction]
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let samples = shielded(Vec::new(), || {
-        let Some(running) = RUNNING.load_full() else {
-            return Vec::new();
-        };
+        let Some(running) = current(py) else { return Vec::new() };
         let answer = running.interpreter.answer(py);
         py.detach(|| running.collector.look(answer))
     });
@@ -282,9 +280,7 @@ impl Running {
     /// The parent's is never dropped: a thread that does not exist here may hold its locks. Its pipeline is, if nobody
     /// was using it when the fork was made: the child shares no descriptor with its parent.
     pub fn inherit(py: Python<'_>, process: &Process, pipeline: Option<Pipeline>) {
-        let Some(parents) = RUNNING.load_full() else {
-            return;
-        };
+        let Some(parents) = RUNNING.load_full() else { return };
         let pipeline = pipeline.or_else(|| parents.collector.salvage());
         let legacy = pipeline.as_ref().map(Pipeline::legacy);
         drop(pipeline);
