@@ -167,7 +167,7 @@ impl Reader {
         if state.phase == Phase::NotRunning && !state.halting {
             let shared = Arc::clone(&self.shared);
             // Without a thread the request stays unanswered, and the next one tries again.
-            if let Ok(started) = sampler::spawn("rtm-reader", STACK, move || shared.run()) {
+            if let Ok(started) = sampler::spawn("rtm-reader", STACK, Box::new(move || shared.run())) {
                 *thread = Some(started);
                 state.phase = Phase::Parked;
             }

@@ -76,12 +76,13 @@ impl Sampler {
             return Ok(());
         }
         let (shared, beat) = (Arc::clone(&self.shared), Arc::clone(&self.beat));
-        *thread = Some(spawn("rtm-sampler", STACK, move || {
+        let run = move || {
             let _ended = Ended(&shared);
             while shared.wait() {
                 beat();
             }
-        })?);
+        };
+        *thread = Some(spawn("rtm-sampler", STACK, Box::new(run))?);
         schedule.running = true;
         Ok(())
     }
@@ -160,7 +161,7 @@ impl Drop for Ended<'_> {
 /// # Errors
 ///
 /// If the system has no thread left.
-pub fn spawn(name: &str, stack: usize, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+pub fn spawn(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
     let spawn = || thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(run);
     #[cfg(unix)]
     {
@@ -254,10 +255,8 @@ mod tests {
         use nix::sys::signal::SigSet;
         let before = SigSet::thread_get_mask().unwrap();
         let (masks, received) = mpsc::channel();
-        spawn("masked", STACK, move || {
-            masks.send(SigSet::thread_get_mask().unwrap()).unwrap();
-        })
-        .unwrap();
+        let run = move || masks.send(SigSet::thread_get_mask().unwrap()).unwrap();
+        spawn("masked", STACK, Box::new(run)).unwrap();
         let mask = received.recv_timeout(LONG).unwrap();
         assert!(mask.contains(nix::sys::signal::SIGTERM) && mask.contains(nix::sys::signal::SIGINT));
         assert_eq!(SigSet::thread_get_mask().unwrap(), before);
