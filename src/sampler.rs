@@ -104,13 +104,11 @@ impl Sampler {
 
     /// Asks the thread to end and waits for it, at most so long; says whether it has ended. The schedule stands.
     pub fn halt(&self, within: Duration) -> bool {
-        let mut schedule = self.shared.lock();
-        schedule.halting = true;
-        self.shared.changed.notify_all();
-        (schedule, _) = self
+        self.begin_halt();
+        let (schedule, _) = self
             .shared
             .changed
-            .wait_timeout_while(schedule, within, |schedule| schedule.running)
+            .wait_timeout_while(self.shared.lock(), within, |schedule| schedule.running)
             .unwrap_or_else(PoisonError::into_inner);
         let ended = !schedule.running;
         drop(schedule);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use once_cell::race::OnceBox;
 use once_cell::sync::OnceCell;
 use pyo3::intern;
@@ -13,8 +13,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use uuid::Uuid;
 
+use super::fork;
 use super::log::unless_exception;
-use super::{fork, running};
+use super::running::{self, Running};
 use crate::config::Warning;
 use crate::identity::Runtime;
 use crate::message::Message;
@@ -35,10 +36,17 @@ pub struct Process {
     pub counts_threads_after_hooks: bool,
     /// What multiprocessing calls in its children, once it has been registered.
     pub multiprocessing_hook: OnceCell<Py<PyAny>>,
+    /// What ran in the processes that this one descends from; never dropped.
+    ancestors: ArcSwapOption<Ancestor>,
     runtime_id: ArcSwap<String>,
     closed: AtomicBool,
     /// Whether a wrong variable has been told of, in the order of [`VARIABLES`]. A child repeats nothing.
     warned: [AtomicBool; VARIABLES.len()],
+}
+
+struct Ancestor {
+    _running: Arc<Running>,
+    _older: Option<Arc<Ancestor>>,
 }
 
 impl Process {
@@ -50,6 +58,7 @@ impl Process {
                 image: ProcessImage::mark(),
                 counts_threads_after_hooks: py.version_info() >= (3, 13),
                 multiprocessing_hook: OnceCell::new(),
+                ancestors: ArcSwapOption::const_empty(),
                 runtime_id: ArcSwap::from_pointee(new_id()),
                 closed: AtomicBool::new(false),
                 warned: [const { AtomicBool::new(false) }; VARIABLES.len()],
@@ -79,6 +88,12 @@ impl Process {
             self.runtime_id.store(Arc::new(new_id()));
         }
         is_child
+    }
+
+    /// Keeps what ran in the parent process: a thread that does not exist here may hold its locks for ever.
+    pub fn keep(&self, parents: Arc<Running>) {
+        let older = self.ancestors.load_full();
+        self.ancestors.store(Some(Arc::new(Ancestor { _running: parents, _older: older })));
     }
 
     /// The interpreter is on its way out: nothing shall start any more.

@@ -289,8 +289,8 @@ impl Running {
         let (plan, explicitly) = (parents.plan.load_full(), parents.explicitly.load(SeqCst));
         let interpreter = Arc::clone(&parents.interpreter);
         let heir = Self::with(process, plan, explicitly, parents.clock, interpreter, legacy.as_ref());
-        std::mem::forget(RUNNING.swap(Some(Arc::new(heir))));
-        std::mem::forget(parents);
+        process.keep(parents);
+        RUNNING.store(Some(Arc::new(heir)));
         if let Some(heir) = current(py) {
             heir.go_on();
         }

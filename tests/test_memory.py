@@ -1,0 +1,80 @@
+"""Starts, stops and forks under valgrind: nothing of ours is lost, nothing is read that is not there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import gc, logging, os, sys
+from runtime_metrics import RuntimeMetrics
+logging.disable()
+def cycle():
+    RuntimeMetrics.enable(dogstatsd_url="127.0.0.1:9", flush_interval=0.01, tags={"a": "b"})
+    RuntimeMetrics.flush()
+    RuntimeMetrics.snapshot()
+    gc.collect()
+    RuntimeMetrics.disable()
+for _ in range(20):
+    cycle()
+RuntimeMetrics.enable(dogstatsd_url="127.0.0.1:9")
+for generation in range(3):
+    RuntimeMetrics.flush()
+    if child := os.fork():
+        os.waitpid(child, 0)
+        break
+RuntimeMetrics.flush()
+RuntimeMetrics.disable()
+cycle()
+"""
+
+# So near to the call that allocates or reads, the code is ours; further out Python does what we asked it for.
+NEAR = 6
+
+
+def ours(report: str) -> list[str]:
+    """The reports about our own code, of the parent and its children."""
+    records = re.split(r"\n==\d+== \n", report)
+    frames = [re.findall(r"(?:at|by) 0x[0-9A-F]+: (.*)", record) for record in records]
+    return [
+        record
+        for record, calls in zip(records, frames, strict=True)
+        if any("_core.abi3" in call for call in calls[:NEAR]) and not any("Py" in call for call in calls[:2])
+    ]
+
+
+def test_nothing_is_lost_and_nothing_invalid_is_read() -> None:
+    if (valgrind := shutil.which("valgrind")) is None:
+        pytest.skip("needs valgrind")
+    options = ["--leak-check=full", "--show-leak-kinds=definite", "--num-callers=30"]
+    done = subprocess.run(
+        [valgrind, *options, sys.executable, "-c", PROGRAM],
+        env=os.environ | {"PYTHONMALLOC": "malloc"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    # The parent and three generations of children.
+    assert done.stderr.count("ERROR SUMMARY") == 4
+    assert ours(done.stderr) == []
+
+
+def test_a_record_of_ours_would_be_found() -> None:
+    lost = (
+        "==7== 64 bytes in 1 blocks are definitely lost\n"
+        "==7==    at 0x48417B4: malloc (vg_replace_malloc.c:1)\n"
+        "==7==    by 0x5967E14: ??? (in /x/runtime_metrics/_core.abi3.so)\n"
+    )
+    theirs = (
+        "==7== 8 bytes in 1 blocks are definitely lost\n"
+        "==7==    at 0x48417B4: malloc (vg_replace_malloc.c:1)\n"
+        "==7==    by 0x4AD0863: PyImport_Import (import.c:2036)\n"
+        "==7==    by 0x59963D9: ??? (in /x/runtime_metrics/_core.abi3.so)\n"
+    )
+    assert ours(f"{theirs}\n==7== \n{lost}") == [lost]
