@@ -14,6 +14,7 @@ import resource
 import socket
 import sys
 import time
+import warnings
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,34 @@ def collection_ns(collections: int) -> float:
     return (time.perf_counter_ns() - began) / collections
 
 
+def fork(name: str, pairs: int = 15, forks: int = 20) -> Figures:
+    """Microseconds that enable adds to one fork in the parent, from neighbouring blocks with and without it."""
+    warnings.simplefilter("ignore", DeprecationWarning)  # printing one would be measured, too
+    with listening():
+        subject = load(name)
+        added = []
+        for _ in range(pairs):
+            without = fork_us(forks)
+            subject.enable()
+            added.append(fork_us(forks) - without)
+            subject.disable()
+    return {"fork_us": median(added)}
+
+
+def fork_us(forks: int) -> float:
+    """Median time of a call of `os.fork` in the parent; the child is gone before the next one."""
+    durations = []
+    for _ in range(forks):
+        began = time.perf_counter_ns()
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        durations.append(time.perf_counter_ns() - began)
+        os.waitpid(child, 0)
+        time.sleep(0.001)  # what the hooks have started settles down
+    return median(durations) / 1e3
+
+
 def flush_pause(name: str) -> Figures:
     """Pause of a busy main thread when another Python thread calls for a tick."""
     with listening():
@@ -146,6 +175,7 @@ MEASURES: dict[str, Callable[..., Figures]] = {
         marked_ticks,
         wire,
         gc_callback,
+        fork,
         flush_pause,
         automatic_pause,
     )

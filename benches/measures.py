@@ -97,6 +97,7 @@ MEASURES = {
     "instructions": Measure(instructions, program="valgrind"),
     "syscalls": Measure(syscalls, program="strace"),
     "gc_callback": Measure(partial(inside, "gc_callback")),
+    "fork": Measure(partial(inside, "fork")),
     "wire": Measure(partial(inside, "wire")),
     "flush_pause": Measure(partial(inside, "flush_pause"), cores=2),
     "automatic_pause": Measure(partial(inside, "automatic_pause"), cores=2),

@@ -34,6 +34,7 @@ COSTS = (
     Cost("syscalls", "syscalls", "system calls of a tick, the thread that ticks", "", at_most=6),
     Cost("syscalls", "syscalls_all_threads", "system calls meanwhile, all threads", ""),
     Cost("gc_callback", "gc_callback_ns", "added to a young collection", "ns"),
+    Cost("fork", "fork_us", "added to a fork, in the parent", "us", at_most=60),
     Cost("wire", "datagrams", "datagrams of a tick", ""),
     Cost("wire", "bytes", "bytes of a tick", ""),
     Cost("wire", "samples", "samples of a tick", ""),
