@@ -5,9 +5,11 @@ BIN := .venv/bin
 SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE \
 	$(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
-# glibc 2.17 and older kernels, so that one wheel serves every Linux, AWS Lambda's older images included.
+# glibc 2.17 and older kernels, so that one wheel serves every Linux, AWS Lambda's older images included. zig would link
+# an unwinder of its own; a process must have one: CPython ends threads by unwinding them with libgcc's, ours included.
 ifeq ($(shell uname -s),Linux)
 PORTABLE := --zig --compatibility manylinux_2_17
+UNWINDER := RUSTFLAGS="-C link-arg=$(shell cc -print-file-name=libgcc_s.so.1)"
 endif
 
 .PHONY: help setup demo test lint bench generate docs check wheel sdist clean
@@ -60,7 +62,7 @@ clean: ## forget everything that was built
 
 dist/.wheel: .venv/.tools $(SOURCES)
 	rm -f dist/*.whl
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/maturin build --quiet --release --locked $(PORTABLE) --interpreter $(BIN)/python --out dist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(UNWINDER) $(BIN)/maturin build --quiet --release --locked $(PORTABLE) --interpreter $(BIN)/python --out dist
 	@touch $@
 
 dist/.sdist: .venv/.tools $(SOURCES)

@@ -14,9 +14,10 @@ use crate::config::Settings;
 use crate::emitter::Emitter;
 use crate::emitter::transport::{Legacy, Transport};
 use crate::message::Message;
-use crate::pipeline::{Answer, Output, Pipeline};
+use crate::pipeline::{Output, Pipeline};
 use crate::reader::{Interpreter, Reader};
 use crate::sampler::{Clock, Sampler};
+use crate::snapshot;
 use crate::sources::gc::GcCounters;
 
 /// A tick waits for the interpreter at most a tenth of its interval, and never longer than this.
@@ -109,10 +110,11 @@ impl Collector {
         self.reader.is_in_interpreter()
     }
 
-    /// Takes the pipeline away, so that nobody uses it until it is [put back](Self::put_back); `None` if somebody does.
+    /// Takes the pipeline away, so that nobody uses it until it is [put back](Self::put_back); `None` if somebody does
+    /// for longer than that.
     #[must_use]
-    pub fn withdraw(&self) -> Option<Pipeline> {
-        self.pipeline.check_out(Duration::ZERO).map(CheckedOut::keep)
+    pub fn withdraw(&self, within: Duration) -> Option<Pipeline> {
+        self.pipeline.check_out(within).map(CheckedOut::keep)
     }
 
     /// Brings back what was withdrawn.
@@ -131,14 +133,14 @@ impl Collector {
     ///
     /// False if something did not leave, or another flush is under way and does not end in 100 ms. The caller must
     /// be detached from the interpreter, which a tick under way may be waiting for.
-    pub fn flush(&self, answer: Option<Answer>) -> bool {
-        self.flush_within(BUSY, answer)
+    pub fn flush(&self, facts: Option<snapshot::Interpreter>) -> bool {
+        self.flush_within(BUSY, facts)
     }
 
     /// The values a flush would send now. The caller must be detached from the interpreter.
-    pub fn look(&self, answer: Option<Answer>) -> Vec<Sample> {
+    pub fn look(&self, facts: Option<snapshot::Interpreter>) -> Vec<Sample> {
         let pipeline = self.pipeline.check_out(ONE_TICK);
-        pipeline.map(|mut pipeline| pipeline.look(self.clock.now(), answer)).unwrap_or_default()
+        pipeline.map(|mut pipeline| pipeline.look(self.clock.now(), facts)).unwrap_or_default()
     }
 
     /// Takes over other settings and tags; counters and baselines stay. The caller must be detached.
@@ -152,13 +154,18 @@ impl Collector {
     }
 
     /// Stops both threads and sends a last sample, all within `budget`. The caller must be detached.
-    pub fn stop(&self, answer: Option<Answer>, budget: Duration) {
+    ///
+    /// If the interpreter `ends`, a thread that is waiting for it is waited for all the same.
+    pub fn stop(&self, facts: Option<snapshot::Interpreter>, budget: Duration, ends: bool) {
         let deadline = self.clock.now() + budget;
         let left = || deadline.saturating_sub(self.clock.now());
-        self.reader.begin_halt();
+        self.begin_pause();
         self.sampler.halt(left());
         // Before the reader has ended, which may take as long as somebody keeps the interpreter.
-        self.flush_within(left(), answer);
+        self.flush_within(left(), facts);
+        if ends {
+            self.reader.await_interpreter();
+        }
         self.reader.halt(left());
     }
 
@@ -181,11 +188,12 @@ impl Collector {
         self.reader.say(pipeline.take_messages());
     }
 
-    fn flush_within(&self, busy: Duration, answer: Option<Answer>) -> bool {
+    fn flush_within(&self, busy: Duration, facts: Option<snapshot::Interpreter>) -> bool {
         let Some(mut pipeline) = self.pipeline.check_out(busy) else {
             return false;
         };
-        let everything_left = pipeline.flush(self.clock.now(), || answer);
+        let everything_left = pipeline.flush(self.clock.now(), || facts);
+        self.look_up_if_due(&mut pipeline);
         self.unsaid().append(&mut pipeline.take_messages());
         everything_left
     }

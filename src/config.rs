@@ -112,26 +112,31 @@ impl Settings {
         environment: &Environment,
         default_socket: &Path,
     ) -> Result<(Self, Vec<Warning>), InvalidArgument> {
-        let mut variables = Reader { environment, warnings: Vec::new() };
+        let mut variables = Variables { environment, warnings: Vec::new() };
         let settings = Self {
             interval: match arguments.flush_interval {
                 Some(seconds) => argument("flush_interval", seconds, variables::INTERVAL.accepts, interval)?,
-                None => variables.read(&variables::INTERVAL, parse_interval).unwrap_or(DEFAULT_INTERVAL),
+                None => {
+                    variables.read(&variables::INTERVAL, parse_interval).valid().unwrap_or(DEFAULT_INTERVAL)
+                }
             },
             level: match arguments.level.as_deref() {
                 Some(level) => argument("level", level, variables::LEVEL.accepts, parse)?,
-                None => variables.read(&variables::LEVEL, parse).unwrap_or_default(),
+                None => variables.read(&variables::LEVEL, parse).valid().unwrap_or_default(),
             },
             wire_type: match arguments.wire_type.as_deref() {
                 Some(wire_type) => argument("wire_type", wire_type, variables::WIRE_TYPE.accepts, parse)?,
-                None => {
-                    variables.read(&variables::WIRE_TYPE, parse).unwrap_or_else(|| ddtraces_type(environment))
-                }
+                None => match variables.read(&variables::WIRE_TYPE, parse) {
+                    Found::Unset => ddtraces_type(environment),
+                    found => found.valid().unwrap_or_default(),
+                },
             },
-            runtime_id: variables
-                .read(&variables::RUNTIME_ID_ENABLED, parse_bool)
-                .or_else(|| variables.read(&variables::EXPERIMENTAL_RUNTIME_ID, parse_bool))
-                .unwrap_or(true),
+            runtime_id: match variables.read(&variables::RUNTIME_ID_ENABLED, parse_bool) {
+                Found::Unset => variables.read(&variables::EXPERIMENTAL_RUNTIME_ID, parse_bool),
+                found => found,
+            }
+            .valid()
+            .unwrap_or(true),
             destination: match arguments.dogstatsd_url.as_deref() {
                 Some(url) => Destination {
                     address: argument("dogstatsd_url", url, ACCEPTED, parse)?,
@@ -153,26 +158,42 @@ fn argument<V: fmt::Debug + Copy, T>(
     parse(value).ok_or_else(|| InvalidArgument { name, value: format!("{value:?}"), accepted })
 }
 
+/// What a variable holds.
+enum Found<T> {
+    Unset,
+    Invalid,
+    Valid(T),
+}
+
+impl<T> Found<T> {
+    fn valid(self) -> Option<T> {
+        match self {
+            Self::Valid(value) => Some(value),
+            Self::Unset | Self::Invalid => None,
+        }
+    }
+}
+
 /// Reads variables and gathers what is wrong with them.
-struct Reader<'a> {
+struct Variables<'a> {
     environment: &'a Environment,
     warnings: Vec<Warning>,
 }
 
-impl Reader<'_> {
-    /// The variable's value; `None`, with a warning if need be, means the default.
-    fn read<T>(&mut self, variable: &Variable, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let text = self.environment.get(variable)?;
-        let value = parse(text);
-        if value.is_none() {
-            let instead = if variable.default.is_empty() {
-                "it is ignored".to_owned()
-            } else {
-                format!("{} is used", variable.default)
-            };
-            self.warn(variable, text, &instead);
+impl Variables<'_> {
+    /// Reads a variable, and warns of a wrong one.
+    fn read<T>(&mut self, variable: &Variable, parse: impl Fn(&str) -> Option<T>) -> Found<T> {
+        let Some(text) = self.environment.get(variable) else { return Found::Unset };
+        if let Some(value) = parse(text) {
+            return Found::Valid(value);
         }
-        value
+        let instead = if variable.default.is_empty() {
+            "it is ignored".into()
+        } else {
+            format!("{} is used", variable.default)
+        };
+        self.warn(variable, text, &instead);
+        Found::Invalid
     }
 
     fn warn(&mut self, variable: &Variable, value: &str, instead: &str) {
@@ -215,7 +236,7 @@ impl Reader<'_> {
         variables: [&'static Variable; 2],
         parse: fn(&str) -> Option<T>,
     ) -> Option<(T, &'static str)> {
-        variables.into_iter().find_map(|variable| Some((self.read(variable, parse)?, variable.name)))
+        variables.into_iter().find_map(|variable| Some((self.read(variable, parse).valid()?, variable.name)))
     }
 }
 
@@ -358,8 +379,8 @@ mod tests {
             ("DD_RUNTIME_METRICS_LEVEL", "everything", "default is used"),
             ("DD_RUNTIME_METRICS_WIRE_TYPE", "count", "distribution is used"),
             ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "yes", "true is used"),
-            ("DD_DOGSTATSD_PORT", "0", "8125 is used"),
-            ("DD_DOGSTATSD_PORT", "abc", "8125 is used"),
+            ("DD_DOGSTATSD_PORT", "0", "it is ignored"),
+            ("DD_DOGSTATSD_PORT", "abc", "it is ignored"),
             ("DD_AGENT_HOST", "a/b", "it is ignored"),
         ] {
             let (settings, warnings) = settings([(name, value)]);
@@ -392,6 +413,15 @@ mod tests {
         let no_id = ("DD_TRACE_EXPERIMENTAL_RUNTIME_ID_ENABLED", "0");
         assert!(!settings([no_id]).0.runtime_id);
         assert!(settings([no_id, ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "1")]).0.runtime_id);
+    }
+
+    #[test]
+    fn a_wrong_variable_does_not_bring_its_weaker_names_to_life() {
+        let gauges = ("DD_TRACE_EXPERIMENTAL_FEATURES_ENABLED", "DD_RUNTIME_METRICS_ENABLED");
+        let (settings, _) = settings([gauges, ("DD_RUNTIME_METRICS_WIRE_TYPE", "count")]);
+        assert_eq!(settings.wire_type, WireType::Distribution);
+        let no_id = ("DD_TRACE_EXPERIMENTAL_RUNTIME_ID_ENABLED", "false");
+        assert!(self::settings([no_id, ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "no")]).0.runtime_id);
     }
 
     #[test]

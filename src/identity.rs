@@ -62,11 +62,15 @@ impl Identity {
         let mut user = UserTags::default();
         user.extend(split(environment.get(&variables::DATADOG_TAGS), |text| text.split(',')));
         user.extend(environment.get(&variables::TAGS).map(split_dd_tags).unwrap_or_default());
-        user.extend(claims.tags.iter().flatten().map(String::as_str));
+        let mut own = UserTags::default();
+        own.extend(claims.tags.iter().flatten().map(String::as_str));
+        let [own_service, own_env, own_version] = ["service", "env", "version"].map(|key| own.take(key));
+        user.replace(own);
 
         let attributes = environment.get(&variables::OTEL_RESOURCE_ATTRIBUTES).unwrap_or_default();
         let service = first([
             claims.service.clone(),
+            own_service,
             environment.get(&variables::SERVICE).map(str::to_owned),
             environment.get(&variables::OTEL_SERVICE_NAME).map(str::to_owned),
             attribute(attributes, "service.name"),
@@ -76,6 +80,7 @@ impl Identity {
         ]);
         let env = first([
             claims.env.clone(),
+            own_env,
             environment.get(&variables::ENV).map(str::to_owned),
             attribute(attributes, "deployment.environment.name"),
             attribute(attributes, "deployment.environment"),
@@ -83,6 +88,7 @@ impl Identity {
         ]);
         let version = first([
             claims.version.clone(),
+            own_version,
             environment.get(&variables::VERSION).map(str::to_owned),
             attribute(attributes, "service.version"),
             user.take("version"),
@@ -151,11 +157,22 @@ impl UserTags {
             if key.is_empty() || matches!(key, "git.commit.sha" | "git.repository_url") {
                 continue;
             }
-            let same = |(k, v): &&mut (String, Option<String>)| k == key && v.is_some() == value.is_some();
-            match self.0.iter_mut().find(same) {
-                Some(tag) => tag.1 = value,
-                None => self.0.push((key.to_owned(), value)),
-            }
+            self.set(key.to_owned(), value);
+        }
+    }
+
+    /// Takes over other tags, which are stronger.
+    fn replace(&mut self, others: Self) {
+        for (key, value) in others.0 {
+            self.set(key, value);
+        }
+    }
+
+    fn set(&mut self, key: String, value: Option<String>) {
+        let same = |(k, v): &&mut (String, Option<String>)| *k == key && v.is_some() == value.is_some();
+        match self.0.iter_mut().find(same) {
+            Some(tag) => tag.1 = value,
+            None => self.0.push((key, value)),
         }
     }
 
@@ -182,7 +199,7 @@ fn clean(tag: &str) -> String {
 }
 
 fn first<const N: usize>(sources: [Option<String>; N]) -> Option<String> {
-    sources.into_iter().flatten().find(|value| !value.is_empty())
+    sources.into_iter().flatten().find(|value| !clean(value).is_empty())
 }
 
 fn split<'a, I: Iterator<Item = &'a str>>(text: Option<&'a str>, by: impl Fn(&'a str) -> I) -> Vec<&'a str> {
@@ -305,6 +322,9 @@ mod tests {
             ("OTEL_RESOURCE_ATTRIBUTES", "service.name=attr,deployment.environment=old,service.version=9"),
             ("DD_TAGS", "service:tag,env:tag,version:tag,a:b"),
         ];
+        let claims =
+            Claims { tags: Some(vec!["env:arg".into(), "service:weaker".into()]), ..Claims::default() };
+        assert_eq!(tags(&claims, all), format!("service:weaker,env:arg,version:9,a:b,{TAIL}"));
         let claims = Claims { service: Some("arg".into()), ..Claims::default() };
         assert_eq!(tags(&claims, all), format!("service:arg,env:old,version:9,a:b,{TAIL}"));
         assert_eq!(tags(&Claims::default(), all), format!("service:dd,env:old,version:9,a:b,{TAIL}"));
@@ -355,6 +375,10 @@ mod tests {
         let service = "a\nb|c,d#e\u{1F600}f é";
         let block = tags(&Claims { service: Some(service.into()), ..Claims::default() }, []);
         assert_eq!(block, format!("service:a_b_c_d_e_f_é,{TAIL}"));
+        assert_eq!(
+            tags(&Claims { service: Some(":".into()), ..Claims::default() }, []),
+            format!("service:app,{TAIL}")
+        );
         let long = tags(&Claims { service: Some("é".repeat(10_000)), ..Claims::default() }, []);
         assert_eq!(long, format!("service:{},{TAIL}", "é".repeat(192)));
     }

@@ -15,15 +15,6 @@ use crate::snapshot::{Collections, Interpreter, Snapshot};
 use crate::sources::OperatingSystem;
 use crate::sources::gc::GcCounters;
 
-/// What the interpreter answered.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
-    /// Its facts.
-    pub facts: Interpreter,
-    /// The program had removed our garbage-collection callback: collections have gone unseen.
-    pub callback_was_missing: bool,
-}
-
 /// Sources, the last flush's snapshot, and the emitter.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -31,6 +22,8 @@ pub struct Pipeline {
     gc: Arc<GcCounters>,
     earlier: Snapshot,
     output: Output,
+    messages: Vec<Message>,
+    told_of_unseen: bool,
 }
 
 /// Where samples go, how many, and how often.
@@ -50,8 +43,14 @@ impl Pipeline {
     /// Opens the sources and takes the baseline: nothing of the process's past is ever sent.
     #[must_use]
     pub fn new(root: &Path, gc: Arc<GcCounters>, output: Output, now: Duration) -> Self {
-        let mut pipeline =
-            Self { operating_system: OperatingSystem::open(root), gc, earlier: Snapshot::default(), output };
+        let mut pipeline = Self {
+            operating_system: OperatingSystem::open(root),
+            gc,
+            earlier: Snapshot::default(),
+            output,
+            messages: Vec::new(),
+            told_of_unseen: false,
+        };
         let collections = pipeline.gc.drain();
         pipeline.earlier = pipeline.snapshot(now, Some(collections), None);
         pipeline
@@ -59,16 +58,15 @@ impl Pipeline {
 
     /// Sends the interval up to `now`; says whether everything has left.
     ///
-    /// `answer` is called after everything that does not need the interpreter has been read, and may wait.
-    pub fn flush(&mut self, now: Duration, answer: impl FnOnce() -> Option<Answer>) -> bool {
-        // Before all else, so that no collection that a flush provokes is counted in it.
+    /// `facts` of the interpreter are asked for after everything that does not need it has been read, and may be waited for.
+    pub fn flush(&mut self, now: Duration, facts: impl FnOnce() -> Option<Interpreter>) -> bool {
+        // First, so that no collection that the rest provokes is counted in it.
         let collections = self.gc.drain();
         let mut later = self.snapshot(now, Some(collections.clone()), None);
-        if let Some(answer) = answer() {
-            later.interpreter = Some(answer.facts);
-            if answer.callback_was_missing {
-                later.collections = None;
-            }
+        later.interpreter = facts();
+        if self.gc.take_unseen() {
+            later.collections = None;
+            self.tell_of_unseen();
         }
         self.output.transport.prepare(now);
         let interval = Interval::new(&self.earlier, &later, self.output.interval);
@@ -79,10 +77,9 @@ impl Pipeline {
     }
 
     /// The values a flush would send now.
-    pub fn look(&mut self, now: Duration, answer: Option<Answer>) -> Vec<Sample> {
-        let missing = answer.as_ref().is_some_and(|answer| answer.callback_was_missing);
-        let collections = (!missing).then(|| self.gc.read());
-        let later = self.snapshot(now, collections, answer.map(|answer| answer.facts));
+    pub fn look(&mut self, now: Duration, facts: Option<Interpreter>) -> Vec<Sample> {
+        let collections = (!self.gc.is_unseen()).then(|| self.gc.read());
+        let later = self.snapshot(now, collections, facts);
         samples(self.output.level, &Interval::new(&self.earlier, &later, self.output.interval)).collect()
     }
 
@@ -111,8 +108,18 @@ impl Pipeline {
 
     /// What there is to say since the last call.
     #[must_use]
-    pub fn take_messages(&self) -> Vec<Message> {
-        self.output.transport.take_messages()
+    pub fn take_messages(&mut self) -> Vec<Message> {
+        let mut messages = std::mem::take(&mut self.messages);
+        messages.append(&mut self.output.transport.take_messages());
+        messages
+    }
+
+    fn tell_of_unseen(&mut self) {
+        if !std::mem::replace(&mut self.told_of_unseen, true) {
+            let text = "the program has cleared gc.callbacks: our entry is back, the metrics of collections and pauses \
+                        are left out for the interval";
+            self.messages.push(Message::warning(text));
+        }
     }
 
     fn snapshot(

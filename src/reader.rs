@@ -4,13 +4,12 @@
 //! more than one request to the interpreter outstanding.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::emitter::transport::NamedHost;
 use crate::message::Message;
-use crate::pipeline::Answer;
-use crate::sampler;
+use crate::sampler::{self, Thread};
+use crate::snapshot;
 
 /// Python code may run on it, in a user's log handler: 400 calls deep through C need more than 256 kB.
 const STACK: usize = 2 * 1024 * 1024;
@@ -21,7 +20,7 @@ const MOST_MESSAGES: usize = 16;
 /// The interpreter, as the edge implements it. Both calls may wait without bound.
 pub trait Interpreter: Send + Sync + 'static {
     /// Its facts now; `None` while it shuts down.
-    fn read(&self) -> Option<Answer>;
+    fn read(&self) -> Option<snapshot::Interpreter>;
 
     /// Logs what can be logged from a thread that is not Python's; gives back what cannot.
     fn log(&self, messages: Vec<Message>) -> Vec<Message>;
@@ -30,7 +29,7 @@ pub trait Interpreter: Send + Sync + 'static {
 /// What the reader is asked to do, and its thread, which starts when there is something to do.
 pub struct Reader {
     shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Thread>>,
 }
 
 struct Shared {
@@ -43,7 +42,7 @@ struct Shared {
 struct State {
     /// The interpreter has been asked and has not answered.
     asked: bool,
-    answer: Option<Answer>,
+    answer: Option<snapshot::Interpreter>,
     host: Option<Arc<NamedHost>>,
     messages: Vec<Message>,
     unsayable: Vec<Message>,
@@ -57,8 +56,10 @@ enum Phase {
     NotRunning,
     /// Waiting for something to do.
     Parked,
-    /// Waiting for the interpreter, or in it.
-    InInterpreter,
+    /// Waiting for the interpreter, and then in it for some microseconds.
+    Reading,
+    /// In the interpreter, for as long as a log handler of the program takes.
+    Logging,
     /// Waiting for a name server, for as long as it takes.
     LookingUp,
 }
@@ -81,7 +82,7 @@ impl Reader {
 
     /// Waits for the answer to the last [`ask`](Self::ask), at most so long; halting ends the wait.
     #[must_use]
-    pub fn answer(&self, within: Duration) -> Option<Answer> {
+    pub fn answer(&self, within: Duration) -> Option<snapshot::Interpreter> {
         let waiting = |state: &mut State| state.answer.is_none() && !state.halting;
         let (mut state, _) = self
             .shared
@@ -99,7 +100,7 @@ impl Reader {
     /// Has messages logged, now or, where that cannot be, by the program's next call.
     pub fn say(&self, messages: Vec<Message>) {
         if !messages.is_empty() {
-            self.request(|state| state.messages.extend(messages));
+            self.request(|state| keep(&mut state.messages, messages));
         }
     }
 
@@ -123,27 +124,30 @@ impl Reader {
     /// Whether the thread cannot end while the caller keeps the interpreter to itself.
     #[must_use]
     pub fn is_in_interpreter(&self) -> bool {
-        self.shared.lock().phase == Phase::InInterpreter
+        matches!(self.shared.lock().phase, Phase::Reading | Phase::Logging)
+    }
+
+    /// Waits as long as the thread waits for the interpreter. Whoever is about to end the interpreter needs it as well,
+    /// so this takes no longer than the end itself; a thread that attached later would crash. Be detached.
+    pub fn await_interpreter(&self) {
+        let reading = |state: &mut State| state.phase == Phase::Reading;
+        drop(self.shared.changed.wait_while(self.shared.lock(), reading));
     }
 
     /// Asks the thread to end and waits for it, at most so long; says whether it is gone. A look-up in progress is
     /// not waited for: it ends by itself and touches nothing more. The thread starts again at the next request.
     pub fn halt(&self, within: Duration) -> bool {
         self.begin_halt();
-        let waiting = |state: &mut State| matches!(state.phase, Phase::Parked | Phase::InInterpreter);
-        let (state, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(self.shared.lock(), within, waiting)
-            .unwrap_or_else(PoisonError::into_inner);
-        let ended = state.phase == Phase::NotRunning;
-        drop(state);
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) =
-            thread.take_if(|_| ended).filter(|thread| thread.thread().id() != thread::current().id())
-        {
-            // It has nothing more to do, and its panics have been told of.
-            drop(thread.join());
+        if thread.as_ref().is_some_and(Thread::is_current) {
+            return false;
+        }
+        let busy = |state: &mut State| matches!(state.phase, Phase::Parked | Phase::Reading | Phase::Logging);
+        let changed = &self.shared.changed;
+        let waited = changed.wait_timeout_while(self.shared.lock(), within, busy);
+        let ended = waited.unwrap_or_else(PoisonError::into_inner).0.phase == Phase::NotRunning;
+        if let Some(thread) = thread.take_if(|_| ended) {
+            thread.join();
         }
         ended
     }
@@ -192,9 +196,7 @@ impl Shared {
                 Errand::Log(messages) => {
                     let left = self.interpreter.log(messages);
                     let mut state = self.lock();
-                    state.unsayable.extend(left);
-                    let excess = state.unsayable.len().saturating_sub(MOST_MESSAGES);
-                    state.unsayable.drain(..excess);
+                    keep(&mut state.unsayable, left);
                 }
             }
             self.lock().phase = Phase::Parked;
@@ -210,11 +212,11 @@ impl Shared {
                 return None;
             }
             if state.asked {
-                state.phase = Phase::InInterpreter;
+                state.phase = Phase::Reading;
                 return Some(Errand::Read);
             }
             if !state.messages.is_empty() {
-                state.phase = Phase::InInterpreter;
+                state.phase = Phase::Logging;
                 return Some(Errand::Log(std::mem::take(&mut state.messages)));
             }
             if let Some(host) = state.host.take() {
@@ -228,6 +230,13 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Adds messages and lets the oldest go, so that they stay few.
+fn keep(kept: &mut Vec<Message>, messages: Vec<Message>) {
+    kept.extend(messages);
+    let excess = kept.len().saturating_sub(MOST_MESSAGES);
+    kept.drain(..excess);
 }
 
 /// Tells whoever joins, however the thread ends.

@@ -4,12 +4,18 @@
 //! What is done at each beat is the caller's closure; here are only the sleep and the clock.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Reading, formatting and sending need little.
 const STACK: usize = 256 * 1024;
+
+/// How often to look whether the kernel is done with a thread that has ended; the first look is mostly the last.
+const MOST_LOOKS: usize = 10_000;
 
 /// Monotonic time since the collector began.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +45,7 @@ impl Clock {
 pub struct Sampler {
     shared: Arc<Shared>,
     beat: Arc<dyn Fn() + Send + Sync>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<Thread>>,
 }
 
 struct Shared {
@@ -79,7 +85,8 @@ impl Sampler {
         let run = move || {
             let _ended = Ended(&shared);
             while shared.wait() {
-                beat();
+                // A defect of ours costs a beat; the panic has printed itself.
+                drop(catch_unwind(AssertUnwindSafe(|| beat())));
             }
         };
         *thread = Some(spawn("rtm-sampler", STACK, Box::new(run))?);
@@ -114,8 +121,7 @@ impl Sampler {
         drop(schedule);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread.filter(|_| ended) {
-            // It has nothing more to do, and its panics have been told of.
-            drop(thread.join());
+            thread.join();
         }
         ended
     }
@@ -132,7 +138,8 @@ impl Shared {
             let now = self.clock.now();
             let left = schedule.next.saturating_sub(now);
             if left.is_zero() {
-                schedule.next = (schedule.next + schedule.interval).max(now);
+                let next = schedule.next + schedule.interval;
+                schedule.next = if next > now { next } else { now + schedule.interval };
                 return true;
             }
             (schedule, _) = self.changed.wait_timeout(schedule, left).unwrap_or_else(PoisonError::into_inner);
@@ -154,24 +161,77 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Starts a thread that receives no signal: the program's own threads must go on being interrupted by theirs.
+/// A thread of ours.
+pub struct Thread {
+    handle: JoinHandle<()>,
+    /// The kernel's number of it, once it runs.
+    number: Arc<AtomicI32>,
+}
+
+impl Thread {
+    /// Waits for the end of a thread that has nothing more to do.
+    ///
+    /// The kernel counts it for some microseconds after it can be joined, and CPython asks the kernel whether a fork
+    /// is made in a process with threads.
+    pub fn join(self) {
+        // Its panics have been caught.
+        drop(self.handle.join());
+        let name = format!("/proc/self/task/{}", self.number.load(SeqCst));
+        for _ in 0..MOST_LOOKS {
+            if !Path::new(&name).exists() {
+                break;
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Whether this is the thread that asks.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.handle.thread().id() == thread::current().id()
+    }
+}
+
+/// Starts a thread that receives no signal but those of its own faults: the program's threads must go on being
+/// interrupted by theirs.
 ///
 /// # Errors
 ///
 /// If the system has no thread left.
-pub fn spawn(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+pub fn spawn(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+    let number = Arc::new(AtomicI32::new(0));
+    let numbered = Arc::clone(&number);
+    let run = move || {
+        numbered.store(thread_number(), SeqCst);
+        run();
+    };
     let spawn = || thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(run);
     #[cfg(unix)]
-    {
-        use nix::sys::signal::{SigSet, SigmaskHow};
+    let handle = {
+        use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+        let mut blocked = SigSet::all();
+        for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT] {
+            blocked.remove(fault);
+        }
         // A thread inherits the mask of the one that starts it.
-        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        let before = blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
         let thread = spawn();
         before.thread_set_mask()?;
-        thread
-    }
+        thread?
+    };
     #[cfg(not(unix))]
-    spawn()
+    let handle = spawn()?;
+    Ok(Thread { handle, number })
+}
+
+#[cfg(target_os = "linux")]
+fn thread_number() -> i32 {
+    nix::unistd::gettid().as_raw()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn thread_number() -> i32 {
+    0
 }
 
 #[cfg(test)]
@@ -245,6 +305,34 @@ mod tests {
         drop(release);
         received.recv_timeout(LONG).unwrap();
         assert!(sampler.halt(LONG));
+    }
+
+    #[test]
+    fn missed_beats_are_not_made_up_for() {
+        let (beats, received) = mpsc::channel();
+        let interval = Duration::from_millis(50);
+        let sampler = Sampler::new(Clock::start(), interval, move || {
+            beats.send(Instant::now()).unwrap();
+            thread::sleep(3 * interval);
+        });
+        sampler.run().unwrap();
+        let first = received.recv_timeout(LONG).unwrap();
+        let second = received.recv_timeout(LONG).unwrap();
+        // The beat took three intervals; the next one is a whole interval after its end, or nearly.
+        assert!(second - first > 3 * interval, "{:?}", second - first);
+        assert!(sampler.halt(LONG));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_that_was_joined_is_gone() {
+        for _ in 0..200 {
+            let thread = spawn("ended", STACK, Box::new(|| ())).unwrap();
+            let number = Arc::clone(&thread.number);
+            thread.join();
+            let number = number.load(SeqCst);
+            assert!(number > 0 && !Path::new(&format!("/proc/self/task/{number}")).exists());
+        }
     }
 
     #[cfg(unix)]

@@ -95,15 +95,15 @@ pub static AGENT_HOST: Variable = Variable {
 /// The UDP port.
 pub static DOGSTATSD_PORT: Variable = Variable {
     name: "DD_DOGSTATSD_PORT",
-    default: "8125",
+    default: "",
     accepts: "a port from 1 to 65535",
-    effect: "The UDP port metrics are sent to.",
+    effect: "The UDP port metrics are sent to, 8125 by default.",
 };
 
 /// The UDP port, weaker.
 pub static AGENT_PORT: Variable = Variable {
     name: "DD_AGENT_PORT",
-    default: "8125",
+    default: "",
     accepts: "a port from 1 to 65535",
     effect: "The same, if the variable above is unset (as in ddtrace; beware where it names the trace port).",
 };

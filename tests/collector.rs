@@ -11,7 +11,6 @@ use runtime_metrics::catalogue::Value;
 use runtime_metrics::collector::Collector;
 use runtime_metrics::config::{Arguments, Settings};
 use runtime_metrics::message::Message;
-use runtime_metrics::pipeline::Answer;
 use runtime_metrics::reader::Interpreter;
 use runtime_metrics::sampler::Clock;
 use runtime_metrics::snapshot;
@@ -28,7 +27,6 @@ struct Played {
     held: Mutex<bool>,
     let_go: Condvar,
     asked: AtomicU64,
-    callback_was_missing: Mutex<bool>,
     logged: Mutex<Vec<Message>>,
 }
 
@@ -40,11 +38,10 @@ impl Played {
 }
 
 impl Interpreter for Played {
-    fn read(&self) -> Option<Answer> {
+    fn read(&self) -> Option<snapshot::Interpreter> {
         let count = self.asked.fetch_add(1, SeqCst);
         drop(self.let_go.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
-        let callback_was_missing = std::mem::take(&mut *self.callback_was_missing.lock().unwrap());
-        Some(Answer { facts: snapshot::Interpreter { gc_count: [count, 0, 0] }, callback_was_missing })
+        Some(snapshot::Interpreter { gc_count: [count, 0, 0] })
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
@@ -97,7 +94,7 @@ impl Running {
     }
 
     fn stop(&self) {
-        self.collector.stop(Some(Answer::default()), PATIENCE);
+        self.collector.stop(Some(snapshot::Interpreter::default()), PATIENCE, false);
     }
 }
 
@@ -107,9 +104,15 @@ fn names(lines: &[String], part: &str) -> usize {
 
 #[test]
 fn every_interval_has_all_fifteen_metrics() {
-    let running = Running::start(SOON);
-    for _ in 0..3 {
-        assert_eq!(running.lines().len(), 15);
+    let running = Running::start(Duration::from_millis(100));
+    let (mut complete, mut all) = (0, 0);
+    // On a busy machine an answer may come too late, and then only its own metrics are absent.
+    while complete < 3 {
+        let lines = running.lines();
+        assert!(matches!(lines.len(), 12 | 15), "{lines:?}");
+        complete += usize::from(lines.len() == 15);
+        all += 1;
+        assert!(all < 100);
     }
     running.stop();
 }
@@ -153,16 +156,20 @@ fn collections_that_went_unseen_are_absent_for_one_interval_only() {
         running.gc.start(0);
         running.gc.stop(1000, 0);
     };
-    let flush = |missing| {
-        let answer = Answer { callback_was_missing: missing, ..Answer::default() };
-        assert!(running.collector.flush(Some(answer)));
+    let flush = || {
+        assert!(running.collector.flush(None));
         running.lines()
     };
     collect();
-    let lines = flush(true);
+    running.gc.note_unseen();
+    // A look does not make the flush forget.
+    assert!(running.collector.look(None).iter().all(|sample| !sample.metric.name.contains("gc.pause")));
+    let lines = flush();
     assert_eq!(names(&lines, "gc.collections") + names(&lines, "gc.pause"), 0);
+    let warnings = running.collector.take_messages();
+    assert_eq!(warnings.iter().filter(|message| message.text.contains("gc.callbacks")).count(), 1);
     collect();
-    let lines = flush(false);
+    let lines = flush();
     assert_eq!(names(&lines, "gc.collections.gen0:1|"), 1, "{lines:?}");
     assert_eq!(names(&lines, "gc.pause.time:1000|"), 1, "{lines:?}");
     running.stop();
@@ -201,7 +208,7 @@ fn stopping_is_bounded_although_the_interpreter_does_not_answer() {
     running.interpreter.hold(true);
     while names(&running.lines(), "gc.count") > 0 {}
     let start = Instant::now();
-    running.collector.stop(None, Duration::from_millis(200));
+    running.collector.stop(None, Duration::from_millis(200), false);
     assert!(start.elapsed() < PATIENCE);
     running.interpreter.hold(false);
 }
@@ -240,5 +247,5 @@ fn a_failure_is_logged_through_the_interpreter_once() {
         std::thread::yield_now();
     }
     assert_eq!(warnings(), 1);
-    collector.stop(None, PATIENCE);
+    collector.stop(None, PATIENCE, false);
 }

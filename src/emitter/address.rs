@@ -81,14 +81,15 @@ fn unix(path: &str, kind: UnixKind) -> Result<Address, InvalidAddress> {
 }
 
 fn udp(text: &str) -> Result<Address, InvalidAddress> {
-    if let Ok(number) = text.parse::<Ipv6Addr>() {
-        return Ok(Address::Udp(Host::Number(number.into()), DEFAULT_PORT));
-    }
     // A colon within the brackets of an IPv6 literal does not begin a port.
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, parse_port(port).ok_or(InvalidAddress)?),
         _ => (text, DEFAULT_PORT),
     };
+    // An IPv6 literal without brackets could end in a port or not.
+    if host.contains(':') && !host.starts_with('[') {
+        return Err(InvalidAddress);
+    }
     Ok(Address::Udp(host.parse()?, port))
 }
 
@@ -210,7 +211,6 @@ mod tests {
             ("10.0.0.7:65535", "udp://10.0.0.7:65535"),
             ("udp://[::1]:8126", "udp://[::1]:8126"),
             ("udp://[::1]", "udp://[::1]:8125"),
-            ("fe80::1", "udp://[fe80::1]:8125"),
             ("LocalHost", "udp://localhost:8125"),
             ("/var/run/d.sock", "unix:///var/run/d.sock"),
             ("unix:///d.sock", "unix:///d.sock"),
@@ -246,6 +246,8 @@ mod tests {
             r"\\.\pipe\datadog",
             "[::1",
             "[::g]",
+            "fe80::1",
+            "udp://::1:8125",
             "a:b:c",
             &long,
             "unix:///a\0b",

@@ -6,6 +6,8 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+#[cfg(unix)]
+use nix::sys::stat::fstat;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 #[cfg(unix)]
@@ -22,6 +24,8 @@ const SEND_BUFFER: usize = 32 * 1024;
 pub struct Connection {
     socket: Socket,
     kind: Kind,
+    #[cfg(unix)]
+    inode: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +78,7 @@ impl Connection {
         if socket.send_buffer_size()? < SEND_BUFFER {
             socket.set_send_buffer_size(SEND_BUFFER)?;
         }
-        Ok(Self { socket, kind })
+        Self::connected(socket, kind)
     }
 
     #[cfg(unix)]
@@ -83,7 +87,30 @@ impl Connection {
         // Bounds connect as well, which waits while the peer's backlog is full.
         socket.set_write_timeout(Some(PATIENCE))?;
         socket.connect(address)?;
-        Ok(Self { socket, kind: Kind::UnixStream })
+        Self::connected(socket, Kind::UnixStream)
+    }
+
+    #[cfg(unix)]
+    fn connected(socket: Socket, kind: Kind) -> io::Result<Self> {
+        let inode = fstat(&socket)?.st_ino;
+        Ok(Self { socket, kind, inode })
+    }
+
+    #[cfg(not(unix))]
+    fn connected(socket: Socket, kind: Kind) -> io::Result<Self> {
+        Ok(Self { socket, kind })
+    }
+
+    /// The connection, if it is still ours. Programs that turn into daemons close every descriptor, and the number may
+    /// belong to a socket of the program by now: then it is forgotten, neither written to nor closed.
+    #[must_use]
+    pub fn if_ours(self) -> Option<Self> {
+        #[cfg(unix)]
+        if fstat(&self.socket).ok().map(|status| status.st_ino) != Some(self.inode) {
+            std::mem::forget(self);
+            return None;
+        }
+        Some(self)
     }
 
     /// Whether the socket can be used on after this error. A stream cannot: what follows a part of a frame would

@@ -187,6 +187,7 @@ impl State {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.connection = self.connection.take().and_then(Connection::if_ours);
         let delivery = self.deliver();
         self.packets.clear();
         self.sent.packets += delivery.sent.packets;

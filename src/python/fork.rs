@@ -19,13 +19,17 @@ use super::running::{self, Running};
 use crate::pipeline::Pipeline;
 use crate::process_image::is_main_thread;
 
-/// How long a fork waits for our threads to end; whichever has not is left.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How long a fork waits at most for our threads to end, and for a flush of the program's own; it takes a few
+/// microseconds unless the machine has no time for any thread. Whichever has not ended is left.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 thread_local! {
     /// The pipeline of the collector that was running, while this thread forks: nobody else can be using it then.
     static WITHDRAWN: RefCell<Option<Pipeline>> = const { RefCell::new(None) };
 }
+
+/// How many threads are between the hooks of a fork.
+static FORKS: AtomicUsize = AtomicUsize::new(0);
 
 /// Registers the hooks, once per process.
 pub fn register(py: Python<'_>) -> PyResult<()> {
@@ -63,6 +67,7 @@ fn before(py: Python<'_>) {
             return;
         };
         finalise_multiprocessing_children(py);
+        FORKS.fetch_add(1, SeqCst);
         let collector = running.collector();
         collector.begin_pause();
         // A reader that waits for the interpreter gets it only if we let go; otherwise we had better keep it.
@@ -71,7 +76,7 @@ fn before(py: Python<'_>) {
         } else {
             collector.pause(PATIENCE);
         }
-        WITHDRAWN.set(collector.withdraw());
+        WITHDRAWN.set(collector.withdraw(PATIENCE));
     });
 }
 
@@ -80,11 +85,15 @@ fn before(py: Python<'_>) {
 fn after_in_parent(py: Python<'_>) {
     quietly(|| {
         let pipeline = WITHDRAWN.take();
-        let Some(running) = running::current(py) else {
-            return;
-        };
+        let forks_elsewhere =
+            FORKS.fetch_update(SeqCst, SeqCst, |forks| forks.checked_sub(1)).unwrap_or(1) > 1;
+        let Some(running) = running::current(py) else { return };
         if let Some(pipeline) = pipeline {
             running.collector().put_back(pipeline);
+        }
+        // Another thread is about to fork, and goes on for both.
+        if forks_elsewhere {
+            return;
         }
         // CPython 3.13 counts the threads after this hook (gh-137109). A pending call runs later, but on the main
         // thread alone; a fork from another one is warned of whatever we do.
@@ -110,6 +119,7 @@ pub fn mend(py: Python<'_>) {
     if let Some(process) = Process::known()
         && process.renew()
     {
+        FORKS.store(0, SeqCst);
         Running::inherit(py, process, WITHDRAWN.take());
     }
 }
@@ -129,7 +139,7 @@ extern "C" fn pending(_: *mut c_void) -> c_int {
     quietly(|| {
         let _ = Python::try_attach(|py| {
             let forking = FORKING_FRAME.load(SeqCst);
-            if forking != 0 && forking != current_frame() && go_on_soon() {
+            if forking != 0 && forking != current_frame() && is_calling(py, forking) && go_on_soon() {
                 // Within a hook of somebody else: the fork has not returned.
                 return;
             }
@@ -145,6 +155,18 @@ extern "C" fn pending(_: *mut c_void) -> c_int {
 /// The frame in which the fork was called whose end is awaited, as a number to compare; 0 if there is none.
 static FORKING_FRAME: AtomicUsize = AtomicUsize::new(0);
 
+/// Whether this frame waits for the one that runs: after a fork that failed it may be gone.
+fn is_calling(py: Python<'_>, frame: usize) -> bool {
+    let mut next = py.import("sys").and_then(|sys| sys.call_method0("_getframe")).ok();
+    while let Some(this) = next {
+        if this.as_ptr() as usize == frame {
+            return true;
+        }
+        next = this.getattr("f_back").ok().filter(|back| !back.is_none());
+    }
+    false
+}
+
 /// The Python frame that runs on this thread.
 #[allow(unsafe_code, reason = "frames exist in the C API alone")]
 fn current_frame() -> usize {
@@ -153,20 +175,21 @@ fn current_frame() -> usize {
 }
 
 /// multiprocessing's children run no exit handler that they inherited, on any version. What works is a finaliser that
-/// is made in the child after its registry has been cleared.
-fn finalise_multiprocessing_children(py: Python<'_>) {
+/// is made in the child, once before its registry is cleared and once after.
+pub fn finalise_multiprocessing_children(py: Python<'_>) {
     let register = || -> PyResult<()> {
-        let Some(util) = loaded(py, "multiprocessing.util") else {
-            return Ok(());
-        };
-        let Some(process) = Process::known() else {
-            return Ok(());
-        };
+        let Some(util) = loaded(py, "multiprocessing.util") else { return Ok(()) };
+        let Some(process) = Process::known() else { return Ok(()) };
         if process.multiprocessing_hook.get().is_none() {
             let hook = pyo3::wrap_pyfunction!(in_multiprocessing_child, py)?;
             util.call_method1("register_after_fork", (&hook, &hook))?;
             // The registry holds its key weakly.
             drop(process.multiprocessing_hook.set(hook.unbind().into_any()));
+            let parent =
+                loaded(py, "multiprocessing.process").map(|process| process.call_method0("parent_process"));
+            if parent.transpose()?.is_some_and(|parent| !parent.is_none()) {
+                finalise(py)?;
+            }
         }
         Ok(())
     };
@@ -176,18 +199,16 @@ fn finalise_multiprocessing_children(py: Python<'_>) {
 
 #[pyfunction]
 fn in_multiprocessing_child(py: Python<'_>, _itself: &Bound<'_, PyAny>) {
-    let finalise = || -> PyResult<()> {
-        let Some(util) = loaded(py, "multiprocessing.util") else {
-            return Ok(());
-        };
-        let last = PyDict::new(py);
-        last.set_item("exitpriority", -100)?;
-        let at_exit = pyo3::wrap_pyfunction!(running::at_exit, py)?;
-        util.getattr("Finalize")?
-            .call(PyTuple::new(py, [py.None().into_bound(py), at_exit.into_any()])?, Some(&last))?;
-        Ok(())
-    };
-    drop(finalise());
+    drop(finalise(py));
+}
+
+fn finalise(py: Python<'_>) -> PyResult<()> {
+    let Some(util) = loaded(py, "multiprocessing.util") else { return Ok(()) };
+    let last = PyDict::new(py);
+    last.set_item("exitpriority", -100)?;
+    let at_exit = pyo3::wrap_pyfunction!(running::at_exit, py)?;
+    let arguments = PyTuple::new(py, [py.None().into_bound(py), at_exit.into_any()])?;
+    util.getattr("Finalize")?.call(arguments, Some(&last)).map(drop)
 }
 
 /// A hook that panics would be printed, and a pending call would end the program.

@@ -4,6 +4,7 @@
 //! locks nothing, and returns None whatever happens.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -49,6 +50,8 @@ fn generation(info: &Bound<'_, PyAny>) -> Option<usize> {
 pub struct Installation {
     observe: Py<PyAny>,
     callbacks: Py<PyList>,
+    /// For good: whoever still looks after it lets it be.
+    removed: AtomicBool,
 }
 
 impl Installation {
@@ -57,20 +60,25 @@ impl Installation {
         let callback = Bound::new(py, GcCallback { counters, clock })?;
         let observe = callback.getattr(intern!(py, "observe"))?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
-        Ok(Self { observe, callbacks: callbacks.cast_into::<PyList>()?.unbind() })
+        Ok(Self {
+            observe,
+            callbacks: callbacks.cast_into::<PyList>()?.unbind(),
+            removed: AtomicBool::new(false),
+        })
     }
 
-    /// Puts the callback into the list; says whether it was missing.
+    /// Puts the callback into the list, unless it has been removed for good; says whether it was missing.
     pub fn install(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.position(py).is_some() {
+        if self.removed.load(SeqCst) || self.position(py).is_some() {
             return Ok(false);
         }
         self.callbacks.bind(py).append(&self.observe)?;
         Ok(true)
     }
 
-    /// Takes the callback out of the list.
+    /// Takes the callback out of the list for good.
     pub fn remove(&self, py: Python<'_>) -> PyResult<()> {
+        self.removed.store(true, SeqCst);
         self.position(py).map_or(Ok(()), |at| self.callbacks.bind(py).del_item(at))
     }
 

@@ -8,7 +8,6 @@ use pyo3::prelude::*;
 use super::gc_callback::Installation;
 use super::log;
 use crate::message::Message;
-use crate::pipeline::Answer;
 use crate::reader::Interpreter;
 use crate::sampler::Clock;
 use crate::snapshot;
@@ -48,20 +47,29 @@ impl CPython {
     }
 
     /// What the interpreter knows now; puts the callback back if the program has removed it.
-    pub fn answer(&self, py: Python<'_>) -> Option<Answer> {
-        let callback_was_missing = self.gc_callback.install(py).ok()?;
+    pub fn facts(&self, py: Python<'_>) -> Option<snapshot::Interpreter> {
+        if self.gc_callback.install(py).ok()? {
+            self.gc_counters.note_unseen();
+        }
         let gc_count = self.get_count.bind(py).call0().ok()?.extract::<(u64, u64, u64)>().ok()?.into();
-        Some(Answer { facts: snapshot::Interpreter { gc_count }, callback_was_missing })
+        Some(snapshot::Interpreter { gc_count })
     }
 }
 
 impl Interpreter for CPython {
-    fn read(&self) -> Option<Answer> {
-        Python::try_attach(|py| self.answer(py)).flatten()
+    fn read(&self) -> Option<snapshot::Interpreter> {
+        Python::try_attach(|py| self.facts(py)).flatten()
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
         // Only a finalising interpreter refuses, and then there is nobody left to tell.
         Python::try_attach(|py| log::from_foreign_thread(py, messages)).unwrap_or_default()
     }
+}
+
+/// Whether this is the interpreter that the process began with, and not one of its sub-interpreters.
+#[allow(unsafe_code, reason = "interpreters are told apart in the C API alone")]
+pub fn is_main(_py: Python<'_>) -> bool {
+    // SAFETY: the interpreter is ours here, so there is a current one.
+    unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) == 0 }
 }

@@ -3,9 +3,9 @@
 //! No lock: a child process has its parent's memory, but none of the threads that would unlock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use once_cell::race::OnceBox;
 use once_cell::sync::OnceCell;
 use pyo3::intern;
@@ -36,17 +36,13 @@ pub struct Process {
     pub counts_threads_after_hooks: bool,
     /// What multiprocessing calls in its children, once it has been registered.
     pub multiprocessing_hook: OnceCell<Py<PyAny>>,
-    /// What ran in the processes that this one descends from; never dropped.
-    ancestors: ArcSwapOption<Ancestor>,
-    runtime_id: ArcSwap<String>,
+    /// What ran in the process that this one was forked from, which knows its own; never dropped.
+    parents: ArcSwapOption<Running>,
+    /// Its upper and its lower half. Only a process that has just begun changes it.
+    runtime_id: [AtomicU64; 2],
     closed: AtomicBool,
     /// Whether a wrong variable has been told of, in the order of [`VARIABLES`]. A child repeats nothing.
     warned: [AtomicBool; VARIABLES.len()],
-}
-
-struct Ancestor {
-    _running: Arc<Running>,
-    _older: Option<Arc<Ancestor>>,
 }
 
 impl Process {
@@ -56,13 +52,14 @@ impl Process {
             let process = Self {
                 runtime: runtime(py)?,
                 image: ProcessImage::mark(),
-                counts_threads_after_hooks: py.version_info() >= (3, 13),
+                counts_threads_after_hooks: hexversion(py)? >= 0x030d_0000,
                 multiprocessing_hook: OnceCell::new(),
-                ancestors: ArcSwapOption::const_empty(),
-                runtime_id: ArcSwap::from_pointee(new_id()),
+                parents: ArcSwapOption::const_empty(),
+                runtime_id: [const { AtomicU64::new(0) }; 2],
                 closed: AtomicBool::new(false),
                 warned: [const { AtomicBool::new(false) }; VARIABLES.len()],
             };
+            process.draw_runtime_id();
             let at_exit = pyo3::wrap_pyfunction!(running::at_exit, py)?;
             py.import("atexit")?.call_method1("register", (at_exit,))?;
             fork::register(py)?;
@@ -77,23 +74,29 @@ impl Process {
     }
 
     /// 32 hex digits.
-    pub fn runtime_id(&self) -> Arc<String> {
-        self.runtime_id.load_full()
+    pub fn runtime_id(&self) -> String {
+        let [upper, lower] = self.runtime_id.each_ref().map(|half| half.load(SeqCst));
+        format!("{upper:016x}{lower:016x}")
     }
 
     /// Makes this process one of its own, if it is a child still in its parent's image; says whether it was.
     pub fn renew(&self) -> bool {
         let is_child = self.image.renew();
         if is_child {
-            self.runtime_id.store(Arc::new(new_id()));
+            self.draw_runtime_id();
         }
         is_child
     }
 
     /// Keeps what ran in the parent process: a thread that does not exist here may hold its locks for ever.
     pub fn keep(&self, parents: Arc<Running>) {
-        let older = self.ancestors.load_full();
-        self.ancestors.store(Some(Arc::new(Ancestor { _running: parents, _older: older })));
+        self.parents.store(Some(parents));
+    }
+
+    fn draw_runtime_id(&self) {
+        let (upper, lower) = Uuid::new_v4().as_u64_pair();
+        self.runtime_id[0].store(upper, SeqCst);
+        self.runtime_id[1].store(lower, SeqCst);
     }
 
     /// The interpreter is on its way out: nothing shall start any more.
@@ -139,8 +142,8 @@ pub fn environment(py: Python<'_>) -> PyResult<Environment> {
     interrupted.map(|()| environment)
 }
 
-fn new_id() -> String {
-    Uuid::new_v4().simple().to_string()
+fn hexversion(py: Python<'_>) -> PyResult<u32> {
+    py.import("sys")?.getattr("hexversion")?.extract()
 }
 
 fn runtime(py: Python<'_>) -> PyResult<Runtime> {

@@ -5,10 +5,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use pyo3::exceptions::PyDeprecationWarning;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -41,9 +40,11 @@ pub struct Running {
     collector: Arc<Collector>,
     interpreter: Arc<CPython>,
     clock: Clock,
-    plan: ArcSwap<Plan>,
+    plan: Arc<Plan>,
     /// Started by the program itself; an automatic start may still be given arguments.
-    explicitly: AtomicBool,
+    explicitly: bool,
+    /// What ran in the process that this one was forked from.
+    parents: Option<Arc<Running>>,
 }
 
 /// What a collector was started with.
@@ -125,7 +126,7 @@ pub fn enable_automatically(py: Python<'_>) -> PyResult<()> {
 #[pyfunction]
 pub fn disable(py: Python<'_>) -> PyResult<()> {
     shielded(Ok(()), || {
-        let collector = stop(py, BUDGET);
+        let collector = stop(py, BUDGET, false);
         collector.map_or(Ok(()), |collector| log::from_program(py, &collector.take_messages()))
     })
 }
@@ -139,8 +140,8 @@ pub fn disable(py: Python<'_>) -> PyResult<()> {
 pub fn flush(py: Python<'_>) -> PyResult<bool> {
     shielded(Ok(false), || {
         let Some(running) = current(py) else { return Ok(false) };
-        let answer = running.interpreter.answer(py);
-        let everything_left = py.detach(|| running.collector.flush(answer));
+        let facts = running.interpreter.facts(py);
+        let everything_left = py.detach(|| running.collector.flush(facts));
         log::from_program(py, &running.collector.take_messages())?;
         Ok(everything_left)
     })
@@ -155,8 +156,8 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let samples = shielded(Vec::new(), || {
         let Some(running) = current(py) else { return Vec::new() };
-        let answer = running.interpreter.answer(py);
-        py.detach(|| running.collector.look(answer))
+        let facts = running.interpreter.facts(py);
+        py.detach(|| running.collector.look(facts))
     });
     let values = PyDict::new(py);
     for sample in samples {
@@ -182,7 +183,7 @@ pub fn at_exit(py: Python<'_>) {
             process.close();
         }
         // What there is to say is dropped: the program's log may be closed already.
-        stop(py, EXIT_BUDGET);
+        stop(py, EXIT_BUDGET, true);
     });
 }
 
@@ -194,9 +195,12 @@ pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
     RUNNING.load_full()
 }
 
-/// Nothing runs any more, and nothing is cleaned up.
+/// Nothing runs any more, and nothing is waited for or cleaned up.
 pub fn forget() {
-    std::mem::forget(RUNNING.swap(None));
+    if let Some(running) = RUNNING.swap(None) {
+        running.collector.begin_pause();
+        std::mem::forget(running);
+    }
 }
 
 fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()> {
@@ -209,7 +213,6 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
     let (settings, warnings) = Settings::new(arguments, &environment, Path::new(DEFAULT_SOCKET))?;
     let plan = Plan { settings, claims: arguments.claims.clone(), environment };
     let mut messages = process.messages(warnings);
-    messages.extend(plan.identity(process).warning());
     if process.is_closed() {
         return Ok(());
     }
@@ -223,6 +226,7 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
         // Of two threads that start at once the second finds its work done.
         let before = RUNNING.compare_and_swap(&None::<Arc<Running>>, Some(Arc::clone(&running)));
         if before.is_none() {
+            messages.extend(running.plan.identity(process).warning());
             messages.extend(running.start(py));
         }
     }
@@ -230,21 +234,20 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
 }
 
 /// Ends what is running, with a last sample.
-fn stop(py: Python<'_>, budget: Duration) -> Option<Arc<Collector>> {
+fn stop(py: Python<'_>, budget: Duration, ends: bool) -> Option<Arc<Collector>> {
     current(py)?;
     let running = RUNNING.swap(None)?;
-    let answer = running.interpreter.answer(py);
+    let facts = running.interpreter.facts(py);
     // Without it a callback stays behind that counts for nobody.
     drop(running.interpreter.uninstall(py));
-    py.detach(|| running.collector.stop(answer, budget));
+    py.detach(|| running.collector.stop(facts, budget, ends));
     Some(Arc::clone(&running.collector))
 }
 
 impl Plan {
     fn identity(&self, process: &Process) -> Identity {
-        let id = process.runtime_id();
-        let id = self.settings.runtime_id.then_some(id.as_str());
-        Identity::new(&self.claims, &self.environment, &process.runtime, id)
+        let id = self.settings.runtime_id.then(|| process.runtime_id());
+        Identity::new(&self.claims, &self.environment, &process.runtime, id.as_deref())
     }
 }
 
@@ -252,27 +255,8 @@ impl Running {
     fn new(py: Python<'_>, process: &Process, plan: Plan, explicitly: bool) -> PyResult<Self> {
         let clock = Clock::start();
         let interpreter = Arc::new(CPython::new(py, clock)?);
-        Ok(Self::with(process, Arc::new(plan), explicitly, clock, interpreter, None))
-    }
-
-    fn with(
-        process: &Process,
-        plan: Arc<Plan>,
-        explicitly: bool,
-        clock: Clock,
-        interpreter: Arc<CPython>,
-        legacy: Option<&Legacy>,
-    ) -> Self {
-        let collector = Collector::new(
-            clock,
-            interpreter.gc_counters(),
-            &plan.settings,
-            plan.identity(process).tags,
-            Arc::clone(&interpreter) as _,
-            legacy,
-        );
-        let (plan, explicitly) = (ArcSwap::new(plan), AtomicBool::new(explicitly));
-        Self { collector, interpreter, clock, plan, explicitly }
+        let collector = collector(process, &plan, clock, &interpreter, None);
+        Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), explicitly, parents: None })
     }
 
     /// In a child process, puts a collector of its own in the place of its parent's.
@@ -286,9 +270,20 @@ impl Running {
         drop(pipeline);
         // A finaliser may have forked within a collection.
         parents.interpreter.gc_counters().forget_start();
-        let (plan, explicitly) = (parents.plan.load_full(), parents.explicitly.load(SeqCst));
-        let interpreter = Arc::clone(&parents.interpreter);
-        let heir = Self::with(process, plan, explicitly, parents.clock, interpreter, legacy.as_ref());
+        let heir = Self {
+            collector: collector(
+                process,
+                &parents.plan,
+                parents.clock,
+                &parents.interpreter,
+                legacy.as_ref(),
+            ),
+            interpreter: Arc::clone(&parents.interpreter),
+            clock: parents.clock,
+            plan: Arc::clone(&parents.plan),
+            explicitly: parents.explicitly,
+            parents: Some(Arc::clone(&parents)),
+        };
         process.keep(parents);
         RUNNING.store(Some(Arc::new(heir)));
         if let Some(heir) = current(py) {
@@ -310,30 +305,57 @@ impl Running {
 
     /// Begins to count and to send; a message if that is not possible.
     fn start(&self, py: Python<'_>) -> Option<Message> {
+        fork::finalise_multiprocessing_children(py);
         let installed = self.interpreter.install(py).map_err(|error| error.to_string());
         let started = installed.and_then(|()| self.collector.run().map_err(|error| error.to_string()));
         let error = started.err()?;
-        stop(py, BUDGET);
+        stop(py, BUDGET, false);
         Some(Message::warning(format!("runtime metrics are not collected: {error}")))
     }
 
     /// Gives arguments to a collector that is running, if it may still be given any.
-    fn apply(&self, py: Python<'_>, process: &Process, arguments: &Arguments, plan: Plan) -> Option<Message> {
+    fn apply(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        process: &Process,
+        arguments: &Arguments,
+        plan: Plan,
+    ) -> Option<Message> {
         let given = arguments.given();
         if given.is_empty() {
             return None;
         }
-        if self.explicitly.swap(true, SeqCst) {
+        if self.explicitly {
             let names = given.join(", ");
             let text = format!("RuntimeMetrics is enabled already; enable() ignored its arguments {names}");
             return Some(Message::warning(text));
         }
-        let plan = Arc::new(plan);
-        self.plan.store(Arc::clone(&plan));
-        let tags = plan.identity(process).tags;
-        py.detach(|| self.collector.reconfigure(&plan.settings, tags));
-        None
+        let Identity { tags, left_out } = plan.identity(process);
+        py.detach(|| self.collector.reconfigure(&plan.settings, tags.clone()));
+        let changed = Self {
+            collector: Arc::clone(&self.collector),
+            interpreter: Arc::clone(&self.interpreter),
+            clock: self.clock,
+            plan: Arc::new(plan),
+            explicitly: true,
+            parents: self.parents.clone(),
+        };
+        // If it was disabled meanwhile, that holds.
+        RUNNING.compare_and_swap(self, Some(Arc::new(changed)));
+        Identity { tags, left_out }.warning()
     }
+}
+
+fn collector(
+    process: &Process,
+    plan: &Plan,
+    clock: Clock,
+    interpreter: &Arc<CPython>,
+    legacy: Option<&Legacy>,
+) -> Arc<Collector> {
+    let gc = interpreter.gc_counters();
+    let tags = plan.identity(process).tags;
+    Collector::new(clock, gc, &plan.settings, tags, Arc::clone(interpreter) as _, legacy)
 }
 
 /// Whatever keeps us from starting is no reason to disturb the program.

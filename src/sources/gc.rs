@@ -3,7 +3,7 @@
 //! The writer runs inside a collection, on whatever thread collects: it may neither allocate nor lock. There is
 //! one writer at a time, since collections do not nest. Readers take differences and reset only the maximum.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::snapshot::Collections;
 
@@ -17,6 +17,7 @@ pub struct GcCounters {
     count: [AtomicU64; 3],
     pause: AtomicU64,
     longest_pause: AtomicU64,
+    unseen: AtomicBool,
 }
 
 impl GcCounters {
@@ -28,6 +29,7 @@ impl GcCounters {
             count: [const { AtomicU64::new(0) }; 3],
             pause: AtomicU64::new(0),
             longest_pause: AtomicU64::new(0),
+            unseen: AtomicBool::new(false),
         }
     }
 
@@ -49,6 +51,21 @@ impl GcCounters {
         count.fetch_add(1, Relaxed);
         self.pause.fetch_add(pause, Relaxed);
         self.longest_pause.fetch_max(pause, Relaxed);
+    }
+
+    /// The callback was missing for some time: collections may have gone unseen.
+    pub fn note_unseen(&self) {
+        self.unseen.store(true, Relaxed);
+    }
+
+    /// Whether collections may have gone unseen since this was last taken.
+    pub fn is_unseen(&self) -> bool {
+        self.unseen.load(Relaxed)
+    }
+
+    /// The same, and forgets it.
+    pub fn take_unseen(&self) -> bool {
+        self.unseen.swap(false, Relaxed)
     }
 
     /// The collection that had begun will not end here.

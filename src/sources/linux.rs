@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +20,7 @@ const NOT_THREADS: u64 = 2;
 pub struct Linux {
     /// Kept open: opening costs ten times what reading does. After a fork it still shows the parent.
     statm: File,
+    statm_path: PathBuf,
     tasks: PathBuf,
     page_size: u64,
 }
@@ -32,8 +34,10 @@ impl Linux {
     pub fn open(root: &Path) -> io::Result<Self> {
         let process = root.join("proc/self");
         let page_size = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| size.try_into().ok());
+        let statm_path = process.join("statm");
         Ok(Self {
-            statm: File::open(process.join("statm"))?,
+            statm: File::open(&statm_path)?,
+            statm_path,
             tasks: process.join("task"),
             page_size: page_size.ok_or(io::ErrorKind::Unsupported)?,
         })
@@ -41,8 +45,20 @@ impl Linux {
 
     /// Reads resident memory and the number of threads.
     #[must_use]
-    pub fn read(&self) -> Process {
-        Process { resident: self.resident(), threads: self.threads() }
+    pub fn read(&mut self) -> Process {
+        let resident = self.resident().or_else(|| {
+            self.reopen();
+            self.resident()
+        });
+        Process { resident, threads: self.threads() }
+    }
+
+    /// Programs that turn into daemons close every descriptor, and the number may be somebody else's by now: it is
+    /// forgotten, not closed.
+    fn reopen(&mut self) {
+        if let Ok(statm) = File::open(&self.statm_path) {
+            let _ = std::mem::replace(&mut self.statm, statm).into_raw_fd();
+        }
     }
 
     /// Field 2 of `statm`, in pages.
@@ -62,6 +78,8 @@ impl Linux {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     fn process(statm: &str) -> (tempfile::TempDir, Linux) {
@@ -75,21 +93,31 @@ mod tests {
 
     #[test]
     fn resident_memory_is_the_second_field_in_pages() {
-        let (_root, linux) = process("5000 300 200 1 0 90 0\n");
+        let (_root, mut linux) = process("5000 300 200 1 0 90 0\n");
         assert_eq!(linux.read().resident, Some(300 * linux.page_size));
+    }
+
+    #[test]
+    fn a_descriptor_that_has_become_another_file_is_opened_again() {
+        let (root, mut linux) = process("1 300 1");
+        fs::write(root.path().join("other"), "not ours").unwrap();
+        linux.statm = File::open(root.path().join("other")).unwrap();
+        let others = linux.statm.as_raw_fd();
+        assert_eq!(linux.read().resident, Some(300 * linux.page_size));
+        assert!(fs::exists(format!("/proc/self/fd/{others}")).unwrap(), "it is not ours to close");
     }
 
     #[test]
     fn a_statm_that_makes_no_sense_is_unknown() {
         for statm in ["", "5000", "5000 -3 1", "5000 many 1", "1 18446744073709551615 1", "\0\0\0 \0"] {
-            let (_root, linux) = process(statm);
+            let (_root, mut linux) = process(statm);
             assert_eq!(linux.read().resident, None, "{statm:?}");
         }
     }
 
     #[test]
     fn threads_are_the_directories_below_task() {
-        let (root, linux) = process("1 1");
+        let (root, mut linux) = process("1 1");
         let links = fs::metadata(root.path().join("proc/self/task")).unwrap().nlink();
         // Some file systems do not count subdirectories as links; there the number must be unknown.
         assert_eq!(linux.read().threads, (links > 2).then_some(links - 2));
