@@ -90,7 +90,7 @@ class Flushes:
                 self._ahead.append(more)
                 break
             datagrams.append(more[0])
-        return _flush(datagrams, at)
+        return flush_of(datagrams, at)
 
     def rest(self) -> list[Flush]:
         """The flushes that have arrived already."""
@@ -114,7 +114,8 @@ class Flushes:
         self._receiver.close()
 
 
-def _flush(datagrams: list[bytes], at: float) -> Flush:
+def flush_of(datagrams: list[bytes], at: float) -> Flush:
+    """Takes the datagrams of one flush apart; `at` is when the first arrived."""
     payload = b"".join(datagrams).decode()
     assert payload.endswith("\n")
     lines = [LINE.fullmatch(line) for line in payload.splitlines()]

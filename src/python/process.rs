@@ -14,13 +14,16 @@ use pyo3::types::PyString;
 use uuid::Uuid;
 
 use super::fork;
-use super::log::unless_exception;
+use super::log::{loaded, unless_exception};
 use super::running::{self, Running};
 use crate::config::Warning;
 use crate::identity::Runtime;
 use crate::message::Message;
 use crate::process_image::ProcessImage;
 use crate::variables::{Environment, VARIABLES};
+
+/// What multiprocessing's fork server is started with.
+const FORK_SERVER: &str = "from multiprocessing.forkserver import main";
 
 /// This process. Initialisation may race but never blocks: a thread that waits for another with the GIL in its hand
 /// waits for ever.
@@ -41,6 +44,8 @@ pub struct Process {
     /// Its upper and its lower half. Only a process that has just begun changes it.
     runtime_id: [AtomicU64; 2],
     closed: AtomicBool,
+    /// It is multiprocessing's fork server, which does nothing but fork: its children report, it does not.
+    only_forks: AtomicBool,
     /// Whether a wrong variable has been told of, in the order of [`VARIABLES`]. A child repeats nothing.
     warned: [AtomicBool; VARIABLES.len()],
 }
@@ -49,8 +54,10 @@ impl Process {
     /// This process, set up at the first call.
     pub fn this(py: Python<'_>) -> PyResult<&'static Self> {
         PROCESS.get_or_try_init(|| {
+            let runtime = runtime(py)?;
             let process = Self {
-                runtime: runtime(py)?,
+                only_forks: AtomicBool::new(is_fork_server(py, &runtime)),
+                runtime,
                 image: ProcessImage::mark(),
                 counts_threads_after_hooks: hexversion(py)? >= 0x030d_0000,
                 multiprocessing_hook: OnceCell::new(),
@@ -83,6 +90,7 @@ impl Process {
     pub fn renew(&self) -> bool {
         let is_child = self.image.renew();
         if is_child {
+            self.only_forks.store(false, SeqCst);
             self.draw_runtime_id();
         }
         is_child
@@ -97,6 +105,11 @@ impl Process {
         let (upper, lower) = Uuid::new_v4().as_u64_pair();
         self.runtime_id[0].store(upper, SeqCst);
         self.runtime_id[1].store(lower, SeqCst);
+    }
+
+    /// Whether this process only forks others, and has nothing to report itself.
+    pub fn only_forks(&self) -> bool {
+        self.only_forks.load(SeqCst)
     }
 
     /// The interpreter is on its way out: nothing shall start any more.
@@ -140,6 +153,19 @@ pub fn environment(py: Python<'_>) -> PyResult<Environment> {
         Some(value?.cast::<PyString>().ok()?.to_string_lossy().into_owned())
     });
     interrupted.map(|()| environment)
+}
+
+/// Whether this is multiprocessing's fork server, and not a child of it, which has a descriptor from its parent.
+fn is_fork_server(py: Python<'_>, runtime: &Runtime) -> bool {
+    let inherited = || {
+        loaded(py, "multiprocessing.forkserver")?
+            .getattr("_forkserver")
+            .ok()?
+            .getattr("_forkserver_alive_fd")
+            .ok()
+    };
+    runtime.command.iter().any(|word| word.contains(FORK_SERVER))
+        && inherited().is_some_and(|fd| fd.is_none())
 }
 
 fn hexversion(py: Python<'_>) -> PyResult<u32> {

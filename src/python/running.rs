@@ -240,6 +240,9 @@ fn stop(py: Python<'_>, budget: Duration, ends: bool) -> Option<Arc<Collector>> 
     let facts = running.interpreter.facts(py);
     // Without it a callback stays behind that counts for nobody.
     drop(running.interpreter.uninstall(py));
+    if Process::known().is_some_and(Process::only_forks) {
+        return None;
+    }
     py.detach(|| running.collector.stop(facts, budget, ends));
     Some(Arc::clone(&running.collector))
 }
@@ -298,7 +301,7 @@ impl Running {
 
     /// Lets the collector tick, now or again; without a thread left in the system it only flushes on demand.
     pub fn go_on(&self) {
-        if Process::known().is_some_and(|process| !process.is_closed()) {
+        if Process::known().is_some_and(|process| !process.is_closed() && !process.only_forks()) {
             drop(self.collector.run());
         }
     }
@@ -307,6 +310,9 @@ impl Running {
     fn start(&self, py: Python<'_>) -> Option<Message> {
         fork::finalise_multiprocessing_children(py);
         let installed = self.interpreter.install(py).map_err(|error| error.to_string());
+        if Process::known().is_some_and(Process::only_forks) {
+            return None;
+        }
         let started = installed.and_then(|()| self.collector.run().map_err(|error| error.to_string()));
         let error = started.err()?;
         stop(py, BUDGET, false);
