@@ -102,7 +102,11 @@ def test_every_link_between_files_leads_somewhere() -> None:
     assert [(document.name, link) for document, link in links if not (document.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+# The others are modules for servers; tests/test_servers.py runs them.
+PROGRAMS = [path for path in sorted((ROOT / "examples").glob("*.py")) if "__main__" in path.read_text()]
+
+
+@pytest.mark.parametrize("example", PROGRAMS, ids=lambda path: path.name)
 def test_every_example_runs_and_is_measured(example: Path, flushes: Flushes) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", example],
