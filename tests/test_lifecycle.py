@@ -102,6 +102,40 @@ def test_an_exit_after_disable_sends_nothing_more(run_program: RunProgram, flush
     assert len(flushes.rest()) == 1
 
 
+def test_a_daemon_thread_in_a_flush_survives_the_exit(run_program: RunProgram, flushes: Flushes) -> None:
+    for _ in range(8):
+        run_program(
+            """
+            import threading, time
+            from runtime_metrics import RuntimeMetrics
+            RuntimeMetrics.enable(flush_interval=0.01)
+            def flush():
+                while True:
+                    RuntimeMetrics.flush()
+            threading.Thread(target=flush, daemon=True).start()
+            time.sleep(0.05)
+            """,
+            DD_DOGSTATSD_URL=flushes.url,
+        )
+
+
+def test_a_callback_that_was_removed_stays_removed(run_program: RunProgram, flushes: Flushes) -> None:
+    run_program(
+        """
+        import gc, time
+        from runtime_metrics import RuntimeMetrics
+        for _ in range(60):
+            RuntimeMetrics.enable(flush_interval=0.01)
+            end = time.perf_counter() + 0.012
+            while time.perf_counter() < end:
+                pass
+            RuntimeMetrics.disable()
+        assert gc.callbacks == []
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+
+
 def test_nothing_starts_while_the_interpreter_ends(run_program: RunProgram, flushes: Flushes) -> None:
     run_program(
         """

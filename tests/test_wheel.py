@@ -98,6 +98,14 @@ def test_auditwheel_agrees_with_the_tag() -> None:
     assert 'This constrains the platform tag to "manylinux_2_17_' in shown
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="an unwinder of its own is what zig links on Linux")
+def test_the_extension_brings_no_unwinder_of_its_own(tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel()) as archive:
+        extension = archive.extract("runtime_metrics/_core.abi3.so", tmp_path)
+    # The dynamic section names the libraries that are needed.
+    assert b"libgcc_s.so.1" in Path(extension).read_bytes()
+
+
 def test_the_source_distribution_installs(tmp_path: Path, flushes: Flushes) -> None:
     (sdist,) = (ROOT / "dist").glob("*.tar.gz")
     version = ".".join(map(str, sys.version_info[:2]))
