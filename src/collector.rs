@@ -35,7 +35,17 @@ pub struct Collector {
     pipeline: Slot<Pipeline>,
     sampler: Sampler,
     reader: Reader,
+    withheld: Mutex<Withheld>,
     unsaid: Mutex<Vec<Message>>,
+}
+
+/// What is kept back while forks are made. Only those who fork lock it.
+#[derive(Default)]
+struct Withheld {
+    pipeline: Option<Pipeline>,
+    times: usize,
+    /// The reader has been told to halt, so that a tick would end.
+    interrupted: bool,
 }
 
 impl Collector {
@@ -68,6 +78,7 @@ impl Collector {
                 pipeline: Slot::new(pipeline),
                 sampler: Sampler::new(clock, settings.interval, beat),
                 reader: Reader::new(interpreter),
+                withheld: Mutex::default(),
                 unsaid: Mutex::default(),
             }
         })
@@ -110,23 +121,49 @@ impl Collector {
         self.reader.is_in_interpreter()
     }
 
-    /// Takes the pipeline away, so that nobody uses it until it is [put back](Self::put_back); `None` if somebody does
-    /// for longer than that.
-    #[must_use]
-    pub fn withdraw(&self, within: Duration) -> Option<Pipeline> {
-        self.pipeline.check_out(within).map(CheckedOut::keep)
+    /// Keeps the pipeline from everybody until it is [released](Self::release) as often, waiting at most so long for a
+    /// tick under way.
+    ///
+    /// While it is withheld no thread touches it, nor the lock that it is behind: a fork finds it whole.
+    pub fn withhold(&self, within: Duration) {
+        let mut withheld = self.withheld();
+        withheld.times += 1;
+        // Whoever withheld it first may need what the caller of this holds, to release it.
+        if withheld.times > 1 {
+            return;
+        }
+        let mut pipeline = self.pipeline.check_out(Duration::ZERO);
+        if pipeline.is_none() {
+            // The tick may be waiting for the interpreter, and the interpreter for us.
+            self.reader.begin_halt();
+            withheld.interrupted = true;
+            pipeline = self.pipeline.check_out(within);
+        }
+        withheld.pipeline = pipeline.map(CheckedOut::keep);
     }
 
-    /// Brings back what was withdrawn.
-    pub fn put_back(&self, pipeline: Pipeline) {
-        self.pipeline.bring_back(pipeline);
+    /// Ends a [`withhold`](Self::withhold); says whether it was the last.
+    pub fn release(&self) -> bool {
+        let mut withheld = self.withheld();
+        withheld.times = withheld.times.saturating_sub(1);
+        if withheld.times > 0 {
+            return false;
+        }
+        if let Some(pipeline) = withheld.pipeline.take() {
+            self.pipeline.bring_back(pipeline);
+        }
+        if std::mem::take(&mut withheld.interrupted) {
+            self.reader.resume();
+        }
+        true
     }
 
     /// In a child process, the pipeline of the parent's collector, if nobody was using it when the fork was made.
     /// Nothing is waited for.
     #[must_use]
     pub fn salvage(&self) -> Option<Pipeline> {
-        self.pipeline.salvage()
+        let withheld = self.withheld.try_lock().ok().and_then(|mut withheld| withheld.pipeline.take());
+        withheld.or_else(|| self.pipeline.salvage())
     }
 
     /// Sends a sample now, in the calling thread. The interpreter's facts are the caller's to bring.
@@ -202,6 +239,10 @@ impl Collector {
         if let Some(host) = pipeline.due_look_up(self.clock.now()) {
             self.reader.look_up(host);
         }
+    }
+
+    fn withheld(&self) -> MutexGuard<'_, Withheld> {
+        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unsaid(&self) -> MutexGuard<'_, Vec<Message>> {

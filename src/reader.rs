@@ -183,32 +183,39 @@ impl Reader {
 
 impl Shared {
     fn run(&self) {
-        let _ended = Ended(self);
         while let Some(errand) = self.next() {
-            match errand {
-                Errand::Read => {
-                    let answer = self.interpreter.read();
-                    let mut state = self.lock();
-                    state.asked = false;
-                    state.answer = answer;
-                }
-                Errand::LookUp(host) => host.look_up(),
-                Errand::Log(messages) => {
-                    let left = self.interpreter.log(messages);
-                    let mut state = self.lock();
-                    keep(&mut state.unsayable, left);
-                }
-            }
+            let unless_it_returns = Ended(self);
+            self.run_errand(errand);
+            std::mem::forget(unless_it_returns);
             self.lock().phase = Phase::Parked;
             self.changed.notify_all();
         }
+        self.changed.notify_all();
     }
 
-    /// The next thing to do; `None` when it is time to end.
+    fn run_errand(&self, errand: Errand) {
+        match errand {
+            Errand::Read => {
+                let answer = self.interpreter.read();
+                let mut state = self.lock();
+                state.asked = false;
+                state.answer = answer;
+            }
+            Errand::LookUp(host) => host.look_up(),
+            Errand::Log(messages) => {
+                let left = self.interpreter.log(messages);
+                let mut state = self.lock();
+                keep(&mut state.unsayable, left);
+            }
+        }
+    }
+
+    /// The next thing to do; `None` when the thread is to end, and counts as ended: the next request needs another.
     fn next(&self) -> Option<Errand> {
         let mut state = self.lock();
         loop {
             if state.halting {
+                state.phase = Phase::NotRunning;
                 return None;
             }
             if state.asked {
@@ -239,7 +246,8 @@ fn keep(kept: &mut Vec<Message>, messages: Vec<Message>) {
     kept.drain(..excess);
 }
 
-/// Tells whoever joins, however the thread ends.
+/// Tells whoever joins that the thread ends in the midst of an errand: it has panicked, or the interpreter has ended
+/// it.
 struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {

@@ -83,7 +83,6 @@ impl Sampler {
         }
         let (shared, beat) = (Arc::clone(&self.shared), Arc::clone(&self.beat));
         let run = move || {
-            let _ended = Ended(&shared);
             while shared.wait() {
                 // A defect of ours costs a beat; the panic has printed itself.
                 drop(catch_unwind(AssertUnwindSafe(|| beat())));
@@ -128,11 +127,15 @@ impl Sampler {
 }
 
 impl Shared {
-    /// Sleeps until the next beat; false when it is time to end. Beats that were missed are not made up for.
+    /// Sleeps until the next beat; false when the thread is to end, and counts as ended: whoever lets the sampler
+    /// run from now on needs another. Beats that were missed are not made up for.
     fn wait(&self) -> bool {
         let mut schedule = self.lock();
         loop {
             if schedule.halting {
+                schedule.running = false;
+                drop(schedule);
+                self.changed.notify_all();
                 return false;
             }
             let now = self.clock.now();
@@ -148,16 +151,6 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, Schedule> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Tells whoever joins, however the thread ends.
-struct Ended<'a>(&'a Shared);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.lock().running = false;
-        self.0.changed.notify_all();
     }
 }
 

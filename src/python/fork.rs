@@ -1,10 +1,9 @@
-//! What happens around a fork: no thread of ours exists while it is made, the parent goes on as if nothing had been,
-//! the child begins as a process of its own.
+//! What happens around a fork: no thread of ours is at work while it is made, the parent goes on as if nothing had
+//! been, the child begins as a process of its own.
 //!
 //! Hooks are short, do not log, and never wait for the network. Where a fork runs no hooks (one made by C code), the
 //! child is recognised by its image at the first chance it gives us.
 
-use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -14,22 +13,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyTuple};
 
 use super::log::loaded;
-use super::process::Process;
+use super::process::{Process, ThreadsAtFork};
 use super::running::{self, Running};
-use crate::pipeline::Pipeline;
+use crate::collector::Collector;
 use crate::process_image::is_main_thread;
 
-/// How long a fork waits at most for our threads to end, and for a flush of the program's own; it takes a few
+/// How long a fork waits at most for a flush under way, and for our threads to end where they must; both take a few
 /// microseconds unless the machine has no time for any thread. Whichever has not ended is left.
 const PATIENCE: Duration = Duration::from_millis(500);
-
-thread_local! {
-    /// The pipeline of the collector that was running, while this thread forks: nobody else can be using it then.
-    static WITHDRAWN: RefCell<Option<Pipeline>> = const { RefCell::new(None) };
-}
-
-/// How many threads are between the hooks of a fork.
-static FORKS: AtomicUsize = AtomicUsize::new(0);
 
 /// Registers the hooks, once per process.
 pub fn register(py: Python<'_>) -> PyResult<()> {
@@ -58,47 +49,42 @@ pub fn chain_uwsgi(py: Python<'_>) -> PyResult<()> {
     uwsgi.setattr("post_fork_hook", chained)
 }
 
-/// Ends our threads: a lock that one of them holds would never be released in the child, and CPython warns of a fork
-/// in a process with threads.
+/// Takes the pipeline out of everybody's hands, and where the interpreter would warn of our threads ends them.
 #[pyfunction]
 fn before(py: Python<'_>) {
     quietly(|| {
-        let Some(running) = running::current(py) else {
-            return;
-        };
+        let (Some(running), Some(process)) = (running::current(py), Process::known()) else { return };
         finalise_multiprocessing_children(py);
-        FORKS.fetch_add(1, SeqCst);
-        let collector = running.collector();
-        collector.begin_pause();
-        // A reader that waits for the interpreter gets it only if we let go; otherwise we had better keep it.
-        if collector.is_in_interpreter() {
-            py.detach(|| collector.pause(PATIENCE));
-        } else {
-            collector.pause(PATIENCE);
+        if process.threads_at_fork != ThreadsAtFork::NotCounted {
+            end_threads(py, running.collector());
         }
-        WITHDRAWN.set(collector.withdraw(PATIENCE));
+        running.collector().withhold(PATIENCE);
     });
+}
+
+/// A reader that waits for the interpreter gets it only if we let go; otherwise we had better keep it.
+fn end_threads(py: Python<'_>, collector: &Collector) {
+    collector.begin_pause();
+    if collector.is_in_interpreter() {
+        py.detach(|| collector.pause(PATIENCE));
+    } else {
+        collector.pause(PATIENCE);
+    }
 }
 
 /// Goes on, with the schedule as it stands.
 #[pyfunction]
 fn after_in_parent(py: Python<'_>) {
     quietly(|| {
-        let pipeline = WITHDRAWN.take();
-        let forks_elsewhere =
-            FORKS.fetch_update(SeqCst, SeqCst, |forks| forks.checked_sub(1)).unwrap_or(1) > 1;
-        let Some(running) = running::current(py) else { return };
-        if let Some(pipeline) = pipeline {
-            running.collector().put_back(pipeline);
-        }
-        // Another thread is about to fork, and goes on for both.
-        if forks_elsewhere {
+        let (Some(running), Some(process)) = (running::current(py), Process::known()) else { return };
+        // Unless another thread is about to fork: then that one goes on for both.
+        let goes_on = running.collector().release();
+        if !goes_on || process.threads_at_fork == ThreadsAtFork::NotCounted {
             return;
         }
-        // CPython 3.13 counts the threads after this hook (gh-137109). A pending call runs later, but on the main
-        // thread alone; a fork from another one is warned of whatever we do.
-        let counts_late = Process::known().is_some_and(|process| process.counts_threads_after_hooks);
-        if counts_late && is_main_thread() {
+        // A pending call runs later than the count, but on the main thread alone; a fork from another one is warned of
+        // whatever we do.
+        if process.threads_at_fork == ThreadsAtFork::CountedAfterHooks && is_main_thread() {
             FORKING_FRAME.store(current_frame(), SeqCst);
             if go_on_soon() {
                 return;
@@ -119,8 +105,7 @@ pub fn mend(py: Python<'_>) {
     if let Some(process) = Process::known()
         && process.renew()
     {
-        FORKS.store(0, SeqCst);
-        Running::inherit(py, process, WITHDRAWN.take());
+        Running::inherit(py, process);
     }
 }
 

@@ -35,8 +35,8 @@ pub struct Process {
     pub runtime: Runtime,
     /// Its mark, which a child does not inherit.
     pub image: ProcessImage,
-    /// CPython 3.13 and later warn of a fork by the threads that are there after the parent's hooks.
-    pub counts_threads_after_hooks: bool,
+    /// Whether the interpreter minds our threads when a fork is made.
+    pub threads_at_fork: ThreadsAtFork,
     /// What multiprocessing calls in its children, once it has been registered.
     pub multiprocessing_hook: OnceCell<Py<PyAny>>,
     /// What ran in the process that this one was forked from, which knows its own; never dropped.
@@ -50,6 +50,27 @@ pub struct Process {
     warned: [AtomicBool; VARIABLES.len()],
 }
 
+/// How the interpreter counts the process's threads when it makes a fork, to warn of one that has any.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum ThreadsAtFork {
+    /// It does not: up to 3.11.
+    NotCounted,
+    /// Before the parent's hooks: 3.12.
+    CountedBeforeHooks,
+    /// After them: from 3.13 on (gh-137109), or where that is mended, before.
+    CountedAfterHooks,
+}
+
+impl ThreadsAtFork {
+    fn of(hexversion: u32) -> Self {
+        match hexversion {
+            ..0x030c_0000 => Self::NotCounted,
+            0x030c_0000..0x030d_0000 => Self::CountedBeforeHooks,
+            0x030d_0000.. => Self::CountedAfterHooks,
+        }
+    }
+}
+
 impl Process {
     /// This process, set up at the first call.
     pub fn this(py: Python<'_>) -> PyResult<&'static Self> {
@@ -59,7 +80,7 @@ impl Process {
                 only_forks: AtomicBool::new(is_fork_server(py, &runtime)),
                 runtime,
                 image: ProcessImage::mark(),
-                counts_threads_after_hooks: hexversion(py)? >= 0x030d_0000,
+                threads_at_fork: ThreadsAtFork::of(hexversion(py)?),
                 multiprocessing_hook: OnceCell::new(),
                 parents: ArcSwapOption::const_empty(),
                 runtime_id: [const { AtomicU64::new(0) }; 2],

@@ -266,9 +266,9 @@ impl Running {
     ///
     /// The parent's is never dropped: a thread that does not exist here may hold its locks. Its pipeline is, if nobody
     /// was using it when the fork was made: the child shares no descriptor with its parent.
-    pub fn inherit(py: Python<'_>, process: &Process, pipeline: Option<Pipeline>) {
+    pub fn inherit(py: Python<'_>, process: &Process) {
         let Some(parents) = RUNNING.load_full() else { return };
-        let pipeline = pipeline.or_else(|| parents.collector.salvage());
+        let pipeline = parents.collector.salvage();
         let legacy = pipeline.as_ref().map(Pipeline::legacy);
         drop(pipeline);
         // A finaliser may have forked within a collection.
