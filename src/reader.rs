@@ -117,8 +117,10 @@ impl Reader {
 
     /// Ends every wait for an answer and asks the thread to end.
     pub fn begin_halt(&self) {
-        self.shared.lock().halting = true;
-        self.shared.changed.notify_all();
+        let was_halting = std::mem::replace(&mut self.shared.lock().halting, true);
+        if !was_halting {
+            self.shared.changed.notify_all();
+        }
     }
 
     /// Whether the thread cannot end while the caller keeps the interpreter to itself.

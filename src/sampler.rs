@@ -104,8 +104,10 @@ impl Sampler {
 
     /// Asks the thread to end.
     pub fn begin_halt(&self) {
-        self.shared.lock().halting = true;
-        self.shared.changed.notify_all();
+        let was_halting = std::mem::replace(&mut self.shared.lock().halting, true);
+        if !was_halting {
+            self.shared.changed.notify_all();
+        }
     }
 
     /// Asks the thread to end and waits for it, at most so long; says whether it has ended. The schedule stands.
