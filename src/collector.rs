@@ -10,13 +10,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::catalogue::Sample;
+use crate::clock::Clock;
 use crate::config::Settings;
 use crate::emitter::Emitter;
 use crate::emitter::transport::{Legacy, Transport};
 use crate::message::Message;
 use crate::pipeline::{Output, Pipeline};
 use crate::reader::{Interpreter, Reader};
-use crate::sampler::{Clock, Sampler};
+use crate::sampler::Sampler;
 use crate::snapshot;
 use crate::sources::gc::GcCounters;
 

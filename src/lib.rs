@@ -16,6 +16,7 @@
 //! To add a metric, add a row to [`catalogue::CATALOGUE`].
 
 pub mod catalogue;
+pub mod clock;
 pub mod collector;
 pub mod config;
 pub mod emitter;

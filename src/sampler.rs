@@ -1,7 +1,7 @@
 //! The thread with the schedule. It never touches the interpreter, so that nothing the program does with it can
 //! delay what the operating system knows.
 //!
-//! What is done at each beat is the caller's closure; here are only the sleep and the clock.
+//! What is done at each beat is the caller's closure; here is only the sleep.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,37 +9,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Clock;
 
 /// Reading, formatting and sending need little.
 const STACK: usize = 256 * 1024;
 
 /// How often to look whether the kernel is done with a thread that has ended; the first look is mostly the last.
 const MOST_LOOKS: usize = 10_000;
-
-/// Monotonic time since the collector began.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
-
-impl Clock {
-    /// A clock at zero.
-    #[must_use]
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// Time since its start.
-    #[must_use]
-    pub fn now(&self) -> Duration {
-        self.0.elapsed()
-    }
-
-    /// The same in nanoseconds, enough for 584 years.
-    #[must_use]
-    pub fn nanoseconds(&self) -> u64 {
-        u64::try_from(self.now().as_nanos()).unwrap_or(u64::MAX)
-    }
-}
 
 /// The schedule, and the thread that keeps it while it runs.
 pub struct Sampler {
@@ -232,6 +210,7 @@ fn thread_number() -> i32 {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::time::Instant;
 
     use super::*;
 

@@ -11,7 +11,7 @@ const HOMES: [(&str, &[&str]); 8] = [
     ("socket2::", &["emitter/socket.rs"]),
     ("nix::", &["sources/", "emitter/", "sampler.rs", "process_image.rs"]),
     ("thread::", &["sampler.rs", "reader.rs"]),
-    ("Instant::", &["sampler.rs"]),
+    ("Instant::", &["clock.rs"]),
     ("std::env", &[]),
 ];
 

@@ -8,11 +8,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use runtime_metrics::catalogue::Value;
+use runtime_metrics::clock::Clock;
 use runtime_metrics::collector::Collector;
 use runtime_metrics::config::{Arguments, Settings};
 use runtime_metrics::message::Message;
 use runtime_metrics::reader::Interpreter;
-use runtime_metrics::sampler::Clock;
 use runtime_metrics::snapshot;
 use runtime_metrics::sources::gc::GcCounters;
 use runtime_metrics::variables::Environment;

@@ -12,7 +12,7 @@ use pyo3::types::{PyDict, PyList, PyString};
 
 use super::fork::go_on_soon;
 use super::process::Process;
-use crate::sampler::Clock;
+use crate::clock::Clock;
 use crate::sources::gc::GcCounters;
 
 /// Counts the collections of one collector.

@@ -7,9 +7,9 @@ use pyo3::prelude::*;
 
 use super::gc_callback::Installation;
 use super::log;
+use crate::clock::Clock;
 use crate::message::Message;
 use crate::reader::Interpreter;
-use crate::sampler::Clock;
 use crate::snapshot;
 use crate::sources::gc::GcCounters;
 

@@ -16,6 +16,7 @@ use super::interpreter::CPython;
 use super::process::{self, Process};
 use super::{arguments, fork, log};
 use crate::catalogue::Value;
+use crate::clock::Clock;
 use crate::collector::Collector;
 use crate::config::{Arguments, Settings};
 use crate::emitter::address::DEFAULT_SOCKET;
@@ -23,7 +24,6 @@ use crate::emitter::transport::Legacy;
 use crate::identity::{Claims, Identity};
 use crate::message::Message;
 use crate::pipeline::Pipeline;
-use crate::sampler::Clock;
 use crate::variables::Environment;
 
 /// `disable()` ends within this.
