@@ -13,6 +13,8 @@ use crate::catalogue::Sample;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::emitter::Emitter;
+use crate::emitter::status::Status;
+use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Legacy, Transport};
 use crate::message::Message;
 use crate::pipeline::{Output, Pipeline};
@@ -26,6 +28,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// How long `flush()` waits for a tick under way.
 const BUSY: Duration = Duration::from_millis(100);
+
+/// How long a flush may take to connect and send.
+const SENDING: Duration = Duration::from_millis(100);
 
 /// A tick may wait for the interpreter and then for a slow stream; a look at the values waits longer than that.
 const ONE_TICK: Duration = Duration::from_secs(2);
@@ -62,7 +67,7 @@ impl Collector {
         interpreter: Arc<dyn Interpreter>,
         legacy: Option<&Legacy>,
     ) -> Arc<Self> {
-        let output = output(settings, tags);
+        let output = output(clock, settings, tags);
         if let Some(legacy) = legacy {
             output.transport.inherit(legacy);
         }
@@ -172,7 +177,7 @@ impl Collector {
     /// False if something did not leave, or another flush is under way and does not end in 100 ms. The caller must
     /// be detached from the interpreter, which a tick under way may be waiting for.
     pub fn flush(&self, facts: Option<snapshot::Interpreter>) -> bool {
-        self.flush_within(BUSY, facts)
+        self.flush_within(BUSY, SENDING, facts)
     }
 
     /// The values a flush would send now. The caller must be detached from the interpreter.
@@ -181,12 +186,17 @@ impl Collector {
         pipeline.map(|mut pipeline| pipeline.look(self.clock.now(), facts)).unwrap_or_default()
     }
 
+    /// How it stands with sending; `None` while a flush takes longer than it should. The caller must be detached.
+    pub fn status(&self) -> Option<Status> {
+        self.pipeline.check_out(ONE_TICK).map(|pipeline| pipeline.status())
+    }
+
     /// Takes over other settings and tags; counters and baselines stay. The caller must be detached.
     pub fn reconfigure(&self, settings: &Settings, tags: String) {
         let Some(mut pipeline) = self.pipeline.check_out(ONE_TICK) else {
             return;
         };
-        pipeline.redirect(output(settings, tags));
+        pipeline.redirect(output(self.clock, settings, tags));
         self.look_up_if_due(&mut pipeline);
         self.sampler.reschedule(settings.interval);
     }
@@ -200,7 +210,7 @@ impl Collector {
         self.begin_pause();
         self.sampler.halt(left());
         // Before the reader has ended, which may take as long as somebody keeps the interpreter.
-        self.flush_within(left(), facts);
+        self.flush_within(left(), left(), facts);
         if ends {
             self.reader.await_interpreter();
         }
@@ -221,16 +231,16 @@ impl Collector {
         };
         self.reader.ask();
         let patience = (pipeline.interval() / 10).min(LONGEST_WAIT);
-        pipeline.flush(self.clock.now(), || self.reader.answer(patience));
+        pipeline.flush(self.clock.now(), SENDING, || self.reader.answer(patience));
         self.look_up_if_due(&mut pipeline);
         self.reader.say(pipeline.take_messages());
     }
 
-    fn flush_within(&self, busy: Duration, facts: Option<snapshot::Interpreter>) -> bool {
+    fn flush_within(&self, busy: Duration, sending: Duration, facts: Option<snapshot::Interpreter>) -> bool {
         let Some(mut pipeline) = self.pipeline.check_out(busy) else {
             return false;
         };
-        let everything_left = pipeline.flush(self.clock.now(), || facts);
+        let everything_left = pipeline.flush(self.clock.now(), sending.min(SENDING), || facts);
         self.look_up_if_due(&mut pipeline);
         self.unsaid().append(&mut pipeline.take_messages());
         everything_left
@@ -251,10 +261,11 @@ impl Collector {
     }
 }
 
-fn output(settings: &Settings, tags: String) -> Output {
-    let transport = Transport::new(settings.destination.clone());
+fn output(clock: Clock, settings: &Settings, tags: String) -> Output {
+    let transport = Transport::new(settings.destination.clone(), clock);
     let emitter = Emitter::new(transport.clone(), tags, settings.wire_type);
-    Output { emitter, transport, level: settings.level, interval: settings.interval }
+    let telemetry = settings.client_telemetry.then(Telemetry::default);
+    Output { emitter, transport, telemetry, level: settings.level, interval: settings.interval }
 }
 
 /// Holds one thing that one thread at a time takes away and brings back.

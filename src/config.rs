@@ -63,6 +63,10 @@ pub struct Settings {
     pub wire_type: WireType,
     /// Whether lines carry the runtime-id.
     pub runtime_id: bool,
+    /// Whether the receiver is told of our own sending.
+    pub client_telemetry: bool,
+    /// Whether nothing may be collected and sent.
+    pub disabled: bool,
 }
 
 /// The DogStatsD type of every line.
@@ -137,6 +141,13 @@ impl Settings {
             }
             .valid()
             .unwrap_or(true),
+            // In AWS Lambda it would keep the extension busy.
+            client_telemetry: variables
+                .read(&variables::CLIENT_TELEMETRY, parse_bool)
+                .valid()
+                .unwrap_or(false)
+                && environment.get(&variables::LAMBDA_FUNCTION_NAME).is_none(),
+            disabled: variables.read(&variables::DISABLE, parse_bool).valid().unwrap_or(false),
             destination: match arguments.dogstatsd_url.as_deref() {
                 Some(url) => Destination {
                     address: argument("dogstatsd_url", url, ACCEPTED, parse)?,
@@ -321,6 +332,8 @@ mod tests {
                 level: Level::Default,
                 wire_type: WireType::Distribution,
                 runtime_id: true,
+                client_telemetry: false,
+                disabled: false,
             }
         );
         assert!(warnings.is_empty());

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use crate::catalogue::{Level, Sample, samples};
 use crate::emitter::Emitter;
+use crate::emitter::status::Status;
+use crate::emitter::telemetry::{Telemetry, Totals};
 use crate::emitter::transport::{Legacy, NamedHost, Transport};
 use crate::interval::Interval;
 use crate::message::Message;
@@ -33,6 +35,8 @@ pub struct Output {
     pub emitter: Emitter,
     /// What the emitter writes to.
     pub transport: Transport,
+    /// What the receiver has been told of our own sending, if it is told.
+    pub telemetry: Option<Telemetry>,
     /// How much is sent.
     pub level: Level,
     /// Time between two flushes, as planned.
@@ -56,10 +60,15 @@ impl Pipeline {
         pipeline
     }
 
-    /// Sends the interval up to `now`; says whether everything has left.
+    /// Sends the interval up to `now`, in at most `within`; says whether everything has left.
     ///
     /// `facts` of the interpreter are asked for after everything that does not need it has been read, and may be waited for.
-    pub fn flush(&mut self, now: Duration, facts: impl FnOnce() -> Option<Interpreter>) -> bool {
+    pub fn flush(
+        &mut self,
+        now: Duration,
+        within: Duration,
+        facts: impl FnOnce() -> Option<Interpreter>,
+    ) -> bool {
         // First, so that no collection that the rest provokes is counted in it.
         let collections = self.gc.drain();
         let mut later = self.snapshot(now, Some(collections.clone()), None);
@@ -68,9 +77,8 @@ impl Pipeline {
             later.collections = None;
             self.tell_of_unseen();
         }
-        self.output.transport.prepare(now);
         let interval = Interval::new(&self.earlier, &later, self.output.interval);
-        let everything_left = self.output.emitter.emit(samples(self.output.level, &interval));
+        let everything_left = self.output.send(&interval, now, within);
         later.collections = Some(collections);
         self.earlier = later;
         everything_left
@@ -87,6 +95,14 @@ impl Pipeline {
     #[must_use]
     pub fn due_look_up(&self, now: Duration) -> Option<Arc<NamedHost>> {
         self.output.transport.due_look_up(now)
+    }
+
+    /// How it stands with sending.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let mut status = self.output.transport.status();
+        status.totals.metrics = self.output.emitter.metrics();
+        status
     }
 
     /// What a child process can use of the way to the receiver.
@@ -130,5 +146,21 @@ impl Pipeline {
     ) -> Snapshot {
         let (usage, process) = self.operating_system.read();
         Snapshot { at, usage, process, collections, interpreter }
+    }
+}
+
+impl Output {
+    fn send(&mut self, interval: &Interval<'_>, now: Duration, within: Duration) -> bool {
+        self.transport.prepare(now, within);
+        let report = self.telemetry.as_ref().map(|telemetry| {
+            let status = self.transport.status();
+            let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
+            (telemetry.untold(totals), status.transport)
+        });
+        let everything_left = self.emitter.emit(samples(self.level, interval), report);
+        if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
+            self.transport.tell(telemetry, untold);
+        }
+        everything_left
     }
 }

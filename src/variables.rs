@@ -68,6 +68,22 @@ pub static EXPERIMENTAL_RUNTIME_ID: Variable = Variable {
     effect: "ddtrace's older name of the variable above; read only if that one is unset.",
 };
 
+/// Whether our own sending is reported.
+pub static CLIENT_TELEMETRY: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_CLIENT_TELEMETRY",
+    default: "false",
+    accepts: "true, false, 1 or 0",
+    effect: "Whether each flush also tells what was sent and lost, as datadog.dogstatsd.client.* (never in AWS Lambda).",
+};
+
+/// Forbids to send.
+pub static DISABLE: Variable = Variable {
+    name: "DD_DOGSTATSD_DISABLE",
+    default: "false",
+    accepts: "true, false, 1 or 0",
+    effect: "If true, enable() does nothing: nothing is collected, nothing is sent.",
+};
+
 /// Where to send, as a URL.
 pub static DOGSTATSD_URL: Variable = Variable {
     name: "DD_DOGSTATSD_URL",
@@ -177,13 +193,15 @@ pub static WEBSITE_SITE_NAME: Variable =
     Variable { name: "WEBSITE_SITE_NAME", default: "", accepts: "text", effect: "The same (Azure)." };
 
 /// Every variable, in the order of the documentation.
-pub static VARIABLES: [&Variable; 22] = [
+pub static VARIABLES: [&Variable; 24] = [
     &INTERVAL,
     &LEVEL,
     &WIRE_TYPE,
     &EXPERIMENTAL_FEATURES,
     &RUNTIME_ID_ENABLED,
     &EXPERIMENTAL_RUNTIME_ID,
+    &CLIENT_TELEMETRY,
+    &DISABLE,
     &DOGSTATSD_URL,
     &DOGSTATSD_HOST,
     &AGENT_HOST,

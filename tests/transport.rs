@@ -6,22 +6,30 @@ use std::io::Read;
 use std::net::UdpSocket;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cadence::MetricSink;
+use runtime_metrics::clock::Clock;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
+use runtime_metrics::emitter::status::Sending;
 use runtime_metrics::emitter::transport::Transport;
 use runtime_metrics::message::Severity;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a flush may take.
+const LIMIT: Duration = Duration::from_millis(100);
+
 fn transport(address: &str) -> Transport {
-    Transport::new(Destination { address: address.parse().unwrap(), chosen_by: ChosenBy::Setting("a test") })
+    let destination =
+        Destination { address: address.parse().unwrap(), chosen_by: ChosenBy::Setting("a test") };
+    Transport::new(destination, Clock::start())
 }
 
 /// Flushes these lines at a second; says whether everything has left.
 fn flush(transport: &Transport, second: u64, lines: &[String]) -> bool {
-    transport.prepare(Duration::from_secs(second));
+    transport.prepare(Duration::from_secs(second), LIMIT);
     for line in lines {
         transport.emit(line).unwrap();
     }
@@ -115,13 +123,16 @@ fn a_closed_port_is_said_once_and_a_receiver_that_comes_back_is_found() {
     let outcomes: Vec<_> = (2..8).map(|second| flush(&transport, second, &some_lines(30))).collect();
     assert_eq!(outcomes, [false; 6]);
     assert_eq!(severities(&transport), [Severity::Warning]);
-    let lost = transport.stats().packets_dropped;
-    assert!(lost >= 6, "{lost}");
+    // Six times three packets are lost; of the last one the kernel tells at the next send.
+    let stats = transport.stats();
+    assert_eq!((stats.packets_dropped, stats.bytes_dropped), (17, 6 * 30 * 101 - 2 * 101));
 
     let receiver = UdpSocket::bind(port).unwrap();
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     flush(&transport, 8, &some_lines(1));
     assert_eq!(received(|buffer| receiver.recv(buffer)), format!("{}\n", some_lines(1)[0]));
+    let stats = transport.stats();
+    assert_eq!((stats.packets_dropped, stats.bytes_dropped), (18, 6 * 30 * 101));
     assert!(flush(&transport, 9, &some_lines(1)));
     assert_eq!(severities(&transport), [Severity::Info]);
 }
@@ -141,6 +152,44 @@ fn a_unix_receiver_that_is_restarted_loses_nothing() {
     }
     assert_eq!(severities(&transport), [Severity::Warning, Severity::Info]);
     assert_eq!(transport.stats().packets_dropped, 1);
+}
+
+#[test]
+fn a_receiver_that_was_replaced_is_left_although_it_lives() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dsd.socket");
+    for scheme in ["unix", "unixgram"] {
+        let replaced = unix_receiver(&path);
+        let transport = transport(&format!("{scheme}://{}", path.display()));
+        assert!(flush(&transport, 1, &some_lines(1)));
+        fs::remove_file(&path).unwrap();
+        let receiver = unix_receiver(&path);
+        assert!(flush(&transport, 2, &some_lines(1)));
+        assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
+        fs::remove_file(&path).unwrap();
+        assert!(!flush(&transport, 3, &some_lines(1)), "there is nobody at the path");
+        assert_eq!(received(|buffer| replaced.recv(buffer)).len(), 101);
+        replaced.set_nonblocking(true).unwrap();
+        assert!(replaced.recv(&mut [0]).is_err(), "it has received the first flush alone");
+    }
+}
+
+#[test]
+fn a_stream_whose_receiver_was_replaced_is_left_although_it_lives() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dsd.socket");
+    let replaced = UnixListener::bind(&path).unwrap();
+    let transport = transport(&format!("unixstream://{}", path.display()));
+    assert!(flush(&transport, 1, &some_lines(1)));
+    let mut first = replaced.accept().unwrap().0;
+    fs::remove_file(&path).unwrap();
+    let receiver = UnixListener::bind(&path).unwrap();
+    assert!(flush(&transport, 2, &some_lines(1)));
+    let mut frames = Vec::new();
+    first.read_to_end(&mut frames).unwrap();
+    assert_eq!(frames.len(), 105);
+    let mut frame = [0; 105];
+    receiver.accept().unwrap().0.read_exact(&mut frame).unwrap();
 }
 
 #[test]
@@ -167,22 +216,82 @@ fn a_stream_nobody_reads_ends_in_bounded_time() {
     let path = folder.path().join("dsd.socket");
     let listener = UnixListener::bind(&path).unwrap();
     let transport = transport(&format!("unixstream://{}", path.display()));
-    let start = std::time::Instant::now();
     let lines = some_lines(79);
     let mut flushes = 0;
     while flush(&transport, flushes, &lines) {
         flushes += 1;
         assert!(flushes < 1000, "the socket's buffer has no end");
     }
+    let start = Instant::now();
+    assert!(!flush(&transport, flushes + 1, &some_lines(400)));
+    assert!(start.elapsed() < 2 * LIMIT, "all payloads share the limit: {:?}", start.elapsed());
+    // Whether or not a part of a frame was written: whoever reads on reads whole frames.
+    let reads = thread::spawn(move || {
+        let (mut whole, mut cut) = (0, 0);
+        while let Ok((mut stream, _)) = listener.accept() {
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut length = [0; 4];
+            while stream.read_exact(&mut length).is_ok() {
+                let mut payload = vec![0; u32::from_le_bytes(length) as usize];
+                match stream.read_exact(&mut payload) {
+                    Ok(()) if payload == b"the end\n" => return (whole, cut),
+                    Ok(()) => whole += 1,
+                    Err(_) => cut += 1,
+                }
+            }
+        }
+        (whole, cut)
+    });
+    let sent = transport.stats().packets_sent;
+    let mut second = flushes + 2;
+    while !flush(&transport, second, &["the end".to_owned()]) {
+        second += 1;
+    }
+    let (whole, cut) = reads.join().unwrap();
+    assert_eq!(whole, sent);
+    assert!(cut <= 2, "{cut}");
+}
+
+#[test]
+fn a_stream_nobody_accepts_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dsd.socket");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let mut waiting = Vec::new();
+    let start = Instant::now();
+    // The queue of those that wait to be accepted is as long as the system allows.
+    loop {
+        let transport = transport(&format!("unixstream://{}", path.display()));
+        if !flush(&transport, 1, &some_lines(1)) {
+            break;
+        }
+        waiting.push(transport);
+    }
+    assert!(!waiting.is_empty());
     assert!(start.elapsed() < PATIENCE);
-    // The half frame's connection is gone; a new one carries a whole frame.
-    let mut half = Vec::new();
-    listener.accept().unwrap().0.read_to_end(&mut half).unwrap();
-    assert!(half.len() as u64 >= flushes * (4 + 79 * 101));
-    assert!(flush(&transport, flushes + 1, &some_lines(1)));
-    let mut length = [0; 4];
-    listener.accept().unwrap().0.read_exact(&mut length).unwrap();
-    assert_eq!(u32::from_le_bytes(length), 101);
+}
+
+#[test]
+fn the_status_tells_how_it_stands_with_sending() {
+    let (receiver, address) = udp_receiver();
+    let transport = transport(&address);
+    let status = transport.status();
+    assert_eq!((status.sending, status.peer, status.error), (Sending::Untried, None, None));
+    assert!(flush(&transport, 5, &some_lines(2)));
+    let status = transport.status();
+    assert_eq!((status.sending, status.since.as_secs()), (Sending::Working, 5));
+    assert_eq!(status.peer, Some(receiver.local_addr().unwrap()));
+    assert_eq!((status.totals.sent.packets, status.totals.sent.bytes), (1, 202));
+    drop(receiver);
+    for second in 6..9 {
+        flush(&transport, second, &some_lines(2));
+    }
+    let status = transport.status();
+    assert_eq!((status.sending, status.since.as_secs()), (Sending::Failing, 7));
+    assert!(status.error.unwrap().starts_with("connection refused (is an Agent listening there?"));
+    // The kernel took all four; the third flush brought the news of the second.
+    assert_eq!((status.totals.sent.packets, status.totals.sent.bytes), (4, 4 * 202));
+    assert_eq!((status.totals.dropped.packets, status.totals.dropped.bytes), (2, 2 * 202));
 }
 
 #[test]
@@ -191,7 +300,7 @@ fn by_default_a_socket_that_appears_while_sending_fails_is_found() {
     let path = folder.path().join("dsd.socket");
     // Nothing listens there: the test claims the port of an Agent for a moment to know that it is free.
     let free = UdpSocket::bind("127.0.0.1:8125");
-    let transport = Transport::new(Destination::by_default(&path));
+    let transport = Transport::new(Destination::by_default(&path), Clock::start());
     drop(free.expect("port 8125 is free on the machine that runs the tests"));
     while flush(&transport, 1, &some_lines(1)) {}
     let receiver = unix_receiver(&path);
@@ -217,11 +326,12 @@ fn a_name_is_looked_up_by_whoever_asks_for_it_and_never_in_a_flush() {
     // A name to us, and one that the system's resolver knows without asking anybody.
     let transport = transport(&format!("udp://127.1:{port}"));
     let host = transport.due_look_up(Duration::ZERO).expect("it is due at once");
-    assert!(transport.due_look_up(Duration::from_secs(1)).is_none(), "it was just asked for");
+    assert!(transport.due_look_up(Duration::from_mins(9)).is_none(), "it is being looked up");
     assert!(!flush(&transport, 1, &some_lines(1)), "nothing is known yet");
     let warning = transport.take_messages().remove(0);
     assert!(warning.text.contains("the name 127.1 has not been resolved"), "{}", warning.text);
     host.look_up();
+    drop(host);
     assert!(flush(&transport, 2, &some_lines(1)));
     assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
     assert!(transport.due_look_up(Duration::from_secs(599)).is_none());
@@ -238,6 +348,8 @@ fn an_unknown_name_is_a_warning_that_names_it() {
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].severity, Severity::Warning);
     assert!(messages[0].text.contains("no-such-host.invalid"));
-    assert!(transport.due_look_up(Duration::from_secs(59)).is_none());
-    assert!(transport.due_look_up(Duration::from_mins(1)).is_some(), "sooner while sending fails");
+    // Soon again at first, later less often.
+    let due = |milliseconds| transport.due_look_up(Duration::from_millis(milliseconds)).is_some();
+    let seconds: Vec<_> = (1..=3000).filter(|tenth| due(tenth * 100)).map(|tenth| tenth / 10).collect();
+    assert_eq!(seconds, [1, 3, 7, 15, 31, 63, 123, 183, 243]);
 }

@@ -59,7 +59,7 @@ fn later() -> Snapshot {
 fn lines(earlier: &Snapshot, later: &Snapshot, tags: &str, wire_type: WireType) -> Vec<String> {
     let (receiver, sink) = SpyMetricSink::new();
     let interval = Interval::new(earlier, later, 10 * SECOND);
-    assert!(Emitter::new(sink, tags.to_owned(), wire_type).emit(samples(Level::Default, &interval)));
+    assert!(Emitter::new(sink, tags.to_owned(), wire_type).emit(samples(Level::Default, &interval), None));
     receiver.try_iter().map(|line| String::from_utf8(line).unwrap()).collect()
 }
 
@@ -218,8 +218,8 @@ proptest! {
         let identity = Identity::new(&claims, &environment, &runtime(), Some(&runtime_id));
         let sink = Lines::default();
         let metric = &CATALOGUE[row];
-        let emitter = Emitter::new(sink.clone(), identity.tags.clone(), WireType::Distribution);
-        let written = emitter.emit(std::iter::once(Sample { metric, value }));
+        let mut emitter = Emitter::new(sink.clone(), identity.tags.clone(), WireType::Distribution);
+        let written = emitter.emit(std::iter::once(Sample { metric, value }), None);
 
         let lines = sink.0.lock().unwrap();
         let sendable = !matches!(value, Value::Real(real) if !real.is_finite());

@@ -132,6 +132,18 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Whether nothing leaves this machine, or this container, on the way there.
+    #[must_use]
+    pub fn is_this_machine(&self) -> bool {
+        match self {
+            Self::Number(number) => number.is_loopback(),
+            Self::Localhost => true,
+            Self::Name(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,9 +1,11 @@
 //! Whether sending works, and what there is to say when that changes: one message per change of state.
 
 use std::io;
+use std::ops::{Add, Sub};
 use std::time::Duration;
 
-use super::address::Destination;
+use super::address::{Address, Destination};
+use super::status::Sending;
 use crate::message::{Message, Severity};
 
 /// A queue that was full for this many flushes in a row is a receiver too slow, not a burst.
@@ -18,6 +20,10 @@ pub struct Delivery {
     pub dropped: Amount,
     /// Why something was lost, if it was: the first reason.
     pub failure: Option<io::Error>,
+    /// The last payload is lost.
+    pub is_end_lost: bool,
+    /// The last payload of the flush before is lost after all.
+    pub is_end_of_last_lost: bool,
 }
 
 /// Payloads and their bytes.
@@ -30,10 +36,30 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// Adds one payload.
-    pub fn add(&mut self, payload: &[u8]) {
-        self.packets += 1;
-        self.bytes += payload.len() as u64;
+    /// One payload.
+    #[must_use]
+    pub fn of(payload: &[u8]) -> Self {
+        Self { packets: 1, bytes: payload.len() as u64 }
+    }
+}
+
+impl Add for Amount {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl Sub for Amount {
+    type Output = Self;
+
+    /// Of an amount an earlier one.
+    fn sub(self, earlier: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_sub(earlier.packets),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+        }
     }
 }
 
@@ -41,19 +67,20 @@ impl Amount {
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     state: State,
+    /// When the state began.
+    since: Duration,
+    /// What was lost since the last whole flush.
+    dropped: u64,
     full_queues: u32,
+    error: Option<String>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum State {
     #[default]
     Untried,
     Working,
-    Failing {
-        kind: Kind,
-        since: Duration,
-        dropped: u64,
-    },
+    Failing(Kind),
 }
 
 /// What kind of failure it is: a new kind is worth a line, the same one again is not.
@@ -75,33 +102,52 @@ impl Health {
             return self.succeeded(to, now);
         };
         let kind = Kind::of(error);
+        let reason = kind.explain(error, &to.address);
+        self.dropped += delivery.dropped.packets;
         self.full_queues = if kind == Kind::SlowReceiver { self.full_queues + 1 } else { 0 };
-        if (1..PATIENCE).contains(&self.full_queues) {
-            return None;
+        let message = match (self.state, self.full_queues) {
+            (_, 2..PATIENCE) => None,
+            (_, 1) => Some(Message::new(Severity::Debug, format!("sending to {to}: {reason}"))),
+            (State::Failing(before), _) => (before != kind)
+                .then(|| Message::new(Severity::Debug, format!("sending to {to} still fails: {reason}"))),
+            _ => {
+                self.since = now;
+                Some(Message::warning(format!("sending to {to} fails: {reason}; will keep trying")))
+            }
+        };
+        if !(1..PATIENCE).contains(&self.full_queues) {
+            self.state = State::Failing(kind);
         }
-        let reason = kind.explain(error);
-        let lost = delivery.dropped.packets;
-        if let State::Failing { kind: before, dropped, .. } = &mut self.state {
-            *dropped += lost;
-            let changed = std::mem::replace(before, kind) != kind;
-            let text = format!("sending to {to} still fails: {reason}");
-            return changed.then(|| Message::new(Severity::Debug, text));
-        }
-        self.state = State::Failing { kind, since: now, dropped: lost };
-        Some(Message::warning(format!("sending to {to} fails: {reason}; will keep trying")))
+        self.error = Some(reason);
+        message
     }
 
     /// Whether the last flush lost something.
     pub fn is_failing(&self) -> bool {
-        matches!(self.state, State::Failing { .. }) || self.full_queues > 0
+        matches!(self.state, State::Failing(_)) || self.full_queues > 0
+    }
+
+    /// Whether sending works, since when, and the last error.
+    pub fn report(&self) -> (Sending, Duration, Option<&str>) {
+        let sending = match self.state {
+            State::Untried => Sending::Untried,
+            State::Working => Sending::Working,
+            State::Failing(_) => Sending::Failing,
+        };
+        (sending, self.since, self.error.as_deref())
     }
 
     fn succeeded(&mut self, to: &Destination, now: Duration) -> Option<Message> {
+        let (dropped, since) = (std::mem::take(&mut self.dropped), self.since);
         self.full_queues = 0;
-        match std::mem::replace(&mut self.state, State::Working) {
+        let before = std::mem::replace(&mut self.state, State::Working);
+        if before != State::Working {
+            self.since = now;
+        }
+        match before {
             State::Untried => Some(Message::new(Severity::Debug, format!("sending to {to}"))),
             State::Working => None,
-            State::Failing { since, dropped, .. } => {
+            State::Failing(_) => {
                 let seconds = now.saturating_sub(since).as_secs();
                 let text =
                     format!("sending to {to} works again after {seconds} s; {dropped} packets were lost");
@@ -115,7 +161,7 @@ impl Kind {
     fn of(error: &io::Error) -> Self {
         use io::ErrorKind as E;
         match error.kind() {
-            E::WouldBlock => Self::SlowReceiver,
+            E::WouldBlock | E::TimedOut => Self::SlowReceiver,
             E::ConnectionRefused
             | E::ConnectionReset
             | E::BrokenPipe
@@ -149,18 +195,39 @@ impl Kind {
     }
 
     /// The system's words and the likely cause.
-    fn explain(self, error: &io::Error) -> String {
-        let cause = match self {
-            Self::Unreachable => "is an Agent listening there, and does it accept traffic from here?",
-            Self::Denied => "may this user write to it?",
-            Self::Name => "is the name right?",
-            Self::TooLarge => "the payload is larger than this path allows",
-            Self::Resources => "the program has run out of descriptors or memory",
-            Self::SlowReceiver => "the receiver does not keep up",
-            Self::Other => return error.to_string(),
+    fn explain(self, error: &io::Error, to: &Address) -> String {
+        let cause = match (self, to) {
+            (Self::Unreachable, Address::Udp(host, _)) if host.is_this_machine() => {
+                "is an Agent listening there? In a container that is the container itself"
+            }
+            (Self::Unreachable, Address::Udp(..)) => {
+                "is an Agent listening there, and does it accept traffic from other hosts: DD_DOGSTATSD_NON_LOCAL_TRAFFIC?"
+            }
+            (Self::Unreachable, Address::Unix(..)) => {
+                "is the Agent running, and is its directory mounted here?"
+            }
+            (Self::Denied, Address::Udp(..)) => "does a firewall refuse it?",
+            (Self::Denied, Address::Unix(..)) => {
+                return format!("{error} (may {} write to it?)", this_user());
+            }
+            (Self::Name, _) => "is the name right?",
+            (Self::TooLarge, _) => "the payload is larger than this path allows",
+            (Self::Resources, _) => "the program has run out of descriptors or memory",
+            (Self::SlowReceiver, _) => "the receiver does not keep up",
+            (Self::Other, _) => return error.to_string(),
         };
         format!("{error} ({cause})")
     }
+}
+
+#[cfg(unix)]
+fn this_user() -> String {
+    format!("user {}", nix::unistd::geteuid())
+}
+
+#[cfg(not(unix))]
+fn this_user() -> &'static str {
+    "this user"
 }
 
 #[cfg(test)]
@@ -198,10 +265,11 @@ mod tests {
     #[test]
     fn a_full_queue_is_worth_a_warning_only_when_it_stays_full() {
         let full = || failed(io::ErrorKind::WouldBlock);
-        assert_eq!(said((0..5).map(|_| full())), []);
-        assert_eq!(said((0..9).map(|_| full())), [Severity::Warning]);
+        use Severity::{Debug, Warning};
+        assert_eq!(said((0..5).map(|_| full())), [Debug]);
+        assert_eq!(said((0..9).map(|_| full())), [Debug, Warning]);
         let with_a_pause = [full(), full(), full(), Delivery::default(), full(), full(), full()];
-        assert_eq!(said(with_a_pause), [Severity::Debug]);
+        assert_eq!(said(with_a_pause), [Debug, Debug, Debug]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use cadence::ext::{MetricValue, ToDistributionValue, ToGaugeValue};
 use cadence::prelude::*;
 use cadence::{ErrorKind, MetricError, MetricResult, MetricSink, StatsdClient};
 
+use self::telemetry::{COUNTERS, Counter, Totals};
 use crate::catalogue::{Sample, Value};
 use crate::config::WireType;
 
@@ -13,6 +14,8 @@ pub mod address;
 mod health;
 mod packets;
 mod socket;
+pub mod status;
+pub mod telemetry;
 pub mod transport;
 
 /// Writes samples as DogStatsD lines to a sink.
@@ -21,6 +24,7 @@ pub struct Emitter {
     client: StatsdClient,
     tags: String,
     wire_type: WireType,
+    metrics: u64,
 }
 
 impl Emitter {
@@ -30,13 +34,24 @@ impl Emitter {
         tags: String,
         wire_type: WireType,
     ) -> Self {
-        Self { client: StatsdClient::from_sink("", sink), tags, wire_type }
+        Self { client: StatsdClient::from_sink("", sink), tags, wire_type, metrics: 0 }
     }
 
-    /// Writes every sample and flushes the sink; says whether everything has left.
+    /// How many samples have been written.
+    #[must_use]
+    pub fn metrics(&self) -> u64 {
+        self.metrics
+    }
+
+    /// Writes every sample and, if there is one, the report of what was sent over which transport; flushes the sink and
+    /// says whether everything has left.
     ///
     /// A number that is not finite is not written.
-    pub fn emit(&self, samples: impl Iterator<Item = Sample>) -> bool {
+    pub fn emit(
+        &mut self,
+        samples: impl Iterator<Item = Sample>,
+        report: Option<(Totals, &'static str)>,
+    ) -> bool {
         let mut all_written = true;
         for Sample { metric, value } in samples {
             // One block for all tags: they are joined once, not per line.
@@ -54,9 +69,25 @@ impl Emitter {
                     .try_send()
                     .is_ok(),
             };
+            self.metrics += u64::from(written);
             all_written &= written;
         }
+        if let Some((untold, transport)) = report {
+            all_written &= self.write(&untold, transport);
+        }
         self.client.flush().is_ok() && all_written
+    }
+
+    fn write(&self, untold: &Totals, transport: &str) -> bool {
+        let version = env!("CARGO_PKG_VERSION");
+        let client =
+            format!("client:python-runtime-metrics,client_version:{version},client_transport:{transport}");
+        let tags = if self.tags.is_empty() { client } else { format!("{client},{}", self.tags) };
+        let write = |counter: &Counter| {
+            let count = (counter.read)(untold);
+            self.client.count_with_tags(counter.name, count).with_tag_value(&tags).try_send().is_ok()
+        };
+        COUNTERS.iter().fold(true, |all_written, counter| write(counter) && all_written)
     }
 }
 

@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use cadence::{MetricSink, SinkStats};
 
-use super::address::{Address, ChosenBy, Destination, Host};
+use super::address::{Address, ChosenBy, Destination, Host, UnixKind};
 use super::health::{Amount, Delivery, Health};
 use super::packets::{LONGEST, Packets};
-use super::socket::Connection;
+use super::socket::{Connection, Fate, Kind};
+use super::status::Status;
+use super::telemetry::{Telemetry, Totals};
+use crate::clock::Clock;
 use crate::message::Message;
 
 /// A UDP payload that fits one Ethernet frame.
@@ -21,7 +24,8 @@ const UDP_TARGET: usize = 1432;
 /// An Agent that moves is followed this soon.
 const LOOK_UP_EVERY: Duration = Duration::from_mins(10);
 
-/// And this soon while sending fails.
+/// And this soon while sending fails. A name that nothing is known of is looked up after a second, two, four, up to
+/// this: at a program's start the network may be a moment behind.
 const LOOK_UP_AFTER_FAILURE: Duration = Duration::from_mins(1);
 
 /// A sink that can be shared: cadence owns one handle, the pipeline another.
@@ -38,14 +42,20 @@ pub struct Legacy {
 #[derive(Debug)]
 struct State {
     destination: Destination,
+    clock: Clock,
+    /// A flush has given up by then.
+    deadline: Duration,
     host: Option<Arc<NamedHost>>,
     looked_up: Option<Duration>,
+    look_ups_in_vain: u32,
     addresses: Vec<SocketAddr>,
     connection: Option<Connection>,
     packets: Packets,
     health: Health,
-    sent: Amount,
-    dropped: Amount,
+    totals: Totals,
+    /// The payload that was sent last, of which bad news may come later.
+    last_sent: Amount,
+    last_delivery: Delivery,
     messages: Vec<Message>,
     now: Duration,
 }
@@ -53,17 +63,21 @@ struct State {
 impl Transport {
     /// A sink that opens its socket at the first flush.
     #[must_use]
-    pub fn new(destination: Destination) -> Self {
+    pub fn new(destination: Destination, clock: Clock) -> Self {
         let mut state = State {
             destination: destination.clone(),
+            clock,
+            deadline: Duration::ZERO,
             host: None,
             looked_up: None,
+            look_ups_in_vain: 0,
             addresses: Vec::new(),
             connection: None,
             packets: Packets::new(UDP_TARGET),
             health: Health::default(),
-            sent: Amount::default(),
-            dropped: Amount::default(),
+            totals: Totals::default(),
+            last_sent: Amount::default(),
+            last_delivery: Delivery::default(),
             messages: Vec::new(),
             now: Duration::ZERO,
         };
@@ -71,12 +85,25 @@ impl Transport {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// Gets ready for a flush at `now`: finds a socket that has appeared, takes over what a look-up found.
-    pub fn prepare(&self, now: Duration) {
+    /// Gets ready for a flush at `now` that may take so long: finds a socket that has appeared, takes over what a
+    /// look-up found.
+    pub fn prepare(&self, now: Duration, within: Duration) {
         let mut state = self.state();
         state.now = now;
+        state.deadline = state.clock.now() + within;
         state.find_default_socket();
         state.take_look_up();
+    }
+
+    /// How it stands with sending, and what has been sent and lost.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.state().status()
+    }
+
+    /// Tells telemetry how the last flush went, in which it made this report.
+    pub fn tell(&self, telemetry: &mut Telemetry, report: Totals) {
+        telemetry.note(report, &self.state().last_delivery);
     }
 
     /// The host whose name should be looked up, if it is time to.
@@ -118,7 +145,7 @@ impl MetricSink for Transport {
         if state.packets.push(line) {
             return Ok(line.len());
         }
-        state.dropped.add(line.as_bytes());
+        state.totals.dropped = state.totals.dropped + Amount::of(line.as_bytes());
         Err(io::ErrorKind::InvalidInput.into())
     }
 
@@ -127,17 +154,39 @@ impl MetricSink for Transport {
     }
 
     fn stats(&self) -> SinkStats {
-        let state = self.state();
+        let Totals { sent, dropped, .. } = self.state().totals;
         SinkStats {
-            bytes_sent: state.sent.bytes,
-            packets_sent: state.sent.packets,
-            bytes_dropped: state.dropped.bytes,
-            packets_dropped: state.dropped.packets,
+            bytes_sent: sent.bytes,
+            packets_sent: sent.packets,
+            bytes_dropped: dropped.bytes,
+            packets_dropped: dropped.packets,
         }
     }
 }
 
 impl State {
+    fn status(&self) -> Status {
+        let (sending, since, error) = self.health.report();
+        Status {
+            destination: self.destination.clone(),
+            peer: self.connection.as_ref().and_then(Connection::peer),
+            transport: self.transport(),
+            sending,
+            error: error.map(str::to_owned),
+            since,
+            totals: self.totals,
+        }
+    }
+
+    /// What it goes over, or would if nothing has been sent yet.
+    fn transport(&self) -> &'static str {
+        match (self.connection.as_ref().map(Connection::kind), &self.destination.address) {
+            (Some(Kind::Udp), _) | (None, Address::Udp(..)) => "udp",
+            (Some(Kind::UnixStream), _) | (None, Address::Unix(_, UnixKind::Stream)) => "uds-stream",
+            (Some(Kind::UnixDatagram), _) | (None, Address::Unix(..)) => "uds",
+        }
+    }
+
     fn head_for(&mut self, destination: Destination) {
         let (host, addresses, target) = match &destination.address {
             Address::Udp(host, port) => match host.known(*port) {
@@ -173,29 +222,48 @@ impl State {
         if !found.is_empty() && found != self.addresses {
             self.addresses = found;
             self.connection = None;
+            self.look_ups_in_vain = 0;
         }
     }
 
     fn due_look_up(&mut self, now: Duration) -> Option<Arc<NamedHost>> {
         let host = self.host.as_ref()?;
-        let every = if self.health.is_failing() { LOOK_UP_AFTER_FAILURE } else { LOOK_UP_EVERY };
-        if self.looked_up.is_some_and(|at| now.saturating_sub(at) < every) {
+        let every = if self.addresses.is_empty() {
+            LOOK_UP_AFTER_FAILURE
+                .min(Duration::from_secs(1 << self.look_ups_in_vain.saturating_sub(1).min(6)))
+        } else if self.health.is_failing() {
+            LOOK_UP_AFTER_FAILURE
+        } else {
+            LOOK_UP_EVERY
+        };
+        // Whoever looks it up holds it until it is done.
+        let is_being_looked_up = Arc::strong_count(host) > 1;
+        if is_being_looked_up || self.looked_up.is_some_and(|at| now.saturating_sub(at) < every) {
             return None;
         }
         self.looked_up = Some(now);
+        self.look_ups_in_vain += u32::from(self.addresses.is_empty());
         Some(Arc::clone(host))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.connection = self.connection.take().and_then(Connection::if_ours);
+        self.check_connection();
         let delivery = self.deliver();
         self.packets.clear();
-        self.sent.packets += delivery.sent.packets;
-        self.sent.bytes += delivery.sent.bytes;
-        self.dropped.packets += delivery.dropped.packets;
-        self.dropped.bytes += delivery.dropped.bytes;
+        self.totals.add_delivery(&delivery);
         self.messages.extend(self.health.note(&delivery, &self.destination, self.now));
-        delivery.failure.map_or(Ok(()), Err)
+        let result = delivery.failure.as_ref().map_or(Ok(()), |failure| Err(failure.kind().into()));
+        self.last_delivery = delivery;
+        result
+    }
+
+    /// Lets go of a connection that is not ours any more, or leads to a receiver that has been replaced.
+    fn check_connection(&mut self) {
+        self.connection = self.connection.take().and_then(Connection::if_ours);
+        #[cfg(unix)]
+        if let Address::Unix(path, _) = &self.destination.address {
+            self.connection = self.connection.take().filter(|connection| connection.was_reached_by(path));
+        }
     }
 
     /// Sends every payload; a second time where the failure was an earlier payload's, or the peer was replaced.
@@ -204,40 +272,50 @@ impl State {
         let payloads = self.packets.payloads();
         let mut left = payloads.as_slice();
         let (mut cut_short, mut tried_again) = (false, false);
-        while !left.is_empty() {
+        let time_left = || self.deadline.saturating_sub(self.clock.now());
+        while let Some((first, others)) = left.split_first() {
             let is_old = self.connection.is_some();
             let connection = match self.connection.take() {
                 Some(connection) => Ok(connection),
                 None => connect(&self.destination.address, &self.addresses),
             };
             let result = connection.and_then(|connection| {
-                let taken = connection.send(left);
-                if taken.as_ref().err().is_none_or(|error| connection.survives(error)) {
-                    self.connection = Some(connection);
+                let taken = connection.send(left, time_left);
+                match taken.as_ref().err().map_or(Fate::Kept, |error| connection.fate(error)) {
+                    Fate::Kept => self.connection = Some(connection),
+                    Fate::Closed => drop(connection),
+                    Fate::Forgotten => connection.forget(),
                 }
                 taken
             });
             match result {
                 Ok(taken) => {
+                    if cut_short {
+                        delivery.earlier_was_refused(self.last_sent);
+                    }
                     let (sent, rest) = left.split_at(taken);
                     for payload in sent {
-                        delivery.sent.add(payload);
-                    }
-                    if cut_short {
-                        delivery.earlier_was_refused();
+                        self.last_sent = Amount::of(payload);
+                        delivery.sent = delivery.sent + self.last_sent;
                     }
                     (left, cut_short, tried_again) = (rest, self.is_udp() && !rest.is_empty(), false);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_old && !tried_again && is_about_the_peer(&error) => {
+                Err(error) if is_old && !tried_again && is_worth_another_try(&error) => {
                     // A refused UDP datagram is reported at the next send, which itself did not happen.
                     if self.is_udp() {
-                        delivery.earlier_was_refused();
+                        delivery.earlier_was_refused(self.last_sent);
                     }
                     tried_again = true;
                 }
+                Err(error) if is_about_one_payload(&error) => {
+                    delivery.lose(&[first], error);
+                    delivery.is_end_lost = others.is_empty();
+                    (left, tried_again) = (others, false);
+                }
                 Err(error) => {
                     delivery.lose(left, error);
+                    delivery.is_end_lost = true;
                     break;
                 }
             }
@@ -253,14 +331,15 @@ impl State {
 impl Delivery {
     fn lose(&mut self, payloads: &[&[u8]], why: io::Error) {
         for payload in payloads {
-            self.dropped.add(payload);
+            self.dropped = self.dropped + Amount::of(payload);
         }
         self.failure.get_or_insert(why);
     }
 
-    /// One more payload is lost than was known when it was sent; its length is not known any more.
-    fn earlier_was_refused(&mut self) {
-        self.dropped.packets += 1;
+    /// A payload is lost that the kernel had taken.
+    fn earlier_was_refused(&mut self, payload: Amount) {
+        self.is_end_of_last_lost |= self.sent == Amount::default();
+        self.dropped = self.dropped + payload;
         self.failure.get_or_insert(io::ErrorKind::ConnectionRefused.into());
     }
 }
@@ -278,10 +357,32 @@ fn connect(address: &Address, addresses: &[SocketAddr]) -> io::Result<Connection
     }
 }
 
-/// The peer went away, or another has taken its place.
-fn is_about_the_peer(error: &io::Error) -> bool {
+/// The peer went away, or another has taken its place; or the descriptor is not ours any more.
+fn is_worth_another_try(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected};
-    matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | NotConnected)
+    if matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | NotConnected) {
+        return true;
+    }
+    #[cfg(unix)]
+    {
+        use nix::libc::{EBADF, EDESTADDRREQ, ENOTSOCK};
+        matches!(error.raw_os_error(), Some(EBADF | EDESTADDRREQ | ENOTSOCK))
+    }
+    #[cfg(not(unix))]
+    false
+}
+
+/// The next payload may leave.
+fn is_about_one_payload(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        error.raw_os_error() == Some(nix::libc::EMSGSIZE)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = error;
+        false
+    }
 }
 
 /// A host whose name must be looked up, which may take many seconds.
@@ -308,5 +409,32 @@ impl NamedHost {
 
     fn found(&self) -> Vec<SocketAddr> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_too_large_for_its_path_is_lost_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dsd.socket");
+        let _receiver = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let text = format!("unix://{}", path.display());
+        let destination =
+            Destination { address: text.parse().unwrap(), chosen_by: ChosenBy::Setting("a test") };
+        let transport = Transport::new(destination, Clock::start());
+        transport.flush().unwrap();
+        transport.emit("first").unwrap();
+        transport.flush().unwrap();
+        transport.state().connection.as_ref().unwrap().shrink_send_buffer();
+        for line in ["a".repeat(8000), "b".repeat(1000)] {
+            transport.emit(&line).unwrap();
+        }
+        assert!(transport.flush().is_err());
+        let Totals { sent, dropped, .. } = transport.status().totals;
+        assert_eq!((sent.packets, dropped), (2, Amount { packets: 1, bytes: 8001 }));
+        assert!(transport.take_messages()[1].text.contains("larger than this path allows"));
     }
 }

@@ -1,0 +1,49 @@
+//! How it stands with sending, for whoever asks.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::address::Destination;
+use super::telemetry::Totals;
+
+/// How it stands with sending.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Where metrics go, and what chose that.
+    pub destination: Destination,
+    /// What a UDP destination has turned out to be; `None` until something was sent.
+    pub peer: Option<SocketAddr>,
+    /// `udp`, `uds` for Unix datagrams, or `uds-stream`.
+    pub transport: &'static str,
+    /// Whether sending works.
+    pub sending: Sending,
+    /// The last error and its likely cause, also where sending works again.
+    pub error: Option<String>,
+    /// When sending began to be as it is, on the collector's clock.
+    pub since: Duration,
+    /// What has been sent and lost.
+    pub totals: Totals,
+}
+
+/// Whether sending works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// Nothing has been sent yet.
+    Untried,
+    /// The last flush left whole.
+    Working,
+    /// The last flush did not leave whole.
+    Failing,
+}
+
+impl Sending {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Untried => "untried",
+            Self::Working => "working",
+            Self::Failing => "failing",
+        }
+    }
+}
