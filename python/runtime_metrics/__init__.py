@@ -21,7 +21,7 @@ class _Status(type):
 
 
 class RuntimeMetrics(metaclass=_Status):
-    """Collects and sends this process's runtime metrics; the whole interface is these five names.
+    """Collects and sends this process's runtime metrics; the whole interface is these six names.
 
     ``RuntimeMetrics._enabled`` tells whether metrics are collected, as in ddtrace.
     """
@@ -30,3 +30,4 @@ class RuntimeMetrics(metaclass=_Status):
     disable = staticmethod(_core.disable)
     flush = staticmethod(_core.flush)
     snapshot = staticmethod(_core.snapshot)
+    status = staticmethod(_core.status)

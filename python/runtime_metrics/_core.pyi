@@ -1,5 +1,5 @@
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal, final
+from typing import Final, Literal, TypedDict, final, type_check_only
 
 __version__: Final[str]
 
@@ -65,6 +65,24 @@ def snapshot() -> dict[str, int | float]:
         last flush. What is not known is left out; empty if metrics are disabled.
     """
 
+def status() -> Status:
+    """Tell how it stands with sending.
+
+    Returns:
+        A dict with these keys:
+        state: "off", "disabled" by DD_DOGSTATSD_DISABLE, "untried" before the first flush, "working", "failing", or
+            "busy" if a flush takes longer than 2 s.
+        since: When sending began to be so, as time.time() counts; None if nothing is collected.
+        error: The last error with its likely cause, also where sending works again, or None.
+        address: Where metrics go, "udp://localhost:8125", or None.
+        chosen_by: The argument or variable that chose the address, "default" if none did, or None.
+        peer: The address that a UDP host has been resolved to, "127.0.0.1:8125", or None.
+        transport: "udp", "uds" for datagrams over a Unix socket, "uds-stream", or None.
+        metrics: Values written since enable().
+        packets_sent, bytes_sent: What the kernel took.
+        packets_dropped, bytes_dropped: What was lost, also where that was learnt after the kernel had taken it.
+    """
+
 def enabled() -> bool:
     """Tell whether metrics are collected."""
 
@@ -73,6 +91,23 @@ def catalogue() -> list[Metric]:
 
 def variables() -> list[Variable]:
     """List every environment variable that is read."""
+
+@type_check_only
+class Status(TypedDict):
+    """How it stands with sending, as status() describes it."""
+
+    state: Literal["off", "disabled", "untried", "working", "failing", "busy"]
+    since: float | None
+    error: str | None
+    address: str | None
+    chosen_by: str | None
+    peer: str | None
+    transport: Literal["udp", "uds", "uds-stream"] | None
+    metrics: int
+    packets_sent: int
+    bytes_sent: int
+    packets_dropped: int
+    bytes_dropped: int
 
 @final
 class Metric:

@@ -206,6 +206,17 @@ impl fmt::Display for Destination {
     }
 }
 
+impl ChosenBy {
+    /// The setting's name, or `default`.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Setting(name) => name,
+            Self::Nobody(_) => "default",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -264,8 +264,8 @@ mod tests {
 
     #[test]
     fn a_full_queue_is_worth_a_warning_only_when_it_stays_full() {
-        let full = || failed(io::ErrorKind::WouldBlock);
         use Severity::{Debug, Warning};
+        let full = || failed(io::ErrorKind::WouldBlock);
         assert_eq!(said((0..5).map(|_| full())), [Debug]);
         assert_eq!(said((0..9).map(|_| full())), [Debug, Warning]);
         let with_a_pause = [full(), full(), full(), Delivery::default(), full(), full(), full()];

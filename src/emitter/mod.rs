@@ -6,7 +6,7 @@ use cadence::ext::{MetricValue, ToDistributionValue, ToGaugeValue};
 use cadence::prelude::*;
 use cadence::{ErrorKind, MetricError, MetricResult, MetricSink, StatsdClient};
 
-use self::telemetry::{COUNTERS, Counter, Totals};
+use self::telemetry::{COUNTERS, Totals};
 use crate::catalogue::{Sample, Value};
 use crate::config::WireType;
 
@@ -83,11 +83,13 @@ impl Emitter {
         let client =
             format!("client:python-runtime-metrics,client_version:{version},client_transport:{transport}");
         let tags = if self.tags.is_empty() { client } else { format!("{client},{}", self.tags) };
-        let write = |counter: &Counter| {
+        let mut all_written = true;
+        for counter in &COUNTERS {
             let count = (counter.read)(untold);
-            self.client.count_with_tags(counter.name, count).with_tag_value(&tags).try_send().is_ok()
-        };
-        COUNTERS.iter().fold(true, |all_written, counter| write(counter) && all_written)
+            all_written &=
+                self.client.count_with_tags(counter.name, count).with_tag_value(&tags).try_send().is_ok();
+        }
+        all_written
     }
 }
 

@@ -20,7 +20,7 @@ mod _core {
     #[pymodule_export]
     use super::gc_callback::GcCallback;
     #[pymodule_export]
-    use super::running::{disable, enable, enable_automatically, enabled, flush, snapshot};
+    use super::running::{disable, enable, enable_automatically, enabled, flush, snapshot, status};
     #[pymodule_export]
     use super::tables::{Metric, Variable, catalogue, variables};
 

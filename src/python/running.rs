@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use pyo3::exceptions::PyDeprecationWarning;
@@ -18,11 +18,12 @@ use super::{arguments, fork, log};
 use crate::catalogue::Value;
 use crate::clock::Clock;
 use crate::collector::Collector;
-use crate::config::{Arguments, Settings};
+use crate::config::{Arguments, InvalidArgument, Settings, Warning};
 use crate::emitter::address::DEFAULT_SOCKET;
+use crate::emitter::telemetry::Totals;
 use crate::emitter::transport::Legacy;
 use crate::identity::{Claims, Identity};
-use crate::message::Message;
+use crate::message::{Message, Severity};
 use crate::pipeline::Pipeline;
 use crate::variables::Environment;
 
@@ -169,6 +170,53 @@ pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(values)
 }
 
+/// Tell how it stands with sending.
+///
+/// Returns:
+///     A dict with these keys:
+///     state: "off", "disabled" by DD_DOGSTATSD_DISABLE, "untried" before the first flush, "working", "failing", or
+///         "busy" if a flush takes longer than 2 s.
+///     since: When sending began to be so, as time.time() counts; None if nothing is collected.
+///     error: The last error with its likely cause, also where sending works again, or None.
+///     address: Where metrics go, "udp://localhost:8125", or None.
+///     chosen_by: The argument or variable that chose the address, "default" if none did, or None.
+///     peer: The address that a UDP host has been resolved to, "127.0.0.1:8125", or None.
+///     transport: "udp", "uds" for datagrams over a Unix socket, "uds-stream", or None.
+///     metrics: Values written since enable().
+///     packets_sent, bytes_sent: What the kernel took.
+///     packets_dropped, bytes_dropped: What was lost, also where that was learnt after the kernel had taken it.
+#[pyfunction]
+pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let running = shielded(None, || current(py));
+    let status =
+        running.as_ref().and_then(|running| shielded(None, || py.detach(|| running.collector.status())));
+    let state = match (&running, &status) {
+        (_, Some(status)) => status.sending.as_str(),
+        (Some(_), None) => "busy",
+        (None, None) if is_disabled(py)? => "disabled",
+        (None, None) => "off",
+    };
+    let since = running.zip(status.as_ref()).map(|(running, status)| {
+        let age = running.clock.now().saturating_sub(status.since);
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(age).as_secs_f64()
+    });
+    let told = PyDict::new(py);
+    told.set_item("state", state)?;
+    told.set_item("since", since)?;
+    told.set_item("error", status.as_ref().and_then(|status| status.error.as_deref()))?;
+    told.set_item("address", status.as_ref().map(|status| status.destination.address.to_string()))?;
+    told.set_item("chosen_by", status.as_ref().map(|status| status.destination.chosen_by.as_str()))?;
+    told.set_item("peer", status.as_ref().and_then(|status| status.peer).map(|peer| peer.to_string()))?;
+    told.set_item("transport", status.as_ref().map(|status| status.transport))?;
+    let Totals { metrics, sent, dropped } = status.map(|status| status.totals).unwrap_or_default();
+    told.set_item("metrics", metrics)?;
+    told.set_item("packets_sent", sent.packets)?;
+    told.set_item("bytes_sent", sent.bytes)?;
+    told.set_item("packets_dropped", dropped.packets)?;
+    told.set_item("bytes_dropped", dropped.bytes)?;
+    Ok(told)
+}
+
 /// Tell whether metrics are collected.
 #[pyfunction]
 pub fn enabled() -> bool {
@@ -210,7 +258,11 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
     };
     let running = current(py);
     let environment = process::environment(py)?;
-    let (settings, warnings) = Settings::new(arguments, &environment, Path::new(DEFAULT_SOCKET))?;
+    let (settings, warnings) = settings(arguments, &environment)?;
+    if settings.disabled {
+        let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set";
+        return log::from_program(py, &[Message::new(Severity::Info, text.to_owned())]);
+    }
     let plan = Plan { settings, claims: arguments.claims.clone(), environment };
     let mut messages = process.messages(warnings);
     if process.is_closed() {
@@ -231,6 +283,19 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
         }
     }
     log::from_program(py, &messages)
+}
+
+fn settings(
+    arguments: &Arguments,
+    environment: &Environment,
+) -> Result<(Settings, Vec<Warning>), InvalidArgument> {
+    Settings::new(arguments, environment, Path::new(DEFAULT_SOCKET))
+}
+
+/// Whether the environment forbids to collect.
+fn is_disabled(py: Python<'_>) -> PyResult<bool> {
+    let environment = process::environment(py)?;
+    Ok(settings(&Arguments::default(), &environment).is_ok_and(|(settings, _)| settings.disabled))
 }
 
 /// Ends what is running, with a last sample.
