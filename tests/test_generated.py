@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from receiving import Flushes
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STUB = ROOT / "python" / "runtime_metrics" / "_core.pyi"
 
 

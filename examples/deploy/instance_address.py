@@ -1,0 +1,32 @@
+"""Prints the private address of the EC2 instance this runs on, as its metadata service tells it (IMDSv2).
+
+export DD_AGENT_HOST="$(python instance_address.py)"
+"""
+
+from __future__ import annotations
+
+import sys
+from urllib.request import Request, urlopen
+
+METADATA = "http://169.254.169.254/latest"
+
+
+def address(metadata: str = METADATA) -> str:
+    """Asks for a token, and with it for the address; `OSError` if there is no answer within two seconds."""
+    lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
+    token = answer(Request(f"{metadata}/api/token", method="PUT", headers=lifetime))
+    return answer(Request(f"{metadata}/meta-data/local-ipv4", headers={"X-aws-ec2-metadata-token": token}))
+
+
+def answer(request: Request) -> str:
+    """What the service answers."""
+    with urlopen(request, timeout=2) as response:
+        text: str = response.read().decode()
+    return text
+
+
+if __name__ == "__main__":
+    try:
+        print(address())
+    except OSError as error:
+        sys.exit(f"no address from the instance's metadata service: {error}")
