@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from receiving import Flushes
 
 ROOT = Path(__file__).parent.parent
+LINTERS = ROOT / ".linters"
 FILES = sorted((ROOT / "examples" / "deploy").glob("[!_]*"))
 PAGES = sorted((ROOT / "docs" / "deploy").glob("*.md"))
 CHECK = ROOT / "examples" / "deploy" / "check.py"
@@ -49,9 +49,9 @@ def complaints(program: str, *arguments: str | Path, given: str | None = None) -
 
 
 def ran(program: str, *arguments: str | Path, given: str | None = None) -> tuple[int, str]:
-    """The status of a program and what it said."""
-    beside_us = Path(sys.executable).parent / program
-    command = [beside_us if beside_us.exists() else program, *arguments]
+    """The status of a linter and what it said."""
+    ours = LINTERS / "bin" / program
+    command = [ours if ours.exists() else program, *arguments]
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
@@ -87,7 +87,9 @@ def systemd(path: Path) -> str:
 
 def cloud_run_service() -> dict[str, Any]:
     """The JSON schema of a service, from the description that Cloud Run's API gives of itself."""
-    described = files("googleapiclient") / "discovery_cache" / "documents" / "run.v1.json"
+    (described,) = LINTERS.glob(
+        "lib/python*/site-packages/googleapiclient/discovery_cache/documents/run.v1.json"
+    )
     schemas: dict[str, Any] = json.loads(described.read_text())["schemas"]
     # Annotations are a map to it; those it takes are in a text.
     annotations = schemas["ObjectMeta"]["properties"]["annotations"]
@@ -268,19 +270,19 @@ def system(number: int) -> str:
     return f"{os.strerror(number)} (os error {number})"
 
 
-AGENT = " (is an Agent listening there, and does it accept traffic from here?)"
-REFUSED = f"connection refused{AGENT}"
+HERE = "connection refused (is an Agent listening there, in this container or on this host?)"
+ELSEWHERE = "connection refused (is an Agent listening there, with DD_DOGSTATSD_NON_LOCAL_TRAFFIC=true?)"
 UNKNOWN = "the name datadog-agent.invalid has not been resolved (is the name right?)"
-MISSING = f"{system(errno.ENOENT)}{AGENT}"
-DENIED = f"{system(errno.EACCES)} (may this user write to it?)"
+MISSING = f"{system(errno.ENOENT)} (is the Agent running, and is its directory mounted here?)"
+DENIED = f"{system(errno.EACCES)} (may user 1000 write to it?)"
 FAMILY = system(errno.EAFNOSUPPORT)
 
 
 def test_the_lines_that_pages_quote_are_ours() -> None:
+    # The others are provoked below.
     causes = (ROOT / "src" / "emitter" / "health.rs").read_text()
-    assert all(
-        f'"{cause}"' in causes for cause in (AGENT[2:-1], "is the name right?", "may this user write to it?")
-    )
+    assert '"is an Agent listening there, with DD_DOGSTATSD_NON_LOCAL_TRAFFIC=true?"' in causes
+    assert '(may {} write to it?)"' in causes
     quoted = [
         line.strip()
         for page in PAGES
@@ -297,7 +299,7 @@ def test_the_lines_that_pages_quote_are_ours() -> None:
         match = shape.fullmatch(line)
         assert match, line
         reasons.add(match[2].replace(f"the name {match[1]} ", "the name datadog-agent.invalid "))
-    assert reasons == {REFUSED, UNKNOWN, MISSING, DENIED, FAMILY}
+    assert reasons == {HERE, ELSEWHERE, UNKNOWN, MISSING, DENIED, FAMILY}
 
 
 def check(**environment: str) -> tuple[str, str, int]:
@@ -324,7 +326,7 @@ def test_check_says_why_nothing_arrives(tmp_path: Path) -> None:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
     for address, reason in (
-        (f"udp://127.0.0.1:{port}", REFUSED),
+        (f"udp://127.0.0.1:{port}", HERE),
         (f"unix://{tmp_path}/dsd.socket", MISSING),
         ("udp://datadog-agent.invalid:8125", UNKNOWN),
     ):

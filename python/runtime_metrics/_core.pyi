@@ -89,6 +89,9 @@ def enabled() -> bool:
 def catalogue() -> list[Metric]:
     """List every metric there is, in the order in which they are sent."""
 
+def client_telemetry() -> dict[str, str]:
+    """Describe by name the counts of our own sending, which are sent only where that is asked for."""
+
 def variables() -> list[Variable]:
     """List every environment variable that is read."""
 

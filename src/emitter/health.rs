@@ -198,10 +198,10 @@ impl Kind {
     fn explain(self, error: &io::Error, to: &Address) -> String {
         let cause = match (self, to) {
             (Self::Unreachable, Address::Udp(host, _)) if host.is_this_machine() => {
-                "is an Agent listening there? In a container that is the container itself"
+                "is an Agent listening there, in this container or on this host?"
             }
             (Self::Unreachable, Address::Udp(..)) => {
-                "is an Agent listening there, and does it accept traffic from other hosts: DD_DOGSTATSD_NON_LOCAL_TRAFFIC?"
+                "is an Agent listening there, with DD_DOGSTATSD_NON_LOCAL_TRAFFIC=true?"
             }
             (Self::Unreachable, Address::Unix(..)) => {
                 "is the Agent running, and is its directory mounted here?"

@@ -22,7 +22,7 @@ mod _core {
     #[pymodule_export]
     use super::running::{disable, enable, enable_automatically, enabled, flush, snapshot, status};
     #[pymodule_export]
-    use super::tables::{Metric, Variable, catalogue, variables};
+    use super::tables::{Metric, Variable, catalogue, client_telemetry, variables};
 
     /// What runs is one per process, and ends with the interpreter that it began in.
     #[pymodule_init]

@@ -200,20 +200,30 @@ pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         let age = running.clock.now().saturating_sub(status.since);
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(age).as_secs_f64()
     });
+    let Totals { metrics, sent, dropped } = status.as_ref().map(|status| status.totals).unwrap_or_default();
     let told = PyDict::new(py);
     told.set_item("state", state)?;
     told.set_item("since", since)?;
-    told.set_item("error", status.as_ref().and_then(|status| status.error.as_deref()))?;
-    told.set_item("address", status.as_ref().map(|status| status.destination.address.to_string()))?;
-    told.set_item("chosen_by", status.as_ref().map(|status| status.destination.chosen_by.as_str()))?;
-    told.set_item("peer", status.as_ref().and_then(|status| status.peer).map(|peer| peer.to_string()))?;
-    told.set_item("transport", status.as_ref().map(|status| status.transport))?;
-    let Totals { metrics, sent, dropped } = status.map(|status| status.totals).unwrap_or_default();
-    told.set_item("metrics", metrics)?;
-    told.set_item("packets_sent", sent.packets)?;
-    told.set_item("bytes_sent", sent.bytes)?;
-    told.set_item("packets_dropped", dropped.packets)?;
-    told.set_item("bytes_dropped", dropped.bytes)?;
+    let texts = [
+        ("error", status.as_ref().and_then(|status| status.error.clone())),
+        ("address", status.as_ref().map(|status| status.destination.address.to_string())),
+        ("chosen_by", status.as_ref().map(|status| status.destination.chosen_by.as_str().to_owned())),
+        ("peer", status.as_ref().and_then(|status| status.peer).map(|peer| peer.to_string())),
+        ("transport", status.as_ref().map(|status| status.transport.to_owned())),
+    ];
+    for (key, text) in texts {
+        told.set_item(key, text)?;
+    }
+    let counts = [
+        ("metrics", metrics),
+        ("packets_sent", sent.packets),
+        ("bytes_sent", sent.bytes),
+        ("packets_dropped", dropped.packets),
+        ("bytes_dropped", dropped.bytes),
+    ];
+    for (key, count) in counts {
+        told.set_item(key, count)?;
+    }
     Ok(told)
 }
 

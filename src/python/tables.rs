@@ -1,8 +1,10 @@
 //! The catalogue and the variables, for the commands and documents that derive from them.
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::catalogue::CATALOGUE;
+use crate::emitter::telemetry::COUNTERS;
 use crate::variables::VARIABLES;
 
 /// A row of the catalogue.
@@ -53,6 +55,16 @@ pub fn catalogue() -> Vec<Metric> {
         opentelemetry: metric.opentelemetry,
     };
     CATALOGUE.iter().map(row).collect()
+}
+
+/// Describe by name the counts of our own sending, which are sent only where that is asked for.
+#[pyfunction]
+pub fn client_telemetry(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let described = PyDict::new(py);
+    for counter in &COUNTERS {
+        described.set_item(counter.name, counter.description)?;
+    }
+    Ok(described)
 }
 
 /// List every environment variable that is read.

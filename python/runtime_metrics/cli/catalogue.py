@@ -32,6 +32,15 @@ the flush before, and **aggregate** sums up what was observed since then.
 ## What each one means
 
 {details}
+
+## Of our own sending
+
+With `DD_RUNTIME_METRICS_CLIENT_TELEMETRY=true` each flush also carries what was sent and lost up to the end of the
+flush before, as counts with the tags `client:python-runtime-metrics`, `client_version`, `client_transport` (`udp`,
+`uds` or `uds-stream`) and those of the process. What a lost packet told is told again by the next.
+`RuntimeMetrics.status()` gives the same figures since `enable()`, without sending anything.
+
+{telemetry}
 """
 
 
@@ -74,7 +83,11 @@ def markdown(metrics: Sequence[Metric]) -> str:
         ("Name", "Unit", "Kind"),
         ((f"[`{metric.name}`](#{_anchor(metric.name)})", metric.unit, metric.kind) for metric in metrics),
     )
-    return PAGE.format(summary=summary, details="\n\n".join(_details(metric) for metric in metrics))
+    telemetry = _table(
+        ("Name", "Counts"), ((f"`{name}`", counts) for name, counts in _core.client_telemetry().items())
+    )
+    details = "\n\n".join(_details(metric) for metric in metrics)
+    return PAGE.format(summary=summary, details=details, telemetry=telemetry)
 
 
 def _details(metric: Metric) -> str:
