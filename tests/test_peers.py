@@ -1,17 +1,19 @@
-"""Beside others: we send where ddtrace sends, and what datadogpy sends."""
+"""Beside others: we send where ddtrace sends, what datadogpy sends, and the vendor's receiver takes all of it."""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from peers import PEERS, Line, ask, documented, environment, other_world
-from receiving import PREFIX
+from peers import CONTAINER, PEERS, Line, ask, documented, environment, other_world
+from receiving import NAMES, PREFIX
 from serving import need
+from vendor import PassedOn, VendorsReceiver, arrived, passed_on, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 # What a word stands for is in docs/compatibility.md. Nothing is sent: who answers ends at once.
@@ -262,3 +264,103 @@ def test_every_difference_that_is_listed_is_tested_and_has_a_reason(
     rows = documented(heading)
     assert set(rows) - set(texts) == set()
     assert [text for text, row in rows.items() if not row.reason.endswith(".")] == []
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VendorsReceiver]:
+    """The vendor's receiver."""
+    receiving = VendorsReceiver(tmp_path_factory.mktemp("receiver"))
+    yield receiving
+    receiving.stop()
+
+
+# Every field that a line can have.
+EVERYTHING = (
+    "DD_ENV=prod DD_VERSION=1.4 DD_TAGS=team:core,canary"
+    " DD_ENTITY_ID=pod-uid DD_EXTERNAL_ENV=it-false,cn-app DD_CARDINALITY=low"
+)
+TYPES = {"gauge": "g", "distribution": "d"}
+# The tags that this receiver adds.
+ORIGIN = {"origin:azurespringapp", "dd.origin:azurespringapp"}
+
+
+@pytest.fixture(scope="module")
+def taken(receiver: VendorsReceiver, folder: Path) -> str:
+    """What the receiver has said until it passed on a flush of each type from outside and inside of containers."""
+
+    def send(word: str, world: Sequence[str] = ()) -> None:
+        senders = [
+            environment(f"DD_DOGSTATSD_URL={receiver.url} DD_SERVICE={kind}-{word} {EVERYTHING} {word}")
+            | {"wire_type": kind}
+            for kind in TYPES
+        ]
+        outside: dict[str, object] = {} if world else {"proc": {}}
+        assert ask("our flush", [sender | outside for sender in senders], world) == [True, True]
+
+    send("outside")
+    # Where it is not permitted, the tests of it are skipped, too.
+    with suppress(pytest.skip.Exception):
+        world = other_world(folder)
+        send("container", world)
+        send("nested", world)
+    receiver.send("end.of.gauges:1|g\nend.of.distributions:1|d\n")
+    receiver.until('Metric { metric: "end.of.gauges"', 'Sketch { metric: "end.of.distributions"')
+    return receiver.said
+
+
+def taken_lines(taken: str, service: str) -> list[Line]:
+    """The lines of a flush that arrived and were passed on with all that they say."""
+    lines = arrived(taken, service)
+    assert sorted(line.name for line in lines) == sorted(PREFIX + name for name in NAMES)
+    assert passed_on(taken, service) == {
+        line.name: PassedOn(float(line.value), line.type, line.tags | ORIGIN) for line in lines
+    }
+    return lines
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_vendor_s_receiver_passes_on_every_line(taken: str, kind: str) -> None:
+    lines = taken_lines(taken, f"{kind}-outside")
+    assert {line.type for line in lines} == {TYPES[kind]}
+    assert {line.origin[-2:] for line in lines} == {("e:it-false,cn-app", "card:low")}
+    assert [line.name for line in lines if "dd.internal.entity_id:pod-uid" not in line.tags] == []
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("word", ["container", "nested"])
+def test_the_vendor_s_receiver_passes_on_every_line_from_a_container(
+    taken: str, folder: Path, kind: str, word: str
+) -> None:
+    other_world(folder)
+    container = {"container": CONTAINER, "nested": f"in-{(folder / 'nested').stat().st_ino}"}[word]
+    lines = taken_lines(taken, f"{kind}-{word}")
+    assert {line.origin for line in lines} == {(f"c:{container}", "e:it-false,cn-app", "card:low")}
+
+
+def test_the_vendor_s_receiver_refuses_nothing_and_gets_no_long_datagram(taken: str) -> None:
+    assert refused(taken) == []
+    sizes = [int(size) for size in re.findall(r"Received packet: (\d+) bytes", taken)]
+    assert len(sizes) > 8
+    assert max(sizes) <= 1432
+
+
+@pytest.mark.parametrize(
+    ("pattern", "forged"),
+    [
+        (r":[0-9.]+\|", ":many|"),
+        (r"\|[gd]\|", "|q|"),
+        (r"\|[gd]\|", "|ms|"),
+        (r":.*", ""),
+        (r"\|#", "|#" + "".join(f"tag{number}," for number in range(100))),
+        ("$", "|Tomorrow"),
+    ],
+    ids=["value", "type", "unsupported type", "no value", "too many tags", "time"],
+)
+def test_the_vendor_s_receiver_refuses_a_forged_line(
+    receiver: VendorsReceiver, pattern: str, forged: str
+) -> None:
+    ((line, *_),) = ask("our lines", [environment(f"DD_SERVICE=web {EVERYTHING}") | {"proc": {}}])
+    assert not receiver.refuses(line)
+    bad = re.sub(pattern, forged, line, count=1)
+    assert bad != line
+    assert receiver.refuses(bad)

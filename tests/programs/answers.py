@@ -72,6 +72,14 @@ def datadogpys_lines(environment: dict[str, Any]) -> list[str]:
         return received(receiving)
 
 
+def our_flush(environment: dict[str, Any]) -> bool:
+    """Whether a flush has left."""
+    from runtime_metrics import RuntimeMetrics
+
+    RuntimeMetrics.enable(wire_type=environment["wire_type"])
+    return RuntimeMetrics.flush()
+
+
 def receiver() -> socket.socket:
     """Begins to receive, and names itself in the environment."""
     receiving = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -134,6 +142,7 @@ QUESTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "ddtrace's address": ("ddtrace.internal.dogstatsd", ddtraces_address),
     "our lines": ("runtime_metrics", our_lines),
     "datadogpy's lines": ("requests", datadogpys_lines),
+    "our flush": ("runtime_metrics", our_flush),
 }
 
 if __name__ == "__main__":
