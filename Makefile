@@ -22,7 +22,7 @@ setup: .venv/.installed ## a virtual environment with the tools and the package 
 demo: setup ## a real workload's metrics, through a real socket, on the screen
 	@$(BIN)/runtime-metrics demo
 
-test: setup dist/.sdist .servers/.ready .linters/.ready ## every test
+test: setup dist/.sdist .servers/.ready .linters/.ready .peers/.ready ## every test
 	cargo test --quiet
 	$(BIN)/python -m pytest
 
@@ -52,7 +52,7 @@ wheel: dist/.wheel ## the wheel, in dist/
 sdist: dist/.sdist ## the source distribution, in dist/
 
 clean: ## forget everything that was built
-	rm -rf .bench .linters .servers .venv dist target
+	rm -rf .bench .linters .peers .servers .venv dist target
 
 .venv/.tools: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "runtime-metrics needs Python 3.10 or newer; set PYTHON=...")'
@@ -83,9 +83,9 @@ dist/.sdist: .venv/.tools $(SOURCES)
 	.servers/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps dist/*.whl
 	@touch $@
 
-.linters/.ready: requirements-linters.txt
-	$(PYTHON) -m venv --clear .linters
-	.linters/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-linters.txt
+.linters/.ready .peers/.ready: .%/.ready: requirements-%.txt
+	$(PYTHON) -m venv --clear .$*
+	.$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 .bench/.ready: dist/.wheel

@@ -39,11 +39,11 @@ TROUBLE = re.compile("runtime_metrics|rtm-|panicked|Traceback|Fatal Python error
 WARNING = re.compile(r"This process \(pid=([0-9]+)\) is multi-threaded")
 
 
-def need(*distributions: str) -> None:
-    """Skips the test if a server could not be installed on this platform."""
-    if not (SERVERS / "bin" / "python").exists():
-        pytest.fail(f"there are no servers in {SERVERS}: `make test` installs them", pytrace=False)
-    folders = [str(folder) for folder in SERVERS.glob("lib/python*/site-packages")]
+def need(*distributions: str, among: Path = SERVERS) -> None:
+    """Skips the test if something of an environment could not be installed on this platform."""
+    if not (among / "bin" / "python").exists():
+        pytest.fail(f"there is no environment {among}: `make test` installs it", pytrace=False)
+    folders = [str(folder) for folder in among.glob("lib/python*/site-packages")]
     installed = {found.name.lower() for found in importlib.metadata.distributions(path=folders)}
     if missing := set(distributions) - installed:
         pytest.skip(f"not installable on this platform: {', '.join(sorted(missing))}")

@@ -61,12 +61,14 @@ pub struct InvalidAddress;
 impl FromStr for Address {
     type Err = InvalidAddress;
 
+    /// White space around it is not part of it: what comes from a file or a secret often ends in a line feed.
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let text = text.trim();
         let Some((scheme, rest)) = text.split_once("://") else {
             return if text.starts_with('/') { unix(text, UnixKind::Either) } else { udp(text) };
         };
         match scheme.to_ascii_lowercase().as_str() {
-            "udp" => udp(rest),
+            "udp" => udp(rest.strip_suffix('/').unwrap_or(rest)),
             "unix" => unix(rest, UnixKind::Either),
             "unixgram" => unix(rest, UnixKind::Datagram),
             "unixstream" => unix(rest, UnixKind::Stream),
@@ -83,6 +85,7 @@ fn unix(path: &str, kind: UnixKind) -> Result<Address, InvalidAddress> {
 fn udp(text: &str) -> Result<Address, InvalidAddress> {
     // A colon within the brackets of an IPv6 literal does not begin a port.
     let (host, port) = match text.rsplit_once(':') {
+        Some((host, "")) => (host, DEFAULT_PORT),
         Some((host, port)) if !port.contains(']') => (host, parse_port(port).ok_or(InvalidAddress)?),
         _ => (text, DEFAULT_PORT),
     };
@@ -96,6 +99,7 @@ fn udp(text: &str) -> Result<Address, InvalidAddress> {
 /// A port from 1 to 65535, in digits alone.
 #[must_use]
 pub fn parse_port(text: &str) -> Option<u16> {
+    let text = text.trim();
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|port| digits && *port != 0)
 }
@@ -104,6 +108,7 @@ impl FromStr for Host {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let text = text.trim();
         if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             return literal.parse::<Ipv6Addr>().map(|n| Self::Number(n.into())).map_err(|_| InvalidAddress);
         }
@@ -228,6 +233,10 @@ mod tests {
         for (text, expected) in [
             ("udp://agent:9125", "udp://agent:9125"),
             ("udp://agent", "udp://agent:8125"),
+            ("udp://agent:9125/", "udp://agent:9125"),
+            ("udp://agent:", "udp://agent:8125"),
+            (" udp://agent:9125\n", "udp://agent:9125"),
+            ("\t/d.sock\n", "unix:///d.sock"),
             ("UDP://agent", "udp://agent:8125"),
             ("agent", "udp://agent:8125"),
             ("agent.svc.cluster.local:1", "udp://agent.svc.cluster.local:1"),
@@ -254,13 +263,13 @@ mod tests {
             "udp://",
             "udp://:8125",
             ":8125",
-            "agent:",
             "agent:0",
             "agent:65536",
             "agent:abc",
             "agent:+1",
             "udp://a b",
             "udp://agent/path",
+            "udp://agent:1//",
             "unix://",
             "unix:///",
             "unix://d.sock",
@@ -274,7 +283,7 @@ mod tests {
             "a:b:c",
             &long,
             "unix:///a\0b",
-            "agent\n",
+            "agent\nb",
         ] {
             assert_eq!(text.parse::<Address>(), Err(InvalidAddress), "{text:?}");
         }

@@ -1,0 +1,151 @@
+"""Asks one library where it sends to or what it sends, in a process of its own for each environment.
+
+The first argument is the question. What it is asked of comes as JSON: environments, each with its variables and
+what else is there. The answers go out as JSON, in the same order.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_SOCKET = Path("/var/run/datadog/dsd.socket")
+
+
+def our_address(_: dict[str, Any]) -> str:
+    """Where we send."""
+    from runtime_metrics import RuntimeMetrics
+
+    RuntimeMetrics.enable()
+    return str(RuntimeMetrics.status()["address"])
+
+
+def ddtraces_address(_: dict[str, Any]) -> str:
+    """Where ddtrace's settings lead, as its own client understands them; and where that sends, if elsewhere."""
+    settings = importlib.import_module("ddtrace.internal.settings._agent")
+    clients = importlib.import_module("ddtrace.internal.dogstatsd")
+
+    def address() -> str:
+        client = clients.get_dogstatsd_client(url)
+        if client.socket_path is not None:
+            return f"unix://{client.socket_path}"
+        host = f"[{client.host}]" if ":" in client.host else client.host
+        return f"udp://{host}:{client.port}"
+
+    url = importlib.reload(settings).config.dogstatsd_url
+    sent = address()
+    # Its client looks at these once more, whatever the URL is.
+    for name in ("DD_AGENT_HOST", "DD_DOGSTATSD_PORT"):
+        os.environ.pop(name, None)
+    resolved = address()
+    return resolved if resolved == sent else f"{resolved}, but sends to {sent}"
+
+
+def our_lines(_: dict[str, Any]) -> list[str]:
+    """What we send in one flush, as gauges."""
+    from runtime_metrics import RuntimeMetrics
+
+    with closing(receiver()) as receiving:
+        RuntimeMetrics.enable(wire_type="gauge")
+        assert RuntimeMetrics.flush()
+        return received(receiving)
+
+
+def datadogpys_lines(environment: dict[str, Any]) -> list[str]:
+    """What datadogpy sends for the same gauges, with the same constant tags."""
+    with closing(receiver()) as receiving:
+        datadog = importlib.import_module("datadog")
+        datadog.initialize(statsd_constant_tags=environment["tags"], hostname_from_config=False)
+        for name, value in environment["gauges"]:
+            datadog.statsd.gauge(name, value)
+        return received(receiving)
+
+
+def our_flush(environment: dict[str, Any]) -> bool:
+    """Whether a flush has left."""
+    from runtime_metrics import RuntimeMetrics
+
+    RuntimeMetrics.enable(wire_type=environment["wire_type"])
+    return RuntimeMetrics.flush()
+
+
+def receiver() -> socket.socket:
+    """Begins to receive, and names itself in the environment."""
+    receiving = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiving.bind(("127.0.0.1", 0))
+    receiving.setblocking(False)
+    os.environ["DD_DOGSTATSD_URL"] = f"udp://127.0.0.1:{receiving.getsockname()[1]}"
+    return receiving
+
+
+def received(receiving: socket.socket) -> list[str]:
+    """The lines that have arrived: on one host they have when they are sent."""
+    payload = b""
+    while True:
+        try:
+            payload += receiving.recv(65536)
+        except BlockingIOError:
+            return payload.decode().splitlines()
+
+
+def furnish(environment: dict[str, Any]) -> None:
+    """Makes this process see its variables and what else is said to be there."""
+    os.environ.update(environment["variables"])
+    if environment.get("socket"):
+        DEFAULT_SOCKET.parent.mkdir(exist_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent:
+            DEFAULT_SOCKET.unlink(missing_ok=True)
+            agent.bind(str(DEFAULT_SOCKET))
+    for name, text in environment.get("proc", {}).items():
+        with tempfile.NamedTemporaryFile("w", delete=False) as file:
+            file.write(text)
+        subprocess.run(["mount", "--bind", file.name, f"/proc/{os.getpid()}/{name}"], check=True)
+        os.unlink(file.name)
+
+
+def in_a_child(question: Callable[[dict[str, Any]], object], environment: dict[str, Any]) -> object:
+    """The answer of a process that ends without sending anything more."""
+    reading, writing = os.pipe()
+    if child := os.fork():
+        os.close(writing)
+        with open(reading) as answers:
+            text = answers.read()
+        assert os.waitpid(child, 0)[1] == 0, environment
+        return json.loads(text)
+    status = 1
+    try:
+        furnish(environment)
+        try:
+            answer = question(environment)
+        except Exception as error:
+            answer = f"raises {type(error).__name__}"
+        os.write(writing, json.dumps(answer).encode())
+        status = 0
+    finally:
+        os._exit(status)
+
+
+# To each, what is imported before the first fork, and what answers it.
+QUESTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "our address": ("runtime_metrics", our_address),
+    "ddtrace's address": ("ddtrace.internal.dogstatsd", ddtraces_address),
+    "our lines": ("runtime_metrics", our_lines),
+    "datadogpy's lines": ("requests", datadogpys_lines),
+    "our flush": ("runtime_metrics", our_flush),
+}
+
+if __name__ == "__main__":
+    module, question = QUESTIONS[sys.argv[1]]
+    importlib.import_module(module)
+    print(json.dumps([in_a_child(question, environment) for environment in json.load(sys.stdin)]))
