@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::catalogue::Sample;
 use crate::config::Settings;
 use crate::emitter::Emitter;
+use crate::emitter::origin::Ending;
 use crate::emitter::transport::{Legacy, Transport};
 use crate::message::Message;
 use crate::pipeline::{Output, Pipeline};
@@ -251,7 +252,8 @@ impl Collector {
 }
 
 fn output(settings: &Settings, tags: String) -> Output {
-    let transport = Transport::new(settings.destination.clone());
+    let ending = Ending::new(settings.origin.clone(), Path::new("/"));
+    let transport = Transport::new(settings.destination.clone(), ending);
     let emitter = Emitter::new(transport.clone(), tags, settings.wire_type);
     Output { emitter, transport, level: settings.level, interval: settings.interval }
 }

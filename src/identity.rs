@@ -1,10 +1,11 @@
-//! Who we are: service, env, version, user tags and runtime-id, joined once into the block of tags that every
-//! line carries. A pure function of arguments, environment and command line.
+//! Who we are: entity id, service, env, version, user tags and runtime-id, joined once into the block of tags
+//! that every line carries. A pure function of arguments, environment and command line.
 
 use std::path::Path;
 
 use percent_encoding::percent_decode_str;
 
+use crate::emitter;
 use crate::message::Message;
 use crate::variables::{self, Environment};
 
@@ -14,8 +15,9 @@ const UNNAMED: &str = "unnamed-python-service";
 /// No tag is longer, in characters: the back end cuts there.
 const LONGEST_TAG: usize = 200;
 
-/// No block of tags is longer, in bytes: with a name and a value it fits into the 8192 bytes an Agent reads.
-const LONGEST_BLOCK: usize = 8000;
+/// What a line holds before and after its tags, in bytes: a name, a value, which as a float may take 327, a type, and a
+/// metric's own tags. The fields of the origin are counted apart.
+const BESIDE_THE_BLOCK: usize = 400;
 
 /// What `enable()` was told about the service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +43,15 @@ pub struct Runtime {
     pub command: Vec<String>,
 }
 
+/// What lines carry beside what arguments and environment say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras<'a> {
+    /// The tag `runtime-id`.
+    pub runtime_id: Option<&'a str>,
+    /// How many bytes of a line the fields of its origin may take.
+    pub reserved: usize,
+}
+
 /// The tags of every line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
@@ -53,12 +64,7 @@ pub struct Identity {
 impl Identity {
     /// Decides each key on its own, by the strongest source that knows it.
     #[must_use]
-    pub fn new(
-        claims: &Claims,
-        environment: &Environment,
-        runtime: &Runtime,
-        runtime_id: Option<&str>,
-    ) -> Self {
+    pub fn new(claims: &Claims, environment: &Environment, runtime: &Runtime, extras: Extras<'_>) -> Self {
         let mut user = UserTags::default();
         user.extend(split(environment.get(&variables::DATADOG_TAGS), |text| text.split(',')));
         user.extend(environment.get(&variables::TAGS).map(split_dd_tags).unwrap_or_default());
@@ -68,17 +74,18 @@ impl Identity {
         user.replace(own);
 
         let attributes = environment.get(&variables::OTEL_RESOURCE_ATTRIBUTES).unwrap_or_default();
-        let service = first([
+        let given_service = first(&mut [
             claims.service.clone(),
             own_service,
             environment.get(&variables::SERVICE).map(str::to_owned),
             environment.get(&variables::OTEL_SERVICE_NAME).map(str::to_owned),
             attribute(attributes, "service.name"),
             user.take("service"),
-            inferred_service(environment, &runtime.command),
-            Some(UNNAMED.to_owned()),
         ]);
-        let env = first([
+        let program = Program::of(&runtime.command);
+        let inferred_service = first(&mut [inferred_service(environment, program)]);
+        let service = first(&mut [given_service, inferred_service, Some(UNNAMED.to_owned())]);
+        let env = first(&mut [
             claims.env.clone(),
             own_env,
             environment.get(&variables::ENV).map(str::to_owned),
@@ -86,29 +93,29 @@ impl Identity {
             attribute(attributes, "deployment.environment"),
             user.take("env"),
         ]);
-        let version = first([
+        let version = first(&mut [
             claims.version.clone(),
             own_version,
             environment.get(&variables::VERSION).map(str::to_owned),
             attribute(attributes, "service.version"),
             user.take("version"),
         ]);
+        let entity_id = first(&mut [environment.get(&variables::ENTITY_ID).map(str::to_owned)]);
 
-        let tag = |key: &str, value: Option<String>| value.map(|value| clean(&format!("{key}:{value}")));
-        let leading: Vec<String> = [tag("service", service), tag("env", env), tag("version", version)]
-            .into_iter()
-            .flatten()
-            .collect();
-        let trailing: Vec<String> = [
-            tag("lang", Some("python".to_owned())),
-            tag("lang_interpreter", Some(runtime.implementation.clone())),
-            tag("lang_version", Some(runtime.version.clone())),
-            tag("runtime-id", runtime_id.map(str::to_owned)),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        join(&leading, &user.cleaned(), &trailing)
+        let leading = tags(&[
+            ("dd.internal.entity_id", entity_id),
+            ("service", service),
+            ("env", env),
+            ("version", version),
+        ]);
+        let trailing = tags(&[
+            ("lang", Some("python".to_owned())),
+            ("lang_interpreter", Some(runtime.implementation.clone())),
+            ("lang_version", Some(runtime.version.clone())),
+            ("runtime-id", extras.runtime_id.map(str::to_owned)),
+        ]);
+        let room = emitter::LONGEST.saturating_sub(BESIDE_THE_BLOCK + extras.reserved);
+        join(&leading, &user.cleaned(), &trailing, room)
     }
 
     /// What to say where user tags were left out.
@@ -121,9 +128,9 @@ impl Identity {
 }
 
 /// Joins the tags, leaving out user tags from the last on until the block fits.
-fn join(leading: &[String], user: &[String], trailing: &[String]) -> Identity {
+fn join(leading: &[String], user: &[String], trailing: &[String], room: usize) -> Identity {
     let size = |tags: &[String]| tags.iter().map(|tag| tag.len() + 1).sum::<usize>();
-    let mut room = LONGEST_BLOCK.saturating_sub(size(leading) + size(trailing));
+    let mut room = room.saturating_sub(size(leading) + size(trailing));
     let mut kept: Vec<&str> = leading.iter().map(String::as_str).collect();
     let fitting = user.iter().take_while(|tag| {
         let fits = tag.len() < room;
@@ -198,8 +205,15 @@ fn clean(tag: &str) -> String {
     cleaned.trim_end_matches(':').to_owned()
 }
 
-fn first<const N: usize>(sources: [Option<String>; N]) -> Option<String> {
-    sources.into_iter().flatten().find(|value| !clean(value).is_empty())
+/// The first value that leaves something of a tag.
+fn first(sources: &mut [Option<String>]) -> Option<String> {
+    sources.iter_mut().filter_map(Option::take).find(|value| !clean(value).is_empty())
+}
+
+/// A tag for every key that has a value.
+fn tags(values: &[(&str, Option<String>)]) -> Vec<String> {
+    let tag = |(key, value): &(&str, Option<String>)| Some(clean(&format!("{key}:{}", value.as_ref()?)));
+    values.iter().filter_map(tag).collect()
 }
 
 fn split<'a, I: Iterator<Item = &'a str>>(text: Option<&'a str>, by: impl Fn(&'a str) -> I) -> Vec<&'a str> {
@@ -218,7 +232,7 @@ fn attribute(attributes: &str, key: &str) -> Option<String> {
 }
 
 /// The platform's name for the function or site, else the script or module that was started.
-fn inferred_service(environment: &Environment, command: &[String]) -> Option<String> {
+fn inferred_service(environment: &Environment, program: Option<Program<'_>>) -> Option<String> {
     let platforms = [
         &variables::LAMBDA_FUNCTION_NAME,
         &variables::K_SERVICE,
@@ -226,39 +240,51 @@ fn inferred_service(environment: &Environment, command: &[String]) -> Option<Str
         &variables::WEBSITE_SITE_NAME,
     ];
     let platform = platforms.into_iter().find_map(|variable| environment.get(variable));
-    platform.map(str::to_owned).or_else(|| program(command))
+    platform.map(str::to_owned).or_else(|| match program? {
+        Program::Script(path) => script_name(path),
+        Program::Module(name) => Some(name.to_owned()),
+    })
 }
 
-/// The script or `-m` module of a Python command line; `None` for `-c`, standard input and the prompt.
-fn program(command: &[String]) -> Option<String> {
-    let mut arguments = command.iter().skip(1);
-    while let Some(argument) = arguments.next() {
-        let Some(options) = argument.strip_prefix('-') else {
-            return script_name(argument);
-        };
-        if options.starts_with('-') {
-            // Of the long options only this one has its value in the next argument.
-            if options == "-check-hash-based-pycs" {
-                arguments.next();
-            }
-            continue;
-        }
-        // Short options may be written together; the first that takes a value ends them.
-        match options.find(['c', 'm', 'W', 'X']).map(|at| options.split_at(at)) {
-            None if options.is_empty() => return None,
-            None => {}
-            Some((_, rest)) => match (&rest[..1], &rest[1..]) {
-                ("c", _) => return None,
-                ("m", "") => return arguments.next().cloned(),
-                ("m", module) => return Some(module.to_owned()),
-                (_, "") => {
+/// What a Python command line starts.
+#[derive(Clone, Copy)]
+enum Program<'a> {
+    Script(&'a str),
+    Module(&'a str),
+}
+
+impl<'a> Program<'a> {
+    /// The script or `-m` module; `None` for `-c`, standard input and the prompt.
+    fn of(command: &'a [String]) -> Option<Self> {
+        let mut arguments = command.iter().skip(1).map(String::as_str);
+        while let Some(argument) = arguments.next() {
+            let Some(options) = argument.strip_prefix('-') else {
+                return Some(Self::Script(argument));
+            };
+            if options.starts_with('-') {
+                // Of the long options only this one has its value in the next argument.
+                if options == "-check-hash-based-pycs" {
                     arguments.next();
                 }
-                _ => {}
-            },
+                continue;
+            }
+            // Short options may be written together; the first that takes a value ends them.
+            match options.find(['c', 'm', 'W', 'X']).map(|at| options.split_at(at)) {
+                None if options.is_empty() => return None,
+                None => {}
+                Some((_, rest)) => match (&rest[..1], &rest[1..]) {
+                    ("c", _) => return None,
+                    ("m", "") => return arguments.next().map(Self::Module),
+                    ("m", module) => return Some(Self::Module(module)),
+                    (_, "") => {
+                        arguments.next();
+                    }
+                    _ => {}
+                },
+            }
         }
+        None
     }
-    None
 }
 
 /// The file's name without the endings of Python files; of a `__main__.py`, its folder's.
@@ -288,11 +314,12 @@ mod tests {
 
     fn tags<const N: usize>(claims: &Claims, environment: [(&str, &str); N]) -> String {
         let runtime = runtime(&["python", "app.py"]);
-        Identity::new(claims, &Environment::from(environment), &runtime, None).tags
+        Identity::new(claims, &Environment::from(environment), &runtime, Extras::default()).tags
     }
 
     fn service_of(command: &[&str]) -> String {
-        let identity = Identity::new(&Claims::default(), &Environment::default(), &runtime(command), None);
+        let identity =
+            Identity::new(&Claims::default(), &Environment::default(), &runtime(command), Extras::default());
         let service = identity.tags.split(',').next().unwrap().to_owned();
         service.strip_prefix("service:").unwrap().to_owned()
     }
@@ -306,12 +333,25 @@ mod tests {
             ("DD_ENV", "prod"),
             ("DD_VERSION", "1.4"),
             ("DD_TAGS", "team:core,canary"),
+            ("DD_ENTITY_ID", "1d-2e"),
         ]);
-        let identity = Identity::new(&Claims::default(), &environment, &runtime(&[]), Some("9f0c"));
+        let extras = Extras { runtime_id: Some("9f0c"), ..Extras::default() };
+        let identity = Identity::new(&Claims::default(), &environment, &runtime(&[]), extras);
         assert_eq!(
             identity.tags,
-            format!("service:web,env:prod,version:1.4,team:core,canary,{TAIL},runtime-id:9f0c")
+            format!(
+                "dd.internal.entity_id:1d-2e,service:web,env:prod,version:1.4,team:core,canary,{TAIL},\
+                 runtime-id:9f0c"
+            )
         );
+    }
+
+    #[test]
+    fn an_entity_id_is_cleaned_and_never_empty() {
+        let with = |id| tags(&Claims::default(), [("DD_ENTITY_ID", id)]);
+        assert_eq!(with("a|b,c\nd"), format!("dd.internal.entity_id:a_b_c_d,service:app,{TAIL}"));
+        assert_eq!(with(""), format!("service:app,{TAIL}"));
+        assert_eq!(with("::"), format!("service:app,{TAIL}"));
     }
 
     #[test]
@@ -387,9 +427,12 @@ mod tests {
     fn user_tags_that_do_not_fit_are_left_out_from_the_last_on() {
         let dd_tags: Vec<String> = (0..100).map(|n| format!("{n}:{}", "x".repeat(150))).collect();
         let environment = Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]);
-        let identity = Identity::new(&Claims::default(), &environment, &runtime(&["python", "app.py"]), None);
-        assert!(identity.tags.len() <= LONGEST_BLOCK);
-        assert!(identity.tags.len() > LONGEST_BLOCK - 160);
+        let room = 8192 - BESIDE_THE_BLOCK - 600;
+        let extras = Extras { reserved: 600, ..Extras::default() };
+        let command = runtime(&["python", "app.py"]);
+        let identity = Identity::new(&Claims::default(), &environment, &command, extras);
+        assert!(identity.tags.len() <= room);
+        assert!(identity.tags.len() > room - 160);
         let kept = 100 - identity.left_out;
         assert!(identity.tags.contains(&format!(",{}:", kept - 1)));
         assert!(!identity.tags.contains(&format!(",{kept}:")));
@@ -419,11 +462,21 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1024))]
+
         #[test]
-        fn any_text_becomes_clean_tags(service: String, dd_tags: String, tag: String) {
+        fn any_text_becomes_clean_tags(
+            service: String, dd_tags: String, tag: String, entity: String,
+            datadog_tags in "[ab:,|#é \n\t]{0,60}"
+        ) {
             let claims = Claims { service: Some(service), tags: Some(vec![tag]), ..Claims::default() };
-            let block = tags(&claims, [("DD_TAGS", &dd_tags)]);
-            prop_assert!(block.len() <= LONGEST_BLOCK);
+            let environment = Environment::from([
+                ("DD_TAGS", dd_tags.as_str()), ("DATADOG_TAGS", &datadog_tags), ("DD_ENTITY_ID", &entity)
+            ]);
+            let runtime = runtime(&["python", "app.py"]);
+            let extras = Extras::default();
+            let block = Identity::new(&claims, &environment, &runtime, extras).tags;
+            prop_assert!(block.len() <= emitter::LONGEST - BESIDE_THE_BLOCK);
             prop_assert!(!block.contains(['|', '\n', '#', '\0']));
             for tag in block.split(',') {
                 prop_assert!(!tag.is_empty() && tag.chars().count() <= LONGEST_TAG && !tag.ends_with(':'));

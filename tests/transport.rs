@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use cadence::MetricSink;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
+use runtime_metrics::emitter::origin::Ending;
 use runtime_metrics::emitter::transport::Transport;
 use runtime_metrics::message::Severity;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn transport(address: &str) -> Transport {
-    Transport::new(Destination { address: address.parse().unwrap(), chosen_by: ChosenBy::Setting("a test") })
+    let address = address.parse().unwrap();
+    Transport::new(Destination { address, chosen_by: ChosenBy::Setting("a test") }, Ending::default())
 }
 
 /// Flushes these lines at a second; says whether everything has left.
@@ -191,7 +193,7 @@ fn by_default_a_socket_that_appears_while_sending_fails_is_found() {
     let path = folder.path().join("dsd.socket");
     // Nothing listens there: the test claims the port of an Agent for a moment to know that it is free.
     let free = UdpSocket::bind("127.0.0.1:8125");
-    let transport = Transport::new(Destination::by_default(&path));
+    let transport = Transport::new(Destination::by_default(&path), Ending::default());
     drop(free.expect("port 8125 is free on the machine that runs the tests"));
     while flush(&transport, 1, &some_lines(1)) {}
     let receiver = unix_receiver(&path);

@@ -11,6 +11,7 @@ use cadence::{MetricSink, SinkStats};
 
 use super::address::{Address, ChosenBy, Destination, Host};
 use super::health::{Amount, Delivery, Health};
+use super::origin::Ending;
 use super::packets::{LONGEST, Packets};
 use super::socket::Connection;
 use crate::message::Message;
@@ -43,6 +44,7 @@ struct State {
     addresses: Vec<SocketAddr>,
     connection: Option<Connection>,
     packets: Packets,
+    ending: Ending,
     health: Health,
     sent: Amount,
     dropped: Amount,
@@ -51,9 +53,9 @@ struct State {
 }
 
 impl Transport {
-    /// A sink that opens its socket at the first flush.
+    /// A sink that opens its socket at the first flush; every line gets the `ending`.
     #[must_use]
-    pub fn new(destination: Destination) -> Self {
+    pub fn new(destination: Destination, ending: Ending) -> Self {
         let mut state = State {
             destination: destination.clone(),
             host: None,
@@ -61,6 +63,7 @@ impl Transport {
             addresses: Vec::new(),
             connection: None,
             packets: Packets::new(UDP_TARGET),
+            ending,
             health: Health::default(),
             sent: Amount::default(),
             dropped: Amount::default(),
@@ -115,7 +118,8 @@ impl Transport {
 impl MetricSink for Transport {
     fn emit(&self, line: &str) -> io::Result<usize> {
         let mut state = self.state();
-        if state.packets.push(line) {
+        let State { packets, ending, .. } = &mut *state;
+        if packets.push(line, ending.text()) {
             return Ok(line.len());
         }
         state.dropped.add(line.as_bytes());

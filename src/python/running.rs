@@ -20,7 +20,7 @@ use crate::collector::Collector;
 use crate::config::{Arguments, Settings};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::transport::Legacy;
-use crate::identity::{Claims, Identity};
+use crate::identity::{Claims, Extras, Identity};
 use crate::message::Message;
 use crate::pipeline::Pipeline;
 use crate::sampler::Clock;
@@ -250,7 +250,8 @@ fn stop(py: Python<'_>, budget: Duration, ends: bool) -> Option<Arc<Collector>> 
 impl Plan {
     fn identity(&self, process: &Process) -> Identity {
         let id = self.settings.runtime_id.then(|| process.runtime_id());
-        Identity::new(&self.claims, &self.environment, &process.runtime, id.as_deref())
+        let extras = Extras { runtime_id: id.as_deref(), reserved: self.settings.origin.longest_fields() };
+        Identity::new(&self.claims, &self.environment, &process.runtime, extras)
     }
 }
 
