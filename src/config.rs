@@ -64,6 +64,8 @@ pub struct Settings {
     pub wire_type: WireType,
     /// Whether lines carry the runtime-id.
     pub runtime_id: bool,
+    /// Whether lines carry process tags.
+    pub process_tags: bool,
     /// What lines tell of their origin.
     pub origin: Origin,
 }
@@ -137,6 +139,7 @@ impl Settings {
             runtime_id: variables
                 .newer([&variables::RUNTIME_ID_ENABLED, &variables::EXPERIMENTAL_RUNTIME_ID], parse_bool)
                 .unwrap_or(true),
+            process_tags: variables.flag(&variables::PROCESS_TAGS).unwrap_or(false),
             origin: Origin {
                 detect: variables.flag(&variables::ORIGIN_DETECTION_ENABLED).unwrap_or(true),
                 external: variables.read(&variables::EXTERNAL_ENV, parse).valid(),
@@ -341,6 +344,7 @@ mod tests {
                 level: Level::Default,
                 wire_type: WireType::Distribution,
                 runtime_id: true,
+                process_tags: false,
                 origin: Origin { detect: true, external: None, cardinality: None },
             }
         );
@@ -403,6 +407,7 @@ mod tests {
             ("DD_DOGSTATSD_PORT", "0", "it is ignored"),
             ("DD_DOGSTATSD_PORT", "abc", "it is ignored"),
             ("DD_AGENT_HOST", "a/b", "it is ignored"),
+            ("DD_EXPERIMENTAL_PROPAGATE_PROCESS_TAGS_ENABLED", "yes", "false is used"),
             ("DD_ORIGIN_DETECTION_ENABLED", "no", "true is used"),
             ("DD_EXTERNAL_ENV", "cn-Web", "it is ignored"),
             ("DD_CARDINALITY", "medium", "it is ignored"),
@@ -422,6 +427,7 @@ mod tests {
             ("DD_RUNTIME_METRICS_INTERVAL", "0.5"),
             ("DD_RUNTIME_METRICS_WIRE_TYPE", "gauge"),
             ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "False"),
+            ("DD_EXPERIMENTAL_PROPAGATE_PROCESS_TAGS_ENABLED", "1"),
             ("DD_ORIGIN_DETECTION_ENABLED", "0"),
             ("DD_EXTERNAL_ENV", "it-false"),
             ("DD_CARDINALITY", "High"),
@@ -430,6 +436,7 @@ mod tests {
         assert_eq!(settings.interval, Duration::from_millis(500));
         assert_eq!(settings.wire_type, WireType::Gauge);
         assert!(!settings.runtime_id);
+        assert!(settings.process_tags);
         let external = "it-false".parse().ok();
         let cardinality = Some(Cardinality::High);
         assert_eq!(settings.origin, Origin { detect: false, external, cardinality });

@@ -1,5 +1,5 @@
-//! Who we are: entity id, service, env, version, user tags and runtime-id, joined once into the block of tags
-//! that every line carries. A pure function of arguments, environment and command line.
+//! Who we are: entity id, service, env, version, user tags, runtime-id and process tags, joined once into the block of
+//! tags that every line carries. A pure function of arguments, environment and command line.
 
 use std::path::Path;
 
@@ -18,6 +18,9 @@ const LONGEST_TAG: usize = 200;
 /// What a line holds before and after its tags, in bytes: a name, a value, which as a float may take 327, a type, and a
 /// metric's own tags. The fields of the origin are counted apart.
 const BESIDE_THE_BLOCK: usize = 400;
+
+/// No value of a process tag is longer, in characters.
+const LONGEST_PROCESS_VALUE: usize = 100;
 
 /// What `enable()` was told about the service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,11 +46,22 @@ pub struct Runtime {
     pub command: Vec<String>,
 }
 
+/// How the program was started, for process tags.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entrypoint {
+    /// The working directory.
+    pub working_directory: String,
+    /// The absolute path of the script or of the module's file; empty if there is none.
+    pub file: String,
+}
+
 /// What lines carry beside what arguments and environment say.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Extras<'a> {
     /// The tag `runtime-id`.
     pub runtime_id: Option<&'a str>,
+    /// How the program was started, if process tags are asked for.
+    pub entrypoint: Option<&'a Entrypoint>,
     /// How many bytes of a line the fields of its origin may take.
     pub reserved: usize,
 }
@@ -84,6 +98,9 @@ impl Identity {
         ]);
         let program = Program::of(&runtime.command);
         let inferred_service = first(&mut [inferred_service(environment, program)]);
+        let process_tags = extras.entrypoint.map(|entrypoint| {
+            process_tags(entrypoint, program, given_service.is_some(), inferred_service.as_deref())
+        });
         let service = first(&mut [given_service, inferred_service, Some(UNNAMED.to_owned())]);
         let env = first(&mut [
             claims.env.clone(),
@@ -108,12 +125,13 @@ impl Identity {
             ("env", env),
             ("version", version),
         ]);
-        let trailing = tags(&[
+        let mut trailing = tags(&[
             ("lang", Some("python".to_owned())),
             ("lang_interpreter", Some(runtime.implementation.clone())),
             ("lang_version", Some(runtime.version.clone())),
             ("runtime-id", extras.runtime_id.map(str::to_owned)),
         ]);
+        trailing.extend(process_tags.unwrap_or_default());
         let room = emitter::LONGEST.saturating_sub(BESIDE_THE_BLOCK + extras.reserved);
         join(&leading, &user.cleaned(), &trailing, room)
     }
@@ -298,6 +316,55 @@ fn script_name(script: &str) -> Option<String> {
     }
 }
 
+/// ddtrace's process tags, in its order. Without a script or module only the working directory and the service are told.
+fn process_tags(
+    entrypoint: &Entrypoint,
+    program: Option<Program<'_>>,
+    service_is_given: bool,
+    inferred_service: Option<&str>,
+) -> Vec<String> {
+    let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = program.and_then(|program| match program {
+        Program::Script(path) => Some(Path::new(path).file_stem()?.to_string_lossy().into_owned()),
+        Program::Module(name) => Some(name.to_owned()),
+    });
+    let kind = program.map(|program| match program {
+        Program::Script(_) => "script",
+        Program::Module(_) => "module",
+    });
+    let (user, auto) = if service_is_given { (Some("true"), None) } else { (None, inferred_service) };
+    let mut values = [
+        ("entrypoint.basedir", Path::new(&entrypoint.file).parent().and_then(last)),
+        ("entrypoint.name", name),
+        ("entrypoint.type", kind.map(str::to_owned)),
+        ("entrypoint.workdir", last(Path::new(&entrypoint.working_directory))),
+        ("svc.auto", auto.map(str::to_owned)),
+        ("svc.user", user.map(str::to_owned)),
+    ];
+    for (_, value) in &mut values {
+        *value = value.take().and_then(|text| process_value(&text));
+    }
+    tags(&values)
+}
+
+/// A value as ddtrace writes it; `None` for one that says nothing. Letters beyond ASCII keep their case: the back end
+/// lowers it, and the table for it is as large as this module.
+fn process_value(text: &str) -> Option<String> {
+    if matches!(text, "/" | "\\" | "bin") {
+        return None;
+    }
+    let text: String = text.chars().take(LONGEST_PROCESS_VALUE).collect();
+    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-');
+    let mut value = String::new();
+    for c in text.to_ascii_lowercase().chars().map(|c| if allowed(c) { c } else { '_' }) {
+        if c != '_' || !value.ends_with('_') {
+            value.push(c);
+        }
+    }
+    let value = value.trim_matches('_');
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -335,15 +402,20 @@ mod tests {
             ("DD_TAGS", "team:core,canary"),
             ("DD_ENTITY_ID", "1d-2e"),
         ]);
-        let extras = Extras { runtime_id: Some("9f0c"), ..Extras::default() };
+        let entrypoint = entrypoint();
+        let extras = Extras { runtime_id: Some("9f0c"), entrypoint: Some(&entrypoint), ..Extras::default() };
         let identity = Identity::new(&Claims::default(), &environment, &runtime(&[]), extras);
         assert_eq!(
             identity.tags,
             format!(
                 "dd.internal.entity_id:1d-2e,service:web,env:prod,version:1.4,team:core,canary,{TAIL},\
-                 runtime-id:9f0c"
+                 runtime-id:9f0c,entrypoint.basedir:shop,entrypoint.workdir:srv,svc.user:true"
             )
         );
+    }
+
+    fn entrypoint() -> Entrypoint {
+        Entrypoint { working_directory: "/srv".into(), file: "/opt/shop/app.py".into() }
     }
 
     #[test]
@@ -352,6 +424,58 @@ mod tests {
         assert_eq!(with("a|b,c\nd"), format!("dd.internal.entity_id:a_b_c_d,service:app,{TAIL}"));
         assert_eq!(with(""), format!("service:app,{TAIL}"));
         assert_eq!(with("::"), format!("service:app,{TAIL}"));
+    }
+
+    #[test]
+    fn process_tags_tell_how_the_program_was_started() {
+        let of = |command: &[&str], environment: &[(&str, &str)], entrypoint: &Entrypoint| {
+            let environment = Environment::collect(|name| {
+                environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            });
+            let extras = Extras { entrypoint: Some(entrypoint), ..Extras::default() };
+            let block = Identity::new(&Claims::default(), &environment, &runtime(command), extras).tags;
+            block.split_once(&format!("{TAIL},")).unwrap().1.to_owned()
+        };
+        let script =
+            "entrypoint.basedir:shop,entrypoint.name:app,entrypoint.type:script,entrypoint.workdir:srv";
+        assert_eq!(of(&["python", "app.py"], &[], &entrypoint()), format!("{script},svc.auto:app"));
+        for given in [("DD_SERVICE", "x"), ("OTEL_SERVICE_NAME", "x"), ("DD_TAGS", "service:x")] {
+            let tags = of(&["python", "app.py"], &[given], &entrypoint());
+            assert_eq!(tags, format!("{script},svc.user:true"), "{given:?}");
+        }
+        let function = [("AWS_LAMBDA_FUNCTION_NAME", "Resize")];
+        assert_eq!(of(&["python", "app.py"], &function, &entrypoint()), format!("{script},svc.auto:resize"));
+        let module = "entrypoint.basedir:shop,entrypoint.name:shop.web,entrypoint.type:module,\
+                      entrypoint.workdir:srv,svc.auto:shop.web";
+        assert_eq!(of(&["python", "-m", "shop.web"], &[], &entrypoint()), module);
+        let tool = Entrypoint { file: "/usr/bin/gunicorn".into(), working_directory: "/".into() };
+        assert_eq!(
+            of(&["python", "/usr/bin/gunicorn"], &[], &tool),
+            "entrypoint.name:gunicorn,entrypoint.type:script,svc.auto:gunicorn"
+        );
+        let prompt = Entrypoint { file: String::new(), working_directory: "/srv".into() };
+        assert_eq!(of(&["python"], &[], &prompt), "entrypoint.workdir:srv");
+    }
+
+    #[test]
+    fn a_process_value_is_written_as_ddtrace_writes_it() {
+        let long = "A".repeat(101);
+        let cut = "a".repeat(100);
+        for (text, expected) in [
+            ("My App", Some("my_app")),
+            ("__main__", Some("main")),
+            ("a, |b", Some("a_b")),
+            ("a:b/c.d-e", Some("a_b/c.d-e")),
+            ("É", Some("É")),
+            (&long, Some(cut.as_str())),
+            ("bin", None),
+            ("/", None),
+            ("\\", None),
+            ("", None),
+            ("|", None),
+        ] {
+            assert_eq!(process_value(text).as_deref(), expected, "{text:?}");
+        }
     }
 
     #[test]
@@ -466,15 +590,16 @@ mod tests {
 
         #[test]
         fn any_text_becomes_clean_tags(
-            service: String, dd_tags: String, tag: String, entity: String,
+            service: String, dd_tags: String, tag: String, entity: String, directory: String, file: String,
             datadog_tags in "[ab:,|#é \n\t]{0,60}"
         ) {
             let claims = Claims { service: Some(service), tags: Some(vec![tag]), ..Claims::default() };
             let environment = Environment::from([
                 ("DD_TAGS", dd_tags.as_str()), ("DATADOG_TAGS", &datadog_tags), ("DD_ENTITY_ID", &entity)
             ]);
-            let runtime = runtime(&["python", "app.py"]);
-            let extras = Extras::default();
+            let runtime = runtime(&["python", &file]);
+            let entrypoint = Entrypoint { working_directory: directory, file: file.clone() };
+            let extras = Extras { entrypoint: Some(&entrypoint), ..Extras::default() };
             let block = Identity::new(&claims, &environment, &runtime, extras).tags;
             prop_assert!(block.len() <= emitter::LONGEST - BESIDE_THE_BLOCK);
             prop_assert!(!block.contains(['|', '\n', '#', '\0']));

@@ -176,6 +176,15 @@ pub static FUNCTION_NAME: Variable =
 pub static WEBSITE_SITE_NAME: Variable =
     Variable { name: "WEBSITE_SITE_NAME", default: "", accepts: "text", effect: "The same (Azure)." };
 
+/// Whether process tags are sent.
+pub static PROCESS_TAGS: Variable = Variable {
+    name: "DD_EXPERIMENTAL_PROPAGATE_PROCESS_TAGS_ENABLED",
+    default: "false",
+    accepts: "true, false, 1 or 0",
+    effect: "Whether every line carries ddtrace's process tags: entrypoint.name, entrypoint.type, entrypoint.basedir, \
+             entrypoint.workdir, and svc.user or svc.auto (in ddtrace on by default).",
+};
+
 /// Whether fields of the origin are sent.
 pub static ORIGIN_DETECTION_ENABLED: Variable = Variable {
     name: "DD_ORIGIN_DETECTION_ENABLED",
@@ -220,7 +229,7 @@ pub static DATADOG_CARDINALITY: Variable = Variable {
 };
 
 /// Every variable, in the order of the documentation.
-pub static VARIABLES: [&Variable; 27] = [
+pub static VARIABLES: [&Variable; 28] = [
     &INTERVAL,
     &LEVEL,
     &WIRE_TYPE,
@@ -243,6 +252,7 @@ pub static VARIABLES: [&Variable; 27] = [
     &K_SERVICE,
     &FUNCTION_NAME,
     &WEBSITE_SITE_NAME,
+    &PROCESS_TAGS,
     &ORIGIN_DETECTION_ENABLED,
     &ENTITY_ID,
     &EXTERNAL_ENV,

@@ -1,4 +1,4 @@
-"""What lines tell of the container that they come from."""
+"""What lines tell of the container and the program that they come from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from runtime_metrics import RuntimeMetrics
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pytest
     from conftest import RunProgram
     from receiving import Flushes
@@ -80,3 +82,27 @@ def test_a_child_tells_its_origin_as_well(flushes: Flushes, run_program: RunProg
     assert {flush.tags[0] for flush in arrived} == {f"dd.internal.entity_id:{ENTITY_ID}"}
     assert all(flush.origin.endswith(FIELDS) for flush in arrived)
     assert len({flush.tag("runtime-id") for flush in arrived}) == 2
+
+
+def test_process_tags_tell_how_the_program_was_started(
+    flushes: Flushes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script = tmp_path / "My Shop" / "serve.py"
+    monkeypatch.setattr("sys.argv", [str(script), "--port", "80"])
+    script.parent.mkdir()
+    monkeypatch.chdir(script.parent)
+    monkeypatch.setenv("DD_EXPERIMENTAL_PROPAGATE_PROCESS_TAGS_ENABLED", "true")
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, service="web")
+    assert RuntimeMetrics.flush()
+    flush = flushes.next()
+    after = flush.tags[flush.tags.index(f"runtime-id:{flush.tag('runtime-id')}") + 1 :]
+    assert list(after) == sorted(after)
+    assert flush.tag("entrypoint.basedir") == "my_shop"
+    assert flush.tag("entrypoint.workdir") == "my_shop"
+    assert flush.tag("svc.user") == "true"
+
+
+def test_process_tags_are_not_sent_unasked(flushes: Flushes) -> None:
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url)
+    assert RuntimeMetrics.flush()
+    assert flushes.next().tags[-1].startswith("runtime-id:")

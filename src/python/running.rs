@@ -20,7 +20,7 @@ use crate::collector::Collector;
 use crate::config::{Arguments, Settings};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::transport::Legacy;
-use crate::identity::{Claims, Extras, Identity};
+use crate::identity::{Claims, Entrypoint, Extras, Identity};
 use crate::message::Message;
 use crate::pipeline::Pipeline;
 use crate::sampler::Clock;
@@ -52,6 +52,8 @@ struct Plan {
     settings: Settings,
     claims: Claims,
     environment: Environment,
+    /// If process tags are asked for.
+    entrypoint: Option<Entrypoint>,
 }
 
 /// Start to collect this process's runtime metrics and to send them at every interval.
@@ -211,7 +213,8 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
     let running = current(py);
     let environment = process::environment(py)?;
     let (settings, warnings) = Settings::new(arguments, &environment, Path::new(DEFAULT_SOCKET))?;
-    let plan = Plan { settings, claims: arguments.claims.clone(), environment };
+    let entrypoint = settings.process_tags.then(|| process::entrypoint(py)).transpose()?;
+    let plan = Plan { settings, claims: arguments.claims.clone(), environment, entrypoint };
     let mut messages = process.messages(warnings);
     if process.is_closed() {
         return Ok(());
@@ -250,7 +253,11 @@ fn stop(py: Python<'_>, budget: Duration, ends: bool) -> Option<Arc<Collector>> 
 impl Plan {
     fn identity(&self, process: &Process) -> Identity {
         let id = self.settings.runtime_id.then(|| process.runtime_id());
-        let extras = Extras { runtime_id: id.as_deref(), reserved: self.settings.origin.longest_fields() };
+        let extras = Extras {
+            runtime_id: id.as_deref(),
+            entrypoint: self.entrypoint.as_ref(),
+            reserved: self.settings.origin.longest_fields(),
+        };
         Identity::new(&self.claims, &self.environment, &process.runtime, extras)
     }
 }
