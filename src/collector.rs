@@ -13,6 +13,7 @@ use crate::catalogue::Sample;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::emitter::Emitter;
+use crate::emitter::origin::Ending;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Legacy, Transport};
@@ -262,7 +263,8 @@ impl Collector {
 }
 
 fn output(clock: Clock, settings: &Settings, tags: String) -> Output {
-    let transport = Transport::new(settings.destination.clone(), clock);
+    let ending = Ending::new(settings.origin.clone(), Path::new("/"));
+    let transport = Transport::new(settings.destination.clone(), ending, clock);
     let emitter = Emitter::new(transport.clone(), tags, settings.wire_type);
     let telemetry = settings.client_telemetry.then(Telemetry::default);
     Output { emitter, transport, telemetry, level: settings.level, interval: settings.interval }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::catalogue::Level;
 use crate::emitter::address::{ACCEPTED, Address, ChosenBy, DEFAULT_PORT, Destination, Host, parse_port};
+use crate::emitter::origin::Origin;
 use crate::identity::Claims;
 use crate::variables::{self, Environment, Variable};
 
@@ -52,6 +53,7 @@ impl Arguments {
 
 /// What a collector is started with.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Settings {
     /// Where metrics go.
     pub destination: Destination,
@@ -67,6 +69,10 @@ pub struct Settings {
     pub client_telemetry: bool,
     /// Whether nothing may be collected and sent.
     pub disabled: bool,
+    /// Whether lines carry process tags.
+    pub process_tags: bool,
+    /// What lines tell of their origin.
+    pub origin: Origin,
 }
 
 /// The DogStatsD type of every line.
@@ -135,19 +141,20 @@ impl Settings {
                     found => found.valid().unwrap_or_default(),
                 },
             },
-            runtime_id: match variables.read(&variables::RUNTIME_ID_ENABLED, parse_bool) {
-                Found::Unset => variables.read(&variables::EXPERIMENTAL_RUNTIME_ID, parse_bool),
-                found => found,
-            }
-            .valid()
-            .unwrap_or(true),
+            runtime_id: variables
+                .newer([&variables::RUNTIME_ID_ENABLED, &variables::EXPERIMENTAL_RUNTIME_ID], parse_bool)
+                .unwrap_or(true),
             // In AWS Lambda it would keep the extension busy.
-            client_telemetry: variables
-                .read(&variables::CLIENT_TELEMETRY, parse_bool)
-                .valid()
-                .unwrap_or(false)
+            client_telemetry: variables.flag(&variables::CLIENT_TELEMETRY).unwrap_or(false)
                 && environment.get(&variables::LAMBDA_FUNCTION_NAME).is_none(),
-            disabled: variables.read(&variables::DISABLE, parse_bool).valid().unwrap_or(false),
+            disabled: variables.flag(&variables::DISABLE).unwrap_or(false),
+            process_tags: variables.flag(&variables::PROCESS_TAGS).unwrap_or(false),
+            origin: Origin {
+                detect: variables.flag(&variables::ORIGIN_DETECTION_ENABLED).unwrap_or(true),
+                external: variables.read(&variables::EXTERNAL_ENV, parse).valid(),
+                cardinality: variables
+                    .newer([&variables::CARDINALITY, &variables::DATADOG_CARDINALITY], parse),
+            },
             destination: match arguments.dogstatsd_url.as_deref() {
                 Some(url) => Destination {
                     address: argument("dogstatsd_url", url, ACCEPTED, parse)?,
@@ -205,6 +212,19 @@ impl Variables<'_> {
         };
         self.warn(variable, text, &instead);
         Found::Invalid
+    }
+
+    fn flag(&mut self, variable: &Variable) -> Option<bool> {
+        self.read(variable, parse_bool).valid()
+    }
+
+    /// A variable or, if it is unset, the one that it is another name of. A wrong one hides the other.
+    fn newer<T>(&mut self, variables: [&Variable; 2], parse: fn(&str) -> Option<T>) -> Option<T> {
+        let [newer, older] = variables;
+        match self.read(newer, parse) {
+            Found::Unset => self.read(older, parse).valid(),
+            found => found.valid(),
+        }
     }
 
     fn warn(&mut self, variable: &Variable, value: &str, instead: &str) {
@@ -307,6 +327,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::emitter::origin::Cardinality;
 
     const NO_SOCKET: &str = "/nowhere/dsd.socket";
 
@@ -334,6 +355,8 @@ mod tests {
                 runtime_id: true,
                 client_telemetry: false,
                 disabled: false,
+                process_tags: false,
+                origin: Origin { detect: true, external: None, cardinality: None },
             }
         );
         assert!(warnings.is_empty());
@@ -395,6 +418,11 @@ mod tests {
             ("DD_DOGSTATSD_PORT", "0", "it is ignored"),
             ("DD_DOGSTATSD_PORT", "abc", "it is ignored"),
             ("DD_AGENT_HOST", "a/b", "it is ignored"),
+            ("DD_EXPERIMENTAL_PROPAGATE_PROCESS_TAGS_ENABLED", "yes", "false is used"),
+            ("DD_ORIGIN_DETECTION_ENABLED", "no", "true is used"),
+            ("DD_EXTERNAL_ENV", "cn-Web", "it is ignored"),
+            ("DD_CARDINALITY", "medium", "it is ignored"),
+            ("DATADOG_CARDINALITY", "medium", "it is ignored"),
         ] {
             let (settings, warnings) = settings([(name, value)]);
             assert_eq!(settings, self::settings([]).0, "{name}={value}");
@@ -410,11 +438,27 @@ mod tests {
             ("DD_RUNTIME_METRICS_INTERVAL", "0.5"),
             ("DD_RUNTIME_METRICS_WIRE_TYPE", "gauge"),
             ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "False"),
+            ("DD_EXPERIMENTAL_PROPAGATE_PROCESS_TAGS_ENABLED", "1"),
+            ("DD_ORIGIN_DETECTION_ENABLED", "0"),
+            ("DD_EXTERNAL_ENV", "it-false"),
+            ("DD_CARDINALITY", "High"),
+            ("DATADOG_CARDINALITY", "low"),
         ]);
         assert_eq!(settings.interval, Duration::from_millis(500));
         assert_eq!(settings.wire_type, WireType::Gauge);
         assert!(!settings.runtime_id);
+        assert!(settings.process_tags);
+        let external = "it-false".parse().ok();
+        let cardinality = Some(Cardinality::High);
+        assert_eq!(settings.origin, Origin { detect: false, external, cardinality });
         assert!(warnings.is_empty());
+    }
+
+    #[test]
+    fn the_older_name_of_the_cardinality_holds_where_the_newer_is_unset() {
+        let older = ("DATADOG_CARDINALITY", "low");
+        assert_eq!(settings([older]).0.origin.cardinality, Some(Cardinality::Low));
+        assert_eq!(settings([older, ("DD_CARDINALITY", "")]).0.origin.cardinality, Some(Cardinality::Low));
     }
 
     #[test]
@@ -435,6 +479,8 @@ mod tests {
         assert_eq!(settings.wire_type, WireType::Distribution);
         let no_id = ("DD_TRACE_EXPERIMENTAL_RUNTIME_ID_ENABLED", "false");
         assert!(self::settings([no_id, ("DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED", "no")]).0.runtime_id);
+        let low = ("DATADOG_CARDINALITY", "low");
+        assert_eq!(self::settings([low, ("DD_CARDINALITY", "lowest")]).0.origin.cardinality, None);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! Who we are: service, env, version, user tags and runtime-id, joined once into the block of tags that every
-//! line carries. A pure function of arguments, environment and command line.
+//! Who we are: entity id, service, env, version, user tags, runtime-id and process tags, joined once into the block of
+//! tags that every line carries. A pure function of arguments, environment and command line.
 
 use std::path::Path;
 
 use percent_encoding::percent_decode_str;
 
+use crate::emitter;
 use crate::message::Message;
 use crate::variables::{self, Environment};
 
@@ -14,8 +15,12 @@ const UNNAMED: &str = "unnamed-python-service";
 /// No tag is longer, in characters: the back end cuts there.
 const LONGEST_TAG: usize = 200;
 
-/// No block of tags is longer, in bytes: with a name and a value it fits into the 8192 bytes an Agent reads.
-const LONGEST_BLOCK: usize = 8000;
+/// What a line holds before and after its tags, in bytes: a name, a value, which as a float may take 327, a type, and a
+/// metric's own tags. The fields of the origin are counted apart.
+const BESIDE_THE_BLOCK: usize = 400;
+
+/// No value of a process tag is longer, in characters.
+const LONGEST_PROCESS_VALUE: usize = 100;
 
 /// What `enable()` was told about the service.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +46,26 @@ pub struct Runtime {
     pub command: Vec<String>,
 }
 
+/// How the program was started, for process tags.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entrypoint {
+    /// The working directory.
+    pub working_directory: String,
+    /// The absolute path of the script or of the module's file; empty if there is none.
+    pub file: String,
+}
+
+/// What lines carry beside what arguments and environment say.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras<'a> {
+    /// The tag `runtime-id`.
+    pub runtime_id: Option<&'a str>,
+    /// How the program was started, if process tags are asked for.
+    pub entrypoint: Option<&'a Entrypoint>,
+    /// How many bytes of a line the fields of its origin may take.
+    pub reserved: usize,
+}
+
 /// The tags of every line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
@@ -53,12 +78,7 @@ pub struct Identity {
 impl Identity {
     /// Decides each key on its own, by the strongest source that knows it.
     #[must_use]
-    pub fn new(
-        claims: &Claims,
-        environment: &Environment,
-        runtime: &Runtime,
-        runtime_id: Option<&str>,
-    ) -> Self {
+    pub fn new(claims: &Claims, environment: &Environment, runtime: &Runtime, extras: Extras<'_>) -> Self {
         let mut user = UserTags::default();
         user.extend(split(environment.get(&variables::DATADOG_TAGS), |text| text.split(',')));
         user.extend(environment.get(&variables::TAGS).map(split_dd_tags).unwrap_or_default());
@@ -68,17 +88,21 @@ impl Identity {
         user.replace(own);
 
         let attributes = environment.get(&variables::OTEL_RESOURCE_ATTRIBUTES).unwrap_or_default();
-        let service = first([
+        let given_service = first(&mut [
             claims.service.clone(),
             own_service,
             environment.get(&variables::SERVICE).map(str::to_owned),
             environment.get(&variables::OTEL_SERVICE_NAME).map(str::to_owned),
             attribute(attributes, "service.name"),
             user.take("service"),
-            inferred_service(environment, &runtime.command),
-            Some(UNNAMED.to_owned()),
         ]);
-        let env = first([
+        let program = Program::of(&runtime.command);
+        let inferred_service = first(&mut [inferred_service(environment, program)]);
+        let process_tags = extras.entrypoint.map(|entrypoint| {
+            process_tags(entrypoint, program, given_service.is_some(), inferred_service.as_deref())
+        });
+        let service = first(&mut [given_service, inferred_service, Some(UNNAMED.to_owned())]);
+        let env = first(&mut [
             claims.env.clone(),
             own_env,
             environment.get(&variables::ENV).map(str::to_owned),
@@ -86,29 +110,30 @@ impl Identity {
             attribute(attributes, "deployment.environment"),
             user.take("env"),
         ]);
-        let version = first([
+        let version = first(&mut [
             claims.version.clone(),
             own_version,
             environment.get(&variables::VERSION).map(str::to_owned),
             attribute(attributes, "service.version"),
             user.take("version"),
         ]);
+        let entity_id = first(&mut [environment.get(&variables::ENTITY_ID).map(str::to_owned)]);
 
-        let tag = |key: &str, value: Option<String>| value.map(|value| clean(&format!("{key}:{value}")));
-        let leading: Vec<String> = [tag("service", service), tag("env", env), tag("version", version)]
-            .into_iter()
-            .flatten()
-            .collect();
-        let trailing: Vec<String> = [
-            tag("lang", Some("python".to_owned())),
-            tag("lang_interpreter", Some(runtime.implementation.clone())),
-            tag("lang_version", Some(runtime.version.clone())),
-            tag("runtime-id", runtime_id.map(str::to_owned)),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        join(&leading, &user.cleaned(), &trailing)
+        let leading = tags(&[
+            ("dd.internal.entity_id", entity_id),
+            ("service", service),
+            ("env", env),
+            ("version", version),
+        ]);
+        let mut trailing = tags(&[
+            ("lang", Some("python".to_owned())),
+            ("lang_interpreter", Some(runtime.implementation.clone())),
+            ("lang_version", Some(runtime.version.clone())),
+            ("runtime-id", extras.runtime_id.map(str::to_owned)),
+        ]);
+        trailing.extend(process_tags.unwrap_or_default());
+        let room = emitter::LONGEST.saturating_sub(BESIDE_THE_BLOCK + extras.reserved);
+        join(&leading, &user.cleaned(), &trailing, room)
     }
 
     /// What to say where user tags were left out.
@@ -121,9 +146,9 @@ impl Identity {
 }
 
 /// Joins the tags, leaving out user tags from the last on until the block fits.
-fn join(leading: &[String], user: &[String], trailing: &[String]) -> Identity {
+fn join(leading: &[String], user: &[String], trailing: &[String], room: usize) -> Identity {
     let size = |tags: &[String]| tags.iter().map(|tag| tag.len() + 1).sum::<usize>();
-    let mut room = LONGEST_BLOCK.saturating_sub(size(leading) + size(trailing));
+    let mut room = room.saturating_sub(size(leading) + size(trailing));
     let mut kept: Vec<&str> = leading.iter().map(String::as_str).collect();
     let fitting = user.iter().take_while(|tag| {
         let fits = tag.len() < room;
@@ -198,8 +223,15 @@ fn clean(tag: &str) -> String {
     cleaned.trim_end_matches(':').to_owned()
 }
 
-fn first<const N: usize>(sources: [Option<String>; N]) -> Option<String> {
-    sources.into_iter().flatten().find(|value| !clean(value).is_empty())
+/// The first value that leaves something of a tag.
+fn first(sources: &mut [Option<String>]) -> Option<String> {
+    sources.iter_mut().filter_map(Option::take).find(|value| !clean(value).is_empty())
+}
+
+/// A tag for every key that has a value.
+fn tags(values: &[(&str, Option<String>)]) -> Vec<String> {
+    let tag = |(key, value): &(&str, Option<String>)| Some(clean(&format!("{key}:{}", value.as_ref()?)));
+    values.iter().filter_map(tag).collect()
 }
 
 fn split<'a, I: Iterator<Item = &'a str>>(text: Option<&'a str>, by: impl Fn(&'a str) -> I) -> Vec<&'a str> {
@@ -218,7 +250,7 @@ fn attribute(attributes: &str, key: &str) -> Option<String> {
 }
 
 /// The platform's name for the function or site, else the script or module that was started.
-fn inferred_service(environment: &Environment, command: &[String]) -> Option<String> {
+fn inferred_service(environment: &Environment, program: Option<Program<'_>>) -> Option<String> {
     let platforms = [
         &variables::LAMBDA_FUNCTION_NAME,
         &variables::K_SERVICE,
@@ -226,39 +258,51 @@ fn inferred_service(environment: &Environment, command: &[String]) -> Option<Str
         &variables::WEBSITE_SITE_NAME,
     ];
     let platform = platforms.into_iter().find_map(|variable| environment.get(variable));
-    platform.map(str::to_owned).or_else(|| program(command))
+    platform.map(str::to_owned).or_else(|| match program? {
+        Program::Script(path) => script_name(path),
+        Program::Module(name) => Some(name.to_owned()),
+    })
 }
 
-/// The script or `-m` module of a Python command line; `None` for `-c`, standard input and the prompt.
-fn program(command: &[String]) -> Option<String> {
-    let mut arguments = command.iter().skip(1);
-    while let Some(argument) = arguments.next() {
-        let Some(options) = argument.strip_prefix('-') else {
-            return script_name(argument);
-        };
-        if options.starts_with('-') {
-            // Of the long options only this one has its value in the next argument.
-            if options == "-check-hash-based-pycs" {
-                arguments.next();
-            }
-            continue;
-        }
-        // Short options may be written together; the first that takes a value ends them.
-        match options.find(['c', 'm', 'W', 'X']).map(|at| options.split_at(at)) {
-            None if options.is_empty() => return None,
-            None => {}
-            Some((_, rest)) => match (&rest[..1], &rest[1..]) {
-                ("c", _) => return None,
-                ("m", "") => return arguments.next().cloned(),
-                ("m", module) => return Some(module.to_owned()),
-                (_, "") => {
+/// What a Python command line starts.
+#[derive(Clone, Copy)]
+enum Program<'a> {
+    Script(&'a str),
+    Module(&'a str),
+}
+
+impl<'a> Program<'a> {
+    /// The script or `-m` module; `None` for `-c`, standard input and the prompt.
+    fn of(command: &'a [String]) -> Option<Self> {
+        let mut arguments = command.iter().skip(1).map(String::as_str);
+        while let Some(argument) = arguments.next() {
+            let Some(options) = argument.strip_prefix('-') else {
+                return Some(Self::Script(argument));
+            };
+            if options.starts_with('-') {
+                // Of the long options only this one has its value in the next argument.
+                if options == "-check-hash-based-pycs" {
                     arguments.next();
                 }
-                _ => {}
-            },
+                continue;
+            }
+            // Short options may be written together; the first that takes a value ends them.
+            match options.find(['c', 'm', 'W', 'X']).map(|at| options.split_at(at)) {
+                None if options.is_empty() => return None,
+                None => {}
+                Some((_, rest)) => match (&rest[..1], &rest[1..]) {
+                    ("c", _) => return None,
+                    ("m", "") => return arguments.next().map(Self::Module),
+                    ("m", module) => return Some(Self::Module(module)),
+                    (_, "") => {
+                        arguments.next();
+                    }
+                    _ => {}
+                },
+            }
         }
+        None
     }
-    None
 }
 
 /// The file's name without the endings of Python files; of a `__main__.py`, its folder's.
@@ -270,6 +314,55 @@ fn script_name(script: &str) -> Option<String> {
         "__main__" => Some(path.parent()?.file_name()?.to_str()?.to_owned()),
         stem => Some(stem.to_owned()),
     }
+}
+
+/// ddtrace's process tags, in its order. Without a script or module only the working directory and the service are told.
+fn process_tags(
+    entrypoint: &Entrypoint,
+    program: Option<Program<'_>>,
+    service_is_given: bool,
+    inferred_service: Option<&str>,
+) -> Vec<String> {
+    let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = program.and_then(|program| match program {
+        Program::Script(path) => Some(Path::new(path).file_stem()?.to_string_lossy().into_owned()),
+        Program::Module(name) => Some(name.to_owned()),
+    });
+    let kind = program.map(|program| match program {
+        Program::Script(_) => "script",
+        Program::Module(_) => "module",
+    });
+    let (user, auto) = if service_is_given { (Some("true"), None) } else { (None, inferred_service) };
+    let mut values = [
+        ("entrypoint.basedir", Path::new(&entrypoint.file).parent().and_then(last)),
+        ("entrypoint.name", name),
+        ("entrypoint.type", kind.map(str::to_owned)),
+        ("entrypoint.workdir", last(Path::new(&entrypoint.working_directory))),
+        ("svc.auto", auto.map(str::to_owned)),
+        ("svc.user", user.map(str::to_owned)),
+    ];
+    for (_, value) in &mut values {
+        *value = value.take().and_then(|text| process_value(&text));
+    }
+    tags(&values)
+}
+
+/// A value as ddtrace writes it; `None` for one that says nothing. Letters beyond ASCII keep their case: the back end
+/// lowers it, and the table for it is as large as this module.
+fn process_value(text: &str) -> Option<String> {
+    if matches!(text, "/" | "\\" | "bin") {
+        return None;
+    }
+    let text: String = text.chars().take(LONGEST_PROCESS_VALUE).collect();
+    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-');
+    let mut value = String::new();
+    for c in text.to_ascii_lowercase().chars().map(|c| if allowed(c) { c } else { '_' }) {
+        if c != '_' || !value.ends_with('_') {
+            value.push(c);
+        }
+    }
+    let value = value.trim_matches('_');
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 #[cfg(test)]
@@ -288,11 +381,12 @@ mod tests {
 
     fn tags<const N: usize>(claims: &Claims, environment: [(&str, &str); N]) -> String {
         let runtime = runtime(&["python", "app.py"]);
-        Identity::new(claims, &Environment::from(environment), &runtime, None).tags
+        Identity::new(claims, &Environment::from(environment), &runtime, Extras::default()).tags
     }
 
     fn service_of(command: &[&str]) -> String {
-        let identity = Identity::new(&Claims::default(), &Environment::default(), &runtime(command), None);
+        let identity =
+            Identity::new(&Claims::default(), &Environment::default(), &runtime(command), Extras::default());
         let service = identity.tags.split(',').next().unwrap().to_owned();
         service.strip_prefix("service:").unwrap().to_owned()
     }
@@ -306,12 +400,82 @@ mod tests {
             ("DD_ENV", "prod"),
             ("DD_VERSION", "1.4"),
             ("DD_TAGS", "team:core,canary"),
+            ("DD_ENTITY_ID", "1d-2e"),
         ]);
-        let identity = Identity::new(&Claims::default(), &environment, &runtime(&[]), Some("9f0c"));
+        let entrypoint = entrypoint();
+        let extras = Extras { runtime_id: Some("9f0c"), entrypoint: Some(&entrypoint), ..Extras::default() };
+        let identity = Identity::new(&Claims::default(), &environment, &runtime(&[]), extras);
         assert_eq!(
             identity.tags,
-            format!("service:web,env:prod,version:1.4,team:core,canary,{TAIL},runtime-id:9f0c")
+            format!(
+                "dd.internal.entity_id:1d-2e,service:web,env:prod,version:1.4,team:core,canary,{TAIL},\
+                 runtime-id:9f0c,entrypoint.basedir:shop,entrypoint.workdir:srv,svc.user:true"
+            )
         );
+    }
+
+    fn entrypoint() -> Entrypoint {
+        Entrypoint { working_directory: "/srv".into(), file: "/opt/shop/app.py".into() }
+    }
+
+    #[test]
+    fn an_entity_id_is_cleaned_and_never_empty() {
+        let with = |id| tags(&Claims::default(), [("DD_ENTITY_ID", id)]);
+        assert_eq!(with("a|b,c\nd"), format!("dd.internal.entity_id:a_b_c_d,service:app,{TAIL}"));
+        assert_eq!(with(""), format!("service:app,{TAIL}"));
+        assert_eq!(with("::"), format!("service:app,{TAIL}"));
+    }
+
+    #[test]
+    fn process_tags_tell_how_the_program_was_started() {
+        let of = |command: &[&str], environment: &[(&str, &str)], entrypoint: &Entrypoint| {
+            let environment = Environment::collect(|name| {
+                environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            });
+            let extras = Extras { entrypoint: Some(entrypoint), ..Extras::default() };
+            let block = Identity::new(&Claims::default(), &environment, &runtime(command), extras).tags;
+            block.split_once(&format!("{TAIL},")).unwrap().1.to_owned()
+        };
+        let script =
+            "entrypoint.basedir:shop,entrypoint.name:app,entrypoint.type:script,entrypoint.workdir:srv";
+        assert_eq!(of(&["python", "app.py"], &[], &entrypoint()), format!("{script},svc.auto:app"));
+        for given in [("DD_SERVICE", "x"), ("OTEL_SERVICE_NAME", "x"), ("DD_TAGS", "service:x")] {
+            let tags = of(&["python", "app.py"], &[given], &entrypoint());
+            assert_eq!(tags, format!("{script},svc.user:true"), "{given:?}");
+        }
+        let function = [("AWS_LAMBDA_FUNCTION_NAME", "Resize")];
+        assert_eq!(of(&["python", "app.py"], &function, &entrypoint()), format!("{script},svc.auto:resize"));
+        let module = "entrypoint.basedir:shop,entrypoint.name:shop.web,entrypoint.type:module,\
+                      entrypoint.workdir:srv,svc.auto:shop.web";
+        assert_eq!(of(&["python", "-m", "shop.web"], &[], &entrypoint()), module);
+        let tool = Entrypoint { file: "/usr/bin/gunicorn".into(), working_directory: "/".into() };
+        assert_eq!(
+            of(&["python", "/usr/bin/gunicorn"], &[], &tool),
+            "entrypoint.name:gunicorn,entrypoint.type:script,svc.auto:gunicorn"
+        );
+        let prompt = Entrypoint { file: String::new(), working_directory: "/srv".into() };
+        assert_eq!(of(&["python"], &[], &prompt), "entrypoint.workdir:srv");
+    }
+
+    #[test]
+    fn a_process_value_is_written_as_ddtrace_writes_it() {
+        let long = "A".repeat(101);
+        let cut = "a".repeat(100);
+        for (text, expected) in [
+            ("My App", Some("my_app")),
+            ("__main__", Some("main")),
+            ("a, |b", Some("a_b")),
+            ("a:b/c.d-e", Some("a_b/c.d-e")),
+            ("É", Some("É")),
+            (&long, Some(cut.as_str())),
+            ("bin", None),
+            ("/", None),
+            ("\\", None),
+            ("", None),
+            ("|", None),
+        ] {
+            assert_eq!(process_value(text).as_deref(), expected, "{text:?}");
+        }
     }
 
     #[test]
@@ -387,9 +551,12 @@ mod tests {
     fn user_tags_that_do_not_fit_are_left_out_from_the_last_on() {
         let dd_tags: Vec<String> = (0..100).map(|n| format!("{n}:{}", "x".repeat(150))).collect();
         let environment = Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]);
-        let identity = Identity::new(&Claims::default(), &environment, &runtime(&["python", "app.py"]), None);
-        assert!(identity.tags.len() <= LONGEST_BLOCK);
-        assert!(identity.tags.len() > LONGEST_BLOCK - 160);
+        let room = 8192 - BESIDE_THE_BLOCK - 600;
+        let extras = Extras { reserved: 600, ..Extras::default() };
+        let command = runtime(&["python", "app.py"]);
+        let identity = Identity::new(&Claims::default(), &environment, &command, extras);
+        assert!(identity.tags.len() <= room);
+        assert!(identity.tags.len() > room - 160);
         let kept = 100 - identity.left_out;
         assert!(identity.tags.contains(&format!(",{}:", kept - 1)));
         assert!(!identity.tags.contains(&format!(",{kept}:")));
@@ -419,11 +586,22 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1024))]
+
         #[test]
-        fn any_text_becomes_clean_tags(service: String, dd_tags: String, tag: String) {
+        fn any_text_becomes_clean_tags(
+            service: String, dd_tags: String, tag: String, entity: String, directory: String, file: String,
+            datadog_tags in "[ab:,|#é \n\t]{0,60}"
+        ) {
             let claims = Claims { service: Some(service), tags: Some(vec![tag]), ..Claims::default() };
-            let block = tags(&claims, [("DD_TAGS", &dd_tags)]);
-            prop_assert!(block.len() <= LONGEST_BLOCK);
+            let environment = Environment::from([
+                ("DD_TAGS", dd_tags.as_str()), ("DATADOG_TAGS", &datadog_tags), ("DD_ENTITY_ID", &entity)
+            ]);
+            let runtime = runtime(&["python", &file]);
+            let entrypoint = Entrypoint { working_directory: directory, file: file.clone() };
+            let extras = Extras { entrypoint: Some(&entrypoint), ..Extras::default() };
+            let block = Identity::new(&claims, &environment, &runtime, extras).tags;
+            prop_assert!(block.len() <= emitter::LONGEST - BESIDE_THE_BLOCK);
             prop_assert!(!block.contains(['|', '\n', '#', '\0']));
             for tag in block.split(',') {
                 prop_assert!(!tag.is_empty() && tag.chars().count() <= LONGEST_TAG && !tag.ends_with(':'));

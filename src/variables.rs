@@ -192,8 +192,60 @@ pub static FUNCTION_NAME: Variable =
 pub static WEBSITE_SITE_NAME: Variable =
     Variable { name: "WEBSITE_SITE_NAME", default: "", accepts: "text", effect: "The same (Azure)." };
 
+/// Whether process tags are sent.
+pub static PROCESS_TAGS: Variable = Variable {
+    name: "DD_EXPERIMENTAL_PROPAGATE_PROCESS_TAGS_ENABLED",
+    default: "false",
+    accepts: "true, false, 1 or 0",
+    effect: "Whether every line carries ddtrace's process tags: entrypoint.name, entrypoint.type, entrypoint.basedir, \
+             entrypoint.workdir, and svc.user or svc.auto (in ddtrace on by default).",
+};
+
+/// Whether fields of the origin are sent.
+pub static ORIGIN_DETECTION_ENABLED: Variable = Variable {
+    name: "DD_ORIGIN_DETECTION_ENABLED",
+    default: "true",
+    accepts: "true, false, 1 or 0",
+    effect: "Whether lines tell the Agent their container, for it to add the container's tags. Some receivers that are \
+             no Agent refuse such lines.",
+};
+
+/// Which pod or container this is, as a tag.
+pub static ENTITY_ID: Variable = Variable {
+    name: "DD_ENTITY_ID",
+    default: "",
+    accepts: "text",
+    effect: "The tag dd.internal.entity_id, in whose place the Agent puts the tags of this pod. The admission \
+             controller sets it.",
+};
+
+/// Which container this is, as a field.
+pub static EXTERNAL_ENV: Variable = Variable {
+    name: "DD_EXTERNAL_ENV",
+    default: "",
+    accepts: "at most 512 lower-case letters, digits, commas and hyphens",
+    effect: "What the admission controller knows of this container. Sent unless origin detection is off.",
+};
+
+/// How detailed the Agent's tags shall be.
+pub static CARDINALITY: Variable = Variable {
+    name: "DD_CARDINALITY",
+    default: "",
+    accepts: "none, low, orchestrator or high",
+    effect: "How detailed the tags shall be that the Agent adds; pod_name needs orchestrator, container_id high. \
+             Unset, the Agent's own setting holds.",
+};
+
+/// The weaker name of the variable above.
+pub static DATADOG_CARDINALITY: Variable = Variable {
+    name: "DATADOG_CARDINALITY",
+    default: "",
+    accepts: "none, low, orchestrator or high",
+    effect: "The same; read only if the variable above is unset.",
+};
+
 /// Every variable, in the order of the documentation.
-pub static VARIABLES: [&Variable; 24] = [
+pub static VARIABLES: [&Variable; 30] = [
     &INTERVAL,
     &LEVEL,
     &WIRE_TYPE,
@@ -218,6 +270,12 @@ pub static VARIABLES: [&Variable; 24] = [
     &K_SERVICE,
     &FUNCTION_NAME,
     &WEBSITE_SITE_NAME,
+    &PROCESS_TAGS,
+    &ORIGIN_DETECTION_ENABLED,
+    &ENTITY_ID,
+    &EXTERNAL_ENV,
+    &CARDINALITY,
+    &DATADOG_CARDINALITY,
 ];
 
 /// The environment as it was when it was asked for.

@@ -76,7 +76,9 @@ impl Running {
             flush_interval: Some(interval.as_secs_f64()),
             ..Arguments::default()
         };
-        Settings::new(&arguments, &Environment::default(), Path::new("/nowhere")).unwrap().0
+        // In a container the lines would be longer.
+        let environment = Environment::from([("DD_ORIGIN_DETECTION_ENABLED", "false")]);
+        Settings::new(&arguments, &environment, Path::new("/nowhere")).unwrap().0
     }
 
     /// The lines of the next flush; with these tags it is one datagram.

@@ -8,7 +8,10 @@ import time
 from dataclasses import dataclass
 
 PREFIX = "runtime.python."
-LINE = re.compile(r"(?P<name>[a-z0-9_.]+):(?P<value>[0-9]+(?:\.[0-9]+)?)\|(?P<type>[dg])\|#(?P<tags>[^|\n]+)")
+LINE = re.compile(
+    r"(?P<name>[a-z0-9_.]+):(?P<value>[0-9]+(?:\.[0-9]+)?)\|(?P<type>[dg])\|#(?P<tags>[^|\n]+)"
+    r"(?P<origin>(?:\|c:[a-z0-9-]+)?(?:\|e:[a-z0-9,-]+)?(?:\|card:[a-z]+)?)"
+)
 
 # The names that ddtrace sends, without their prefix.
 NAMES = [
@@ -32,11 +35,12 @@ NAMES = [
 
 @dataclass(frozen=True)
 class Flush:
-    """The values of one flush by name without prefix, their type and their tags."""
+    """The values of one flush by name without prefix, their type, their tags and their fields of origin."""
 
     values: dict[str, float]
     type: str
     tags: tuple[str, ...]
+    origin: str
     at: float
     datagrams: tuple[bytes, ...]
 
@@ -123,5 +127,5 @@ def flush_of(datagrams: list[bytes], at: float) -> Flush:
     assert len(matches) == len(lines), payload
     values = {match["name"].removeprefix(PREFIX): float(match["value"]) for match in matches}
     assert len(values) == len(matches), "a name came twice in one flush"
-    ((kind, tags),) = {(match["type"], match["tags"]) for match in matches}
-    return Flush(values, kind, tuple(tags.split(",")), at, tuple(datagrams))
+    ((kind, tags, origin),) = {(match["type"], match["tags"], match["origin"]) for match in matches}
+    return Flush(values, kind, tuple(tags.split(",")), origin, at, tuple(datagrams))

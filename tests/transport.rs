@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use cadence::MetricSink;
 use runtime_metrics::clock::Clock;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
+use runtime_metrics::emitter::origin::Ending;
 use runtime_metrics::emitter::status::Sending;
 use runtime_metrics::emitter::transport::Transport;
 use runtime_metrics::message::Severity;
@@ -22,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_millis(100);
 
 fn transport(address: &str) -> Transport {
-    let destination =
-        Destination { address: address.parse().unwrap(), chosen_by: ChosenBy::Setting("a test") };
-    Transport::new(destination, Clock::start())
+    let address = address.parse().unwrap();
+    let destination = Destination { address, chosen_by: ChosenBy::Setting("a test") };
+    Transport::new(destination, Ending::default(), Clock::start())
 }
 
 /// Flushes these lines at a second; says whether everything has left.
@@ -288,7 +289,7 @@ fn the_status_tells_how_it_stands_with_sending() {
     }
     let status = transport.status();
     assert_eq!((status.sending, status.since.as_secs()), (Sending::Failing, 7));
-    assert!(status.error.unwrap().starts_with("connection refused (is an Agent listening there?"));
+    assert!(status.error.unwrap().starts_with("connection refused (is an Agent listening there,"));
     // The kernel took all four; the third flush brought the news of the second.
     assert_eq!((status.totals.sent.packets, status.totals.sent.bytes), (4, 4 * 202));
     assert_eq!((status.totals.dropped.packets, status.totals.dropped.bytes), (2, 2 * 202));
@@ -300,7 +301,7 @@ fn by_default_a_socket_that_appears_while_sending_fails_is_found() {
     let path = folder.path().join("dsd.socket");
     // Nothing listens there: the test claims the port of an Agent for a moment to know that it is free.
     let free = UdpSocket::bind("127.0.0.1:8125");
-    let transport = Transport::new(Destination::by_default(&path), Clock::start());
+    let transport = Transport::new(Destination::by_default(&path), Ending::default(), Clock::start());
     drop(free.expect("port 8125 is free on the machine that runs the tests"));
     while flush(&transport, 1, &some_lines(1)) {}
     let receiver = unix_receiver(&path);

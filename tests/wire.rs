@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use runtime_metrics::catalogue::{CATALOGUE, Level, Sample, Value, samples};
 use runtime_metrics::config::WireType;
 use runtime_metrics::emitter::Emitter;
-use runtime_metrics::identity::{Claims, Identity, Runtime};
+use runtime_metrics::identity::{Claims, Extras, Identity, Runtime};
 use runtime_metrics::interval::Interval;
 use runtime_metrics::snapshot::{Collections, Interpreter, Process, Snapshot, Usage};
 use runtime_metrics::variables::Environment;
@@ -71,7 +71,8 @@ fn the_lines_of_a_flush_are_exactly_these() {
         ("DD_VERSION", "1.4"),
         ("DD_TAGS", "team:core"),
     ]);
-    let identity = Identity::new(&Claims::default(), &environment, &runtime(), Some("9f0c"));
+    let extras = Extras { runtime_id: Some("9f0c"), ..Extras::default() };
+    let identity = Identity::new(&Claims::default(), &environment, &runtime(), extras);
     let tags = "service:web,env:prod,version:1.4,team:core,\
                 lang:python,lang_interpreter:CPython,lang_version:3.13.1,runtime-id:9f0c";
     let expected: Vec<String> = [
@@ -215,7 +216,8 @@ proptest! {
     ) {
         let claims = Claims { service: Some(service), tags: Some(user_tags), ..Claims::default() };
         let environment = Environment::from([("DD_TAGS", dd_tags.as_str())]);
-        let identity = Identity::new(&claims, &environment, &runtime(), Some(&runtime_id));
+        let extras = Extras { runtime_id: Some(&runtime_id), ..Extras::default() };
+        let identity = Identity::new(&claims, &environment, &runtime(), extras);
         let sink = Lines::default();
         let metric = &CATALOGUE[row];
         let mut emitter = Emitter::new(sink.clone(), identity.tags.clone(), WireType::Distribution);

@@ -11,12 +11,17 @@ use crate::catalogue::{Sample, Value};
 use crate::config::WireType;
 
 pub mod address;
+#[cfg(target_os = "linux")]
+mod container;
 mod health;
+pub mod origin;
 mod packets;
 mod socket;
 pub mod status;
 pub mod telemetry;
 pub mod transport;
+
+pub use packets::LONGEST;
 
 /// Writes samples as DogStatsD lines to a sink.
 #[derive(Debug)]

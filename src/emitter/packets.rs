@@ -18,10 +18,10 @@ impl Packets {
         Self { bytes: Vec::new(), ends: Vec::new(), target }
     }
 
-    /// Adds a line and its line feed. A line longer than the target has a payload of its own; one that no Agent
-    /// would read is refused.
-    pub fn push(&mut self, line: &str) -> bool {
-        let length = line.len() + 1;
+    /// Adds a line, its ending and a line feed. A line longer than the target has a payload of its own; one that no
+    /// Agent would read is refused.
+    pub fn push(&mut self, line: &str, ending: &str) -> bool {
+        let length = line.len() + ending.len() + 1;
         if length > LONGEST {
             return false;
         }
@@ -30,6 +30,7 @@ impl Packets {
             self.ends.push(self.bytes.len());
         }
         self.bytes.extend_from_slice(line.as_bytes());
+        self.bytes.extend_from_slice(ending.as_bytes());
         self.bytes.push(b'\n');
         true
     }
@@ -66,7 +67,7 @@ mod tests {
     fn packed(target: usize, lines: &[&str]) -> Vec<String> {
         let mut packets = Packets::new(target);
         for line in lines {
-            assert!(packets.push(line));
+            assert!(packets.push(line, ""));
         }
         let text = |payload: &&[u8]| String::from_utf8(payload.to_vec()).unwrap();
         packets.payloads().iter().map(text).collect()
@@ -96,20 +97,23 @@ mod tests {
     #[test]
     fn a_line_that_no_agent_would_read_is_refused() {
         let mut packets = Packets::new(10);
-        assert!(packets.push(&"x".repeat(LONGEST - 1)));
-        assert!(!packets.push(&"x".repeat(LONGEST)));
-        assert_eq!(packets.payloads().len(), 1);
+        assert!(packets.push(&"x".repeat(LONGEST - 1), ""));
+        assert!(!packets.push(&"x".repeat(LONGEST), ""));
+        assert!(packets.push(&"x".repeat(LONGEST - 3), "|e"));
+        assert!(!packets.push(&"x".repeat(LONGEST - 2), "|e"));
+        assert_eq!(packets.payloads().len(), 2);
     }
 
     proptest! {
         #[test]
         fn every_line_leaves_once_in_order_and_whole(
             target in 1_usize..200,
-            lines in prop::collection::vec("[a-zé|#:,]{0,80}", 0..40)
+            lines in prop::collection::vec("[a-zé|#:,]{0,80}", 0..40),
+            ending in "(\\|c:[a-f0-9]{0,64})?"
         ) {
             let mut packets = Packets::new(target);
             for line in &lines {
-                prop_assert!(packets.push(line));
+                prop_assert!(packets.push(line, &ending));
             }
             let payloads = packets.payloads();
             for payload in &payloads {
@@ -117,7 +121,7 @@ mod tests {
                 prop_assert!(feeds >= 1 && payload.ends_with(b"\n"));
                 prop_assert!(payload.len() <= target || feeds == 1);
             }
-            let expected: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+            let expected: String = lines.iter().flat_map(|line| [line.as_str(), &ending, "\n"]).collect();
             prop_assert_eq!(payloads.concat(), expected.into_bytes());
         }
     }

@@ -11,6 +11,7 @@ use cadence::{MetricSink, SinkStats};
 
 use super::address::{Address, ChosenBy, Destination, Host, UnixKind};
 use super::health::{Amount, Delivery, Health};
+use super::origin::Ending;
 use super::packets::{LONGEST, Packets};
 use super::socket::{Connection, Fate, Kind};
 use super::status::Status;
@@ -51,6 +52,7 @@ struct State {
     addresses: Vec<SocketAddr>,
     connection: Option<Connection>,
     packets: Packets,
+    ending: Ending,
     health: Health,
     totals: Totals,
     /// The payload that was sent last, of which bad news may come later.
@@ -61,9 +63,9 @@ struct State {
 }
 
 impl Transport {
-    /// A sink that opens its socket at the first flush.
+    /// A sink that opens its socket at the first flush; every line gets the `ending`.
     #[must_use]
-    pub fn new(destination: Destination, clock: Clock) -> Self {
+    pub fn new(destination: Destination, ending: Ending, clock: Clock) -> Self {
         let mut state = State {
             destination: destination.clone(),
             clock,
@@ -74,6 +76,7 @@ impl Transport {
             addresses: Vec::new(),
             connection: None,
             packets: Packets::new(UDP_TARGET),
+            ending,
             health: Health::default(),
             totals: Totals::default(),
             last_sent: Amount::default(),
@@ -142,7 +145,8 @@ impl Transport {
 impl MetricSink for Transport {
     fn emit(&self, line: &str) -> io::Result<usize> {
         let mut state = self.state();
-        if state.packets.push(line) {
+        let State { packets, ending, .. } = &mut *state;
+        if packets.push(line, ending.text()) {
             return Ok(line.len());
         }
         state.totals.dropped = state.totals.dropped + Amount::of(line.as_bytes());
@@ -424,7 +428,7 @@ mod tests {
         let text = format!("unix://{}", path.display());
         let destination =
             Destination { address: text.parse().unwrap(), chosen_by: ChosenBy::Setting("a test") };
-        let transport = Transport::new(destination, Clock::start());
+        let transport = Transport::new(destination, Ending::default(), Clock::start());
         transport.flush().unwrap();
         transport.emit("first").unwrap();
         transport.flush().unwrap();

@@ -17,7 +17,7 @@ use super::fork;
 use super::log::{loaded, unless_exception};
 use super::running::{self, Running};
 use crate::config::Warning;
-use crate::identity::Runtime;
+use crate::identity::{Entrypoint, Runtime};
 use crate::message::Message;
 use crate::process_image::ProcessImage;
 use crate::variables::{Environment, VARIABLES};
@@ -174,6 +174,26 @@ pub fn environment(py: Python<'_>) -> PyResult<Environment> {
         Some(value?.cast::<PyString>().ok()?.to_string_lossy().into_owned())
     });
     interrupted.map(|()| environment)
+}
+
+/// How the program was started, as far as it can be told.
+///
+/// # Errors
+///
+/// What a signal handler of the program has raised meanwhile.
+pub fn entrypoint(py: Python<'_>) -> PyResult<Entrypoint> {
+    let told = || {
+        let realpath = py.import("os.path")?.getattr("realpath")?;
+        let resolved = |path: &str| realpath.call1((path,))?.extract();
+        let file: String = py.import(intern!(py, "sys"))?.getattr("argv")?.get_item(0)?.extract()?;
+        // What sys.argv begins with where there is no file.
+        let is_file = !matches!(file.as_str(), "" | "-" | "-c" | "-m");
+        Ok(Entrypoint {
+            working_directory: resolved(".")?,
+            file: if is_file { resolved(&file)? } else { String::new() },
+        })
+    };
+    Ok(unless_exception(py, told())?.unwrap_or_default())
 }
 
 /// Whether this is multiprocessing's fork server, and not a child of it, which has a descriptor from its parent.

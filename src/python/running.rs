@@ -22,7 +22,7 @@ use crate::config::{Arguments, InvalidArgument, Settings, Warning};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::telemetry::Totals;
 use crate::emitter::transport::Legacy;
-use crate::identity::{Claims, Identity};
+use crate::identity::{Claims, Entrypoint, Extras, Identity};
 use crate::message::{Message, Severity};
 use crate::pipeline::Pipeline;
 use crate::variables::Environment;
@@ -53,6 +53,8 @@ struct Plan {
     settings: Settings,
     claims: Claims,
     environment: Environment,
+    /// If process tags are asked for.
+    entrypoint: Option<Entrypoint>,
 }
 
 /// Start to collect this process's runtime metrics and to send them at every interval.
@@ -273,7 +275,8 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
         let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set";
         return log::from_program(py, &[Message::new(Severity::Info, text.to_owned())]);
     }
-    let plan = Plan { settings, claims: arguments.claims.clone(), environment };
+    let entrypoint = settings.process_tags.then(|| process::entrypoint(py)).transpose()?;
+    let plan = Plan { settings, claims: arguments.claims.clone(), environment, entrypoint };
     let mut messages = process.messages(warnings);
     if process.is_closed() {
         return Ok(());
@@ -325,7 +328,12 @@ fn stop(py: Python<'_>, budget: Duration, ends: bool) -> Option<Arc<Collector>> 
 impl Plan {
     fn identity(&self, process: &Process) -> Identity {
         let id = self.settings.runtime_id.then(|| process.runtime_id());
-        Identity::new(&self.claims, &self.environment, &process.runtime, id.as_deref())
+        let extras = Extras {
+            runtime_id: id.as_deref(),
+            entrypoint: self.entrypoint.as_ref(),
+            reserved: self.settings.origin.longest_fields(),
+        };
+        Identity::new(&self.claims, &self.environment, &process.runtime, extras)
     }
 }
 
