@@ -33,6 +33,9 @@ RuntimeMetrics.disable()
 cycle()
 """
 
+# Bytes that a thread owns all its life. Up to CPython 3.11 it is there while a fork is made, and not in the child.
+LEFT_BEHIND = 0 if sys.version_info >= (3, 12) else 120
+
 # So near to the call that allocates or reads, the code is ours; further out Python does what we asked it for.
 NEAR = 6
 
@@ -60,9 +63,14 @@ def test_nothing_is_lost_and_nothing_invalid_is_read() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    # The parent and three generations of children.
-    assert done.stderr.count("ERROR SUMMARY") == 4
-    assert ours(done.stderr) == []
+    processes = sorted(set(map(int, re.findall(r"==(\d+)== ERROR SUMMARY", done.stderr))))
+    assert len(processes) == 4, "the parent and three generations of children"
+    lost = dict.fromkeys(processes, 0)
+    for record in ours(done.stderr):
+        match = re.match(r"==(\d+)== (\d+) (?:\(.*\) )?bytes in \d+ blocks are definitely lost", record)
+        assert match, record
+        lost[int(match[1])] += int(match[2])
+    assert list(lost.values()) == [generation * LEFT_BEHIND for generation in range(4)]
 
 
 def test_a_record_of_ours_would_be_found() -> None:
