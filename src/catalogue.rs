@@ -7,7 +7,11 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::interval::Interval;
+use crate::selection::Selection;
 use crate::snapshot::{Collections, Snapshot, Usage};
+
+/// What every name begins with.
+pub const PREFIX: &str = "runtime.python.";
 
 /// Every metric there is, in the order in which they are sent.
 pub static CATALOGUE: [Metric; 15] = [
@@ -294,9 +298,10 @@ pub struct Sample {
     pub value: Value,
 }
 
-/// The samples of an interval at a level, in catalogue order; what is unknown is left out.
-pub fn samples<'a>(level: Level, interval: &'a Interval<'a>) -> impl Iterator<Item = Sample> + 'a {
-    CATALOGUE.iter().filter(move |metric| metric.level <= level).filter_map(move |metric| {
+/// The samples of an interval that are selected, in catalogue order; what is unknown is left out.
+pub fn samples<'a>(selection: Selection, interval: &'a Interval<'a>) -> impl Iterator<Item = Sample> + 'a {
+    let selected = CATALOGUE.iter().enumerate().filter(move |(row, _)| selection.contains(*row));
+    selected.filter_map(move |(_, metric)| {
         let value = metric.reading.value(interval)?;
         Some(Sample { metric, value })
     })

@@ -267,7 +267,7 @@ fn output(clock: Clock, settings: &Settings, tags: String) -> Output {
     let transport = Transport::new(settings.destination.clone(), ending, clock);
     let emitter = Emitter::new(transport.clone(), tags, settings.wire_type);
     let telemetry = settings.client_telemetry.then(Telemetry::default);
-    Output { emitter, transport, telemetry, level: settings.level, interval: settings.interval }
+    Output { emitter, transport, telemetry, selection: settings.selection, interval: settings.interval }
 }
 
 /// Holds one thing that one thread at a time takes away and brings back.

@@ -11,6 +11,7 @@ use crate::catalogue::Level;
 use crate::emitter::address::{ACCEPTED, Address, ChosenBy, DEFAULT_PORT, Destination, Host, parse_port};
 use crate::emitter::origin::Origin;
 use crate::identity::Claims;
+use crate::selection::Selection;
 use crate::variables::{self, Environment, Variable};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
@@ -59,8 +60,8 @@ pub struct Settings {
     pub destination: Destination,
     /// Time between two flushes.
     pub interval: Duration,
-    /// How much is sent.
-    pub level: Level,
+    /// What is sent.
+    pub selection: Selection,
     /// Distributions or gauges.
     pub wire_type: WireType,
     /// Whether lines carry the runtime-id.
@@ -130,9 +131,12 @@ impl Settings {
                     variables.read(&variables::INTERVAL, parse_interval).valid().unwrap_or(DEFAULT_INTERVAL)
                 }
             },
-            level: match arguments.level.as_deref() {
-                Some(level) => argument("level", level, variables::LEVEL.accepts, parse)?,
-                None => variables.read(&variables::LEVEL, parse).valid().unwrap_or_default(),
+            selection: {
+                let level = match arguments.level.as_deref() {
+                    Some(level) => argument("level", level, variables::LEVEL.accepts, parse)?,
+                    None => variables.read(&variables::LEVEL, parse).valid().unwrap_or_default(),
+                };
+                variables.selection(level)
             },
             wire_type: match arguments.wire_type.as_deref() {
                 Some(wire_type) => argument("wire_type", wire_type, variables::WIRE_TYPE.accepts, parse)?,
@@ -233,6 +237,32 @@ impl Variables<'_> {
             variable: variable.name,
             text: format!("{}={shown:?}: expected {}; {instead}", variable.name, variable.accepts),
         });
+    }
+
+    /// The rows of a level, with those that variables add and without those that they take away.
+    fn selection(&mut self, level: Level) -> Selection {
+        let added = self.rows(&variables::INCLUDE, Selection::default());
+        // Its presence switches on the page of runtime metrics.
+        let taken_away = self.rows(&variables::EXCLUDE, Selection::named("cpu.time.sys"));
+        Selection::at(level).with(added).without(taken_away)
+    }
+
+    /// The rows that a variable names, but for those that it may not.
+    fn rows(&mut self, variable: &Variable, but: Selection) -> Selection {
+        let text = self.environment.get(variable).unwrap_or_default();
+        let mut named = Selection::default();
+        let mut ignored = Vec::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let rows = Selection::named(item);
+            if rows.without(but).is_empty() {
+                ignored.push(item);
+            }
+            named = named.with(rows.without(but));
+        }
+        if !ignored.is_empty() {
+            self.warn(variable, &ignored.join(","), "it is ignored");
+        }
+        named
     }
 
     /// The strongest rule that gives a valid address.
@@ -350,7 +380,7 @@ mod tests {
             Settings {
                 destination: Destination::by_default(Path::new(NO_SOCKET)),
                 interval: Duration::from_secs(10),
-                level: Level::Default,
+                selection: Selection::at(Level::Default),
                 wire_type: WireType::Distribution,
                 runtime_id: true,
                 client_telemetry: false,
@@ -430,6 +460,27 @@ mod tests {
             assert!(warnings[0].starts_with(&format!("{name}=\"{value}\": expected ")), "{warnings:?}");
             assert!(warnings[0].ends_with(expected), "{warnings:?}");
         }
+    }
+
+    #[test]
+    fn rows_are_added_and_taken_away_by_name() {
+        let selected = |include, exclude| {
+            let (settings, warnings) =
+                settings([("DD_RUNTIME_METRICS_INCLUDE", include), ("DD_RUNTIME_METRICS_EXCLUDE", exclude)]);
+            (settings.selection, warnings)
+        };
+        let all = Selection::at(Level::Default);
+        assert_eq!(selected("mem.rss", ""), (all, vec![]));
+        let without = all.without(Selection::named("gc.*")).without(Selection::named("mem.rss"));
+        assert_eq!(selected("gc.pause.max", " gc.* ,runtime.python.mem.rss,"), (without, vec![]));
+        let unknown = "DD_RUNTIME_METRICS_INCLUDE=\"rss,gil.*\": expected a comma list of names and groups like gc.*; \
+                       it is ignored";
+        assert_eq!(selected("rss,gil.*,mem.*", ""), (all, vec![unknown.to_owned()]));
+        let (selection, warnings) = selected("", "cpu.time.sys");
+        assert_eq!((selection, warnings.len()), (all, 1));
+        // A group is taken away but for that row.
+        let kept = all.without(Selection::named("cpu.time.user"));
+        assert_eq!(selected("", "cpu.time.*"), (kept, vec![]));
     }
 
     #[test]

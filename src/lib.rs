@@ -27,6 +27,7 @@ pub mod pipeline;
 pub mod process_image;
 pub mod reader;
 pub mod sampler;
+pub mod selection;
 pub mod snapshot;
 pub mod sources;
 pub mod variables;

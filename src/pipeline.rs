@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalogue::{Level, Sample, samples};
+use crate::catalogue::{Sample, samples};
 use crate::emitter::Emitter;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::{Telemetry, Totals};
 use crate::emitter::transport::{Legacy, NamedHost, Transport};
 use crate::interval::Interval;
 use crate::message::Message;
+use crate::selection::Selection;
 use crate::snapshot::{Collections, Interpreter, Snapshot};
 use crate::sources::OperatingSystem;
 use crate::sources::gc::GcCounters;
@@ -37,8 +38,8 @@ pub struct Output {
     pub transport: Transport,
     /// What the receiver has been told of our own sending, if it is told.
     pub telemetry: Option<Telemetry>,
-    /// How much is sent.
-    pub level: Level,
+    /// What is sent.
+    pub selection: Selection,
     /// Time between two flushes, as planned.
     pub interval: Duration,
 }
@@ -88,7 +89,7 @@ impl Pipeline {
     pub fn look(&mut self, now: Duration, facts: Option<Interpreter>) -> Vec<Sample> {
         let collections = (!self.gc.is_unseen()).then(|| self.gc.read());
         let later = self.snapshot(now, collections, facts);
-        samples(self.output.level, &Interval::new(&self.earlier, &later, self.output.interval)).collect()
+        samples(self.output.selection, &Interval::new(&self.earlier, &later, self.output.interval)).collect()
     }
 
     /// The host whose name should be looked up now, if there is one.
@@ -157,7 +158,7 @@ impl Output {
             let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
             (telemetry.untold(totals), status.transport)
         });
-        let everything_left = self.emitter.emit(samples(self.level, interval), report);
+        let everything_left = self.emitter.emit(samples(self.selection, interval), report);
         if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
             self.transport.tell(telemetry, untold);
         }

@@ -34,6 +34,23 @@ pub static LEVEL: Variable = Variable {
     effect: "How much is sent.",
 };
 
+/// What is sent in addition.
+pub static INCLUDE: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_INCLUDE",
+    default: "",
+    accepts: "a comma list of names and groups like gc.*",
+    effect: "What is sent beside the metrics of the level.",
+};
+
+/// What is not sent.
+pub static EXCLUDE: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_EXCLUDE",
+    default: "",
+    accepts: "a comma list of names and groups like gc.*, but not cpu.time.sys",
+    effect: "What is not sent, whatever else says that it is. cpu.time.sys always is: Datadog shows the page of runtime \
+             metrics by it.",
+};
+
 /// Type of every line.
 pub static WIRE_TYPE: Variable = Variable {
     name: "DD_RUNTIME_METRICS_WIRE_TYPE",
@@ -245,9 +262,11 @@ pub static DATADOG_CARDINALITY: Variable = Variable {
 };
 
 /// Every variable, in the order of the documentation.
-pub static VARIABLES: [&Variable; 30] = [
+pub static VARIABLES: [&Variable; 32] = [
     &INTERVAL,
     &LEVEL,
+    &INCLUDE,
+    &EXCLUDE,
     &WIRE_TYPE,
     &EXPERIMENTAL_FEATURES,
     &RUNTIME_ID_ENABLED,

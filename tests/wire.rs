@@ -10,6 +10,7 @@ use runtime_metrics::config::WireType;
 use runtime_metrics::emitter::Emitter;
 use runtime_metrics::identity::{Claims, Extras, Identity, Runtime};
 use runtime_metrics::interval::Interval;
+use runtime_metrics::selection::Selection;
 use runtime_metrics::snapshot::{Collections, Interpreter, Process, Snapshot, Usage};
 use runtime_metrics::variables::Environment;
 
@@ -59,7 +60,10 @@ fn later() -> Snapshot {
 fn lines(earlier: &Snapshot, later: &Snapshot, tags: &str, wire_type: WireType) -> Vec<String> {
     let (receiver, sink) = SpyMetricSink::new();
     let interval = Interval::new(earlier, later, 10 * SECOND);
-    assert!(Emitter::new(sink, tags.to_owned(), wire_type).emit(samples(Level::Default, &interval), None));
+    assert!(
+        Emitter::new(sink, tags.to_owned(), wire_type)
+            .emit(samples(Selection::at(Level::Default), &interval), None)
+    );
     receiver.try_iter().map(|line| String::from_utf8(line).unwrap()).collect()
 }
 
@@ -259,7 +263,7 @@ proptest! {
         };
         let (earlier, later) = (snapshot(0), snapshot(1));
         let mut seen = 0;
-        for sample in samples(Level::Default, &Interval::new(&earlier, &later, SECOND)) {
+        for sample in samples(Selection::at(Level::Default), &Interval::new(&earlier, &later, SECOND)) {
             seen += 1;
             if let Value::Real(real) = sample.value {
                 prop_assert!(real.is_finite() && real >= 0.0);

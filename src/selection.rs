@@ -1,0 +1,92 @@
+//! Which rows of the catalogue are sent: those of a level, with what was added and taken away by name.
+
+use crate::catalogue::{CATALOGUE, Level, PREFIX};
+
+/// A set of rows of the catalogue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selection(u128);
+
+const _: () = assert!(CATALOGUE.len() <= 128, "a row is a bit");
+
+impl Selection {
+    /// The rows of a level and of those below it.
+    #[must_use]
+    pub fn at(level: Level) -> Self {
+        Self::of(|row| CATALOGUE[row].level <= level)
+    }
+
+    /// The rows that a pattern names: a name or `group.*`, each with or without `runtime.python.`.
+    #[must_use]
+    pub fn named(pattern: &str) -> Self {
+        let pattern = pattern.strip_prefix(PREFIX).unwrap_or(pattern);
+        let is_named = |name: &str| match pattern.strip_suffix('*') {
+            Some(group) if group.is_empty() || group.ends_with('.') => name.starts_with(group),
+            _ => name == pattern,
+        };
+        Self::of(|row| is_named(CATALOGUE[row].name.strip_prefix(PREFIX).unwrap_or_default()))
+    }
+
+    /// Whether a row is among them.
+    #[must_use]
+    pub fn contains(self, row: usize) -> bool {
+        self.0 >> row & 1 == 1
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// These and those.
+    #[must_use]
+    pub fn with(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// These but not those.
+    #[must_use]
+    pub fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    fn of(is_in: impl Fn(usize) -> bool) -> Self {
+        let bits = (0..CATALOGUE.len()).filter(|row| is_in(*row)).map(|row| 1 << row);
+        Self(bits.fold(0, |set, bit| set | bit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(selection: Selection) -> Vec<&'static str> {
+        let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| selection.contains(*row));
+        rows.map(|(_, metric)| metric.name.strip_prefix(PREFIX).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_pattern_is_a_name_or_a_group_with_or_without_the_prefix() {
+        assert_eq!(names(Selection::named("mem.rss")), ["mem.rss"]);
+        assert_eq!(names(Selection::named("runtime.python.mem.rss")), ["mem.rss"]);
+        assert_eq!(names(Selection::named("gc.pause.*")), ["gc.pause.time", "gc.pause.max"]);
+        assert_eq!(names(Selection::named("runtime.python.cpu.time.*")), ["cpu.time.sys", "cpu.time.user"]);
+        assert_eq!(names(Selection::named("*")).len(), CATALOGUE.len());
+        for pattern in ["", "mem", "mem.", "mem.r*", "mem*", "MEM.RSS", "runtime.python.", "**", "mem.rss.*"]
+        {
+            assert!(Selection::named(pattern).is_empty(), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn sets_are_joined_and_parted() {
+        let all = Selection::at(Level::Default);
+        assert_eq!(names(all).len(), 15);
+        let few = all.without(Selection::named("gc.*")).without(Selection::named("cpu.*"));
+        assert_eq!(names(few), ["mem.rss", "thread_count"]);
+        assert_eq!(
+            names(few.with(Selection::named("gc.pause.max"))),
+            ["gc.pause.max", "mem.rss", "thread_count"]
+        );
+    }
+}
