@@ -11,6 +11,10 @@ use crate::message::{Message, Severity};
 /// A queue that was full for this many flushes in a row is a receiver too slow, not a burst.
 const PATIENCE: u32 = 6;
 
+/// A kernel tells a stranger at most once a second that nobody listens, and all who send from one address share that.
+/// So a flush without an error proves little over a network; this long without one, it does.
+const QUIET: Duration = Duration::from_mins(1);
+
 /// What happened to the payloads of one flush.
 #[derive(Debug, Default)]
 pub struct Delivery {
@@ -69,7 +73,9 @@ pub struct Health {
     state: State,
     /// When the state began.
     since: Duration,
-    /// What was lost since the last whole flush.
+    /// The last flush that lost something.
+    failed: Duration,
+    /// What was lost since sending worked.
     dropped: u64,
     full_queues: u32,
     error: Option<String>,
@@ -103,6 +109,7 @@ impl Health {
         };
         let kind = Kind::of(error);
         let reason = kind.explain(error, &to.address);
+        self.failed = now;
         self.dropped += delivery.dropped.packets;
         self.full_queues = if kind == Kind::SlowReceiver { self.full_queues + 1 } else { 0 };
         let message = match (self.state, self.full_queues) {
@@ -138,8 +145,14 @@ impl Health {
     }
 
     fn succeeded(&mut self, to: &Destination, now: Duration) -> Option<Message> {
-        let (dropped, since) = (std::mem::take(&mut self.dropped), self.since);
         self.full_queues = 0;
+        if self.state == State::Failing(Kind::Unreachable)
+            && to.address.hides_losses()
+            && now.saturating_sub(self.failed) < QUIET
+        {
+            return None;
+        }
+        let (dropped, since) = (std::mem::take(&mut self.dropped), self.since);
         let before = std::mem::replace(&mut self.state, State::Working);
         if before != State::Working {
             self.since = now;
@@ -149,8 +162,10 @@ impl Health {
             State::Working => None,
             State::Failing(_) => {
                 let seconds = now.saturating_sub(since).as_secs();
-                let text =
-                    format!("sending to {to} works again after {seconds} s; {dropped} packets were lost");
+                let least = if to.address.hides_losses() { "at least " } else { "" };
+                let text = format!(
+                    "sending to {to} works again after {seconds} s; {least}{dropped} packets were lost"
+                );
                 Some(Message::new(Severity::Info, text))
             }
         }
@@ -234,6 +249,7 @@ fn this_user() -> &'static str {
 mod tests {
     use std::path::Path;
 
+    use super::super::address::ChosenBy;
     use super::*;
 
     fn failed(kind: io::ErrorKind) -> Delivery {
@@ -260,6 +276,28 @@ mod tests {
         assert_eq!(said([failed(Refused), failed(Refused), failed(Refused)]), [Warning]);
         assert_eq!(said([failed(Refused), failed(Denied), failed(Denied)]), [Warning, Debug]);
         assert_eq!(said([ok(), failed(Refused), ok(), ok()]), [Debug, Warning, Info]);
+    }
+
+    #[test]
+    fn over_a_network_it_works_again_when_nothing_has_been_refused_for_a_minute() {
+        use Severity::{Info, Warning};
+        let to = Destination {
+            address: "udp://10.0.0.7".parse().unwrap(),
+            chosen_by: ChosenBy::Setting("a test"),
+        };
+        let (mut health, refused) = (Health::default(), failed(io::ErrorKind::ConnectionRefused));
+        let mut note = |delivery: &Delivery, second| health.note(delivery, &to, Duration::from_secs(second));
+        assert_eq!(note(&refused, 10).unwrap().severity, Warning);
+        // Most refusals are not told.
+        for second in [20, 30, 40] {
+            assert_eq!(note(&Delivery::default(), second), None);
+        }
+        assert_eq!(note(&refused, 50), None);
+        assert_eq!(note(&Delivery::default(), 109), None);
+        let info = note(&Delivery::default(), 110).unwrap();
+        assert_eq!(info.severity, Info);
+        assert!(info.text.ends_with("after 100 s; at least 4 packets were lost"), "{}", info.text);
+        assert_eq!(health.report().0, Sending::Working);
     }
 
     #[test]
