@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from agents import Agent
 
@@ -78,6 +79,17 @@ class Books:
     def __sub__(self, earlier: Books) -> Books:
         """What has been added since."""
         return Books(*(now - then for now, then in zip(astuple(self), astuple(earlier), strict=True)))
+
+
+@contextmanager
+def running(program: Busy) -> Iterator[Busy]:
+    """A program that is to end well."""
+    try:
+        yield program
+        program.end()
+    except BaseException:
+        program.kill()
+        raise
 
 
 class Busy:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from agents import AT_A_PATH, Agent, Udp, UnixStream
-from outages import Books, Busy, Report
+from outages import Books, Busy, Report, running
 from receiving import NAMES
 
 from runtime_metrics import RuntimeMetrics
@@ -102,17 +102,6 @@ def folder() -> Iterator[Path]:
 def place(request: pytest.FixtureRequest, folder: Path) -> Place:
     """A place for receivers of a transport."""
     return Place(request.param, folder)
-
-
-@contextmanager
-def running(program: Busy) -> Iterator[Busy]:
-    """A program that is to end well."""
-    try:
-        yield program
-        program.end()
-    except BaseException:
-        program.kill()
-        raise
 
 
 @pytest.fixture(scope="module")
@@ -441,7 +430,7 @@ def assert_recovered(report: Report, books: Books) -> None:
     assert report.levels() == ["WARNING", "INFO"]
     assert report.status["state"] == "working"
     (info,) = report.texts("INFO")
-    assert info.endswith(f"; {books.packets_dropped} packets were lost")
+    assert info.endswith(f" {books.packets_dropped} packets were lost")
 
 
 @pytest.fixture
