@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from agents import AT_A_PATH, FIRST, Agent, Udp
+from agents import AT_A_PATH, FIRST, Agent, Udp, UnixDatagrams
 from receiving import NAMES
 
 from runtime_metrics import RuntimeMetrics, __version__
@@ -150,6 +150,40 @@ def test_what_was_lost_and_could_not_be_told_is_told_after_the_outage(place: Pla
     received = got(arrived)
     del received["metrics"]
     assert sent - (refused if is_udp else Counter()) == received
+
+
+@pytest.mark.usefixtures("asked_for")
+def test_what_arrived_of_a_report_in_several_packets_is_not_told_again(tmp_path: Path) -> None:
+    cut_short = 0
+    for size in (2, 7, 11):
+        tags = {f"tag{number}": "v" * 100 for number in range(size)}
+        with UnixDatagrams(tmp_path / f"{size}.socket") as agent:
+            RuntimeMetrics.enable(dogstatsd_url=agent.url, tags=tags)
+            assert RuntimeMetrics.flush()
+            agent.pump()
+            packets = len(agent.packets)
+            assert packets > 1
+            while RuntimeMetrics.flush():
+                pass
+            agent.pump()
+            cut_short += len(agent.packets) % packets > 0
+            assert RuntimeMetrics.flush()
+            agent.pump()
+            received, status = got(agent.packets), RuntimeMetrics.status()
+            assert RuntimeMetrics.flush()
+            agent.pump()
+            sums = told(agent.packets)
+            RuntimeMetrics.disable()
+        assert sums["metrics"] == status["metrics"]
+        assert (sums["packets_sent"], sums["bytes_sent"]) == (
+            received["packets_sent"],
+            received["bytes_sent"],
+        )
+        assert (sums["packets_dropped"], sums["bytes_dropped"]) == (
+            status["packets_dropped"],
+            status["bytes_dropped"],
+        )
+    assert cut_short, "a queue had room for a part of a flush"
 
 
 @on_each_transport

@@ -1,7 +1,7 @@
 //! Whether sending works, and what there is to say when that changes: one message per change of state.
 
 use std::io;
-use std::ops::{Add, Sub};
+use std::ops::{Add, Range};
 use std::time::Duration;
 
 use super::address::{Address, Destination};
@@ -24,10 +24,10 @@ pub struct Delivery {
     pub dropped: Amount,
     /// Why something was lost, if it was: the first reason.
     pub failure: Option<io::Error>,
-    /// The last payload is lost.
-    pub is_end_lost: bool,
-    /// The last payload of the flush before is lost after all.
-    pub is_end_of_last_lost: bool,
+    /// Which lines are lost, counted from the last.
+    pub lost_lines: Vec<Range<usize>>,
+    /// Which lines of the flush before are lost after all.
+    pub lost_lines_of_last: Vec<Range<usize>>,
 }
 
 /// Payloads and their bytes.
@@ -52,18 +52,6 @@ impl Add for Amount {
 
     fn add(self, other: Self) -> Self {
         Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
-    }
-}
-
-impl Sub for Amount {
-    type Output = Self;
-
-    /// Of an amount an earlier one.
-    fn sub(self, earlier: Self) -> Self {
-        Self {
-            packets: self.packets.saturating_sub(earlier.packets),
-            bytes: self.bytes.saturating_sub(earlier.bytes),
-        }
     }
 }
 
