@@ -156,11 +156,11 @@ impl Output {
         let report = self.telemetry.as_ref().map(|telemetry| {
             let status = self.transport.status();
             let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
-            (telemetry.untold(totals), status.transport)
+            (telemetry.untold(&totals), status.transport)
         });
         let everything_left = self.emitter.emit(samples(self.selection, interval), report);
         if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
-            self.transport.tell(telemetry, untold);
+            self.transport.tell(telemetry, &untold);
         }
         everything_left
     }

@@ -137,6 +137,14 @@ impl Host {
     }
 }
 
+impl Address {
+    /// Whether not even a refusal is always told: the other machine, or one between, decides what it tells.
+    #[must_use]
+    pub fn hides_losses(&self) -> bool {
+        matches!(self, Self::Udp(host, _) if !host.is_this_machine())
+    }
+}
+
 impl Host {
     /// Whether nothing leaves this machine, or this container, on the way there.
     #[must_use]

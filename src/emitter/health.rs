@@ -1,7 +1,7 @@
 //! Whether sending works, and what there is to say when that changes: one message per change of state.
 
 use std::io;
-use std::ops::{Add, Sub};
+use std::ops::{Add, Range};
 use std::time::Duration;
 
 use super::address::{Address, Destination};
@@ -10,6 +10,10 @@ use crate::message::{Message, Severity};
 
 /// A queue that was full for this many flushes in a row is a receiver too slow, not a burst.
 const PATIENCE: u32 = 6;
+
+/// A kernel tells a stranger at most once a second that nobody listens, and all who send from one address share that.
+/// So a flush without an error proves little over a network; this long without one, it does.
+const QUIET: Duration = Duration::from_mins(1);
 
 /// What happened to the payloads of one flush.
 #[derive(Debug, Default)]
@@ -20,10 +24,10 @@ pub struct Delivery {
     pub dropped: Amount,
     /// Why something was lost, if it was: the first reason.
     pub failure: Option<io::Error>,
-    /// The last payload is lost.
-    pub is_end_lost: bool,
-    /// The last payload of the flush before is lost after all.
-    pub is_end_of_last_lost: bool,
+    /// Which lines are lost, counted from the last.
+    pub lost_lines: Vec<Range<usize>>,
+    /// Which lines of the flush before are lost after all.
+    pub lost_lines_of_last: Vec<Range<usize>>,
 }
 
 /// Payloads and their bytes.
@@ -51,25 +55,15 @@ impl Add for Amount {
     }
 }
 
-impl Sub for Amount {
-    type Output = Self;
-
-    /// Of an amount an earlier one.
-    fn sub(self, earlier: Self) -> Self {
-        Self {
-            packets: self.packets.saturating_sub(earlier.packets),
-            bytes: self.bytes.saturating_sub(earlier.bytes),
-        }
-    }
-}
-
 /// Sending as it has gone so far.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     state: State,
     /// When the state began.
     since: Duration,
-    /// What was lost since the last whole flush.
+    /// The last flush that lost something.
+    failed: Duration,
+    /// What was lost since sending worked.
     dropped: u64,
     full_queues: u32,
     error: Option<String>,
@@ -103,6 +97,7 @@ impl Health {
         };
         let kind = Kind::of(error);
         let reason = kind.explain(error, &to.address);
+        self.failed = now;
         self.dropped += delivery.dropped.packets;
         self.full_queues = if kind == Kind::SlowReceiver { self.full_queues + 1 } else { 0 };
         let message = match (self.state, self.full_queues) {
@@ -138,8 +133,14 @@ impl Health {
     }
 
     fn succeeded(&mut self, to: &Destination, now: Duration) -> Option<Message> {
-        let (dropped, since) = (std::mem::take(&mut self.dropped), self.since);
         self.full_queues = 0;
+        if self.state == State::Failing(Kind::Unreachable)
+            && to.address.hides_losses()
+            && now.saturating_sub(self.failed) < QUIET
+        {
+            return None;
+        }
+        let (dropped, since) = (std::mem::take(&mut self.dropped), self.since);
         let before = std::mem::replace(&mut self.state, State::Working);
         if before != State::Working {
             self.since = now;
@@ -149,8 +150,10 @@ impl Health {
             State::Working => None,
             State::Failing(_) => {
                 let seconds = now.saturating_sub(since).as_secs();
-                let text =
-                    format!("sending to {to} works again after {seconds} s; {dropped} packets were lost");
+                let least = if to.address.hides_losses() { "at least " } else { "" };
+                let text = format!(
+                    "sending to {to} works again after {seconds} s; {least}{dropped} packets were lost"
+                );
                 Some(Message::new(Severity::Info, text))
             }
         }
@@ -234,6 +237,7 @@ fn this_user() -> &'static str {
 mod tests {
     use std::path::Path;
 
+    use super::super::address::ChosenBy;
     use super::*;
 
     fn failed(kind: io::ErrorKind) -> Delivery {
@@ -260,6 +264,28 @@ mod tests {
         assert_eq!(said([failed(Refused), failed(Refused), failed(Refused)]), [Warning]);
         assert_eq!(said([failed(Refused), failed(Denied), failed(Denied)]), [Warning, Debug]);
         assert_eq!(said([ok(), failed(Refused), ok(), ok()]), [Debug, Warning, Info]);
+    }
+
+    #[test]
+    fn over_a_network_it_works_again_when_nothing_has_been_refused_for_a_minute() {
+        use Severity::{Info, Warning};
+        let to = Destination {
+            address: "udp://10.0.0.7".parse().unwrap(),
+            chosen_by: ChosenBy::Setting("a test"),
+        };
+        let (mut health, refused) = (Health::default(), failed(io::ErrorKind::ConnectionRefused));
+        let mut note = |delivery: &Delivery, second| health.note(delivery, &to, Duration::from_secs(second));
+        assert_eq!(note(&refused, 10).unwrap().severity, Warning);
+        // Most refusals are not told.
+        for second in [20, 30, 40] {
+            assert_eq!(note(&Delivery::default(), second), None);
+        }
+        assert_eq!(note(&refused, 50), None);
+        assert_eq!(note(&Delivery::default(), 109), None);
+        let info = note(&Delivery::default(), 110).unwrap();
+        assert_eq!(info.severity, Info);
+        assert!(info.text.ends_with("after 100 s; at least 4 packets were lost"), "{}", info.text);
+        assert_eq!(health.report().0, Sending::Working);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use cadence::ext::{MetricValue, ToDistributionValue, ToGaugeValue};
 use cadence::prelude::*;
 use cadence::{ErrorKind, MetricError, MetricResult, MetricSink, StatsdClient};
 
-use self::telemetry::{COUNTERS, Totals};
+use self::telemetry::{COUNTERS, Report};
 use crate::catalogue::{Sample, Value};
 use crate::config::WireType;
 
@@ -55,7 +55,7 @@ impl Emitter {
     pub fn emit(
         &mut self,
         samples: impl Iterator<Item = Sample>,
-        report: Option<(Totals, &'static str)>,
+        report: Option<(Report, &'static str)>,
     ) -> bool {
         let mut all_written = true;
         for Sample { metric, value } in samples {
@@ -83,14 +83,13 @@ impl Emitter {
         self.client.flush().is_ok() && all_written
     }
 
-    fn write(&self, untold: &Totals, transport: &str) -> bool {
+    fn write(&self, untold: &Report, transport: &str) -> bool {
         let version = env!("CARGO_PKG_VERSION");
         let client =
             format!("client:python-runtime-metrics,client_version:{version},client_transport:{transport}");
         let tags = if self.tags.is_empty() { client } else { format!("{client},{}", self.tags) };
         let mut all_written = true;
-        for counter in &COUNTERS {
-            let count = (counter.read)(untold);
+        for (counter, count) in COUNTERS.iter().zip(*untold) {
             all_written &=
                 self.client.count_with_tags(counter.name, count).with_tag_value(&tags).try_send().is_ok();
         }

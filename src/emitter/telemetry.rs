@@ -1,6 +1,6 @@
 //! What we tell the receiver of our own sending: `datadog.dogstatsd.client.*`, if it is asked for.
 
-use std::ops::{Add, Sub};
+use std::ops::Range;
 
 use super::health::{Amount, Delivery};
 
@@ -26,8 +26,14 @@ pub struct Counter {
     pub read: fn(&Totals) -> u64,
 }
 
-/// Every row, in the order in which they are sent.
-pub static COUNTERS: [Counter; 7] = [
+/// How many rows there are.
+const ROWS: usize = 7;
+
+/// What each row tells.
+pub type Report = [u64; ROWS];
+
+/// Every row, in the order in which they are sent, at the end of a flush.
+pub static COUNTERS: [Counter; ROWS] = [
     Counter {
         name: "datadog.dogstatsd.client.metrics",
         description: "Samples written, these counts not included.",
@@ -65,28 +71,31 @@ pub static COUNTERS: [Counter; 7] = [
     },
 ];
 
-/// What the receiver has been told.
+/// What the receiver has been told. A report may arrive in part, so that each row stands for itself.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    told: Totals,
+    told: Report,
     /// What the last report told, which may turn out to have been lost.
-    last: Totals,
+    last: Report,
 }
 
 impl Telemetry {
     /// What has come to the totals since the receiver was last told.
     #[must_use]
-    pub fn untold(&self, totals: Totals) -> Totals {
-        totals - self.told
+    pub fn untold(&self, totals: &Totals) -> Report {
+        std::array::from_fn(|row| (COUNTERS[row].read)(totals).saturating_sub(self.told[row]))
     }
 
     /// Takes note of how the flush went that ended in this report. What was lost is told again by the next.
-    pub fn note(&mut self, report: Totals, delivery: &Delivery) {
-        if delivery.is_end_of_last_lost {
-            self.told = self.told - self.last;
+    pub fn note(&mut self, report: &Report, delivery: &Delivery) {
+        let is_in = |lost: &[Range<usize>], row| lost.iter().any(|lines| lines.contains(&(ROWS - 1 - row)));
+        for (row, told) in report.iter().enumerate() {
+            if is_in(&delivery.lost_lines_of_last, row) {
+                self.told[row] -= self.last[row];
+            }
+            self.last[row] = if is_in(&delivery.lost_lines, row) { 0 } else { *told };
+            self.told[row] += self.last[row];
         }
-        self.last = if delivery.is_end_lost { Totals::default() } else { report };
-        self.told = self.told + self.last;
     }
 }
 
@@ -98,69 +107,56 @@ impl Totals {
     }
 }
 
-impl Add for Totals {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            metrics: self.metrics + other.metrics,
-            sent: self.sent + other.sent,
-            dropped: self.dropped + other.dropped,
-        }
-    }
-}
-
-impl Sub for Totals {
-    type Output = Self;
-
-    /// Of totals an earlier one.
-    fn sub(self, earlier: Self) -> Self {
-        Self {
-            metrics: self.metrics.saturating_sub(earlier.metrics),
-            sent: self.sent - earlier.sent,
-            dropped: self.dropped - earlier.dropped,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn written(metrics: u64) -> Totals {
-        Totals { metrics, ..Totals::default() }
+    fn counted(count: u64) -> Totals {
+        let amount = Amount { packets: count, bytes: count };
+        Totals { metrics: count, sent: amount, dropped: amount }
     }
 
-    /// The metrics that arrive: one more is written before each report, and each goes as `delivered` says.
-    fn told(deliveries: &[Delivery]) -> Vec<u64> {
+    /// What two rows tell, the first and the last, where each counts one more before each report, and each report goes
+    /// as `deliveries` say.
+    fn told(deliveries: &[Delivery]) -> Vec<(u64, u64)> {
         let mut telemetry = Telemetry::default();
-        let tell = |(delivery, metrics): (&Delivery, u64)| {
-            let report = telemetry.untold(written(metrics));
-            telemetry.note(report, delivery);
-            report.metrics
+        let tell = |(delivery, count): (&Delivery, u64)| {
+            let report = telemetry.untold(&counted(count));
+            telemetry.note(&report, delivery);
+            (report[0], report[ROWS - 1])
         };
         deliveries.iter().zip(1..).map(tell).collect()
+    }
+
+    fn lost(lines: Range<usize>) -> Delivery {
+        Delivery { lost_lines: std::iter::once(lines).collect(), ..Delivery::default() }
     }
 
     #[test]
     fn a_report_tells_what_came_since_the_one_before() {
         let arrived = Delivery::default;
-        assert_eq!(told(&[arrived(), arrived(), arrived()]), [1, 1, 1]);
+        assert_eq!(told(&[arrived(), arrived(), arrived()]), [(1, 1); 3]);
     }
 
     #[test]
     fn what_a_lost_report_told_is_told_again() {
         let arrived = Delivery::default;
-        let lost = || Delivery { is_end_lost: true, ..Delivery::default() };
-        assert_eq!(told(&[lost(), lost(), arrived(), arrived()]), [1, 2, 3, 1]);
+        let all = || lost(0..20);
+        assert_eq!(told(&[all(), all(), arrived(), arrived()]), [(1, 1), (2, 2), (3, 3), (1, 1)]);
+    }
+
+    #[test]
+    fn what_arrived_of_a_report_is_not_told_again() {
+        let arrived = Delivery::default;
+        assert_eq!(told(&[lost(0..3), arrived(), lost(3..20), arrived()]), [(1, 1), (1, 2), (1, 1), (2, 1)]);
     }
 
     #[test]
     fn bad_news_may_come_a_flush_later() {
         let arrived = Delivery::default;
-        let was_refused = || Delivery { is_end_of_last_lost: true, ..Delivery::default() };
+        let was_refused = || Delivery { lost_lines_of_last: lost(0..20).lost_lines, ..Delivery::default() };
         // The first report was lost, as the second flush learns; the third tells it again.
-        assert_eq!(told(&[arrived(), was_refused(), arrived(), arrived()]), [1, 1, 2, 1]);
+        assert_eq!(told(&[arrived(), was_refused(), arrived(), arrived()]), [(1, 1), (1, 1), (2, 2), (1, 1)]);
     }
 
     #[test]

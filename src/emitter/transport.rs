@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::origin::Ending;
 use super::packets::{LONGEST, Packets};
 use super::socket::{Connection, Fate, Kind};
 use super::status::Status;
-use super::telemetry::{Telemetry, Totals};
+use super::telemetry::{Report, Telemetry, Totals};
 use crate::clock::Clock;
 use crate::message::Message;
 
@@ -55,11 +56,18 @@ struct State {
     ending: Ending,
     health: Health,
     totals: Totals,
-    /// The payload that was sent last, of which bad news may come later.
-    last_sent: Amount,
+    last_sent: Sent,
     last_delivery: Delivery,
     messages: Vec<Message>,
     now: Duration,
+}
+
+/// The payload that was sent last, of which bad news may come later.
+#[derive(Debug, Default)]
+struct Sent {
+    amount: Amount,
+    /// Where its lines stand in their flush, counted from the last.
+    lines: Range<usize>,
 }
 
 impl Transport {
@@ -79,7 +87,7 @@ impl Transport {
             ending,
             health: Health::default(),
             totals: Totals::default(),
-            last_sent: Amount::default(),
+            last_sent: Sent::default(),
             last_delivery: Delivery::default(),
             messages: Vec::new(),
             now: Duration::ZERO,
@@ -105,7 +113,7 @@ impl Transport {
     }
 
     /// Tells telemetry how the last flush went, in which it made this report.
-    pub fn tell(&self, telemetry: &mut Telemetry, report: Totals) {
+    pub fn tell(&self, telemetry: &mut Telemetry, report: &Report) {
         telemetry.note(report, &self.state().last_delivery);
     }
 
@@ -295,12 +303,14 @@ impl State {
             match result {
                 Ok(taken) => {
                     if cut_short {
-                        delivery.earlier_was_refused(self.last_sent);
+                        delivery.earlier_was_refused(&self.last_sent);
                     }
                     let (sent, rest) = left.split_at(taken);
                     for payload in sent {
-                        self.last_sent = Amount::of(payload);
-                        delivery.sent = delivery.sent + self.last_sent;
+                        delivery.sent = delivery.sent + Amount::of(payload);
+                    }
+                    if let Some(last) = sent.last() {
+                        self.last_sent = Sent { amount: Amount::of(last), lines: lines(&[last], rest) };
                     }
                     (left, cut_short, tried_again) = (rest, self.is_udp() && !rest.is_empty(), false);
                 }
@@ -308,18 +318,16 @@ impl State {
                 Err(error) if is_old && !tried_again && is_worth_another_try(&error) => {
                     // A refused UDP datagram is reported at the next send, which itself did not happen.
                     if self.is_udp() {
-                        delivery.earlier_was_refused(self.last_sent);
+                        delivery.earlier_was_refused(&self.last_sent);
                     }
                     tried_again = true;
                 }
                 Err(error) if is_about_one_payload(&error) => {
-                    delivery.lose(&[first], error);
-                    delivery.is_end_lost = others.is_empty();
+                    delivery.lose(&[first], others, error);
                     (left, tried_again) = (others, false);
                 }
                 Err(error) => {
-                    delivery.lose(left, error);
-                    delivery.is_end_lost = true;
+                    delivery.lose(left, &[], error);
                     break;
                 }
             }
@@ -333,19 +341,31 @@ impl State {
 }
 
 impl Delivery {
-    fn lose(&mut self, payloads: &[&[u8]], why: io::Error) {
+    fn lose(&mut self, payloads: &[&[u8]], others: &[&[u8]], why: io::Error) {
         for payload in payloads {
             self.dropped = self.dropped + Amount::of(payload);
         }
+        self.lost_lines.push(lines(payloads, others));
         self.failure.get_or_insert(why);
     }
 
     /// A payload is lost that the kernel had taken.
-    fn earlier_was_refused(&mut self, payload: Amount) {
-        self.is_end_of_last_lost |= self.sent == Amount::default();
-        self.dropped = self.dropped + payload;
+    fn earlier_was_refused(&mut self, payload: &Sent) {
+        let is_of_last = self.sent == Amount::default();
+        let lost = if is_of_last { &mut self.lost_lines_of_last } else { &mut self.lost_lines };
+        lost.push(payload.lines.clone());
+        self.dropped = self.dropped + payload.amount;
         self.failure.get_or_insert(io::ErrorKind::ConnectionRefused.into());
     }
+}
+
+/// Where the lines of payloads stand in a flush, counted from the last, if these others follow.
+fn lines(payloads: &[&[u8]], others: &[&[u8]]) -> Range<usize> {
+    let count = |payloads: &[&[u8]]| {
+        payloads.iter().flat_map(|payload| payload.iter()).filter(|byte| **byte == b'\n').count()
+    };
+    let end = count(others);
+    end..end + count(payloads)
 }
 
 fn connect(address: &Address, addresses: &[SocketAddr]) -> io::Result<Connection> {

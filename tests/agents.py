@@ -1,0 +1,208 @@
+"""Receivers that come and go, stop reading and go on, over every transport. They know to the byte what they have got.
+
+All are read by the test itself, when it says so: what a receiver has not read yet lies in its socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import struct
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from receiving import NAMES, PREFIX, Flush, flush_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from typing_extensions import Self
+
+LINE = re.compile(
+    r"(?P<name>[a-z0-9_.]+):(?P<value>[0-9]+(?:\.[0-9]+)?)\|(?P<type>[dgc])\|#(?P<tags>[^|\n]+)"
+)
+FIRST = f"{PREFIX}{NAMES[0]}:".encode()
+LONGEST = 8192
+LENGTH = struct.Struct("<I")
+
+
+class Agent(ABC):
+    """A receiver."""
+
+    def __init__(self, url: str) -> None:
+        """`url` is what leads to it."""
+        self.url = url
+        self.packets: list[bytes] = []
+        self._is_open = True
+
+    def pump(self) -> None:
+        """Reads what has arrived, to the last byte; nothing once it is closed."""
+        if self._is_open:
+            self._read()
+
+    def close(self) -> None:
+        """Takes nothing any more, reads what it has taken, and goes. A Unix socket's file stays."""
+        if self._is_open:
+            self._stop()
+            self._is_open = False
+
+    @abstractmethod
+    def _read(self) -> None:
+        """Takes everything that has arrived."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Lets nothing in any more, reads the rest and closes."""
+
+    def flushes(self) -> list[Flush]:
+        """What has been read, flush by flush."""
+        gathered: list[list[bytes]] = []
+        for packet in self.packets:
+            if packet.startswith(FIRST):
+                gathered.append([])
+            gathered[-1].append(packet)
+        return [flush_of(packets, at=0) for packets in gathered]
+
+    def _take(self, packet: bytes) -> None:
+        assert 0 < len(packet) <= LONGEST
+        lines = packet.decode().split("\n")
+        assert lines.pop() == "", "a packet ends with a line feed"
+        assert [line for line in lines if not LINE.fullmatch(line)] == []
+        self.packets.append(packet)
+
+    def __enter__(self) -> Self:
+        """Gives the receiver itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Goes."""
+        self.close()
+
+
+class Datagrams(Agent):
+    """A receiver of datagrams."""
+
+    def __init__(self, receiver: socket.socket, url: str) -> None:
+        """Takes over a bound socket."""
+        super().__init__(url)
+        receiver.setblocking(False)
+        self._socket = receiver
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            while packet := self._socket.recv(65536):
+                self._take(packet)
+
+
+class Udp(Datagrams):
+    """A receiver on a UDP port, any free one by default."""
+
+    def __init__(self, port: int = 0, host: str = "127.0.0.1", room: int | None = None) -> None:
+        """Listens; `room` is how many bytes wait to be read at most."""
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        if room is not None:
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        receiver.bind((host, port))
+        self.port: int = receiver.getsockname()[1]
+        super().__init__(receiver, f"udp://127.0.0.1:{self.port}")
+
+    def overflows(self) -> int:
+        """How many datagrams the kernel has thrown away because there was no room."""
+        inode = str(os.fstat(self._socket.fileno()).st_ino)
+        rows = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()]
+        (drops,) = [int(row[12]) for row in rows if row[9] == inode]
+        return drops
+
+    def _stop(self) -> None:
+        # A connected socket hears its peer alone, and anybody else is told that nobody listens.
+        self._socket.connect(("127.0.0.1", 9))
+        self._read()
+        self._socket.close()
+
+
+class UnixDatagrams(Datagrams):
+    """A receiver of datagrams at a path."""
+
+    def __init__(self, path: Path) -> None:
+        """Listens."""
+        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        receiver.bind(str(path))
+        super().__init__(receiver, f"unixgram://{path}")
+
+    def _stop(self) -> None:
+        self._socket.shutdown(socket.SHUT_RD)
+        self._read()
+        self._socket.close()
+
+
+class UnixStream(Agent):
+    """A receiver of frames at a path."""
+
+    def __init__(self, path: Path) -> None:
+        """Listens."""
+        super().__init__(f"unixstream://{path}")
+        self.halves = 0
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._listener.setblocking(False)
+        self._connections: dict[socket.socket, bytes] = {}
+
+    def _read(self) -> None:
+        for connection in self._accepted():
+            self._connections[connection] = b""
+        for connection in list(self._connections):
+            with suppress(BlockingIOError):
+                while data := connection.recv(65536):
+                    self._connections[connection] = self._take_frames(self._connections[connection] + data)
+                # It has ended, perhaps within a frame.
+                self.halves += bool(self._connections.pop(connection))
+                connection.close()
+
+    def nibble(self, length: int) -> None:
+        """Reads so much of its only connection, and nothing more."""
+        (connection,) = self._accepted()
+        data = connection.recv(length)
+        assert len(data) == length
+        self._connections[connection] = self._take_frames(data)
+
+    def _stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._read()
+        for connection in self._connections:
+            connection.shutdown(socket.SHUT_RD)
+        self._read()
+        self._listener.close()
+
+    def _accepted(self) -> Iterator[socket.socket]:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # It has been shut down, and nobody waits any more.
+                if error.errno == errno.EINVAL:
+                    return
+                raise
+            connection.setblocking(False)
+            yield connection
+
+    def _take_frames(self, data: bytes) -> bytes:
+        """Takes whole frames; gives the beginning of the next."""
+        while len(data) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(data)
+            assert 0 < length <= LONGEST, "an Agent closes the connection here"
+            end = LENGTH.size + length
+            if len(data) < end:
+                break
+            self._take(data[LENGTH.size : end])
+            data = data[end:]
+        return data
+
+
+AT_A_PATH: dict[str, Callable[[Path], Agent]] = {"unixgram": UnixDatagrams, "unixstream": UnixStream}

@@ -1,0 +1,158 @@
+"""What `status()` says at each turn that sending takes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from agents import Udp, UnixDatagrams, UnixStream
+
+from runtime_metrics import RuntimeMetrics, _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NOTHING = {
+    "since": None,
+    "error": None,
+    "address": None,
+    "chosen_by": None,
+    "peer": None,
+    "transport": None,
+    "metrics": 0,
+    "packets_sent": 0,
+    "bytes_sent": 0,
+    "packets_dropped": 0,
+    "bytes_dropped": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def disabled() -> Iterator[None]:
+    """Metrics are disabled when a test ends."""
+    yield
+    RuntimeMetrics.disable()
+
+
+def test_the_state_follows_what_happens(tmp_path: Path) -> None:
+    path = tmp_path / "dsd.socket"
+    assert RuntimeMetrics.status() == {"state": "off", **NOTHING}
+    states = []
+
+    def note() -> _core.Status:
+        status = RuntimeMetrics.status()
+        states.append(status["state"])
+        return status
+
+    with UnixDatagrams(path) as agent:
+        RuntimeMetrics.enable(dogstatsd_url=agent.url)
+        untried = note()
+        assert RuntimeMetrics.flush()
+        working = note()
+    path.unlink()
+    lost_from = time.time()
+    assert not RuntimeMetrics.flush()
+    lost_until = time.time()
+    failing = note()
+    assert not RuntimeMetrics.flush()
+    still_failing = note()
+    with UnixDatagrams(path) as agent:
+        assert RuntimeMetrics.flush()
+        again = note()
+        RuntimeMetrics.disable()
+    assert RuntimeMetrics.status() == {"state": "off", **NOTHING}
+
+    assert states == ["untried", "working", "failing", "failing", "working"]
+    assert untried["error"] is working["error"] is None
+    # Of this state since it began, whenever it is asked for; two clocks are compared.
+    assert failing["since"] is not None
+    assert lost_from - 0.01 <= failing["since"] <= lost_until + 0.01
+    assert still_failing["since"] == pytest.approx(failing["since"], abs=0.01)
+    assert again["since"] is not None
+    assert again["since"] >= lost_until - 0.01
+    error = (
+        "No such file or directory (os error 2) (is the Agent running, and is its directory mounted here?)"
+    )
+    assert failing["error"] == still_failing["error"] == again["error"] == error
+    assert {status["address"] for status in (untried, failing, again)} == {f"unixgram://{path}"}
+    assert [status["metrics"] for status in (untried, working, failing, still_failing, again)] == [
+        0,
+        15,
+        30,
+        45,
+        60,
+    ]
+    assert (again["packets_sent"], again["packets_dropped"]) == (2, 2)
+
+
+def test_it_names_the_receiver_and_who_chose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> tuple[str | None, ...]:
+        RuntimeMetrics.flush()
+        status = RuntimeMetrics.status()
+        RuntimeMetrics.disable()
+        return status["address"], status["chosen_by"], status["peer"], status["transport"]
+
+    with Udp() as udp, UnixStream(tmp_path / "stream") as stream, UnixDatagrams(tmp_path / "gram") as gram:
+        peer = f"127.0.0.1:{udp.port}"
+        RuntimeMetrics.enable(dogstatsd_url=f"localhost:{udp.port}")
+        assert told() == (f"udp://localhost:{udp.port}", "dogstatsd_url", peer, "udp")
+        monkeypatch.setenv("DD_AGENT_HOST", "127.0.0.1")
+        monkeypatch.setenv("DD_DOGSTATSD_PORT", str(udp.port))
+        RuntimeMetrics.enable()
+        assert told() == (f"udp://{peer}", "DD_AGENT_HOST", peer, "udp")
+        monkeypatch.setenv("DD_DOGSTATSD_URL", f"unix://{tmp_path}/gram")
+        RuntimeMetrics.enable()
+        assert told() == (f"unix://{tmp_path}/gram", "DD_DOGSTATSD_URL", None, "uds")
+        monkeypatch.setenv("DD_DOGSTATSD_URL", f"unix://{tmp_path}/stream")
+        RuntimeMetrics.enable()
+        assert told() == (f"unix://{tmp_path}/stream", "DD_DOGSTATSD_URL", None, "uds-stream")
+        for agent in (udp, stream, gram):
+            agent.pump()
+            assert agent.packets != []
+
+
+@pytest.mark.parametrize("value", ["true", "1", "True"])
+def test_dogstatsd_can_be_disabled_from_outside(
+    value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DD_DOGSTATSD_DISABLE", value)
+    with Udp() as agent:
+        with caplog.at_level(logging.DEBUG, "runtime_metrics"):
+            RuntimeMetrics.enable(dogstatsd_url=agent.url, flush_interval=0.01)
+        assert RuntimeMetrics._enabled is False
+        assert RuntimeMetrics.flush() is False
+        assert RuntimeMetrics.status() == {"state": "disabled", **NOTHING}
+        RuntimeMetrics.disable()
+        agent.pump()
+        assert agent.packets == []
+        # The receiver was there all the time.
+        monkeypatch.delenv("DD_DOGSTATSD_DISABLE")
+        RuntimeMetrics.enable(dogstatsd_url=agent.url)
+        assert RuntimeMetrics.flush()
+        agent.pump()
+        assert agent.packets != []
+    assert [(record.name, record.levelname) for record in caplog.records] == [("runtime_metrics", "INFO")]
+    assert caplog.messages == ["runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set"]
+
+
+def test_a_wrong_argument_is_one_even_where_nothing_would_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_DOGSTATSD_DISABLE", "true")
+    with pytest.raises(ValueError, match="dogstatsd_url="):
+        RuntimeMetrics.enable(dogstatsd_url="ftp://x")
+
+
+def test_a_word_that_only_others_understand_disables_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DD_DOGSTATSD_DISABLE", "yes")
+    with Udp() as agent:
+        RuntimeMetrics.enable(dogstatsd_url=agent.url)
+        assert RuntimeMetrics.status()["state"] == "untried"
+        RuntimeMetrics.disable()
+        agent.pump()
+        assert agent.packets != []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.messages[0].startswith('DD_DOGSTATSD_DISABLE="yes": expected ')
