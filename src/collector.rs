@@ -6,6 +6,7 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub struct Collector {
     sampler: Sampler,
     reader: Reader,
     withheld: Mutex<Withheld>,
+    /// While it is true no flush waits for a slow receiver.
+    hurry: Arc<AtomicBool>,
     unsaid: Mutex<Vec<Message>>,
 }
 
@@ -50,8 +53,8 @@ pub struct Collector {
 #[derive(Default)]
 struct Withheld {
     pipeline: Option<Pipeline>,
-    times: usize,
-    /// The reader has been told to halt, so that a tick would end.
+    forks: usize,
+    /// The reader has been told to halt.
     interrupted: bool,
 }
 
@@ -68,7 +71,8 @@ impl Collector {
         interpreter: Arc<dyn Interpreter>,
         legacy: Option<&Legacy>,
     ) -> Arc<Self> {
-        let output = output(clock, settings, tags);
+        let hurry = Arc::new(AtomicBool::new(false));
+        let output = output(clock, &hurry, settings, tags);
         if let Some(legacy) = legacy {
             output.transport.inherit(legacy);
         }
@@ -86,6 +90,7 @@ impl Collector {
                 sampler: Sampler::new(clock, settings.interval, beat),
                 reader: Reader::new(interpreter),
                 withheld: Mutex::default(),
+                hurry: Arc::clone(&hurry),
                 unsaid: Mutex::default(),
             }
         })
@@ -97,12 +102,12 @@ impl Collector {
     ///
     /// If the system has no thread left.
     pub fn run(&self) -> io::Result<()> {
-        self.sampler.run()?;
+        let started = self.sampler.run();
         self.reader.resume();
         if let Some(mut pipeline) = self.pipeline.check_out(Duration::ZERO) {
             self.look_up_if_due(&mut pipeline);
         }
-        Ok(())
+        started
     }
 
     /// Asks both threads to end until [`run`](Self::run).
@@ -128,32 +133,49 @@ impl Collector {
         self.reader.is_in_interpreter()
     }
 
-    /// Keeps the pipeline from everybody until it is [released](Self::release) as often, waiting at most so long for a
-    /// tick under way.
-    ///
-    /// While it is withheld no thread touches it, nor the lock that it is behind: a fork finds it whole.
+    /// Announces a fork: until it is [over](Self::end_fork) no thread starts.
+    pub fn begin_fork(&self) {
+        self.withheld().forks += 1;
+    }
+
+    /// Keeps the pipeline from everybody until the fork is over, waiting at most so long for a flush under way, which
+    /// waits for nobody any more. The fork finds the pipeline whole.
     pub fn withhold(&self, within: Duration) {
         let mut withheld = self.withheld();
-        withheld.times += 1;
-        // Whoever withheld it first may need what the caller of this holds, to release it.
-        if withheld.times > 1 {
+        // Whoever withholds it already may need what the caller of this holds, to bring it back.
+        if withheld.forks > 1 || withheld.pipeline.is_some() {
             return;
         }
         let mut pipeline = self.pipeline.check_out(Duration::ZERO);
         if pipeline.is_none() {
-            // The tick may be waiting for the interpreter, and the interpreter for us.
-            self.reader.begin_halt();
+            // The flush may be waiting for the interpreter, and the interpreter for us; or for a slow receiver.
             withheld.interrupted = true;
+            self.reader.begin_halt();
+            self.hurry.store(true, SeqCst);
             pipeline = self.pipeline.check_out(within);
+            self.hurry.store(false, SeqCst);
         }
         withheld.pipeline = pipeline.map(CheckedOut::keep);
     }
 
-    /// Ends a [`withhold`](Self::withhold); says whether it was the last.
-    pub fn release(&self) -> bool {
+    /// Waits for a log handler of the program that the reader runs: it may hold a lock that a child would never get.
+    /// The caller must be detached.
+    pub fn await_log(&self, within: Duration) {
+        self.withheld().interrupted = true;
+        self.reader.halt(within);
+    }
+
+    /// Whether the reader runs a log handler of the program.
+    #[must_use]
+    pub fn is_logging(&self) -> bool {
+        self.reader.is_logging()
+    }
+
+    /// Ends what [`begin_fork`](Self::begin_fork) began; says whether no other fork is under way.
+    pub fn end_fork(&self) -> bool {
         let mut withheld = self.withheld();
-        withheld.times = withheld.times.saturating_sub(1);
-        if withheld.times > 0 {
+        withheld.forks = withheld.forks.saturating_sub(1);
+        if withheld.forks > 0 {
             return false;
         }
         if let Some(pipeline) = withheld.pipeline.take() {
@@ -163,6 +185,29 @@ impl Collector {
             self.reader.resume();
         }
         true
+    }
+
+    /// Whether a fork is under way.
+    fn is_forking(&self) -> bool {
+        self.withheld.try_lock().map_or(true, |withheld| withheld.forks > 0)
+    }
+
+    /// Lets it tick again if a thread could not be started, or has ended.
+    pub fn revive(&self) {
+        if !self.is_forking() {
+            self.go_on();
+        }
+    }
+
+    /// Goes on after a fork. Without a thread left in the system it only flushes on demand, and then tries again.
+    pub fn go_on(&self) {
+        if let Err(error) = self.run() {
+            let text = format!("runtime metrics are sent on demand only: {error}");
+            let mut unsaid = self.unsaid();
+            if !unsaid.iter().any(|message| message.text == text) {
+                unsaid.push(Message::warning(text));
+            }
+        }
     }
 
     /// In a child process, the pipeline of the parent's collector, if nobody was using it when the fork was made.
@@ -178,7 +223,8 @@ impl Collector {
     /// False if something did not leave, or another flush is under way and does not end in 100 ms. The caller must
     /// be detached from the interpreter, which a tick under way may be waiting for.
     pub fn flush(&self, facts: Option<snapshot::Interpreter>) -> bool {
-        self.flush_within(BUSY, SENDING, facts)
+        let now = self.clock.now();
+        self.flush_by(now + BUSY, now + BUSY + SENDING, facts)
     }
 
     /// The values a flush would send now. The caller must be detached from the interpreter.
@@ -197,7 +243,7 @@ impl Collector {
         let Some(mut pipeline) = self.pipeline.check_out(ONE_TICK) else {
             return;
         };
-        pipeline.redirect(output(self.clock, settings, tags));
+        pipeline.redirect(output(self.clock, &self.hurry, settings, tags));
         self.look_up_if_due(&mut pipeline);
         self.sampler.reschedule(settings.interval);
     }
@@ -208,10 +254,11 @@ impl Collector {
     pub fn stop(&self, facts: Option<snapshot::Interpreter>, budget: Duration, ends: bool) {
         let deadline = self.clock.now() + budget;
         let left = || deadline.saturating_sub(self.clock.now());
+        self.sampler.close();
         self.begin_pause();
         self.sampler.halt(left());
         // Before the reader has ended, which may take as long as somebody keeps the interpreter.
-        self.flush_within(left(), left(), facts);
+        self.flush_by(deadline, deadline, facts);
         if ends {
             self.reader.await_interpreter();
         }
@@ -237,11 +284,13 @@ impl Collector {
         self.reader.say(pipeline.take_messages());
     }
 
-    fn flush_within(&self, busy: Duration, sending: Duration, facts: Option<snapshot::Interpreter>) -> bool {
-        let Some(mut pipeline) = self.pipeline.check_out(busy) else {
+    /// Flushes if the pipeline is free by then, and has sent everything, or given up, by the other time.
+    fn flush_by(&self, free: Duration, sent: Duration, facts: Option<snapshot::Interpreter>) -> bool {
+        let Some(mut pipeline) = self.pipeline.check_out(free.saturating_sub(self.clock.now())) else {
             return false;
         };
-        let everything_left = pipeline.flush(self.clock.now(), sending.min(SENDING), || facts);
+        let now = self.clock.now();
+        let everything_left = pipeline.flush(now, sent.saturating_sub(now).min(SENDING), || facts);
         self.look_up_if_due(&mut pipeline);
         self.unsaid().append(&mut pipeline.take_messages());
         everything_left
@@ -262,9 +311,9 @@ impl Collector {
     }
 }
 
-fn output(clock: Clock, settings: &Settings, tags: String) -> Output {
+fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, tags: String) -> Output {
     let ending = Ending::new(settings.origin.clone(), Path::new("/"));
-    let transport = Transport::new(settings.destination.clone(), ending, clock);
+    let transport = Transport::new(settings.destination.clone(), ending, clock, Arc::clone(hurry));
     let emitter = Emitter::new(transport.clone(), tags, settings.wire_type);
     let telemetry = settings.client_telemetry.then(Telemetry::default);
     Output { emitter, transport, telemetry, selection: settings.selection, interval: settings.interval }

@@ -19,6 +19,7 @@ pub mod catalogue;
 pub mod clock;
 pub mod collector;
 pub mod config;
+pub mod descriptor;
 pub mod emitter;
 pub mod identity;
 pub mod interval;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::catalogue::{Sample, samples};
 use crate::emitter::Emitter;
 use crate::emitter::status::Status;
-use crate::emitter::telemetry::{Telemetry, Totals};
+use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Legacy, NamedHost, Transport};
 use crate::interval::Interval;
 use crate::message::Message;
@@ -101,9 +101,7 @@ impl Pipeline {
     /// How it stands with sending.
     #[must_use]
     pub fn status(&self) -> Status {
-        let mut status = self.output.transport.status();
-        status.totals.metrics = self.output.emitter.metrics();
-        status
+        self.output.status()
     }
 
     /// What a child process can use of the way to the receiver.
@@ -151,12 +149,17 @@ impl Pipeline {
 }
 
 impl Output {
+    fn status(&self) -> Status {
+        let mut status = self.transport.status();
+        status.totals.metrics = self.emitter.metrics();
+        status
+    }
+
     fn send(&mut self, interval: &Interval<'_>, now: Duration, within: Duration) -> bool {
         self.transport.prepare(now, within);
         let report = self.telemetry.as_ref().map(|telemetry| {
-            let status = self.transport.status();
-            let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
-            (telemetry.untold(&totals), status.transport)
+            let status = self.status();
+            (telemetry.untold(&status.totals), status.transport)
         });
         let everything_left = self.emitter.emit(samples(self.selection, interval), report);
         if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {

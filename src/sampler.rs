@@ -37,17 +37,25 @@ struct Schedule {
     interval: Duration,
     halting: bool,
     running: bool,
+    closed: bool,
 }
 
 impl Sampler {
     /// A sampler that does not run yet: `beat` will be called every `interval`, first one interval from now.
     pub fn new(clock: Clock, interval: Duration, beat: impl Fn() + Send + Sync + 'static) -> Self {
-        let schedule = Schedule { next: clock.now() + interval, interval, halting: false, running: false };
+        let schedule = Schedule {
+            next: clock.now() + interval,
+            interval,
+            halting: false,
+            running: false,
+            closed: false,
+        };
         let shared = Shared { clock, schedule: Mutex::new(schedule), changed: Condvar::new() };
         Self { shared: Arc::new(shared), beat: Arc::new(beat), thread: Mutex::default() }
     }
 
-    /// Starts the thread. After a [`halt`](Self::halt) it goes on where the schedule stands.
+    /// Starts the thread. After a [`halt`](Self::halt) it goes on where the schedule stands; once it is
+    /// [closed](Self::close) it does not.
     ///
     /// # Errors
     ///
@@ -55,6 +63,9 @@ impl Sampler {
     pub fn run(&self) -> io::Result<()> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let mut schedule = self.shared.lock();
+        if schedule.closed {
+            return Ok(());
+        }
         schedule.halting = false;
         if schedule.running {
             return Ok(());
@@ -91,18 +102,21 @@ impl Sampler {
     /// Asks the thread to end and waits for it, at most so long; says whether it has ended. The schedule stands.
     pub fn halt(&self, within: Duration) -> bool {
         self.begin_halt();
-        let (schedule, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(self.shared.lock(), within, |schedule| schedule.running)
-            .unwrap_or_else(PoisonError::into_inner);
-        let ended = !schedule.running;
-        drop(schedule);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread.filter(|_| ended) {
+        let running = |schedule: &mut Schedule| schedule.running;
+        let waited = self.shared.changed.wait_timeout_while(self.shared.lock(), within, running);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        // Whoever starts another thread takes this lock first.
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = !self.shared.lock().running;
+        if let Some(thread) = thread.take_if(|_| ended) {
             thread.join();
         }
         ended
+    }
+
+    /// Never runs again.
+    pub fn close(&self) {
+        self.shared.lock().closed = true;
     }
 }
 
@@ -239,6 +253,17 @@ mod tests {
         let sampler = Sampler::new(Clock::start(), 100 * LONG, || panic!("no beat was due"));
         sampler.run().unwrap();
         assert!(sampler.halt(LONG));
+    }
+
+    #[test]
+    fn closed_it_does_not_go_on() {
+        let (sampler, received) = beating(Duration::from_millis(10));
+        received.recv_timeout(LONG).unwrap();
+        sampler.close();
+        assert!(sampler.halt(LONG));
+        sampler.run().unwrap();
+        received.try_iter().for_each(drop);
+        assert_eq!(received.recv_timeout(Duration::from_millis(50)), Err(mpsc::RecvTimeoutError::Timeout));
     }
 
     #[test]

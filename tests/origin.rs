@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cadence::MetricSink;
@@ -354,7 +355,12 @@ fn receiver(ending: Ending, datagram_socket: Option<&Path>) -> (Transport, Box<d
     };
     let chosen_by = ChosenBy::Setting("a test");
     (
-        Transport::new(Destination { address: address.parse().unwrap(), chosen_by }, ending, Clock::start()),
+        Transport::new(
+            Destination { address: address.parse().unwrap(), chosen_by },
+            ending,
+            Clock::start(),
+            Arc::default(),
+        ),
         receive,
     )
 }

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::net::UdpSocket;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ const LIMIT: Duration = Duration::from_millis(100);
 fn transport(address: &str) -> Transport {
     let address = address.parse().unwrap();
     let destination = Destination { address, chosen_by: ChosenBy::Setting("a test") };
-    Transport::new(destination, Ending::default(), Clock::start())
+    Transport::new(destination, Ending::default(), Clock::start(), Arc::default())
 }
 
 /// Flushes these lines at a second; says whether everything has left.
@@ -301,7 +302,8 @@ fn by_default_a_socket_that_appears_while_sending_fails_is_found() {
     let path = folder.path().join("dsd.socket");
     // Nothing listens there: the test claims the port of an Agent for a moment to know that it is free.
     let free = UdpSocket::bind("127.0.0.1:8125");
-    let transport = Transport::new(Destination::by_default(&path), Ending::default(), Clock::start());
+    let transport =
+        Transport::new(Destination::by_default(&path), Ending::default(), Clock::start(), Arc::default());
     drop(free.expect("port 8125 is free on the machine that runs the tests"));
     while flush(&transport, 1, &some_lines(1)) {}
     let receiver = unix_receiver(&path);
@@ -315,8 +317,10 @@ fn a_line_no_agent_would_read_is_refused_and_counted() {
     let transport = transport(&address);
     assert!(transport.emit(&"x".repeat(8192)).is_err());
     assert_eq!(transport.stats().packets_dropped, 1);
-    assert!(transport.flush().is_ok(), "there is nothing left to send");
-    assert_eq!(transport.stats().packets_sent, 0);
+    assert!(transport.flush().is_err());
+    assert_eq!(transport.stats().packets_sent, 0, "there is nothing left to send");
+    assert!(transport.take_messages()[0].text.contains("larger than this path allows"));
+    assert!(transport.flush().is_ok());
 }
 
 #[test]

@@ -59,7 +59,9 @@ impl Add for Amount {
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     state: State,
-    /// When the state began.
+    /// Whether this process has sent anything.
+    is_tried: bool,
+    /// When sending began to work, or not to.
     since: Duration,
     /// The last flush that lost something.
     failed: Duration,
@@ -90,11 +92,21 @@ enum Kind {
 }
 
 impl Health {
+    /// What a child process takes over: it says nothing that its parent has said, and has sent nothing.
+    #[must_use]
+    pub fn of_heir(&self) -> Self {
+        Self { state: self.state, full_queues: self.full_queues, ..Self::default() }
+    }
+
     /// Takes note of a flush at `now`; gives a message if the state has changed.
     pub fn note(&mut self, delivery: &Delivery, to: &Destination, now: Duration) -> Option<Message> {
+        let was_tried = std::mem::replace(&mut self.is_tried, true);
         let Some(error) = &delivery.failure else {
-            return self.succeeded(to, now);
+            return self.succeeded(to, now, was_tried);
         };
+        if !was_tried || !self.is_failing() {
+            self.since = now;
+        }
         let kind = Kind::of(error);
         let reason = kind.explain(error, &to.address);
         self.failed = now;
@@ -105,10 +117,7 @@ impl Health {
             (_, 1) => Some(Message::new(Severity::Debug, format!("sending to {to}: {reason}"))),
             (State::Failing(before), _) => (before != kind)
                 .then(|| Message::new(Severity::Debug, format!("sending to {to} still fails: {reason}"))),
-            _ => {
-                self.since = now;
-                Some(Message::warning(format!("sending to {to} fails: {reason}; will keep trying")))
-            }
+            _ => Some(Message::warning(format!("sending to {to} fails: {reason}; will keep trying"))),
         };
         if !(1..PATIENCE).contains(&self.full_queues) {
             self.state = State::Failing(kind);
@@ -124,16 +133,16 @@ impl Health {
 
     /// Whether sending works, since when, and the last error.
     pub fn report(&self) -> (Sending, Duration, Option<&str>) {
-        let sending = match self.state {
-            State::Untried => Sending::Untried,
-            State::Working => Sending::Working,
-            State::Failing(_) => Sending::Failing,
+        let sending = match (self.is_tried, self.is_failing()) {
+            (false, _) => Sending::Untried,
+            (true, true) => Sending::Failing,
+            (true, false) => Sending::Working,
         };
         (sending, self.since, self.error.as_deref())
     }
 
-    fn succeeded(&mut self, to: &Destination, now: Duration) -> Option<Message> {
-        self.full_queues = 0;
+    fn succeeded(&mut self, to: &Destination, now: Duration, was_tried: bool) -> Option<Message> {
+        let had_full_queues = std::mem::take(&mut self.full_queues) > 0;
         if self.state == State::Failing(Kind::Unreachable)
             && to.address.hides_losses()
             && now.saturating_sub(self.failed) < QUIET
@@ -142,7 +151,7 @@ impl Health {
         }
         let (dropped, since) = (std::mem::take(&mut self.dropped), self.since);
         let before = std::mem::replace(&mut self.state, State::Working);
-        if before != State::Working {
+        if before != State::Working || had_full_queues || !was_tried {
             self.since = now;
         }
         match before {
@@ -176,6 +185,7 @@ impl Kind {
             | E::AddrNotAvailable => Self::Unreachable,
             E::PermissionDenied => Self::Denied,
             E::OutOfMemory => Self::Resources,
+            E::FileTooLarge => Self::TooLarge,
             _ if error.raw_os_error().is_none() => Self::Name,
             #[cfg(unix)]
             _ => Self::of_errno(error),
@@ -286,6 +296,29 @@ mod tests {
         assert_eq!(info.severity, Info);
         assert!(info.text.ends_with("after 100 s; at least 4 packets were lost"), "{}", info.text);
         assert_eq!(health.report().0, Sending::Working);
+    }
+
+    #[test]
+    fn what_is_reported_is_how_the_last_flush_went() {
+        let (mut health, to) = (Health::default(), Destination::by_default(Path::new("/nowhere")));
+        let full = failed(io::ErrorKind::WouldBlock);
+        assert_eq!(health.report(), (Sending::Untried, Duration::ZERO, None));
+        let mut note = |delivery: &Delivery, second| {
+            health.note(delivery, &to, Duration::from_secs(second));
+            let (sending, since, _) = health.report();
+            (sending, since.as_secs())
+        };
+        assert_eq!(note(&full, 1), (Sending::Failing, 1));
+        assert_eq!(note(&full, 2), (Sending::Failing, 1));
+        assert_eq!(note(&Delivery::default(), 3), (Sending::Working, 3));
+        assert_eq!(note(&Delivery::default(), 4), (Sending::Working, 3));
+        assert_eq!(note(&full, 5), (Sending::Failing, 5));
+        assert_eq!(note(&failed(io::ErrorKind::PermissionDenied), 6), (Sending::Failing, 5));
+        // A child has sent nothing, and says nothing that its parent has said.
+        let mut child = health.of_heir();
+        assert_eq!(child.report(), (Sending::Untried, Duration::ZERO, None));
+        assert_eq!(child.note(&failed(io::ErrorKind::PermissionDenied), &to, Duration::from_secs(7)), None);
+        assert_eq!(child.report().1, Duration::from_secs(7));
     }
 
     #[test]

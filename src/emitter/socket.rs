@@ -8,23 +8,30 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-#[cfg(unix)]
-use nix::sys::stat::{FileStat, fstat, stat};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 #[cfg(unix)]
 use super::address::UnixKind;
+#[cfg(unix)]
+use crate::descriptor::FileId;
+use crate::descriptor::Guarded;
 
 /// A send buffer holds at least a few of the largest payloads; macOS begins with half of one.
 const SEND_BUFFER: usize = 32 * 1024;
 
+/// How long a wait goes on before it is asked again for how long it may.
+#[cfg(unix)]
+const A_MOMENT: Duration = Duration::from_millis(10);
+
+/// Whether all payloads go into one call, of which the kernel then takes those before the first that fails, and keeps
+/// the reason to itself.
+pub const ALL_AT_ONCE: bool = cfg!(target_os = "linux");
+
 /// A connected socket.
 #[derive(Debug)]
 pub struct Connection {
-    socket: Socket,
+    socket: Guarded<Socket>,
     kind: Kind,
-    #[cfg(unix)]
-    inode: u64,
     /// The file that led to a Unix socket.
     #[cfg(unix)]
     file: Option<FileId>,
@@ -48,16 +55,6 @@ pub enum Fate {
     Kept,
     /// It is of no more use.
     Closed,
-    /// Its descriptor is not ours any more, and not ours to close.
-    Forgotten,
-}
-
-/// Tells a file from one that takes its place.
-#[cfg(unix)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId {
-    device: nix::libc::dev_t,
-    inode: nix::libc::ino_t,
 }
 
 impl Connection {
@@ -102,7 +99,10 @@ impl Connection {
                 result => result,
             },
         };
-        connection.map(|connection| Self { file: Some(file), ..connection })
+        connection.map(|mut connection| {
+            connection.file = Some(file);
+            connection
+        })
     }
 
     fn datagram(kind: Kind, domain: Domain, address: &SockAddr) -> io::Result<Self> {
@@ -125,15 +125,13 @@ impl Connection {
         Self::connected(socket, Kind::UnixStream)
     }
 
-    #[cfg(unix)]
     fn connected(socket: Socket, kind: Kind) -> io::Result<Self> {
-        let inode = fstat(&socket)?.st_ino;
-        Ok(Self { socket, kind, inode, file: None })
-    }
-
-    #[cfg(not(unix))]
-    fn connected(socket: Socket, kind: Kind) -> io::Result<Self> {
-        Ok(Self { socket, kind })
+        Ok(Self {
+            socket: Guarded::new(socket)?,
+            kind,
+            #[cfg(unix)]
+            file: None,
+        })
     }
 
     /// What it goes over.
@@ -148,16 +146,10 @@ impl Connection {
         self.socket.peer_addr().ok()?.as_socket()
     }
 
-    /// The connection, if it is still ours. Programs that turn into daemons close every descriptor, and the number may
-    /// belong to a socket of the program by now: then it is forgotten, neither written to nor closed.
+    /// Whether it is still ours: the program may have closed its descriptor, and use the number for something else.
     #[must_use]
-    pub fn if_ours(self) -> Option<Self> {
-        #[cfg(unix)]
-        if fstat(&self.socket).ok().map(|status| status.st_ino) != Some(self.inode) {
-            self.forget();
-            return None;
-        }
-        Some(self)
+    pub fn is_ours(&self) -> bool {
+        self.socket.is_ours()
     }
 
     /// Whether the file at the path is still the one that led here. A receiver whose socket was replaced may live on,
@@ -178,11 +170,6 @@ impl Connection {
         self.socket.set_send_buffer_size(0).unwrap();
     }
 
-    /// Lets the descriptor be.
-    pub fn forget(self) {
-        std::mem::forget(self);
-    }
-
     /// What becomes of it after this error of [`send`](Self::send).
     #[must_use]
     pub fn fate(&self, error: &io::Error) -> Fate {
@@ -193,11 +180,7 @@ impl Connection {
             ConnectionRefused | PermissionDenied => self.kind == Kind::Udp,
             _ => is_congestion(error) || (is_too_large(error) && self.kind != Kind::UnixStream),
         };
-        match (is_kept, is_foreign(error)) {
-            (true, _) => Fate::Kept,
-            (_, true) => Fate::Forgotten,
-            _ => Fate::Closed,
-        }
+        if is_kept { Fate::Kept } else { Fate::Closed }
     }
 
     /// Sends payloads from the first on; gives how many the kernel took, at least one. `left` is the time for which a
@@ -251,10 +234,10 @@ impl Connection {
                     IoSlice::advance_slices(&mut unsent, sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_congestion(&error) => {
-                    if !self.waits_until_writable(left()) {
-                        return Err(if has_begun { io::ErrorKind::TimedOut.into() } else { error });
-                    }
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && self.waits_until_writable(&left) => {}
+                Err(error) if is_congestion(&error) && has_begun => {
+                    return Err(io::ErrorKind::TimedOut.into());
                 }
                 Err(error) => return Err(error),
             }
@@ -263,28 +246,30 @@ impl Connection {
     }
 
     #[cfg(unix)]
-    fn waits_until_writable(&self, within: Duration) -> bool {
+    fn waits_until_writable(&self, left: impl Fn() -> Duration) -> bool {
         use std::os::fd::AsFd;
 
+        use nix::errno::Errno;
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-        let mut socket = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
-        // Rounded down, so that a wait that is over is not begun again for ever.
-        let within = PollTimeout::try_from(within).unwrap_or(PollTimeout::ZERO);
-        poll(&mut socket, within).is_ok_and(|writable| writable > 0)
+        loop {
+            let left = left();
+            if left.is_zero() {
+                return false;
+            }
+            let mut socket = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
+            // Briefly, as somebody may have shortened the time meanwhile.
+            let within = PollTimeout::try_from(left.min(A_MOMENT)).unwrap_or(PollTimeout::ZERO);
+            match poll(&mut socket, within) {
+                Ok(0) | Err(Errno::EINTR) => {}
+                writable => return writable.is_ok(),
+            }
+        }
     }
 
     #[cfg(not(unix))]
-    fn waits_until_writable(&self, _within: Duration) -> bool {
+    fn waits_until_writable(&self, _left: impl Fn() -> Duration) -> bool {
         false
-    }
-}
-
-#[cfg(unix)]
-impl FileId {
-    fn at(path: &Path) -> io::Result<Self> {
-        let FileStat { st_dev, st_ino, .. } = stat(path)?;
-        Ok(Self { device: st_dev, inode: st_ino })
     }
 }
 
@@ -309,17 +294,6 @@ fn is_too_large(error: &io::Error) -> bool {
 /// Another system says it otherwise; there every error closes.
 #[cfg(not(unix))]
 fn is_too_large(_error: &io::Error) -> bool {
-    false
-}
-
-/// The program has closed the descriptor, and may use its number for something else.
-#[cfg(unix)]
-fn is_foreign(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(nix::libc::EBADF | nix::libc::ENOTSOCK))
-}
-
-#[cfg(not(unix))]
-fn is_foreign(_error: &io::Error) -> bool {
     false
 }
 

@@ -28,11 +28,11 @@ pub struct Status {
 /// Whether sending works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sending {
-    /// Nothing has been sent yet.
+    /// This process has sent nothing yet.
     Untried,
-    /// The last flush left whole.
+    /// The last flush left whole, as far as that can be known.
     Working,
-    /// The last flush did not leave whole.
+    /// The last flush did not leave whole, or over a network one not long ago.
     Failing,
 }
 

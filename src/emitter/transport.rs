@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::address::{Address, ChosenBy, Destination, Host, UnixKind};
 use super::health::{Amount, Delivery, Health};
 use super::origin::Ending;
 use super::packets::{LONGEST, Packets};
-use super::socket::{Connection, Fate, Kind};
+use super::socket::{ALL_AT_ONCE, Connection, Fate, Kind};
 use super::status::Status;
 use super::telemetry::{Report, Telemetry, Totals};
 use crate::clock::Clock;
@@ -45,14 +46,19 @@ pub struct Legacy {
 struct State {
     destination: Destination,
     clock: Clock,
-    /// A flush has given up by then.
+    /// A flush has given up by then, or as soon as somebody is in a hurry.
     deadline: Duration,
+    hurry: Arc<AtomicBool>,
     host: Option<Arc<NamedHost>>,
     looked_up: Option<Duration>,
     look_ups_in_vain: u32,
     addresses: Vec<SocketAddr>,
     connection: Option<Connection>,
+    /// What the last connection went over.
+    kind: Option<Kind>,
     packets: Packets,
+    /// A line of this flush was too long for any payload.
+    refused: bool,
     ending: Ending,
     health: Health,
     totals: Totals,
@@ -71,19 +77,23 @@ struct Sent {
 }
 
 impl Transport {
-    /// A sink that opens its socket at the first flush; every line gets the `ending`.
+    /// A sink that opens its socket at the first flush; every line gets the `ending`. While `hurry` is true no flush
+    /// waits for a slow receiver.
     #[must_use]
-    pub fn new(destination: Destination, ending: Ending, clock: Clock) -> Self {
+    pub fn new(destination: Destination, ending: Ending, clock: Clock, hurry: Arc<AtomicBool>) -> Self {
         let mut state = State {
             destination: destination.clone(),
             clock,
             deadline: Duration::ZERO,
+            hurry,
             host: None,
             looked_up: None,
             look_ups_in_vain: 0,
             addresses: Vec::new(),
             connection: None,
+            kind: None,
             packets: Packets::new(UDP_TARGET),
+            refused: false,
             ending,
             health: Health::default(),
             totals: Totals::default(),
@@ -127,7 +137,7 @@ impl Transport {
     #[must_use]
     pub fn legacy(&self) -> Legacy {
         let state = self.state();
-        Legacy { health: state.health.clone(), addresses: state.addresses.clone() }
+        Legacy { health: state.health.of_heir(), addresses: state.addresses.clone() }
     }
 
     /// Takes over what the parent process knew.
@@ -158,6 +168,7 @@ impl MetricSink for Transport {
             return Ok(line.len());
         }
         state.totals.dropped = state.totals.dropped + Amount::of(line.as_bytes());
+        state.refused = true;
         Err(io::ErrorKind::InvalidInput.into())
     }
 
@@ -192,7 +203,7 @@ impl State {
 
     /// What it goes over, or would if nothing has been sent yet.
     fn transport(&self) -> &'static str {
-        match (self.connection.as_ref().map(Connection::kind), &self.destination.address) {
+        match (self.kind, &self.destination.address) {
             (Some(Kind::Udp), _) | (None, Address::Udp(..)) => "udp",
             (Some(Kind::UnixStream), _) | (None, Address::Unix(_, UnixKind::Stream)) => "uds-stream",
             (Some(Kind::UnixDatagram), _) | (None, Address::Unix(..)) => "uds",
@@ -211,6 +222,7 @@ impl State {
         self.addresses = addresses;
         self.packets.set_target(target);
         self.connection = None;
+        self.kind = None;
         self.destination = destination;
     }
 
@@ -271,7 +283,7 @@ impl State {
 
     /// Lets go of a connection that is not ours any more, or leads to a receiver that has been replaced.
     fn check_connection(&mut self) {
-        self.connection = self.connection.take().and_then(Connection::if_ours);
+        self.connection = self.connection.take().filter(Connection::is_ours);
         #[cfg(unix)]
         if let Address::Unix(path, _) = &self.destination.address {
             self.connection = self.connection.take().filter(|connection| connection.was_reached_by(path));
@@ -281,10 +293,16 @@ impl State {
     /// Sends every payload; a second time where the failure was an earlier payload's, or the peer was replaced.
     fn deliver(&mut self) -> Delivery {
         let mut delivery = Delivery::default();
+        if std::mem::take(&mut self.refused) {
+            delivery.failure = Some(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
         let payloads = self.packets.payloads();
         let mut left = payloads.as_slice();
         let (mut cut_short, mut tried_again) = (false, false);
-        let time_left = || self.deadline.saturating_sub(self.clock.now());
+        let time_left = || {
+            let is_hurried = self.hurry.load(SeqCst);
+            if is_hurried { Duration::ZERO } else { self.deadline.saturating_sub(self.clock.now()) }
+        };
         while let Some((first, others)) = left.split_first() {
             let is_old = self.connection.is_some();
             let connection = match self.connection.take() {
@@ -292,11 +310,10 @@ impl State {
                 None => connect(&self.destination.address, &self.addresses),
             };
             let result = connection.and_then(|connection| {
+                self.kind = Some(connection.kind());
                 let taken = connection.send(left, time_left);
-                match taken.as_ref().err().map_or(Fate::Kept, |error| connection.fate(error)) {
-                    Fate::Kept => self.connection = Some(connection),
-                    Fate::Closed => drop(connection),
-                    Fate::Forgotten => connection.forget(),
+                if taken.as_ref().err().is_none_or(|error| connection.fate(error) == Fate::Kept) {
+                    self.connection = Some(connection);
                 }
                 taken
             });
@@ -312,7 +329,9 @@ impl State {
                     if let Some(last) = sent.last() {
                         self.last_sent = Sent { amount: Amount::of(last), lines: lines(&[last], rest) };
                     }
-                    (left, cut_short, tried_again) = (rest, self.is_udp() && !rest.is_empty(), false);
+                    // An immediate success shows that the reason was an earlier payload's.
+                    cut_short = ALL_AT_ONCE && self.is_udp() && !rest.is_empty();
+                    (left, tried_again) = (rest, false);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_old && !tried_again && is_worth_another_try(&error) => {
@@ -320,11 +339,11 @@ impl State {
                     if self.is_udp() {
                         delivery.earlier_was_refused(&self.last_sent);
                     }
-                    tried_again = true;
+                    (cut_short, tried_again) = (false, true);
                 }
                 Err(error) if is_about_one_payload(&error) => {
                     delivery.lose(&[first], others, error);
-                    (left, tried_again) = (others, false);
+                    (left, cut_short, tried_again) = (others, false, false);
                 }
                 Err(error) => {
                     delivery.lose(left, &[], error);
@@ -448,7 +467,7 @@ mod tests {
         let text = format!("unix://{}", path.display());
         let destination =
             Destination { address: text.parse().unwrap(), chosen_by: ChosenBy::Setting("a test") };
-        let transport = Transport::new(destination, Ending::default(), Clock::start());
+        let transport = Transport::new(destination, Ending::default(), Clock::start(), Arc::default());
         transport.flush().unwrap();
         transport.emit("first").unwrap();
         transport.flush().unwrap();

@@ -1,11 +1,13 @@
 //! What happens around a fork: no thread of ours is at work while it is made, the parent goes on as if nothing had
 //! been, the child begins as a process of its own.
 //!
-//! Hooks are short, do not log, and never wait for the network. Where a fork runs no hooks (one made by C code), the
+//! Hooks are short, do not log, and do not wait for the network: whoever is sending stops to. Where a fork runs no hooks (one made by C code), the
 //! child is recognised by its image at the first chance it gives us.
 
+use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -49,16 +51,28 @@ pub fn chain_uwsgi(py: Python<'_>) -> PyResult<()> {
     uwsgi.setattr("post_fork_hook", chained)
 }
 
+thread_local! {
+    /// What ran when the forks began that this thread is about to make: it may be disabled, or be replaced, before they
+    /// are over.
+    static FORKING: RefCell<Vec<Arc<Running>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Takes the pipeline out of everybody's hands, and where the interpreter would warn of our threads ends them.
 #[pyfunction]
 fn before(py: Python<'_>) {
     quietly(|| {
         let (Some(running), Some(process)) = (running::current(py), Process::known()) else { return };
         finalise_multiprocessing_children(py);
+        let collector = running.collector();
+        FORKING.with_borrow_mut(|forking| forking.push(Arc::clone(&running)));
+        // First, so that no fork that ends now on another thread starts what is about to end.
+        collector.begin_fork();
         if process.threads_at_fork != ThreadsAtFork::NotCounted {
-            end_threads(py, running.collector());
+            end_threads(py, collector);
+        } else if collector.is_logging() {
+            py.detach(|| collector.await_log(PATIENCE));
         }
-        running.collector().withhold(PATIENCE);
+        collector.withhold(PATIENCE);
     });
 }
 
@@ -76,16 +90,18 @@ fn end_threads(py: Python<'_>, collector: &Collector) {
 #[pyfunction]
 fn after_in_parent(py: Python<'_>) {
     quietly(|| {
-        let (Some(running), Some(process)) = (running::current(py), Process::known()) else { return };
+        let (Some(running), Some(process)) = (FORKING.with_borrow_mut(Vec::pop), Process::known()) else {
+            return;
+        };
         // Unless another thread is about to fork: then that one goes on for both.
-        let goes_on = running.collector().release();
+        let goes_on = running.collector().end_fork();
         if !goes_on || process.threads_at_fork == ThreadsAtFork::NotCounted {
             return;
         }
         // A pending call runs later than the count, but on the main thread alone; a fork from another one is warned of
         // whatever we do.
         if process.threads_at_fork == ThreadsAtFork::CountedAfterHooks && is_main_thread() {
-            FORKING_FRAME.store(current_frame(), SeqCst);
+            FORKING_FRAME.store(current_frame(py), SeqCst);
             if go_on_soon() {
                 return;
             }
@@ -105,6 +121,8 @@ pub fn mend(py: Python<'_>) {
     if let Some(process) = Process::known()
         && process.renew()
     {
+        // What it holds is never dropped: a thread that does not exist here may hold its locks.
+        std::mem::forget(FORKING.take());
         Running::inherit(py, process);
     }
 }
@@ -124,7 +142,7 @@ extern "C" fn pending(_: *mut c_void) -> c_int {
     quietly(|| {
         let _ = Python::try_attach(|py| {
             let forking = FORKING_FRAME.load(SeqCst);
-            if forking != 0 && forking != current_frame() && is_calling(py, forking) && go_on_soon() {
+            if forking != 0 && forking != current_frame(py) && is_calling(py, forking) && go_on_soon() {
                 // Within a hook of somebody else: the fork has not returned.
                 return;
             }
@@ -154,7 +172,7 @@ fn is_calling(py: Python<'_>, frame: usize) -> bool {
 
 /// The Python frame that runs on this thread.
 #[allow(unsafe_code, reason = "frames exist in the C API alone")]
-fn current_frame() -> usize {
+fn current_frame(_py: Python<'_>) -> usize {
     // SAFETY: the interpreter is ours here; the frame is compared and never looked into.
     unsafe { pyo3::ffi::PyEval_GetFrame() as usize }
 }

@@ -143,6 +143,7 @@ pub fn disable(py: Python<'_>) -> PyResult<()> {
 pub fn flush(py: Python<'_>) -> PyResult<bool> {
     shielded(Ok(false), || {
         let Some(running) = current(py) else { return Ok(false) };
+        running.revive();
         let facts = running.interpreter.facts(py);
         let everything_left = py.detach(|| running.collector.flush(facts));
         log::from_program(py, &running.collector.take_messages())?;
@@ -282,6 +283,7 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
         return Ok(());
     }
     if let Some(running) = running {
+        running.revive();
         messages.extend(running.apply(py, process, arguments, plan));
     } else {
         let running = match Running::new(py, process, plan, explicitly) {
@@ -382,11 +384,22 @@ impl Running {
         &self.collector
     }
 
-    /// Lets the collector tick, now or again; without a thread left in the system it only flushes on demand.
+    /// Lets the collector tick, now or again.
     pub fn go_on(&self) {
-        if Process::known().is_some_and(|process| !process.is_closed() && !process.only_forks()) {
-            drop(self.collector.run());
+        if Self::may_run() {
+            self.collector.go_on();
         }
+    }
+
+    /// Lets it tick again if it does not, unless a fork is under way.
+    fn revive(&self) {
+        if Self::may_run() {
+            self.collector.revive();
+        }
+    }
+
+    fn may_run() -> bool {
+        Process::known().is_some_and(|process| !process.is_closed() && !process.only_forks())
     }
 
     /// Begins to count and to send; a message if that is not possible.

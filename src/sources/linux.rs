@@ -4,12 +4,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{SysconfVar, sysconf};
 
+use crate::descriptor::Guarded;
 use crate::snapshot::Process;
 
 /// The directory entries `.` and `..`, which a link count includes.
@@ -19,7 +19,7 @@ const NOT_THREADS: u64 = 2;
 #[derive(Debug)]
 pub struct Linux {
     /// Kept open: opening costs ten times what reading does. After a fork it still shows the parent.
-    statm: File,
+    statm: Guarded<File>,
     statm_path: PathBuf,
     tasks: PathBuf,
     page_size: u64,
@@ -36,7 +36,7 @@ impl Linux {
         let page_size = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| size.try_into().ok());
         let statm_path = process.join("statm");
         Ok(Self {
-            statm: File::open(&statm_path)?,
+            statm: Guarded::new(File::open(&statm_path)?)?,
             statm_path,
             tasks: process.join("task"),
             page_size: page_size.ok_or(io::ErrorKind::Unsupported)?,
@@ -53,11 +53,10 @@ impl Linux {
         Process { resident, threads: self.threads() }
     }
 
-    /// Programs that turn into daemons close every descriptor, and the number may be somebody else's by now: it is
-    /// forgotten, not closed.
+    /// Programs that turn into daemons close every descriptor.
     fn reopen(&mut self) {
-        if let Ok(statm) = File::open(&self.statm_path) {
-            let _ = std::mem::replace(&mut self.statm, statm).into_raw_fd();
+        if let Ok(statm) = File::open(&self.statm_path).and_then(Guarded::new) {
+            self.statm = statm;
         }
     }
 
@@ -78,8 +77,6 @@ impl Linux {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
-
     use super::*;
 
     fn process(statm: &str) -> (tempfile::TempDir, Linux) {
@@ -101,10 +98,8 @@ mod tests {
     fn a_descriptor_that_has_become_another_file_is_opened_again() {
         let (root, mut linux) = process("1 300 1");
         fs::write(root.path().join("other"), "not ours").unwrap();
-        linux.statm = File::open(root.path().join("other")).unwrap();
-        let others = linux.statm.as_raw_fd();
+        linux.statm = Guarded::new(File::open(root.path().join("other")).unwrap()).unwrap();
         assert_eq!(linux.read().resident, Some(300 * linux.page_size));
-        assert!(fs::exists(format!("/proc/self/fd/{others}")).unwrap(), "it is not ours to close");
     }
 
     #[test]
