@@ -17,6 +17,7 @@ use crate::emitter::origin::Ending;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Legacy, Transport};
+use crate::identity::Subject;
 use crate::message::Message;
 use crate::pipeline::{Output, Pipeline};
 use crate::reader::{Interpreter, Reader};
@@ -64,11 +65,11 @@ impl Collector {
         clock: Clock,
         gc: Arc<GcCounters>,
         settings: &Settings,
-        tags: String,
+        subject: Subject,
         interpreter: Arc<dyn Interpreter>,
         legacy: Option<&Legacy>,
     ) -> Arc<Self> {
-        let output = output(clock, settings, tags);
+        let output = output(clock, settings, subject);
         if let Some(legacy) = legacy {
             output.transport.inherit(legacy);
         }
@@ -192,12 +193,12 @@ impl Collector {
         self.pipeline.check_out(ONE_TICK).map(|pipeline| pipeline.status())
     }
 
-    /// Takes over other settings and tags; counters and baselines stay. The caller must be detached.
-    pub fn reconfigure(&self, settings: &Settings, tags: String) {
+    /// Takes over other settings and another subject; counters and baselines stay. The caller must be detached.
+    pub fn reconfigure(&self, settings: &Settings, subject: Subject) {
         let Some(mut pipeline) = self.pipeline.check_out(ONE_TICK) else {
             return;
         };
-        pipeline.redirect(output(self.clock, settings, tags));
+        pipeline.redirect(output(self.clock, settings, subject));
         self.look_up_if_due(&mut pipeline);
         self.sampler.reschedule(settings.interval);
     }
@@ -262,12 +263,19 @@ impl Collector {
     }
 }
 
-fn output(clock: Clock, settings: &Settings, tags: String) -> Output {
+fn output(clock: Clock, settings: &Settings, subject: Subject) -> Output {
     let ending = Ending::new(settings.origin.clone(), Path::new("/"));
     let transport = Transport::new(settings.destination.clone(), ending, clock);
-    let emitter = Emitter::new(transport.clone(), tags, settings.wire_type);
+    let emitter = Emitter::new(transport.clone(), subject.identity().tags, settings.wire_type);
     let telemetry = settings.client_telemetry.then(Telemetry::default);
-    Output { emitter, transport, telemetry, selection: settings.selection, interval: settings.interval }
+    Output {
+        emitter,
+        transport,
+        telemetry,
+        subject,
+        selection: settings.selection,
+        interval: settings.interval,
+    }
 }
 
 /// Holds one thing that one thread at a time takes away and brings back.

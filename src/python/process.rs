@@ -20,7 +20,7 @@ use crate::config::Warning;
 use crate::identity::{Entrypoint, Runtime};
 use crate::message::Message;
 use crate::process_image::ProcessImage;
-use crate::variables::{Environment, VARIABLES};
+use crate::variables::{Environment, VARIABLES, Variable};
 
 /// What multiprocessing's fork server is started with.
 const FORK_SERVER: &str = "from multiprocessing.forkserver import main";
@@ -153,18 +153,19 @@ impl Process {
     }
 }
 
-/// The environment as Python sees it: the C library's may be changed by another thread while it is read.
+/// These variables of the environment as Python sees it: the C library's may be changed by another thread while it is
+/// read.
 ///
 /// # Errors
 ///
 /// What a signal handler of the program has raised meanwhile.
-pub fn environment(py: Python<'_>) -> PyResult<Environment> {
+pub fn environment(py: Python<'_>, variables: &[&'static Variable]) -> PyResult<Environment> {
     let get = || py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?.getattr(intern!(py, "get"));
     let Some(get) = unless_exception(py, get())? else {
         return Ok(Environment::default());
     };
     let mut interrupted = Ok(());
-    let environment = Environment::collect(|name| {
+    let environment = Environment::collect_of(variables, |name| {
         let value = unless_exception(py, get.call1((name,)));
         let value = value.unwrap_or_else(|error| {
             interrupted = Err(error);
