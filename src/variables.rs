@@ -3,8 +3,6 @@
 //! What is not a row here is not read: the edge collects exactly these names, and an [`Environment`] is asked by
 //! row. `docs/configuration.md` is generated from this table.
 
-use std::collections::HashMap;
-
 /// A variable of the environment.
 #[derive(Debug)]
 pub struct Variable {
@@ -324,7 +322,7 @@ pub static IDENTITY: [&Variable; 12] = [
 
 /// The environment as it was when it was asked for.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Environment(HashMap<&'static str, String>);
+pub struct Environment(Vec<(&'static str, String)>);
 
 impl Environment {
     /// Asks `lookup` for every variable of the table.
@@ -340,20 +338,23 @@ impl Environment {
     /// These variables alone.
     #[must_use]
     pub fn only(&self, variables: &[&Variable]) -> Self {
-        Self::collect_of(variables, |name| self.0.get(name).cloned())
+        Self::collect_of(variables, |name| self.value(name).map(str::to_owned))
     }
 
     /// The variable's value; an empty variable is an unset one.
     #[must_use]
     pub fn get(&self, variable: &Variable) -> Option<&str> {
-        self.0.get(variable.name).map(String::as_str).filter(|value| !value.is_empty())
+        self.value(variable.name).filter(|value| !value.is_empty())
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str())
     }
 }
 
 impl<const N: usize> From<[(&str, &str); N]> for Environment {
     fn from(pairs: [(&str, &str); N]) -> Self {
-        let pairs = HashMap::from(pairs);
-        Self::collect(|name| pairs.get(name).map(ToString::to_string))
+        Self::collect(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
     }
 }
 
