@@ -320,7 +320,7 @@ fn collected(interval: &Interval, generation: usize) -> Option<Value> {
 }
 
 fn gc_count(snapshot: &Snapshot, generation: usize) -> Option<Value> {
-    Some(Value::Whole(snapshot.interpreter.as_ref()?.gc_count[generation]))
+    Some(Value::Whole(snapshot.interpreter.as_ref()?.gc_count?[generation]))
 }
 
 fn seconds(time: Duration) -> Value {

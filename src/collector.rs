@@ -18,6 +18,7 @@ use crate::emitter::origin::Ending;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Legacy, Transport};
+use crate::identity::Subject;
 use crate::message::Message;
 use crate::pipeline::{Output, Pipeline};
 use crate::reader::{Interpreter, Reader};
@@ -67,12 +68,12 @@ impl Collector {
         clock: Clock,
         gc: Arc<GcCounters>,
         settings: &Settings,
-        tags: String,
+        subject: Subject,
         interpreter: Arc<dyn Interpreter>,
         legacy: Option<&Legacy>,
     ) -> Arc<Self> {
         let hurry = Arc::new(AtomicBool::new(false));
-        let output = output(clock, &hurry, settings, tags);
+        let output = output(clock, &hurry, settings, subject);
         if let Some(legacy) = legacy {
             output.transport.inherit(legacy);
         }
@@ -158,17 +159,11 @@ impl Collector {
         withheld.pipeline = pipeline.map(CheckedOut::keep);
     }
 
-    /// Waits for a log handler of the program that the reader runs: it may hold a lock that a child would never get.
-    /// The caller must be detached.
-    pub fn await_log(&self, within: Duration) {
+    /// Waits for the reader to leave the interpreter: what it calls there, a log handler of the program or a tracer, may
+    /// hold a lock that a child would never get. The caller must be detached.
+    pub fn await_reader(&self, within: Duration) {
         self.withheld().interrupted = true;
         self.reader.halt(within);
-    }
-
-    /// Whether the reader runs a log handler of the program.
-    #[must_use]
-    pub fn is_logging(&self) -> bool {
-        self.reader.is_logging()
     }
 
     /// Ends what [`begin_fork`](Self::begin_fork) began; says whether no other fork is under way.
@@ -238,12 +233,12 @@ impl Collector {
         self.pipeline.check_out(ONE_TICK).map(|pipeline| pipeline.status())
     }
 
-    /// Takes over other settings and tags; counters and baselines stay. The caller must be detached.
-    pub fn reconfigure(&self, settings: &Settings, tags: String) {
+    /// Takes over other settings and another subject; counters and baselines stay. The caller must be detached.
+    pub fn reconfigure(&self, settings: &Settings, subject: Subject) {
         let Some(mut pipeline) = self.pipeline.check_out(ONE_TICK) else {
             return;
         };
-        pipeline.redirect(output(self.clock, &self.hurry, settings, tags));
+        pipeline.redirect(output(self.clock, &self.hurry, settings, subject));
         self.look_up_if_due(&mut pipeline);
         self.sampler.reschedule(settings.interval);
     }
@@ -311,12 +306,19 @@ impl Collector {
     }
 }
 
-fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, tags: String) -> Output {
+fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: Subject) -> Output {
     let ending = Ending::new(settings.origin.clone(), Path::new("/"));
     let transport = Transport::new(settings.destination.clone(), ending, clock, Arc::clone(hurry));
-    let emitter = Emitter::new(transport.clone(), tags, settings.wire_type);
+    let emitter = Emitter::new(transport.clone(), subject.identity().tags, settings.wire_type);
     let telemetry = settings.client_telemetry.then(Telemetry::default);
-    Output { emitter, transport, telemetry, selection: settings.selection, interval: settings.interval }
+    Output {
+        emitter,
+        transport,
+        telemetry,
+        subject,
+        selection: settings.selection,
+        interval: settings.interval,
+    }
 }
 
 /// Holds one thing that one thread at a time takes away and brings back.

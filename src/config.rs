@@ -68,6 +68,8 @@ pub struct Settings {
     pub runtime_id: bool,
     /// Whether the receiver is told of our own sending.
     pub client_telemetry: bool,
+    /// Whether ddtrace's own runtime metrics are disabled in favour of ours.
+    pub force: bool,
     /// Whether nothing may be collected and sent.
     pub disabled: bool,
     /// Whether lines carry process tags.
@@ -151,6 +153,7 @@ impl Settings {
             // In AWS Lambda it would keep the extension busy.
             client_telemetry: variables.flag(&variables::CLIENT_TELEMETRY).unwrap_or(false)
                 && environment.get(&variables::LAMBDA_FUNCTION_NAME).is_none(),
+            force: variables.flag(&variables::FORCE).unwrap_or(false),
             disabled: variables.flag(&variables::DISABLE).unwrap_or(false),
             process_tags: variables.flag(&variables::PROCESS_TAGS).unwrap_or(false),
             origin: Origin {
@@ -384,6 +387,7 @@ mod tests {
                 wire_type: WireType::Distribution,
                 runtime_id: true,
                 client_telemetry: false,
+                force: false,
                 disabled: false,
                 process_tags: false,
                 origin: Origin { detect: true, external: None, cardinality: None },

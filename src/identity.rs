@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::emitter;
 use crate::message::Message;
+use crate::snapshot::{Names, Tracers};
 use crate::variables::{self, Environment};
 
 /// The service of a program that nothing names.
@@ -64,6 +65,51 @@ pub struct Extras<'a> {
     pub entrypoint: Option<&'a Entrypoint>,
     /// How many bytes of a line the fields of its origin may take.
     pub reserved: usize,
+    /// What tracers in this process say.
+    pub tracers: Option<&'a Tracers>,
+}
+
+/// All that an identity is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Subject {
+    /// What `enable()` was told.
+    pub claims: Claims,
+    /// The interpreter.
+    pub runtime: Runtime,
+    /// Our own id of this run of the process, if lines are to carry one.
+    pub runtime_id: Option<String>,
+    /// How the program was started, if process tags are asked for.
+    pub entrypoint: Option<Entrypoint>,
+    /// How many bytes of a line the fields of its origin may take.
+    pub reserved: usize,
+    /// The variables that say who the process is.
+    pub environment: Environment,
+    /// What tracers in this process say.
+    pub tracers: Tracers,
+}
+
+impl Subject {
+    /// The identity as it is now.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let extras = Extras {
+            runtime_id: self.runtime_id.as_deref(),
+            entrypoint: self.entrypoint.as_ref(),
+            reserved: self.reserved,
+            tracers: Some(&self.tracers),
+        };
+        Identity::new(&self.claims, &self.environment, &self.runtime, extras)
+    }
+
+    /// Takes over what environment and tracers say by now; says whether that is something new.
+    pub fn follow(&mut self, environment: &Environment, tracers: &Tracers) -> bool {
+        let is_new = (environment, tracers) != (&self.environment, &self.tracers);
+        if is_new {
+            self.environment = environment.clone();
+            self.tracers = tracers.clone();
+        }
+        is_new
+    }
 }
 
 /// The tags of every line.
@@ -88,13 +134,20 @@ impl Identity {
         user.replace(own);
 
         let attributes = environment.get(&variables::OTEL_RESOURCE_ATTRIBUTES).unwrap_or_default();
+        let of_tracer = |names: fn(&Tracers) -> &Option<Names>, name: fn(&Names) -> &Option<String>| {
+            name(names(extras.tracers?).as_ref()?).clone()
+        };
+        let of_ddtrace = |name| of_tracer(|tracers| &tracers.ddtrace, name);
+        let of_opentelemetry = |name| of_tracer(|tracers| &tracers.opentelemetry, name);
         let given_service = first(&mut [
             claims.service.clone(),
             own_service,
+            of_ddtrace(|names| &names.service),
             environment.get(&variables::SERVICE).map(str::to_owned),
             environment.get(&variables::OTEL_SERVICE_NAME).map(str::to_owned),
             attribute(attributes, "service.name"),
             user.take("service"),
+            of_opentelemetry(|names| &names.service),
         ]);
         let program = Program::of(&runtime.command);
         let inferred_service = first(&mut [inferred_service(environment, program)]);
@@ -105,18 +158,30 @@ impl Identity {
         let env = first(&mut [
             claims.env.clone(),
             own_env,
+            of_ddtrace(|names| &names.env),
             environment.get(&variables::ENV).map(str::to_owned),
             attribute(attributes, "deployment.environment.name"),
             attribute(attributes, "deployment.environment"),
             user.take("env"),
+            of_opentelemetry(|names| &names.env),
         ]);
         let version = first(&mut [
             claims.version.clone(),
             own_version,
+            of_ddtrace(|names| &names.version),
             environment.get(&variables::VERSION).map(str::to_owned),
             attribute(attributes, "service.version"),
             user.take("version"),
+            of_opentelemetry(|names| &names.version),
         ]);
+        // Their spans carry theirs. Without an id of our own none is asked for.
+        let runtime_id = extras.runtime_id.and_then(|own| {
+            first(&mut [
+                of_ddtrace(|names| &names.runtime_id),
+                of_opentelemetry(|names| &names.runtime_id),
+                Some(own.to_owned()),
+            ])
+        });
         let entity_id = first(&mut [environment.get(&variables::ENTITY_ID).map(str::to_owned)]);
 
         let leading = tags(&[
@@ -129,7 +194,7 @@ impl Identity {
             ("lang", Some("python".to_owned())),
             ("lang_interpreter", Some(runtime.implementation.clone())),
             ("lang_version", Some(runtime.version.clone())),
-            ("runtime-id", extras.runtime_id.map(str::to_owned)),
+            ("runtime-id", runtime_id),
         ]);
         trailing.extend(process_tags.unwrap_or_default());
         let room = emitter::LONGEST.saturating_sub(BESIDE_THE_BLOCK + extras.reserved);
@@ -583,6 +648,38 @@ mod tests {
         ] {
             assert_eq!(service_of(command), service, "{command:?}");
         }
+    }
+
+    #[test]
+    fn tracers_come_behind_arguments_and_their_ids_before_ours() {
+        let names = |name: &str| Names {
+            runtime_id: Some(format!("{name}-id")),
+            service: Some(format!("{name}-service")),
+            env: None,
+            version: Some(format!("{name}-version")),
+        };
+        let mut subject = Subject {
+            claims: Claims { version: Some("claimed".into()), ..Claims::default() },
+            runtime_id: Some("own-id".into()),
+            environment: Environment::from([("DD_SERVICE", "set"), ("DD_ENV", "set")]),
+            ..Subject::default()
+        };
+        let told = |subject: &Subject| {
+            let tags = subject.identity().tags;
+            let kept = tags.split(',').filter(|tag| !tag.starts_with("lang"));
+            kept.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(told(&subject), "service:set env:set version:claimed runtime-id:own-id");
+        subject.tracers.opentelemetry = Some(names("otel"));
+        assert_eq!(told(&subject), "service:set env:set version:claimed runtime-id:otel-id");
+        subject.tracers.ddtrace = Some(names("ddtrace"));
+        assert_eq!(told(&subject), "service:ddtrace-service env:set version:claimed runtime-id:ddtrace-id");
+        // The SDK's own names come last, before what is inferred.
+        subject.tracers.ddtrace = None;
+        subject.environment = Environment::from([("DD_TAGS", "env:tagged")]);
+        assert_eq!(told(&subject), "service:otel-service env:tagged version:claimed runtime-id:otel-id");
+        subject.runtime_id = None;
+        assert_eq!(told(&subject), "service:otel-service env:tagged version:claimed");
     }
 
     proptest! {

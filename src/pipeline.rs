@@ -11,10 +11,11 @@ use crate::emitter::Emitter;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Legacy, NamedHost, Transport};
+use crate::identity::Subject;
 use crate::interval::Interval;
-use crate::message::Message;
+use crate::message::{Message, Severity};
 use crate::selection::Selection;
-use crate::snapshot::{Collections, Interpreter, Snapshot};
+use crate::snapshot::{Collections, Interpreter, Snapshot, Tracers, Worker};
 use crate::sources::OperatingSystem;
 use crate::sources::gc::GcCounters;
 
@@ -38,7 +39,9 @@ pub struct Output {
     pub transport: Transport,
     /// What the receiver has been told of our own sending, if it is told.
     pub telemetry: Option<Telemetry>,
-    /// What is sent.
+    /// Who sends.
+    pub subject: Subject,
+    /// What is sent, but for what ddtrace sends.
     pub selection: Selection,
     /// Time between two flushes, as planned.
     pub interval: Duration,
@@ -74,6 +77,9 @@ impl Pipeline {
         let collections = self.gc.drain();
         let mut later = self.snapshot(now, Some(collections.clone()), None);
         later.interpreter = facts();
+        if let Some(facts) = &later.interpreter {
+            self.messages.extend(self.output.follow(facts));
+        }
         if self.gc.take_unseen() {
             later.collections = None;
             self.tell_of_unseen();
@@ -89,7 +95,8 @@ impl Pipeline {
     pub fn look(&mut self, now: Duration, facts: Option<Interpreter>) -> Vec<Sample> {
         let collections = (!self.gc.is_unseen()).then(|| self.gc.read());
         let later = self.snapshot(now, collections, facts);
-        samples(self.output.selection, &Interval::new(&self.earlier, &later, self.output.interval)).collect()
+        samples(self.output.selection(), &Interval::new(&self.earlier, &later, self.output.interval))
+            .collect()
     }
 
     /// The host whose name should be looked up now, if there is one.
@@ -108,6 +115,12 @@ impl Pipeline {
     #[must_use]
     pub fn legacy(&self) -> Legacy {
         self.output.transport.legacy()
+    }
+
+    /// What tracers said last.
+    #[must_use]
+    pub fn tracers(&self) -> &Tracers {
+        &self.output.subject.tracers
     }
 
     /// Time between two flushes, as planned.
@@ -155,13 +168,39 @@ impl Output {
         status
     }
 
+    /// What is ours to send.
+    fn selection(&self) -> Selection {
+        self.selection.without(self.subject.tracers.worker.sends())
+    }
+
+    /// Takes over what environment and tracers say by now. If the interpreter does not answer, what it said last holds.
+    fn follow(&mut self, facts: &Interpreter) -> Option<Message> {
+        let before = self.subject.tracers.worker;
+        if !self.subject.follow(&facts.environment, &facts.tracers) {
+            return None;
+        }
+        self.emitter.set_tags(self.subject.identity().tags);
+        let text = match (before, self.subject.tracers.worker) {
+            (before, now) if before == now => return None,
+            (Worker::Stopped, Worker::Off) => return None,
+            (_, Worker::Sends(rows)) => {
+                format!("ddtrace sends runtime metrics: {} of the names are left to it", rows.len())
+            }
+            (_, Worker::Off) => "ddtrace sends no runtime metrics any more: all names are ours".to_owned(),
+            (_, Worker::Stopped) => {
+                "ddtrace's runtime metrics were disabled, as DD_RUNTIME_METRICS_FORCE says: all names are ours".to_owned()
+            }
+        };
+        Some(Message::new(Severity::Info, text))
+    }
+
     fn send(&mut self, interval: &Interval<'_>, now: Duration, within: Duration) -> bool {
         self.transport.prepare(now, within);
         let report = self.telemetry.as_ref().map(|telemetry| {
             let status = self.status();
             (telemetry.untold(&status.totals), status.transport)
         });
-        let everything_left = self.emitter.emit(samples(self.selection, interval), report);
+        let everything_left = self.emitter.emit(samples(self.selection(), interval), report);
         if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
             self.transport.tell(telemetry, &untold);
         }

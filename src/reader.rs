@@ -129,12 +129,6 @@ impl Reader {
         matches!(self.shared.lock().phase, Phase::Reading | Phase::Logging)
     }
 
-    /// Whether it runs a log handler of the program.
-    #[must_use]
-    pub fn is_logging(&self) -> bool {
-        self.shared.lock().phase == Phase::Logging
-    }
-
     /// Waits as long as the thread waits for the interpreter. Whoever is about to end the interpreter needs it as well,
     /// so this takes no longer than the end itself; a thread that attached later would crash. Be detached.
     pub fn await_interpreter(&self) {

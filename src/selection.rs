@@ -32,6 +32,12 @@ impl Selection {
         self.0 >> row & 1 == 1
     }
 
+    /// How many they are.
+    #[must_use]
+    pub fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(self) -> bool {

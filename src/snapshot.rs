@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use crate::selection::Selection;
+use crate::variables::Environment;
+
 /// All facts at one instant.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
@@ -59,5 +62,68 @@ pub struct Collections {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Interpreter {
     /// `gc.get_count()`.
-    pub gc_count: [u64; 3],
+    pub gc_count: Option<[u64; 3]>,
+    /// The variables that say who the process is.
+    pub environment: Environment,
+    /// What tracers in this process say.
+    pub tracers: Tracers,
+}
+
+/// What tracers in this process say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tracers {
+    /// How ddtrace names the process, if the program has imported it.
+    pub ddtrace: Option<Names>,
+    /// How an OpenTelemetry SDK does, if one is set up.
+    pub opentelemetry: Option<Names>,
+    /// Runtime metrics that ddtrace sends itself.
+    pub worker: Worker,
+}
+
+impl Tracers {
+    /// The same but for the ids, which a child process does not share.
+    #[must_use]
+    pub fn without_ids(&self) -> Self {
+        let mut heirs = self.clone();
+        for names in [&mut heirs.ddtrace, &mut heirs.opentelemetry].into_iter().flatten() {
+            names.runtime_id = None;
+        }
+        heirs
+    }
+}
+
+/// ddtrace's own runtime metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Worker {
+    /// It sends none.
+    #[default]
+    Off,
+    /// It sends these.
+    Sends(Selection),
+    /// It sent some until we stopped it just now.
+    Stopped,
+}
+
+impl Worker {
+    /// The rows that are its to send.
+    #[must_use]
+    pub fn sends(self) -> Selection {
+        match self {
+            Self::Sends(rows) => rows,
+            Self::Off | Self::Stopped => Selection::default(),
+        }
+    }
+}
+
+/// How a tracer names the process.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Names {
+    /// Its id of this run of the process.
+    pub runtime_id: Option<String>,
+    /// The service.
+    pub service: Option<String>,
+    /// The environment.
+    pub env: Option<String>,
+    /// The version.
+    pub version: Option<String>,
 }

@@ -3,8 +3,6 @@
 //! What is not a row here is not read: the edge collects exactly these names, and an [`Environment`] is asked by
 //! row. `docs/configuration.md` is generated from this table.
 
-use std::collections::HashMap;
-
 /// A variable of the environment.
 #[derive(Debug)]
 pub struct Variable {
@@ -91,6 +89,14 @@ pub static CLIENT_TELEMETRY: Variable = Variable {
     default: "false",
     accepts: "true, false, 1 or 0",
     effect: "Whether each flush also tells what was sent and lost, as datadog.dogstatsd.client.* (never in AWS Lambda).",
+};
+
+/// Whether ddtrace gives way.
+pub static FORCE: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_FORCE",
+    default: "false",
+    accepts: "true, false, 1 or 0",
+    effect: "If ddtrace sends runtime metrics itself: false leaves to it what it sends, true disables them.",
 };
 
 /// Forbids to send.
@@ -262,7 +268,7 @@ pub static DATADOG_CARDINALITY: Variable = Variable {
 };
 
 /// Every variable, in the order of the documentation.
-pub static VARIABLES: [&Variable; 32] = [
+pub static VARIABLES: [&Variable; 33] = [
     &INTERVAL,
     &LEVEL,
     &INCLUDE,
@@ -272,6 +278,7 @@ pub static VARIABLES: [&Variable; 32] = [
     &RUNTIME_ID_ENABLED,
     &EXPERIMENTAL_RUNTIME_ID,
     &CLIENT_TELEMETRY,
+    &FORCE,
     &DISABLE,
     &DOGSTATSD_URL,
     &DOGSTATSD_HOST,
@@ -297,27 +304,57 @@ pub static VARIABLES: [&Variable; 32] = [
     &DATADOG_CARDINALITY,
 ];
 
+/// Those that say who the process is. They are read at every flush: a program may set them for itself.
+pub static IDENTITY: [&Variable; 12] = [
+    &SERVICE,
+    &ENV,
+    &VERSION,
+    &TAGS,
+    &DATADOG_TAGS,
+    &OTEL_SERVICE_NAME,
+    &OTEL_RESOURCE_ATTRIBUTES,
+    &LAMBDA_FUNCTION_NAME,
+    &K_SERVICE,
+    &FUNCTION_NAME,
+    &WEBSITE_SITE_NAME,
+    &ENTITY_ID,
+];
+
 /// The environment as it was when it was asked for.
-#[derive(Clone, Debug, Default)]
-pub struct Environment(HashMap<&'static str, String>);
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Environment(Vec<(&'static str, String)>);
 
 impl Environment {
     /// Asks `lookup` for every variable of the table.
-    pub fn collect(mut lookup: impl FnMut(&str) -> Option<String>) -> Self {
-        Self(VARIABLES.iter().filter_map(|v| Some((v.name, lookup(v.name)?))).collect())
+    pub fn collect(lookup: impl FnMut(&str) -> Option<String>) -> Self {
+        Self::collect_of(&VARIABLES, lookup)
+    }
+
+    /// Asks `lookup` for these variables alone.
+    pub fn collect_of(variables: &[&Variable], mut lookup: impl FnMut(&str) -> Option<String>) -> Self {
+        Self(variables.iter().filter_map(|v| Some((v.name, lookup(v.name)?))).collect())
+    }
+
+    /// These variables alone.
+    #[must_use]
+    pub fn only(&self, variables: &[&Variable]) -> Self {
+        Self::collect_of(variables, |name| self.value(name).map(str::to_owned))
     }
 
     /// The variable's value; an empty variable is an unset one.
     #[must_use]
     pub fn get(&self, variable: &Variable) -> Option<&str> {
-        self.0.get(variable.name).map(String::as_str).filter(|value| !value.is_empty())
+        self.value(variable.name).filter(|value| !value.is_empty())
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str())
     }
 }
 
 impl<const N: usize> From<[(&str, &str); N]> for Environment {
     fn from(pairs: [(&str, &str); N]) -> Self {
-        let pairs = HashMap::from(pairs);
-        Self::collect(|name| pairs.get(name).map(ToString::to_string))
+        Self::collect(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
     }
 }
 

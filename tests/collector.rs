@@ -1,7 +1,7 @@
 //! A whole collector on a real socket, with an interpreter that the test plays.
 #![cfg(target_os = "linux")]
 
-use std::net::UdpSocket;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
@@ -11,11 +11,14 @@ use runtime_metrics::catalogue::Value;
 use runtime_metrics::clock::Clock;
 use runtime_metrics::collector::Collector;
 use runtime_metrics::config::{Arguments, Settings};
+use runtime_metrics::identity::{Claims, Subject};
 use runtime_metrics::message::Message;
 use runtime_metrics::reader::Interpreter;
-use runtime_metrics::snapshot;
+use runtime_metrics::selection::Selection;
+use runtime_metrics::snapshot::{self, Names, Tracers, Worker};
 use runtime_metrics::sources::gc::GcCounters;
 use runtime_metrics::variables::Environment;
+use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(20);
@@ -28,6 +31,8 @@ struct Played {
     let_go: Condvar,
     asked: AtomicU64,
     logged: Mutex<Vec<Message>>,
+    environment: Mutex<Environment>,
+    tracers: Mutex<Tracers>,
 }
 
 impl Played {
@@ -41,7 +46,9 @@ impl Interpreter for Played {
     fn read(&self) -> Option<snapshot::Interpreter> {
         let count = self.asked.fetch_add(1, SeqCst);
         drop(self.let_go.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
-        Some(snapshot::Interpreter { gc_count: [count, 0, 0] })
+        let environment = self.environment.lock().unwrap().clone();
+        let tracers = self.tracers.lock().unwrap().clone();
+        Some(snapshot::Interpreter { gc_count: Some([count, 0, 0]), environment, tracers })
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
@@ -50,49 +57,67 @@ impl Interpreter for Played {
     }
 }
 
+/// Who has this tag.
+fn subject(tag: &str) -> Subject {
+    let claims = Claims { tags: Some(vec![tag.to_owned()]), ..Claims::default() };
+    Subject { claims, runtime_id: Some("own".into()), ..Subject::default() }
+}
+
 struct Running {
     collector: Arc<Collector>,
     interpreter: Arc<Played>,
     gc: Arc<GcCounters>,
-    receiver: UdpSocket,
+    receiver: Receiver,
+}
+
+/// One flush is one datagram.
+struct Receiver {
+    socket: UnixDatagram,
+    folder: TempDir,
+}
+
+impl Receiver {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(folder.path().join("dsd.socket")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, folder }
+    }
 }
 
 impl Running {
     fn start(interval: Duration) -> Self {
-        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+        let receiver = Receiver::new();
         let settings = Self::settings(&receiver, interval);
         let (clock, gc, interpreter) =
             (Clock::start(), Arc::new(GcCounters::new()), Arc::new(Played::default()));
         let played = Arc::clone(&interpreter) as _;
-        let collector = Collector::new(clock, Arc::clone(&gc), &settings, "a:b".into(), played, None);
+        let collector = Collector::new(clock, Arc::clone(&gc), &settings, subject("a:b"), played, None);
         collector.run().unwrap();
         Self { collector, interpreter, gc, receiver }
     }
 
-    fn settings(receiver: &UdpSocket, interval: Duration) -> Settings {
+    fn settings(receiver: &Receiver, interval: Duration) -> Settings {
         let arguments = Arguments {
-            dogstatsd_url: Some(receiver.local_addr().unwrap().to_string()),
+            dogstatsd_url: Some(format!("unixgram://{}/dsd.socket", receiver.folder.path().display())),
             flush_interval: Some(interval.as_secs_f64()),
             ..Arguments::default()
         };
-        // In a container the lines would be longer.
-        let environment = Environment::from([("DD_ORIGIN_DETECTION_ENABLED", "false")]);
-        Settings::new(&arguments, &environment, Path::new("/nowhere")).unwrap().0
+        Settings::new(&arguments, &Environment::default(), Path::new("/nowhere")).unwrap().0
     }
 
-    /// The lines of the next flush; with these tags it is one datagram.
+    /// The lines of the next flush.
     fn lines(&self) -> Vec<String> {
-        let mut buffer = [0; 2000];
-        let length = self.receiver.recv(&mut buffer).unwrap();
+        let mut buffer = [0; 8192];
+        let length = self.receiver.socket.recv(&mut buffer).unwrap();
         let text = str::from_utf8(&buffer[..length]).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 
     fn flushes(&self) -> usize {
-        self.receiver.set_nonblocking(true).unwrap();
-        let mut buffer = [0; 2000];
-        std::iter::from_fn(|| self.receiver.recv(&mut buffer).ok()).count()
+        self.receiver.socket.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 8192];
+        std::iter::from_fn(|| self.receiver.socket.recv(&mut buffer).ok()).count()
     }
 
     fn stop(&self) {
@@ -220,13 +245,72 @@ fn another_receiver_and_interval_keep_what_has_gathered() {
     let running = Running::start(NEVER);
     running.gc.start(0);
     running.gc.stop(5, 1);
-    let other = UdpSocket::bind("127.0.0.1:0").unwrap();
-    other.set_read_timeout(Some(PATIENCE)).unwrap();
-    running.collector.reconfigure(&Running::settings(&other, SOON), "c:d".into());
+    let other = Receiver::new();
+    running.collector.reconfigure(&Running::settings(&other, SOON), subject("c:d"));
     let moved = Running { receiver: other, ..running };
     let lines = moved.lines();
-    assert_eq!(names(&lines, "gc.collections.gen1:1|d|#c:d"), 1, "{lines:?}");
+    assert_eq!(names(&lines, "gc.collections.gen1:1|d|#service:unnamed-python-service,c:d,"), 1, "{lines:?}");
     moved.stop();
+}
+
+/// The next lines of which each contains this.
+fn lines_with(running: &Running, part: &str) -> Vec<String> {
+    let start = Instant::now();
+    loop {
+        let lines = running.lines();
+        if names(&lines, part) == lines.len() {
+            return lines;
+        }
+        assert!(start.elapsed() < PATIENCE, "{lines:?}");
+    }
+}
+
+#[test]
+fn the_identity_follows_environment_and_tracers_at_every_flush() {
+    let running = Running::start(SOON);
+    lines_with(&running, "service:unnamed-python-service,a:b,");
+    *running.interpreter.environment.lock().unwrap() = Environment::from([("DD_SERVICE", "renamed")]);
+    lines_with(&running, "service:renamed,a:b,");
+    let names = Names { runtime_id: Some("theirs".into()), env: Some("prod".into()), ..Names::default() };
+    *running.interpreter.tracers.lock().unwrap() = Tracers { ddtrace: Some(names), ..Tracers::default() };
+    let lines = lines_with(&running, "service:renamed,env:prod,a:b,");
+    assert!(lines.iter().all(|line| line.ends_with("runtime-id:theirs")), "{lines:?}");
+    // An interpreter that does not answer leaves everything as it was.
+    running.interpreter.hold(true);
+    let lines = (0..100).map(|_| running.lines()).find(|lines| lines.len() == 12).unwrap();
+    assert!(lines.iter().all(|line| line.ends_with("runtime-id:theirs")), "{lines:?}");
+    running.interpreter.hold(false);
+    running.stop();
+}
+
+#[test]
+fn what_ddtrace_sends_is_left_to_it_while_it_does() {
+    let running = Running::start(SOON);
+    let worker =
+        |worker| *running.interpreter.tracers.lock().unwrap() = Tracers { worker, ..Tracers::default() };
+    let flush_of =
+        |number| (0..100).map(|_| running.lines()).find(|lines| lines.len() == number).expect("soon");
+    flush_of(15);
+    worker(Worker::Sends(Selection::named("gc.*").with(Selection::named("mem.rss"))));
+    assert_eq!(names(&flush_of(6), "runtime.python.cpu."), 5);
+    worker(Worker::Off);
+    flush_of(15);
+    worker(Worker::Stopped);
+    flush_of(15);
+    worker(Worker::Off);
+    flush_of(15);
+    running.stop();
+    let logged = running.interpreter.logged.lock().unwrap();
+    let said: Vec<_> =
+        logged.iter().filter(|m| m.text.contains("ddtrace")).map(|m| m.text.as_str()).collect();
+    assert_eq!(
+        said,
+        [
+            "ddtrace sends runtime metrics: 9 of the names are left to it",
+            "ddtrace sends no runtime metrics any more: all names are ours",
+            "ddtrace's runtime metrics were disabled, as DD_RUNTIME_METRICS_FORCE says: all names are ours",
+        ]
+    );
 }
 
 #[test]

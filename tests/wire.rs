@@ -36,7 +36,7 @@ fn earlier() -> Snapshot {
         }),
         process: Process { resident: Some(1), threads: Some(1) },
         collections: Some(Collections { count: [7, 5, 3], pause: 9000, longest_pause: 9000 }),
-        interpreter: Some(Interpreter { gc_count: [1, 1, 1] }),
+        interpreter: Some(Interpreter { gc_count: Some([1, 1, 1]), ..Interpreter::default() }),
     }
 }
 
@@ -52,7 +52,7 @@ fn later() -> Snapshot {
         }),
         process: Process { resident: Some(73_400_320), threads: Some(12) },
         collections: Some(Collections { count: [107, 15, 4], pause: 1_009_000, longest_pause: 500_000 }),
-        interpreter: Some(Interpreter { gc_count: [123, 4, 5] }),
+        interpreter: Some(Interpreter { gc_count: Some([123, 4, 5]), ..Interpreter::default() }),
     }
 }
 

@@ -42,6 +42,11 @@ impl Emitter {
         Self { client: StatsdClient::from_sink("", sink), tags, wire_type, metrics: 0 }
     }
 
+    /// Takes other tags for the lines to come.
+    pub fn set_tags(&mut self, tags: String) {
+        self.tags = tags;
+    }
+
     /// How many samples have been written.
     #[must_use]
     pub fn metrics(&self) -> u64 {

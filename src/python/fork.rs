@@ -69,8 +69,8 @@ fn before(py: Python<'_>) {
         collector.begin_fork();
         if process.threads_at_fork != ThreadsAtFork::NotCounted {
             end_threads(py, collector);
-        } else if collector.is_logging() {
-            py.detach(|| collector.await_log(PATIENCE));
+        } else if collector.is_in_interpreter() {
+            py.detach(|| collector.await_reader(PATIENCE));
         }
         collector.withhold(PATIENCE);
     });

@@ -1,34 +1,44 @@
 //! The interpreter as a source: what the reader, or a caller that is attached anyway, reads from it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::gc_callback::Installation;
-use super::log;
+use super::{log, process, tracers};
 use crate::clock::Clock;
 use crate::message::Message;
 use crate::reader::Interpreter;
 use crate::snapshot;
 use crate::sources::gc::GcCounters;
+use crate::variables::IDENTITY;
 
 /// The running interpreter.
 pub struct CPython {
     gc_counters: Arc<GcCounters>,
     get_count: Py<PyAny>,
     gc_callback: Installation,
+    /// Whether ddtrace's own runtime metrics are to be disabled.
+    force: AtomicBool,
 }
 
 impl CPython {
     /// Finds what will be called; installs nothing.
-    pub fn new(py: Python<'_>, clock: Clock) -> PyResult<Self> {
+    pub fn new(py: Python<'_>, clock: Clock, force: bool) -> PyResult<Self> {
         let gc_counters = Arc::new(GcCounters::new());
         Ok(Self {
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
             gc_callback: Installation::new(py, Arc::clone(&gc_counters), clock)?,
             gc_counters,
+            force: AtomicBool::new(force),
         })
+    }
+
+    /// Has ddtrace's own runtime metrics disabled from now on, or let be.
+    pub fn set_force(&self, force: bool) {
+        self.force.store(force, SeqCst);
     }
 
     /// What our callback counts.
@@ -47,18 +57,27 @@ impl CPython {
     }
 
     /// What the interpreter knows now; puts the callback back if the program has removed it.
-    pub fn facts(&self, py: Python<'_>) -> Option<snapshot::Interpreter> {
-        if self.gc_callback.install(py).ok()? {
+    ///
+    /// # Errors
+    ///
+    /// What a signal handler of the program has raised meanwhile.
+    pub fn facts(&self, py: Python<'_>) -> PyResult<snapshot::Interpreter> {
+        if self.gc_callback.install(py).unwrap_or(false) {
             self.gc_counters.note_unseen();
         }
-        let gc_count = self.get_count.bind(py).call0().ok()?.extract::<(u64, u64, u64)>().ok()?.into();
-        Some(snapshot::Interpreter { gc_count })
+        let gc_count = self.get_count.bind(py).call0().and_then(|count| count.extract::<(u64, u64, u64)>());
+        Ok(snapshot::Interpreter {
+            gc_count: gc_count.ok().map(Into::into),
+            environment: process::environment(py, &IDENTITY)?,
+            tracers: tracers::read(py, self.force.load(SeqCst))?,
+        })
     }
 }
 
 impl Interpreter for CPython {
     fn read(&self) -> Option<snapshot::Interpreter> {
-        Python::try_attach(|py| self.facts(py)).flatten()
+        // Signal handlers run on the main thread alone.
+        Python::try_attach(|py| self.facts(py).ok()).flatten()
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {

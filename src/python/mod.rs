@@ -10,6 +10,7 @@ mod log;
 mod process;
 mod running;
 mod tables;
+mod tracers;
 
 /// The native core of `runtime_metrics`.
 #[pyo3::pymodule(gil_used = false)]

@@ -10,7 +10,7 @@ use once_cell::race::OnceBox;
 use once_cell::sync::OnceCell;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyBytes, PyDict, PyString};
 use uuid::Uuid;
 
 use super::fork;
@@ -20,7 +20,7 @@ use crate::config::Warning;
 use crate::identity::{Entrypoint, Runtime};
 use crate::message::Message;
 use crate::process_image::ProcessImage;
-use crate::variables::{Environment, VARIABLES};
+use crate::variables::{Environment, VARIABLES, Variable};
 
 /// What multiprocessing's fork server is started with.
 const FORK_SERVER: &str = "from multiprocessing.forkserver import main";
@@ -153,24 +153,32 @@ impl Process {
     }
 }
 
-/// The environment as Python sees it: the C library's may be changed by another thread while it is read.
+/// These variables of the environment as Python sees it: the C library's may be changed by another thread while it is
+/// read.
 ///
 /// # Errors
 ///
 /// What a signal handler of the program has raised meanwhile.
-pub fn environment(py: Python<'_>) -> PyResult<Environment> {
-    let get = || py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?.getattr(intern!(py, "get"));
-    let Some(get) = unless_exception(py, get())? else {
+pub fn environment(py: Python<'_>, variables: &[&'static Variable]) -> PyResult<Environment> {
+    let environ = || py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"));
+    let Some(environ) = unless_exception(py, environ())? else {
         return Ok(Environment::default());
     };
+    // What it holds on Unix, as bytes: a twentieth of the time that its own method takes.
+    let held = environ.getattr_opt(intern!(py, "_data")).ok().flatten();
+    if let Some(Ok(held)) = held.filter(|_| cfg!(unix)).map(Bound::cast_into::<PyDict>) {
+        return Ok(Environment::collect_of(variables, |name| {
+            let value = held.get_item(PyBytes::new(py, name.as_bytes())).ok()??;
+            Some(String::from_utf8_lossy(value.cast::<PyBytes>().ok()?.as_bytes()).into_owned())
+        }));
+    }
     let mut interrupted = Ok(());
-    let environment = Environment::collect(|name| {
-        let value = unless_exception(py, get.call1((name,)));
+    let environment = Environment::collect_of(variables, |name| {
+        let value = unless_exception(py, environ.call_method1(intern!(py, "get"), (name,)));
         let value = value.unwrap_or_else(|error| {
             interrupted = Err(error);
             None
         });
-        // Bytes that are not UTF-8 are surrogates there.
         Some(value?.cast::<PyString>().ok()?.to_string_lossy().into_owned())
     });
     interrupted.map(|()| environment)

@@ -14,7 +14,7 @@ use pyo3::types::PyDict;
 
 use super::interpreter::CPython;
 use super::process::{self, Process};
-use super::{arguments, fork, log};
+use super::{arguments, fork, log, tracers};
 use crate::catalogue::Value;
 use crate::clock::Clock;
 use crate::collector::Collector;
@@ -22,10 +22,11 @@ use crate::config::{Arguments, InvalidArgument, Settings, Warning};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::telemetry::Totals;
 use crate::emitter::transport::Legacy;
-use crate::identity::{Claims, Entrypoint, Extras, Identity};
+use crate::identity::{Claims, Entrypoint, Subject};
 use crate::message::{Message, Severity};
 use crate::pipeline::Pipeline;
-use crate::variables::Environment;
+use crate::snapshot::{Tracers, Worker};
+use crate::variables::{Environment, IDENTITY, VARIABLES};
 
 /// `disable()` ends within this.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -129,7 +130,7 @@ pub fn enable_automatically(py: Python<'_>) -> PyResult<()> {
 #[pyfunction]
 pub fn disable(py: Python<'_>) -> PyResult<()> {
     shielded(Ok(()), || {
-        let collector = stop(py, BUDGET, false);
+        let collector = stop(py, BUDGET, false)?;
         collector.map_or(Ok(()), |collector| log::from_program(py, &collector.take_messages()))
     })
 }
@@ -144,8 +145,8 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
     shielded(Ok(false), || {
         let Some(running) = current(py) else { return Ok(false) };
         running.revive();
-        let facts = running.interpreter.facts(py);
-        let everything_left = py.detach(|| running.collector.flush(facts));
+        let facts = running.interpreter.facts(py)?;
+        let everything_left = py.detach(|| running.collector.flush(Some(facts)));
         log::from_program(py, &running.collector.take_messages())?;
         Ok(everything_left)
     })
@@ -158,11 +159,11 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
 ///     last flush. What is not known is left out; empty if metrics are disabled.
 #[pyfunction]
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let samples = shielded(Vec::new(), || {
-        let Some(running) = current(py) else { return Vec::new() };
-        let facts = running.interpreter.facts(py);
-        py.detach(|| running.collector.look(facts))
-    });
+    let samples = shielded(Ok(Vec::new()), || {
+        let Some(running) = current(py) else { return Ok(Vec::new()) };
+        let facts = running.interpreter.facts(py)?;
+        Ok::<_, PyErr>(py.detach(|| running.collector.look(Some(facts))))
+    })?;
     let values = PyDict::new(py);
     for sample in samples {
         match sample.value {
@@ -244,7 +245,7 @@ pub fn at_exit(py: Python<'_>) {
             process.close();
         }
         // What there is to say is dropped: the program's log may be closed already.
-        stop(py, EXIT_BUDGET, true);
+        drop(stop(py, EXIT_BUDGET, true));
     });
 }
 
@@ -270,7 +271,7 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
         Err(error) => return give_up(py, &error),
     };
     let running = current(py);
-    let environment = process::environment(py)?;
+    let environment = process::environment(py, &VARIABLES)?;
     let (settings, warnings) = settings(arguments, &environment)?;
     if settings.disabled {
         let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set";
@@ -293,7 +294,7 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
         // Of two threads that start at once the second finds its work done.
         let before = RUNNING.compare_and_swap(&None::<Arc<Running>>, Some(Arc::clone(&running)));
         if before.is_none() {
-            messages.extend(running.plan.identity(process).warning());
+            messages.extend(running.plan.subject(process, Tracers::default()).identity().warning());
             messages.extend(running.start(py));
         }
     }
@@ -309,41 +310,54 @@ fn settings(
 
 /// Whether the environment forbids to collect.
 fn is_disabled(py: Python<'_>) -> PyResult<bool> {
-    let environment = process::environment(py)?;
+    let environment = process::environment(py, &VARIABLES)?;
     Ok(settings(&Arguments::default(), &environment).is_ok_and(|(settings, _)| settings.disabled))
 }
 
 /// Ends what is running, with a last sample.
-fn stop(py: Python<'_>, budget: Duration, ends: bool) -> Option<Arc<Collector>> {
-    current(py)?;
-    let running = RUNNING.swap(None)?;
-    let facts = running.interpreter.facts(py);
+///
+/// # Errors
+///
+/// What a signal handler of the program has raised meanwhile; everything has ended all the same.
+fn stop(py: Python<'_>, budget: Duration, ends: bool) -> PyResult<Option<Arc<Collector>>> {
+    current(py);
+    let Some(running) = RUNNING.swap(None) else { return Ok(None) };
+    let (facts, interrupted) = match running.interpreter.facts(py) {
+        Ok(facts) => (Some(facts), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
     // Without it a callback stays behind that counts for nobody.
     drop(running.interpreter.uninstall(py));
     if Process::known().is_some_and(Process::only_forks) {
-        return None;
+        return interrupted.map(|()| None);
     }
     py.detach(|| running.collector.stop(facts, budget, ends));
-    Some(Arc::clone(&running.collector))
+    interrupted.map(|()| Some(Arc::clone(&running.collector)))
 }
 
 impl Plan {
-    fn identity(&self, process: &Process) -> Identity {
-        let id = self.settings.runtime_id.then(|| process.runtime_id());
-        let extras = Extras {
-            runtime_id: id.as_deref(),
-            entrypoint: self.entrypoint.as_ref(),
+    /// Who sends, by what tracers say at this moment.
+    fn subject(&self, process: &Process, tracers: Tracers) -> Subject {
+        Subject {
+            claims: self.claims.clone(),
+            runtime: process.runtime.clone(),
+            runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
+            entrypoint: self.entrypoint.clone(),
             reserved: self.settings.origin.longest_fields(),
-        };
-        Identity::new(&self.claims, &self.environment, &process.runtime, extras)
+            environment: self.environment.only(&IDENTITY),
+            tracers,
+        }
     }
 }
 
 impl Running {
     fn new(py: Python<'_>, process: &Process, plan: Plan, explicitly: bool) -> PyResult<Self> {
         let clock = Clock::start();
-        let interpreter = Arc::new(CPython::new(py, clock)?);
-        let collector = collector(process, &plan, clock, &interpreter, None);
+        let interpreter = Arc::new(CPython::new(py, clock, plan.settings.force)?);
+        // That ddtrace sends some metrics itself is seen, and said, at the first flush.
+        let tracers = Tracers { worker: Worker::Off, ..tracers::read(py, false)? };
+        let subject = plan.subject(process, tracers);
+        let collector = collector(&plan, subject, clock, &interpreter, None);
         Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), explicitly, parents: None })
     }
 
@@ -355,13 +369,14 @@ impl Running {
         let Some(parents) = RUNNING.load_full() else { return };
         let pipeline = parents.collector.salvage();
         let legacy = pipeline.as_ref().map(Pipeline::legacy);
+        let tracers = pipeline.as_ref().map(|pipeline| pipeline.tracers().without_ids());
         drop(pipeline);
         // A finaliser may have forked within a collection.
         parents.interpreter.gc_counters().forget_start();
         let heir = Self {
             collector: collector(
-                process,
                 &parents.plan,
+                parents.plan.subject(process, tracers.unwrap_or_default()),
                 parents.clock,
                 &parents.interpreter,
                 legacy.as_ref(),
@@ -411,7 +426,7 @@ impl Running {
         }
         let started = installed.and_then(|()| self.collector.run().map_err(|error| error.to_string()));
         let error = started.err()?;
-        stop(py, BUDGET, false);
+        drop(stop(py, BUDGET, false));
         Some(Message::warning(format!("runtime metrics are not collected: {error}")))
     }
 
@@ -432,8 +447,11 @@ impl Running {
             let text = format!("RuntimeMetrics is enabled already; enable() ignored its arguments {names}");
             return Some(Message::warning(text));
         }
-        let Identity { tags, left_out } = plan.identity(process);
-        py.detach(|| self.collector.reconfigure(&plan.settings, tags.clone()));
+        let Ok(tracers) = tracers::read(py, false) else { return None };
+        let subject = plan.subject(process, Tracers { worker: Worker::Off, ..tracers });
+        let warning = subject.identity().warning();
+        self.interpreter.set_force(plan.settings.force);
+        py.detach(|| self.collector.reconfigure(&plan.settings, subject));
         let changed = Self {
             collector: Arc::clone(&self.collector),
             interpreter: Arc::clone(&self.interpreter),
@@ -444,20 +462,19 @@ impl Running {
         };
         // If it was disabled meanwhile, that holds.
         RUNNING.compare_and_swap(self, Some(Arc::new(changed)));
-        Identity { tags, left_out }.warning()
+        warning
     }
 }
 
 fn collector(
-    process: &Process,
     plan: &Plan,
+    subject: Subject,
     clock: Clock,
     interpreter: &Arc<CPython>,
     legacy: Option<&Legacy>,
 ) -> Arc<Collector> {
     let gc = interpreter.gc_counters();
-    let tags = plan.identity(process).tags;
-    Collector::new(clock, gc, &plan.settings, tags, Arc::clone(interpreter) as _, legacy)
+    Collector::new(clock, gc, &plan.settings, subject, Arc::clone(interpreter) as _, legacy)
 }
 
 /// Whatever keeps us from starting is no reason to disturb the program.

@@ -1,0 +1,102 @@
+//! What tracers in this process say of it. They are looked for among the modules that the program has imported, and
+//! nothing is imported for them.
+
+use once_cell::race::OnceBox;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::log::unless_exception;
+use crate::selection::Selection;
+use crate::snapshot::{Names, Tracers, Worker};
+
+/// What ddtrace's worker sends: its release does not change while a process lives.
+static DDTRACES_NAMES: OnceBox<Selection> = OnceBox::new();
+
+/// What tracers say now. With `force` ddtrace's own runtime metrics are disabled if they run.
+///
+/// # Errors
+///
+/// What a signal handler of the program has raised meanwhile.
+pub fn read(py: Python<'_>, force: bool) -> PyResult<Tracers> {
+    let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+    let Ok(modules) = modules.cast_into::<PyDict>() else { return Ok(Tracers::default()) };
+    Ok(Tracers {
+        ddtrace: unless_exception(py, ddtrace(&modules))?.flatten(),
+        opentelemetry: unless_exception(py, opentelemetry(&modules))?.flatten(),
+        worker: unless_exception(py, worker(&modules, force))?.unwrap_or_default(),
+    })
+}
+
+fn ddtrace(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
+    let py = modules.py();
+    let Some(runtime) = modules.get_item(intern!(py, "ddtrace.internal.runtime"))? else { return Ok(None) };
+    let id = runtime.call_method0(intern!(py, "get_runtime_id"))?;
+    let mut names = Names { runtime_id: text(&id), ..Names::default() };
+    let config =
+        modules.get_item(intern!(py, "ddtrace"))?.map(|ddtrace| ddtrace.getattr(intern!(py, "config")));
+    if let Some(config) = config.transpose()? {
+        names.service = text(&config.getattr(intern!(py, "service"))?);
+        names.env = text(&config.getattr(intern!(py, "env"))?);
+        names.version = text(&config.getattr(intern!(py, "version"))?);
+    }
+    Ok(Some(names))
+}
+
+/// The resource of an SDK that is set up: until then there is a proxy, which has none.
+fn opentelemetry(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
+    let py = modules.py();
+    let Some(trace) = modules.get_item(intern!(py, "opentelemetry.trace"))? else { return Ok(None) };
+    // The function that is there to ask for it sets one up, and imports it, if the environment names one.
+    let Some(provider) = trace.getattr_opt(intern!(py, "_TRACER_PROVIDER"))? else { return Ok(None) };
+    let Some(resource) = provider.getattr_opt(intern!(py, "resource"))? else { return Ok(None) };
+    let attributes = resource.getattr(intern!(py, "attributes"))?;
+    let attribute = |key: &Bound<'_, PyString>| -> PyResult<Option<String>> {
+        Ok(text(&attributes.call_method1(intern!(py, "get"), (key,))?))
+    };
+    let env = attribute(intern!(py, "deployment.environment.name"))?;
+    Ok(Some(Names {
+        runtime_id: attribute(intern!(py, "service.instance.id"))?,
+        service: attribute(intern!(py, "service.name"))?.filter(|name| !name.starts_with("unknown_service")),
+        env: env.map_or_else(|| attribute(intern!(py, "deployment.environment")), |env| Ok(Some(env)))?,
+        version: attribute(intern!(py, "service.version"))?,
+    }))
+}
+
+/// ddtrace's own runtime metrics.
+fn worker(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<Worker> {
+    let py = modules.py();
+    let module = modules.get_item(intern!(py, "ddtrace.internal.runtime.runtime_metrics"))?;
+    let Some(worker) = module.map(|module| module.getattr(intern!(py, "RuntimeWorker"))).transpose()? else {
+        return Ok(Worker::Off);
+    };
+    if !worker.getattr(intern!(py, "enabled"))?.is_truthy()? {
+        return Ok(Worker::Off);
+    }
+    if force {
+        // Of ddtrace nothing but this is called to change it. It is loaded, so this costs one small module.
+        let disable = || py.import("ddtrace.runtime")?.getattr("RuntimeMetrics")?.call_method0("disable");
+        if unless_exception(py, disable())?.is_some() {
+            return Ok(Worker::Stopped);
+        }
+    }
+    let sent =
+        DDTRACES_NAMES.get_or_init(|| Box::new(names_of(modules).unwrap_or_else(|_| Selection::named("*"))));
+    Ok(Worker::Sends(*sent))
+}
+
+/// The names that this release of ddtrace sends; releases before 4 send fewer.
+fn names_of(modules: &Bound<'_, PyDict>) -> PyResult<Selection> {
+    let constants = modules.get_item("ddtrace.internal.runtime.constants")?;
+    let Some(constants) = constants else { return Ok(Selection::named("*")) };
+    let mut sent = Selection::default();
+    for name in constants.getattr("DEFAULT_RUNTIME_METRICS")?.try_iter()? {
+        sent = sent.with(Selection::named(&name?.extract::<String>()?));
+    }
+    Ok(sent)
+}
+
+fn text(value: &Bound<'_, PyAny>) -> Option<String> {
+    let text = value.cast::<PyString>().ok()?.to_string_lossy().into_owned();
+    (!text.is_empty()).then_some(text)
+}
