@@ -273,6 +273,7 @@ def test_nothing_goes_to_a_receiver_whose_path_is_gone(place: Place, busy: RunBu
 LONG_TAGS = {"DD_TAGS": ",".join(f"tag{number}:{'v' * 80}" for number in range(4))}
 
 
+# Over UDP the same fault has a test of its own, below: nobody sees it.
 @pytest.mark.parametrize("place", ["unixgram", "unixstream"], indirect=True)
 def test_a_receiver_that_stops_reading_is_neither_waited_for_nor_left(place: Place, busy: RunBusy) -> None:
     with place.open() as agent, busy(place.url, LONG_TAGS) as program:
