@@ -206,15 +206,13 @@ pub fn entrypoint(py: Python<'_>) -> PyResult<Entrypoint> {
 
 /// Whether this is multiprocessing's fork server, and not a child of it, which has a descriptor from its parent.
 fn is_fork_server(py: Python<'_>, runtime: &Runtime) -> bool {
-    let inherited = || {
-        loaded(py, "multiprocessing.forkserver")?
-            .getattr("_forkserver")
-            .ok()?
-            .getattr("_forkserver_alive_fd")
-            .ok()
-    };
-    runtime.command.iter().any(|word| word.contains(FORK_SERVER))
-        && inherited().is_some_and(|fd| fd.is_none())
+    // A process that starts by itself is asked before the server has imported what it serves with.
+    let is_child = loaded(py, "multiprocessing.forkserver").is_some_and(|module| {
+        let inherited =
+            module.getattr("_forkserver").and_then(|server| server.getattr("_forkserver_alive_fd"));
+        !inherited.is_ok_and(|fd| fd.is_none())
+    });
+    !is_child && runtime.command.iter().any(|word| word.contains(FORK_SERVER))
 }
 
 fn hexversion(py: Python<'_>) -> PyResult<u32> {
