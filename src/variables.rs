@@ -16,6 +16,23 @@ pub struct Variable {
     pub effect: &'static str,
 }
 
+/// Whether automatic starts start. Read by `runtime_metrics/automatic.py`, before this core is loaded.
+pub static ENABLED: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_ENABLED",
+    default: "true",
+    accepts: "true, false, 1 or 0",
+    effect: "Whether `runtime-metrics run` and `import runtime_metrics.auto` start metrics. With runtime-metrics-autostart \
+             the default is false. enable() starts in any case.",
+};
+
+/// OpenTelemetry's switch, which turns automatic starts off. Read there, too.
+pub static OTEL_METRICS_EXPORTER: Variable = Variable {
+    name: "OTEL_METRICS_EXPORTER",
+    default: "",
+    accepts: "text",
+    effect: "If it is none, automatic starts do not start, and say so. enable() starts in any case.",
+};
+
 /// Period of a flush.
 pub static INTERVAL: Variable = Variable {
     name: "DD_RUNTIME_METRICS_INTERVAL",
@@ -268,7 +285,9 @@ pub static DATADOG_CARDINALITY: Variable = Variable {
 };
 
 /// Every variable, in the order of the documentation.
-pub static VARIABLES: [&Variable; 33] = [
+pub static VARIABLES: [&Variable; 35] = [
+    &ENABLED,
+    &OTEL_METRICS_EXPORTER,
     &INTERVAL,
     &LEVEL,
     &INCLUDE,
