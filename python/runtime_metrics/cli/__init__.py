@@ -1,35 +1,38 @@
 """The command `runtime-metrics`: finds the file of the command asked for, and runs it.
 
 Each command is a module here with `add_arguments(parser)` and `run(arguments)`. Only the one asked for is
-imported, so a command pays for what it uses.
+imported, so a command pays for what it uses. `run` pays for nothing else: it is on the way of another program.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 COMMANDS = {
+    "run": "run a program that reports its runtime metrics",
     "catalogue": "print every metric: name, unit, kind and meaning",
     "watch": "receive DogStatsD on a local socket and show it",
     "demo": "run a busy program for some seconds and show its metrics",
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
     Args:
         argv: The arguments after the program's name; those of the process if absent.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["run"]:
+        from runtime_metrics.cli import run
+
+        return run.main(words[1:])
+
+    import argparse
+    import importlib
+
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe that is not UTF-8 shows "?" for a trend, and the command goes on.
         if isinstance(stream, io.TextIOWrapper):

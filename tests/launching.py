@@ -1,0 +1,107 @@
+"""Environments in which programs are launched, with ddtrace beside us or without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peers import PEERS
+from serving import ROOT
+
+if TYPE_CHECKING:
+    from serving import Reports
+
+RUN = [str(Path(sys.executable).with_name("runtime-metrics")), "run"]
+
+# The interpreter that the virtual environment of the tests was made with: we are not installed there.
+BASE = os.path.realpath(sys.executable)
+
+# Says who it is, and ends.
+PROGRAM = "import os; print(os.getpid())"
+
+SCRIPT = """\
+#!{python}
+import sys
+from {module} import main
+sys.exit(main())
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a program finds its interpreter and its packages."""
+
+    python: str
+    variables: dict[str, str]
+
+    def run(
+        self, *command: str, status: int = 0, stdin: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end; fails if its exit status is another."""
+        done = subprocess.run(
+            command,
+            env=os.environ | self.variables | environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == status, done.stderr
+        return done
+
+    def with_folder(self, folder: Path) -> World:
+        """The same, with a folder at the beginning of the search path."""
+        search = [str(folder), *filter(None, [self.variables.get("PYTHONPATH")])]
+        return World(self.python, self.variables | {"PYTHONPATH": os.pathsep.join(search)})
+
+
+def with_ddtrace(place: str, folder: Path) -> World:
+    """A world with ddtrace, its command and ours: in a virtual environment, or by PYTHONPATH alone."""
+    packages = unpacked(folder / "packages")
+    (theirs,) = PEERS.glob("lib/python*/site-packages")
+    variables = {"DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false", "DD_REMOTE_CONFIGURATION_ENABLED": "false"}
+    if place == "virtual environment":
+        python = virtual_environment(folder / "venv")
+        (own,) = (folder / "venv").glob("lib/python*/site-packages")
+        (own / "packages.pth").write_text(f"{packages}\n{theirs}\n")
+    else:
+        python = BASE
+        variables["PYTHONPATH"] = os.pathsep.join([str(packages), str(theirs)])
+    scripts = folder / "bin"
+    scripts.mkdir()
+    modules = {
+        "runtime-metrics": "runtime_metrics.cli",
+        "ddtrace-run": "ddtrace.commands.ddtrace_run",
+    }
+    for name, module in modules.items():
+        (scripts / name).write_text(SCRIPT.format(python=python, module=module))
+        (scripts / name).chmod(0o755)
+    search = [str(scripts), str(Path(python).parent), os.environ["PATH"]]
+    return World(python, variables | {"PATH": os.pathsep.join(search)})
+
+
+def virtual_environment(folder: Path) -> str:
+    """An empty one, without pip; gives its interpreter."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    return str(folder / "bin" / "python")
+
+
+def unpacked(folder: Path) -> Path:
+    """The wheel, in a folder for the search path."""
+    (wheel,) = (ROOT / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def flushes_by_process(reports: Reports) -> Counter[int]:
+    """How many flushes each process has sent, now that everything has ended."""
+    reports.stop()
+    return Counter(report.pid for report in reports if "mem.rss" in report.values)

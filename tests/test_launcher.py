@@ -1,0 +1,554 @@
+"""`runtime-metrics run` and `import runtime_metrics.auto`: the program as it would be without us, and measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from launching import BASE, PROGRAM, RUN, World, flushes_by_process, unpacked, with_ddtrace
+from peers import PEERS
+from serving import Reports, need
+from test_wheel import wheel
+
+from runtime_metrics import _core, automatic
+from runtime_metrics.cli.run import BOOTSTRAP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from receiving import Flushes
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+)
+
+SITE_PACKAGES = str(Path(BOOTSTRAP).parent.parent)
+BARE = World(sys.executable, {})
+
+
+@pytest.fixture
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reports]:
+    """What processes report; each sends one flush, at its end."""
+    reports = Reports(tmp_path / "dogstatsd")
+    monkeypatch.setenv("DD_DOGSTATSD_URL", reports.url)
+    monkeypatch.setenv("DD_RUNTIME_METRICS_INTERVAL", "3600")
+    yield reports
+    reports.stop()
+
+
+@pytest.fixture(scope="session", params=["virtual environment", "PYTHONPATH"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """With ddtrace."""
+    need("ddtrace", among=PEERS)
+    return with_ddtrace(request.param, tmp_path_factory.mktemp("world"))
+
+
+# The program is what it would be without us
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [RUN, [sys.executable, "-m", "runtime_metrics", "run"], [*RUN, "--"]],
+    ids=lambda words: words[-1],
+)
+def test_the_program_takes_the_launchers_place_and_reports_at_its_end(
+    launcher: list[str], reports: Reports
+) -> None:
+    command = [*launcher, sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        said, _ = process.communicate()
+    assert (process.returncode, int(said)) == (0, process.pid)
+    assert flushes_by_process(reports) == {process.pid: 1}
+
+
+def test_the_program_gets_its_words_untouched() -> None:
+    program = "import sys; print(sys.orig_argv)"
+    words = ["python", "-c", program, "--help", "--", "-h", "", "a b", "run"]
+    done = BARE.run(*RUN, *words, PATH=str(Path(sys.executable).parent))
+    assert done.stdout.strip() == repr(words)
+
+
+def test_the_program_gets_the_input() -> None:
+    text = "one\ntwo\n" * 100_000
+    assert BARE.run(
+        *RUN, sys.executable, "-c", "import sys; print(len(sys.stdin.read()))", stdin=text
+    ).stdout == (f"{len(text)}\n")
+
+
+def test_the_environment_differs_by_one_folder_in_the_search_path() -> None:
+    command = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
+    unset: dict[str, str] = {}
+    for inherited in (unset, {"PYTHONPATH": ""}, {"PYTHONPATH": "/one"}, {"PYTHONPATH": "/one::/two"}):
+        world = World(sys.executable, inherited)
+        without, launched = (json.loads(world.run(*launcher, *command).stdout) for launcher in ([], RUN))
+        expected = os.pathsep.join(filter(None, [BOOTSTRAP, inherited.get("PYTHONPATH")]))
+        assert launched == without | {"PYTHONPATH": expected}
+        # Nested, it is there already.
+        assert json.loads(world.run(*RUN, *RUN, *command).stdout) == launched
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 255])
+def test_the_exit_code_is_the_programs(status: int) -> None:
+    BARE.run(*RUN, sys.executable, "-c", f"raise SystemExit({status})", status=status)
+
+
+@pytest.mark.parametrize(
+    ("program", "sent", "status"),
+    [
+        ("", signal.SIGTERM, -signal.SIGTERM),
+        ("", signal.SIGINT, -signal.SIGINT),
+        ("signal.signal(signal.SIGUSR1, lambda *_: sys.exit(5))", signal.SIGUSR1, 5),
+        ("signal.signal(signal.SIGTERM, lambda *_: sys.exit(6))", signal.SIGTERM, 6),
+    ],
+)
+def test_a_signal_to_the_launcher_is_the_programs(program: str, sent: int, status: int) -> None:
+    source = f"import signal, sys; {program}\nprint('ready', flush=True)\nwhile True: signal.pause()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*RUN, sys.executable, "-c", source], stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(sent)
+        process.communicate(timeout=60)
+    assert process.returncode == status
+
+
+@pytest.mark.parametrize("name", ["PIPE", "XFSZ", "TERM"])
+def test_no_signal_is_ignored_that_was_not_before(name: str) -> None:
+    done = BARE.run(*RUN, "sh", "-c", f"kill -{name} $$; echo alive", status=-signal.Signals[f"SIG{name}"])
+    assert done.stdout == ""
+
+
+def test_a_command_that_cannot_be_run_is_one_line_and_the_shells_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "app.py").touch()
+    (tmp_path / "text").write_text("no program")
+    (tmp_path / "text").chmod(0o755)
+    (tmp_path / "orphan").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "orphan").chmod(0o755)
+    cases = {
+        "no-such-command": (127, "command not found"),
+        "/no/such/command": (127, "no such file"),
+        f"{tmp_path}/app.py/x": (127, "no such file"),
+        f"{tmp_path}/app.py": (
+            126,
+            f"Permission denied; did you mean `runtime-metrics run python {tmp_path}/app.py`?",
+        ),
+        f"{tmp_path}/text": (
+            126,
+            f"Exec format error; did you mean `runtime-metrics run python {tmp_path}/text`?",
+        ),
+        f"{tmp_path}/orphan": (126, "the interpreter in its first line does not exist"),
+        str(tmp_path): (126, "Permission denied"),
+    }
+    for command, (status, reason) in cases.items():
+        done = BARE.run(*RUN, command, "argument", status=status)
+        assert (done.stdout, done.stderr) == ("", f"runtime-metrics run: {command}: {reason}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "a command is missing"),
+        (["--"], "a command is missing"),
+        (["--fast", "x"], "unknown option --fast"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(words: list[str], reason: str) -> None:
+    usage = "usage: runtime-metrics run [-h] [--] command [argument ...]"
+    done = BARE.run(*RUN, *words, status=2)
+    assert (done.stdout, done.stderr) == ("", f"{usage}\nruntime-metrics run: error: {reason}\n")
+
+
+def test_launching_imports_next_to_nothing() -> None:
+    loaded = "from runtime_metrics.cli import run; print(*set(sys.modules) - before)"
+    source = f"import sys; before = set(sys.modules); {loaded}"
+    modules = set(BARE.run(sys.executable, "-c", source).stdout.split())
+    assert modules <= {
+        "__future__",
+        "runtime_metrics",
+        "runtime_metrics._core",
+        "runtime_metrics.automatic",
+        "runtime_metrics.cli",
+        "runtime_metrics.cli.run",
+    }
+
+
+# Beside others
+
+
+USERS = "import sys; sys.users = getattr(sys, 'users', 0) + 1"
+REPORT = """
+import json, os, sys, time
+from contextlib import suppress
+from runtime_metrics import RuntimeMetrics
+def threads():
+    for task in os.listdir("/proc/self/task"):
+        # Some of ddtrace's end at once.
+        with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/self/task/{task}/comm") as comm:
+            yield comm.read().strip()
+# A thread names itself once it runs.
+deadline = time.monotonic() + 20
+while "rtm-sampler" not in (names := list(threads())):
+    assert time.monotonic() < deadline, names
+print(json.dumps({
+    "pid": os.getpid(),
+    "ddtrace": "ddtrace" in sys.modules,
+    "enabled": RuntimeMetrics._enabled,
+    "users": getattr(sys, "users", 0),
+    "samplers": names.count("rtm-sampler"),
+}))
+"""
+NESTINGS = {
+    "ours alone": ("runtime-metrics run python", "", False),
+    "ours twice": ("runtime-metrics run runtime-metrics run python", "", False),
+    "ours around theirs": ("runtime-metrics run ddtrace-run python", "", True),
+    "theirs around ours": ("ddtrace-run runtime-metrics run python", "", True),
+    "ours around theirs around ours": (
+        "runtime-metrics run ddtrace-run runtime-metrics run python",
+        "",
+        True,
+    ),
+    "theirs imported inside ours": ("runtime-metrics run python", "import ddtrace.auto\n", True),
+    "ours imported inside theirs": ("ddtrace-run python", "import runtime_metrics.auto\n", True),
+}
+
+
+@pytest.mark.parametrize(
+    ("world", "users"),
+    [("virtual environment", False), ("virtual environment", True), ("PYTHONPATH", True)],
+    ids=lambda value: str(value),
+    indirect=["world"],
+)
+@pytest.mark.parametrize("nesting", NESTINGS)
+def test_one_collector_runs_and_everybodys_bootstrap(
+    nesting: str, users: bool, world: World, reports: Reports, tmp_path: Path
+) -> None:
+    command, beginning, ddtrace = NESTINGS[nesting]
+    if users:
+        (tmp_path / "sitecustomize.py").write_text(USERS)
+        world = world.with_folder(tmp_path)
+    done = world.run(*command.split(), "-c", beginning + REPORT)
+    told = json.loads(done.stdout)
+    pid = told.pop("pid")
+    assert told == {"ddtrace": ddtrace, "enabled": True, "users": int(users), "samplers": 1}
+    assert flushes_by_process(reports) == {pid: 1}
+    assert "sitecustomize" not in done.stderr
+
+
+def test_a_sitecustomize_of_the_virtual_environment_is_run(reports: Reports, tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (own,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (own / "ours.pth").write_text(SITE_PACKAGES)
+    (own / "sitecustomize.py").write_text(USERS)
+    program = "import sitecustomize, sys; print(sys.users, sitecustomize.__file__)"
+    done = BARE.run(*RUN, str(tmp_path / "venv" / "bin" / "python"), "-c", program)
+    assert (done.stdout, done.stderr) == (f"1 {own}/sitecustomize.py\n", "")
+    assert list(flushes_by_process(reports).values()) == [1]
+
+
+def test_without_a_sitecustomize_ours_remains_and_the_search_path_is_as_it_was() -> None:
+    done = BARE.run(
+        *RUN, sys.executable, "-c", "import sys, sitecustomize; print(sitecustomize.__file__, sys.path[1])"
+    )
+    assert done.stdout == f"{BOOTSTRAP}/sitecustomize.py {BOOTSTRAP}\n"
+
+
+@pytest.mark.parametrize(
+    "source", ["raise RuntimeError('theirs')", "import no_such_module", "raise ImportError", "def"]
+)
+def test_a_broken_sitecustomize_is_reported_as_without_us(
+    source: str, reports: Reports, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(source)
+    without, launched = (
+        BARE.run(*launcher, sys.executable, "-c", "print('runs')", PYTHONPATH=str(tmp_path))
+        for launcher in ([], RUN)
+    )
+    assert without.stderr.startswith("Error in sitecustomize")
+    # The launcher's own interpreter has met it, too.
+    assert (launched.stdout, launched.stderr) == ("runs\n", without.stderr * 2)
+    assert list(flushes_by_process(reports).values()) == [1]
+
+
+def test_a_tag_given_in_code_arrives_and_one_collector_runs(flushes: Flushes) -> None:
+    enable = "from runtime_metrics import RuntimeMetrics; RuntimeMetrics.enable(tags={'team': 'core'})\n"
+    done = BARE.run(*RUN, sys.executable, "-c", enable + REPORT, DD_DOGSTATSD_URL=flushes.url)
+    assert json.loads(done.stdout)["samplers"] == 1
+    assert done.stderr == ""
+    (flush,) = flushes.rest()
+    assert flush.tag("team") == "core"
+
+
+# Children, and programs that are no application
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_children_report_once_and_what_serves_them_never(
+    method: str, reports: Reports, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"""
+import json, multiprocessing, os
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("{method}")
+    lock = context.Lock()  # Brings the resource tracker.
+    child = context.Process(target=print, args=("child",))
+    child.start()
+    child.join()
+    print(json.dumps([os.getpid(), child.pid]))
+"""
+    )
+    # A flush at each interval would be sent by whatever lives that long.
+    done = BARE.run(*RUN, sys.executable, str(program))
+    assert done.stderr == ""
+    pids = json.loads(done.stdout.splitlines()[-1])
+    assert flushes_by_process(reports) == dict.fromkeys(pids, 1)
+
+
+def test_the_fork_server_has_no_thread_of_ours(reports: Reports, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+import multiprocessing, os
+from multiprocessing.forkserver import _forkserver
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    child = context.Process(target=print, args=("child",))
+    child.start()
+    child.join()
+    print(len(os.listdir(f"/proc/{_forkserver._forkserver_pid}/task")))
+"""
+    )
+    assert BARE.run(*RUN, sys.executable, str(program)).stdout == "child\n1\n"
+    assert len(flushes_by_process(reports)) == 2
+
+
+def auxiliary() -> dict[str, list[str]]:
+    """Commands that run no application, each in an interpreter of its own."""
+    scripts = Path(sys.executable).parent
+    (runner,) = Path(SITE_PACKAGES).glob("pip/__pip-runner__.py")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {
+        "-m ddtrace.commands.ddtrace_run": [],
+        "ddtrace-run": [],
+        "-m ensurepip": [sys.executable, "-m", "ensurepip", "--version"],
+        "-m pip": [sys.executable, "-Wignore", "-Bm", "pip", "--version"],
+        "-m runtime_metrics": [sys.executable, "-m", "runtime_metrics", "catalogue"],
+        "-m venv": [sys.executable, "-X", "utf8", "-mvenv", "--help"],
+        "-c from multiprocessing.resource_tracker import main": [
+            sys.executable,
+            "-c",
+            "from multiprocessing.resource_tracker import main;main(0)",
+        ],
+        "__pip-runner__.py": [sys.executable, str(runner), "--version"],
+        "pip": [str(scripts / f"pip{version}"), "--version"],
+        "runtime-metrics": [str(scripts / "runtime-metrics"), "catalogue"],
+    }
+
+
+AUXILIARY = auxiliary()
+
+
+def test_each_auxiliary_program_has_a_test() -> None:
+    assert set(AUXILIARY) == {
+        *(f"-m {name}" for name in automatic.AUXILIARY_MODULES),
+        *(f"-c {code}" for code in automatic.AUXILIARY_CODE),
+        *automatic.AUXILIARY_SCRIPTS,
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, command in AUXILIARY.items() if command])
+def test_an_auxiliary_program_does_not_start(name: str, reports: Reports) -> None:
+    BARE.run(*RUN, *AUXILIARY[name])
+    assert flushes_by_process(reports) == {}
+
+
+@pytest.mark.parametrize("command", ["ddtrace-run", "python -m ddtrace.commands.ddtrace_run"])
+def test_the_interpreter_of_ddtrace_run_does_not_start(command: str, world: World, reports: Reports) -> None:
+    assert "ddtrace-run" in world.run("runtime-metrics", "run", *command.split(), "--version").stdout
+    assert flushes_by_process(reports) == {}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["-c", PROGRAM], ["-c", PROGRAM, "pip"], ["-m", "timeit", "-n1", "-r1"], ["-Wdefault", "-c", PROGRAM]],
+)
+def test_any_other_program_does(words: list[str], reports: Reports) -> None:
+    BARE.run(*RUN, sys.executable, *words)
+    assert list(flushes_by_process(reports).values()) == [1]
+
+
+def test_a_program_that_is_replaced_at_once_has_sent_nothing(reports: Reports) -> None:
+    replaced = f"import os, sys; os.execv(sys.executable, [sys.executable, '-c', {PROGRAM!r}])"
+    pid = int(BARE.run(*RUN, sys.executable, "-c", replaced).stdout)
+    assert flushes_by_process(reports) == {pid: 1}
+    assert len({report.runtime_id for report in reports}) == 1
+
+
+def test_the_bootstrap_imports_no_module_in_a_program_that_does_not_start() -> None:
+    program = "import sys; print(*sys.modules)"
+    tracker = f"from multiprocessing.resource_tracker import main; {program}"
+    for source, switch in ((program, "false"), (tracker, "true")):
+        world = World(sys.executable, {"DD_RUNTIME_METRICS_ENABLED": switch})
+        without, launched = (
+            set(world.run(*launcher, sys.executable, "-c", source).stdout.split()) for launcher in ([], RUN)
+        )
+        assert "os" in without
+        assert launched - without == {"sitecustomize"}
+
+
+def test_a_start_imports_nothing_that_gevent_would_patch(reports: Reports) -> None:
+    program = "import sys; print(*sys.modules)"
+    modules = set(BARE.run(*RUN, sys.executable, "-c", program).stdout.split())
+    assert "runtime_metrics._core" in modules
+    assert modules.isdisjoint({"logging", "select", "signal", "socket", "threading"})
+    assert len(flushes_by_process(reports)) == 1
+
+
+# Switches
+
+
+@pytest.mark.parametrize(
+    ("value", "starts"),
+    [("", 1), ("true", 1), ("True", 1), ("1", 1), ("false", 0), ("FALSE", 0), ("0", 0)],
+)
+@pytest.mark.parametrize("way", [RUN, []], ids=["launcher", "import"])
+def test_the_variable_switches_automatic_starts(
+    way: list[str], value: str, starts: int, reports: Reports
+) -> None:
+    source = PROGRAM if way else f"import runtime_metrics.auto\n{PROGRAM}"
+    done = BARE.run(*way, sys.executable, "-c", source, DD_RUNTIME_METRICS_ENABLED=value)
+    assert done.stderr == ""
+    assert list(flushes_by_process(reports).values()) == [1] * starts
+
+
+def test_a_wrong_switch_is_one_warning_and_the_default(reports: Reports) -> None:
+    done = BARE.run(*RUN, sys.executable, "-c", PROGRAM, DD_RUNTIME_METRICS_ENABLED="maybe")
+    (row,) = [row for row in _core.variables() if row.name == "DD_RUNTIME_METRICS_ENABLED"]
+    assert done.stderr == f'{row.name}="maybe": expected {row.accepts}; {row.default} is used\n'
+    assert list(flushes_by_process(reports).values()) == [1]
+
+
+@pytest.mark.parametrize("value", ["none", "None"])
+def test_an_exporter_of_none_turns_automatic_starts_off_with_one_line(value: str, reports: Reports) -> None:
+    line = "runtime metrics are not started automatically: OTEL_METRICS_EXPORTER is none"
+    again = f"import runtime_metrics.auto; {PROGRAM}"
+    done = BARE.run(*RUN, sys.executable, "-c", again, OTEL_METRICS_EXPORTER=value)
+    assert done.stderr == f"{line}\n"
+    logged = (
+        "import logging, sys; logging.basicConfig(format='%(name)s %(levelname)s %(message)s', stream=sys.stdout)\n"
+        "import runtime_metrics.auto"
+    )
+    done = BARE.run(sys.executable, "-c", logged, OTEL_METRICS_EXPORTER=value)
+    assert (done.stdout, done.stderr) == (f"runtime_metrics WARNING {line}\n", "")
+    assert flushes_by_process(reports) == {}
+
+
+@pytest.mark.parametrize("value", ["none", "otlp"])
+def test_no_switch_stops_an_explicit_start(value: str, reports: Reports) -> None:
+    source = (
+        "from runtime_metrics import RuntimeMetrics; RuntimeMetrics.enable(); import runtime_metrics.auto"
+    )
+    for switch in ({"DD_RUNTIME_METRICS_ENABLED": "false"}, {"OTEL_METRICS_EXPORTER": value}):
+        assert World(sys.executable, switch).run(sys.executable, "-c", source).stderr == ""
+    assert list(flushes_by_process(reports).values()) == [1, 1]
+
+
+# Where the launcher does not reach
+
+
+@pytest.mark.parametrize("options", ["-I", "-E", "-S", "-BI", "-W ignore -E"])
+def test_an_interpreter_that_looks_away_runs_as_without_us_and_import_works(
+    options: str, reports: Reports
+) -> None:
+    done = BARE.run(*RUN, sys.executable, *options.split(), "-c", "print('runs')")
+    assert done.stdout == "runs\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"runtime-metrics run: python -{options[-1]} ")
+    assert "`import runtime_metrics.auto`" in line
+    # -S leaves out the folder of packages.
+    source = f"import sys; sys.path.append({SITE_PACKAGES!r}); import runtime_metrics.auto; {PROGRAM}"
+    pid = int(BARE.run(sys.executable, *options.split(), "-c", source).stdout)
+    assert flushes_by_process(reports) == {pid: 1}
+
+
+def test_a_script_gets_its_own_options_without_a_warning(reports: Reports, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(PROGRAM)
+    for words in (["-W", "error", str(tmp_path / "app.py"), "-I"], ["-c", PROGRAM, "-S"]):
+        assert BARE.run(*RUN, sys.executable, *words).stderr == ""
+    assert len(flushes_by_process(reports)) == 2
+
+
+def test_uwsgi_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "uwsgi").write_text("#!/bin/sh\necho runs\n")
+    (tmp_path / "uwsgi").chmod(0o755)
+    done = BARE.run(*RUN, "uwsgi", PATH=str(tmp_path))
+    assert done.stdout == "runs\n"
+    assert done.stderr.count("\n") == 1
+    assert "`import runtime_metrics.auto`" in done.stderr
+
+
+def other_interpreter(version: str) -> str:
+    """An interpreter in which we are not installed."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = [
+        *map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python{version}"))),
+        shutil.which(f"python{version}"),
+    ]
+    if found[0] is None:
+        pytest.skip(f"no Python {version} on this machine")
+    return found[0]
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.6", "3.9", "3.10", "3.12", "3.13"])
+def test_another_interpreter_runs_as_without_us(version: str, reports: Reports, tmp_path: Path) -> None:
+    python = other_interpreter(version)
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.users = 1")
+    for users in ("", str(tmp_path)):
+        program = "import sys; sys.stdout.write(str(getattr(sys, 'users', 0)))"
+        done = BARE.run(*RUN, python, "-B", "-c", program, PYTHONPATH=users)
+        assert (done.stdout, done.stderr) == (str(int(bool(users))), "")
+    assert flushes_by_process(reports) == {}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not for this machine"], ids=["absent", "empty", "foreign"])
+def test_a_package_built_for_another_abi_leaves_the_program_alone(
+    content: bytes | None, reports: Reports, tmp_path: Path
+) -> None:
+    package = unpacked(tmp_path / "packages") / "runtime_metrics"
+    (core,) = package.glob("_core.*.so")
+    core.unlink()
+    if content is not None:
+        core.write_bytes(content)
+    search = os.pathsep.join([str(package / "bootstrap"), str(package.parent)])
+    command = [BASE, "-c", "import runtime_metrics.automatic"]
+    assert "ImportError" in BARE.run(*command, status=1, PYTHONPATH=search).stderr
+    done = BARE.run(BASE, "-c", "print('runs')", PYTHONPATH=search)
+    assert (done.stdout, done.stderr) == ("runs\n", "")
+    assert flushes_by_process(reports) == {}
+
+
+def test_another_interpreter_finds_nothing_but_the_sitecustomize() -> None:
+    import zipfile
+
+    with zipfile.ZipFile(wheel()) as archive:
+        names = [name for name in archive.namelist() if "bootstrap" in name]
+    assert names == ["runtime_metrics/bootstrap/sitecustomize.py"]
+
+
+def test_an_error_of_ours_is_one_line_and_the_program_runs(tmp_path: Path) -> None:
+    package = unpacked(tmp_path / "packages") / "runtime_metrics"
+    with (package / "automatic.py").open("a") as automatic_py:
+        automatic_py.write("\n1 / 0\n")
+    done = BARE.run(BASE, "-c", "print('runs')", PYTHONPATH=str(package / "bootstrap"))
+    assert done.stdout == "runs\n"
+    assert done.stderr == "runtime-metrics: not started: ZeroDivisionError: division by zero\n"
