@@ -12,6 +12,9 @@ PORTABLE := --zig --compatibility manylinux_2_17
 UNWINDER := RUSTFLAGS="-C link-arg=$(shell cc -print-file-name=libgcc_s.so.1)"
 endif
 
+AUTOSTART := $(addprefix autostart/,pyproject.toml README.md LICENSE runtime_metrics_autostart.py runtime_metrics_autostart.pth \
+	runtime_metrics_autostart.start)
+
 .PHONY: help setup demo test lint bench generate docs check wheel sdist clean
 
 help: ## list the targets
@@ -22,7 +25,7 @@ setup: .venv/.installed ## a virtual environment with the tools and the package 
 demo: setup ## a real workload's metrics, through a real socket, on the screen
 	@$(BIN)/runtime-metrics demo
 
-test: setup dist/.sdist .servers/.ready .linters/.ready .peers/.ready ## every test
+test: setup dist/.sdist dist/.autostart .servers/.ready .linters/.ready .peers/.ready ## every test
 	cargo test --quiet
 	$(BIN)/python -m pytest
 
@@ -47,9 +50,9 @@ docs: generate
 
 check: lint test ## what CI runs
 
-wheel: dist/.wheel ## the wheel, in dist/
+wheel: dist/.wheel dist/.autostart ## the wheels, in dist/ and dist/autostart/
 
-sdist: dist/.sdist ## the source distribution, in dist/
+sdist: dist/.sdist dist/.autostart ## the source distributions, in dist/ and dist/autostart/
 
 clean: ## forget everything that was built
 	rm -rf .bench .linters .peers .servers .venv dist target
@@ -68,6 +71,11 @@ dist/.wheel: .venv/.tools $(SOURCES)
 dist/.sdist: .venv/.tools $(SOURCES)
 	rm -f dist/*.tar.gz
 	$(BIN)/maturin sdist --out dist
+	@touch $@
+
+dist/.autostart: .venv/.tools $(AUTOSTART)
+	rm -rf dist/autostart
+	cd autostart && ../$(BIN)/hatchling build --directory ../dist/autostart
 	@touch $@
 
 .venv/.installed: dist/.wheel
