@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from serving import need, serving
 
+from runtime_metrics.cli.run import BOOTSTRAP
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -58,6 +60,23 @@ SERVERS = {
         for place in ("application", "on_starting", "when_ready")
         for preload in ("", " --preload")
     },
+    "gunicorn sync, launched": Server(
+        f"runtime-metrics run {{servers}}/bin/{GUNICORN} application:wsgi",
+        "gunicorn",
+        enable_in="launcher",
+        others=1,
+    ),
+    **{
+        f"{name}, launched": Server(
+            f"runtime-metrics run {{servers}}/bin/{command}", name, enable_in="launcher", others=others
+        )
+        for name, command, others in (
+            ("uvicorn", "uvicorn --uds {socket} --workers 2 application:asgi", 1),
+            ("hypercorn", "hypercorn --bind unix:{socket} --workers 2 application:asgi", 1),
+            ("granian", "granian --uds {socket} --workers 2 --interface wsgi application:wsgi", 1),
+            ("celery", "python tasks.py {socket}", 2),
+        )
+    },
     "uvicorn asyncio": Server(f"{UVICORN} --loop asyncio", "uvicorn"),
     "uvicorn uvloop": Server(f"{UVICORN} --loop uvloop", "uvicorn uvloop"),
     "hypercorn": Server("hypercorn --bind unix:{socket} --workers 2 application:asgi", "hypercorn"),
@@ -66,6 +85,19 @@ SERVERS = {
     "uwsgi": Server(UWSGI, "uwsgi", others=1),
     "uwsgi, Python's fork hooks": Server(f"{UWSGI} --py-call-uwsgi-fork-hooks", "uwsgi", others=1),
     "uwsgi, lazy": Server(f"{UWSGI} --lazy-apps", "uwsgi"),
+    "uwsgi, import": Server(
+        "uwsgi --ini {examples}/uwsgi.ini --virtualenv {servers} --http-socket {socket} --disable-logging"
+        " --module application:wsgi",
+        "uwsgi",
+        enable_in="import",
+        others=1,
+    ),
+    "uwsgi, lazy, import": Server(
+        f"{UWSGI} --lazy-apps --import runtime_metrics.auto", "uwsgi", enable_in="import"
+    ),
+    "uwsgi, shared import": Server(
+        f"{UWSGI} --lazy-apps --shared-import runtime_metrics.auto", "uwsgi", enable_in="import", others=1
+    ),
     "celery": Server("python tasks.py {socket}", "celery", others=2),
     # A fork server that has loaded the application is nobody's worker, and silent.
     **{
@@ -102,6 +134,19 @@ def test_every_process_reports_itself(server: Server, tmp_path: Path) -> None:
     # No process could have been taken for a worker.
     differences = [apart(said[worker], said[pid]) for worker in workers for pid in said if pid != worker]
     assert min(differences) > 0.1
+
+
+def test_under_the_launcher_uwsgi_reports_by_its_import_option_alone(tmp_path: Path) -> None:
+    need("uwsgi")
+    for option, reporting in (("", 0), ("--import runtime_metrics.auto", 3)):
+        folder = tmp_path / str(reporting)
+        folder.mkdir()
+        settings = application(folder, "import") | {"PYTHONPATH": BOOTSTRAP}
+        with serving(f"{UWSGI} {option}", folder, **settings) as service:
+            service.until(lambda: len(service.clients.answered) == 2)
+            service.until(lambda: not reporting or everybody_has_reported(service, reporting))  # noqa: B023
+            assert service.stop() == 0
+        assert len({report.pid for report in service.reports}) == reporting
 
 
 @pytest.mark.parametrize("preload", ["", "--preload"])
