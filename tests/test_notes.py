@@ -1,0 +1,319 @@
+"""The tutorial of examples/notes: its answers and its processes."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
+
+import psutil
+import pytest
+from serving import PATIENCE, SERVERS, TROUBLE, Reports, need
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NOTES = Path(__file__).parent.parent / "examples" / "notes"
+DATE = re.compile(r"\b\d\d/\d\d/\d{4}\b")
+
+
+@pytest.fixture
+def tutorial(tmp_path: Path) -> Path:
+    """The folder in which a newcomer works."""
+    if sys.platform != "linux":
+        pytest.skip("needs Linux, where a Unix socket tells which process has sent")
+    need("flask", "psycopg", "requests", "runtime-metrics")
+    return Path(shutil.copytree(NOTES, tmp_path / "notes", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+@contextmanager
+def running(command: str, folder: Path, **environment: str) -> Iterator[Program]:
+    """Runs a command of the tutorial until its end, or stops it as Ctrl-C does."""
+    program = Program(command, folder, environment)
+    try:
+        yield program
+        program.stop()
+    finally:
+        program.kill()
+
+
+class Program:
+    """A command that stays, what it prints, and what its processes report."""
+
+    def __init__(self, command: str, folder: Path, environment: dict[str, str]) -> None:
+        """Starts it in the folder; services listen on free ports and report here."""
+        (self.name,) = re.findall(r"\b(calendar|notes|watch)(?:_app\.app|$)", command)
+        self.reports = Reports(folder.parent / f"{self.name}.socket")
+        self._output = folder.parent / f"{self.name}.txt"
+        everywhere = {
+            "DD_DOGSTATSD_URL": self.reports.url,
+            "DD_RUNTIME_METRICS_INTERVAL": "0.3",
+            "FLASK_RUN_PORT": "0",
+        }
+        variables, words = assigned(command)
+        if self.name == "watch":
+            words += ["--port", "0"]
+        with self._output.open("wb") as output:
+            self.process = psutil.Popen(
+                [str(SERVERS / "bin" / words[0]), *words[1:]],
+                cwd=folder,
+                env=in_the_environment() | everywhere | environment | variables,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def printed(self) -> str:
+        """What it has printed so far."""
+        return self._output.read_text()
+
+    @property
+    def host(self) -> str:
+        """The host and port that it says it listens on."""
+        self.until(lambda: "Running on http://" in self.printed)
+        (host,) = re.findall(r"Running on http://(127\.0\.0\.1:\d+)\s", self.printed)
+        return str(host)
+
+    def until(self, enough: Callable[[], bool]) -> None:
+        """Waits, as long as it runs."""
+        deadline = time.monotonic() + PATIENCE
+        while not enough():
+            assert self.process.poll() is None, self.printed
+            assert time.monotonic() < deadline, f"{identities(self)}\n{self.printed}"
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Ends all its processes and the receiver; nothing of ours may have gone wrong."""
+        family = [self.process, *self.process.children(recursive=True)]
+        os.killpg(self.process.pid, signal.SIGINT)
+        _, alive = psutil.wait_procs(family, PATIENCE)
+        assert alive == [], self.printed
+        self.reports.stop()
+        assert TROUBLE.findall(self.printed) == [], self.printed
+
+    def kill(self) -> None:
+        """Leaves nothing behind."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+        self.reports.stop()
+
+
+def in_the_environment() -> dict[str, str]:
+    """The variables of a shell in which the tutorial's environment is active."""
+    plain = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return plain | {"PATH": f"{SERVERS / 'bin'}:{os.environ['PATH']}"}
+
+
+def assigned(command: str) -> tuple[dict[str, str], list[str]]:
+    """The variables that stand before a command, and its words."""
+    words = shlex.split(command)
+    variables = {}
+    while "=" in words[0]:
+        name, _, variables[name] = words.pop(0).partition("=")
+    return variables, words
+
+
+def identities(program: Program) -> dict[int, set[str]]:
+    """The runtime-ids under which each of its processes has reported."""
+    found: dict[int, set[str]] = {}
+    for report in list(program.reports):
+        found.setdefault(report.pid, set()).add(report.runtime_id)
+    return found
+
+
+def dated(text: str) -> str:
+    """The text with DATE in the place of each date, which must be one of 2022."""
+    assert all(datetime.strptime(found, "%m/%d/%Y").year == 2022 for found in DATE.findall(text))
+    return DATE.sub("DATE", text)
+
+
+def ask(program: Program, method: str, query: str = "", path: str = "/notes") -> tuple[int, str]:
+    """The status and text of an answer."""
+    request = Request(f"http://{program.host}{path}{query}", method=method)
+    try:
+        with build_opener(ProxyHandler({})).open(request, timeout=PATIENCE) as response:
+            return response.status, dated(response.read().decode())
+    except HTTPError as error:
+        with error:
+            return error.code, ""
+
+
+CONVERSATION = [
+    ("GET", "", 200, "{}\n"),
+    ("POST", "?desc=hello", 200, "(1, hello)"),
+    ("GET", "?id=1", 200, "(1, hello)"),
+    ("POST", "?desc=hello_again&add_date=y", 200, "(2, hello_again with date DATE)"),
+    ("POST", "?desc=no_date&add_date=n", 200, "(3, no_date)"),
+    ("PUT", "?id=3&desc=O'Brien,%20100%25%20sure?", 200, "(3, O'Brien, 100% sure?)"),
+    (
+        "GET",
+        "",
+        200,
+        '{\n  "1": "hello",\n  "2": "hello_again with date DATE",\n  "3": "O\'Brien, 100% sure?"\n}\n',
+    ),
+    ("DELETE", "?id=1", 200, "Deleted"),
+    ("GET", "?id=1", 200, "Note does not exist"),
+    ("PUT", "?id=1&desc=hello", 200, "Note does not exist"),
+    ("POST", "?desc=hello", 200, "(4, hello)"),
+    ("POST", "", 400, ""),
+    ("PUT", "?id=2", 400, ""),
+    ("DELETE", "?id=all", 400, ""),
+]
+
+
+class Cluster(NamedTuple):
+    """A temporary Postgres that listens on a Unix socket alone."""
+
+    folder: Path
+    programs: Path
+
+    def start(self, program: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+        """Starts one of its programs, as somebody whom it does not refuse."""
+        nobody = instead_of_root()
+        client = {"PGHOST": str(self.folder), "PGUSER": "postgres", "PGPASSWORD": "password"}
+        with (self.folder / f"{program}.txt").open("wb") as output:
+            return subprocess.Popen(
+                [self.programs / program, *arguments],
+                cwd=self.folder,
+                env={"LC_ALL": "C", "PATH": os.defpath} | client,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                user=nobody and nobody.pw_uid,
+                group=nobody and nobody.pw_gid,
+                extra_groups=[] if nobody else None,
+            )
+
+    def run(self, program: str, *arguments: str | Path) -> None:
+        """Runs one of its programs to its end."""
+        status = self.start(program, *arguments).wait(PATIENCE)
+        assert status == 0, (self.folder / f"{program}.txt").read_text()
+
+
+def instead_of_root() -> pwd.struct_passwd | None:
+    """Whom Postgres runs as, if not as who runs the tests."""
+    return pwd.getpwnam("nobody") if os.getuid() == 0 else None
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A Postgres with the tutorial's password, of this machine's binaries."""
+    folders = [os.environ["PATH"], *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    if (found := shutil.which("initdb", path=":".join(folders))) is None:
+        pytest.skip("no Postgres on this machine: the answers are those of SQLite alone")
+    with tempfile.TemporaryDirectory(prefix="notes-") as folder:
+        postgres = Cluster(Path(folder), Path(found).resolve().parent)
+        if nobody := instead_of_root():
+            os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+        password = postgres.folder / "password"
+        password.write_text("password\n")
+        password.chmod(0o644)
+        data = postgres.folder / "data"
+        creation = "--no-sync --encoding=UTF8 --auth=scram-sha-256 --username=postgres --pwfile=password"
+        postgres.run("initdb", *creation.split(), data)
+        settings = ["--listen_addresses=", f"--unix_socket_directories={folder}", "--fsync=off"]
+        server = postgres.start("postgres", "-D", data, *settings)
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while postgres.start("pg_isready").wait(PATIENCE) != 0:
+                output = (postgres.folder / "postgres.txt").read_text()
+                assert server.poll() is None, output
+                assert time.monotonic() < deadline, output
+                time.sleep(0.02)
+            yield postgres
+        finally:
+            # It shuts down at once and its processes with it; SIGKILL would leave those behind.
+            server.send_signal(signal.SIGQUIT)
+            server.wait(PATIENCE)
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def storage(request: pytest.FixtureRequest) -> dict[str, str]:
+    """What tells notes where to keep them: a place that is empty."""
+    if request.param == "memory":
+        return {}
+    postgres: Cluster = request.getfixturevalue("cluster")
+    postgres.run("dropdb", "--force", "--if-exists", "testdb")
+    postgres.run("createdb", "testdb")
+    return {"DB_HOST": str(postgres.folder)}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "reporting"), [("", 0), ("runtime-metrics run ", 2)], ids=["plain", "launched"]
+)
+def test_the_answers_are_the_tutorials_and_each_process_reports_if_launched(
+    launcher: str, reporting: int, storage: dict[str, str], tutorial: Path
+) -> None:
+    with running(f"{launcher}python -m calendar_app.app", tutorial) as calendar:
+        assert ask(calendar, "GET", path="/calendar") == (200, "DATE")
+        settings = {"CALENDAR_URL": f"http://{calendar.host}/calendar"} | storage
+        with running(f"{launcher}python -m notes_app.app", tutorial, **settings) as notes:
+            answers = [(method, query, *ask(notes, method, query)) for method, query, _, _ in CONVERSATION]
+            assert answers == CONVERSATION
+            services = [calendar, notes]
+            notes.until(lambda: all(len(identities(service)) >= reporting for service in services))
+            families = [{service.process.pid, *descendants(service)} for service in services]
+    assert list(map(len, families)) == [2, 2]
+    found = [identities(service) for service in services]
+    assert [ids.keys() for ids in found] == [family if launcher else set() for family in families]
+    ids = [runtime_id for service in found for ids in service.values() for runtime_id in ids]
+    assert len(set(ids)) == len(ids) == 2 * reporting
+
+
+def descendants(program: Program) -> list[int]:
+    """The other processes of a program."""
+    return [child.pid for child in program.process.children(recursive=True)]
+
+
+def test_a_saved_file_replaces_the_process_that_answers_and_its_id(tutorial: Path) -> None:
+    with running("runtime-metrics run python -m notes_app.app", tutorial) as notes:
+        assert ask(notes, "DELETE", "?id=1") == (200, "Deleted")
+        notes.until(lambda: len(identities(notes)) == 2)
+        (before,) = descendants(notes)
+        save(tutorial, [('"Deleted"', '"Forgotten"')])
+        notes.until(lambda: len(identities(notes)) == 3)
+        (after,) = descendants(notes)
+        replaced = len(notes.reports)
+        notes.until(lambda: {report.pid for report in notes.reports[replaced:]} == {notes.process.pid, after})
+        assert ask(notes, "DELETE", "?id=1") == (200, "Forgotten")
+        watcher = notes.process.pid
+    found = identities(notes)
+    assert found.keys() == {watcher, before, after}
+    assert [len(ids) for ids in found.values()] == [1, 1, 1]
+    assert len(set().union(*found.values())) == 3
+    last = {report.pid: report.at for report in notes.reports}
+    first = {report.pid: report.at for report in reversed(notes.reports)}
+    assert last[before] < first[after]
+
+
+def test_without_its_calendar_a_note_with_a_date_is_refused_and_others_are_not(tutorial: Path) -> None:
+    with running("python -m notes_app.app", tutorial, CALENDAR_URL="http://127.0.0.1:1/calendar") as notes:
+        assert ask(notes, "POST", "?desc=hello&add_date=y") == (502, "")
+        assert ask(notes, "POST", "?desc=hello") == (200, "(1, hello)")
+
+
+def save(folder: Path, changes: list[tuple[str, str]]) -> None:
+    """Edits the notes service as an editor does: each change once, then the whole file."""
+    source = folder / "notes_app" / "app.py"
+    text = source.read_text()
+    for before, after in changes:
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    changed = source.with_suffix(".saved")
+    changed.write_text(text)
+    changed.replace(source)
