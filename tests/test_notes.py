@@ -1,4 +1,4 @@
-"""The tutorial of examples/notes: its answers and its processes."""
+"""The tutorial of examples/notes: its answers, its processes, and its files."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 import psutil
 import pytest
 from serving import PATIENCE, SERVERS, TROUBLE, Reports, need
+from test_deploy import Mistake, compose, dockerfile, kubernetes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -317,3 +318,59 @@ def save(folder: Path, changes: list[tuple[str, str]]) -> None:
     changed = source.with_suffix(".saved")
     changed.write_text(text)
     changed.replace(source)
+
+
+LINTED: dict[str, tuple[Callable[[Path], str], list[Mistake]]] = {
+    "Dockerfile": (
+        dockerfile,
+        [
+            Mistake("python:3.13-slim", "python", "DL3006"),
+            Mistake("runtime-metrics~=0.1", "runtime-metrics", "DL3013"),
+            Mistake("FROM base AS notes", "FROM base AS calendar", "DL3024"),
+        ],
+    ),
+    "compose.yaml": (
+        compose,
+        [
+            Mistake("extra_hosts:", "extra_host:", "'extra_host' was unexpected"),
+            Mistake("condition: service_healthy", "condition: healthy", "'healthy' is not one of"),
+        ],
+    ),
+    "kubernetes/calendar.yaml": (
+        kubernetes,
+        [Mistake("fieldPath: status.hostIP", "path: status.hostIP", "'fieldPath' is a required property")],
+    ),
+    "kubernetes/notes.yaml": (
+        kubernetes,
+        [
+            Mistake("- port: 8080", "- ports: 8080", "'port' is a required property"),
+            Mistake("containerPort: 8080", "containerPort: web", "'web' is not of type 'integer'"),
+        ],
+    ),
+    "kubernetes/postgres.yaml": (
+        kubernetes,
+        [Mistake("readinessProbe:", "readyProbe:", "'readyProbe' was unexpected")],
+    ),
+}
+MISTAKES = [(name, mistake) for name, (_, mistakes) in LINTED.items() for mistake in mistakes]
+
+
+def test_every_file_for_containers_has_a_linter() -> None:
+    found = [*NOTES.rglob("*.yaml"), *NOTES.rglob("*Dockerfile*")]
+    assert sorted(str(path.relative_to(NOTES)) for path in found) == sorted(LINTED)
+
+
+@pytest.mark.parametrize("name", LINTED)
+def test_the_linter_accepts_the_file(name: str, tmp_path: Path) -> None:
+    lint, _ = LINTED[name]
+    assert lint(Path(shutil.copy(NOTES / name, tmp_path))) == ""
+
+
+@pytest.mark.parametrize(("name", "mistake"), MISTAKES)
+def test_the_linter_notices_a_mistake(name: str, mistake: Mistake, tmp_path: Path) -> None:
+    lint, _ = LINTED[name]
+    text = (NOTES / name).read_text()
+    assert mistake.right in text
+    path = tmp_path / Path(name).name
+    path.write_text(text.replace(mistake.right, mistake.wrong, 1))
+    assert mistake.complaint in lint(path)
