@@ -1,7 +1,8 @@
-"""The tutorial of examples/notes: its answers, its processes, and its files."""
+"""The tutorial of examples/notes: its answers, its processes, the commands of its README, and its files."""
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import re
@@ -11,9 +12,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.error import HTTPError
@@ -24,10 +27,13 @@ import pytest
 from serving import PATIENCE, SERVERS, TROUBLE, Reports, need
 from test_deploy import Mistake, compose, dockerfile, kubernetes
 
+from runtime_metrics import _core
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NOTES = Path(__file__).parent.parent / "examples" / "notes"
+README = (NOTES / "README.md").read_text()
 DATE = re.compile(r"\b\d\d/\d\d/\d{4}\b")
 
 
@@ -320,6 +326,170 @@ def save(folder: Path, changes: list[tuple[str, str]]) -> None:
     changed.replace(source)
 
 
+class Step(NamedTuple):
+    """A command of the README and what it prints there; nothing, if the command stays."""
+
+    command: str
+    printed: str
+
+    @property
+    def stays(self) -> bool:
+        """Whether it wants a terminal of its own."""
+        return self.command.endswith((".app", " watch"))
+
+
+def part(number: int) -> str:
+    """A numbered part of the README."""
+    (text,) = re.findall(rf"^## {number}\. .*?(?=^## )", README, re.DOTALL | re.MULTILINE)
+    return str(text)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """What stands in its blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def steps(text: str) -> list[Step]:
+    """The commands of its terminals, in order."""
+    return [
+        Step(*step)
+        for block in blocks(text, "console")
+        for step in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
+    ]
+
+
+@contextmanager
+def walk(number: int, folder: Path, **environment: str) -> Iterator[dict[str, Program]]:
+    """Takes each step of a part of the README; gives what stays, by name."""
+    if shutil.which("curl") is None:
+        pytest.skip("no curl on this machine")
+    programs: dict[str, Program] = {}
+    with ExitStack() as stack:
+        todo = steps(part(number))
+        assert {step.stays for step in todo} == {True, False}
+        for step in todo:
+            if step.stays:
+                assert step.printed == ""
+                program = stack.enter_context(running(step.command, folder, **environment))
+                programs[program.name] = program
+                environment |= address(program)
+            else:
+                command = step.command.replace("localhost:8080", programs["notes"].host)
+                done = subprocess.run(
+                    ["sh", "-c", command],
+                    env=in_the_environment(),
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    timeout=60,
+                )
+                assert (command, dated(done.stdout).rstrip()) == (command, dated(step.printed).rstrip())
+        yield programs
+
+
+def address(program: Program) -> dict[str, str]:
+    """What tells those that are started later where this one listens."""
+    if program.name == "calendar":
+        return {"CALENDAR_URL": f"http://{program.host}/calendar"}
+    if program.name == "watch":
+        program.until(lambda: "\n" in program.printed)
+        return {"DD_DOGSTATSD_URL": program.printed.splitlines()[0].removeprefix("listening on ")}
+    return {}
+
+
+def test_the_first_part_of_the_readme_shows_what_the_services_answer(tutorial: Path) -> None:
+    with walk(1, tutorial) as programs:
+        assert programs.keys() == {"calendar", "notes"}
+
+
+def test_the_second_part_of_the_readme_shows_what_arrives(tutorial: Path) -> None:
+    with walk(2, tutorial) as programs:
+        (excerpt,) = blocks(part(2), "text")
+        shown = set(re.findall(r"\b(?:runtime\.python|service:)[\w.]+", excerpt))
+        assert len(shown) == 6
+        watch = programs["watch"]
+        watch.until(lambda: all(expected in watch.printed for expected in shown))
+        watch.until(lambda: len(introduced(watch)) == 4)
+        assert sorted(introduced(watch).values()) == ["calendar", "calendar", "notes", "notes"]
+
+
+def introduced(watch: Program) -> dict[str, str]:
+    """The service of each runtime-id that it has shown."""
+    tags = re.findall(r"^tags of what follows: (.*)\n", watch.printed, re.MULTILINE)
+    found = [re.search(r"service:(\w+) .*runtime-id:([0-9a-f]{32})", line) for line in tags]
+    return {match[2]: match[1] for match in found if match}
+
+
+class Intake(BaseHTTPRequestHandler):
+    """The part of an Agent that takes traces."""
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def do_POST(self) -> None:
+        self.answer()
+
+    def do_PUT(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path.endswith("/traces"):
+            assert isinstance(self.server, Agent)
+            self.server.traces.append(body)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+class Agent(ThreadingHTTPServer):
+    """Keeps the traces that it gets."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Intake)
+        self.traces: list[bytes] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def has(self, *texts: str) -> bool:
+        """Whether one payload holds all of these."""
+        return any(all(text.encode() in trace for text in texts) for trace in self.traces)
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    with Agent() as serving:
+        threading.Thread(target=serving.serve_forever).start()
+        try:
+            yield serving
+        finally:
+            serving.shutdown()
+
+
+def test_the_third_part_of_the_readme_gives_traces_beside_the_metrics(tutorial: Path, agent: Agent) -> None:
+    need("ddtrace")
+    with walk(3, tutorial, DD_TRACE_AGENT_URL=agent.url) as programs:
+        notes = programs["notes"]
+        notes.until(lambda: [len(identities(service)) for service in programs.values()] == [2, 2])
+        notes.until(lambda: agent.has("GET /calendar", "calendar") and agent.has("POST /notes", "notes"))
+        assert not agent.has("ask_calendar")
+        save(tutorial, [edit(block) for block in blocks(part(3), "diff")])
+        notes.until(lambda: notes.printed.count("Debugger is active!") == 2)
+        assert ask(notes, "POST", "?desc=hello&add_date=y") == (200, "(1, hello with date DATE)")
+        notes.until(lambda: agent.has("ask_calendar", "notes"))
+        notes.until(lambda: len(identities(notes)) == 3)
+
+
+def edit(block: str) -> tuple[str, str]:
+    """What a difference that only adds lines finds, and leaves in its place."""
+    lines = block.splitlines(keepends=True)
+    assert {line[0] for line in lines} == {" ", "+"}
+    return "".join(line[1:] for line in lines if line[0] == " "), "".join(line[1:] for line in lines)
+
+
 LINTED: dict[str, tuple[Callable[[Path], str], list[Mistake]]] = {
     "Dockerfile": (
         dockerfile,
@@ -374,3 +544,57 @@ def test_the_linter_notices_a_mistake(name: str, mistake: Mistake, tmp_path: Pat
     path = tmp_path / Path(name).name
     path.write_text(text.replace(mistake.right, mistake.wrong, 1))
     assert mistake.complaint in lint(path)
+
+
+def test_the_images_run_what_the_third_part_of_the_readme_runs() -> None:
+    images = re.findall(
+        r"^ENV (DD_SERVICE=\w+)\n(?:(?!FROM|CMD).*\n)*CMD (.*)$",
+        (NOTES / "Dockerfile").read_text(),
+        re.MULTILINE,
+    )
+    commands = [step.command for step in steps(part(3)) if step.stays]
+    assert len(commands) == 2
+    assert [f"{service} {shlex.join(json.loads(command))}" for service, command in images] == commands
+
+
+def test_what_the_images_copy_and_the_readme_installs_is_here() -> None:
+    copied = re.findall(r"^COPY (.*) \S+$", (NOTES / "Dockerfile").read_text(), re.MULTILINE)
+    sources = {source for sources in copied for source in sources.split()}
+    requirements = {path.name for path in NOTES.glob("requirements*.txt")}
+    assert sources == requirements | {path.parent.name for path in NOTES.glob("*/app.py")}
+    assert set(re.findall(r"requirements[\w-]*\.txt", README)) == requirements
+    assert len(sources) == 4
+
+
+def test_the_readme_names_each_variable_and_each_that_is_set_is_read() -> None:
+    read = {
+        name
+        for source in NOTES.glob("*/app.py")
+        for name in re.findall(r'environ\.get\("(\w+)"', source.read_text())
+    }
+    assert (
+        read
+        == set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+        == {
+            "CALENDAR_URL",
+            "DB_HOST",
+            "FLASK_RUN_HOST",
+            "FLASK_RUN_PORT",
+        }
+    )
+    ours = {variable.name for variable in _core.variables()}
+    used = {
+        (name, text)
+        for text in [*LINTED, "README.md"]
+        for name in re.findall(r"\b(?:[A-Z]+_)+[A-Z]+\b", (NOTES / text).read_text())
+        if not name.startswith("POSTGRES_")
+    }
+    assert {name for name, _ in used} >= {"DD_AGENT_HOST", "DB_HOST"}
+    assert sorted((name, text) for name, text in used if name not in ours | read) == []
+
+
+def test_what_the_readme_shows_of_a_file_stands_in_it() -> None:
+    shown = [block for block in blocks(README, "yaml") if "DD_" in block]
+    assert len(shown) == 2
+    for block, name in zip(shown, ("compose.yaml", "kubernetes/notes.yaml"), strict=True):
+        assert f"\n{block}" in (NOTES / name).read_text()
