@@ -27,7 +27,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted((ROOT / "examples").rglob("*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
 ]
 STUB = ROOT / "python" / "runtime_metrics" / "_core.pyi"
 
