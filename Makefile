@@ -82,9 +82,9 @@ dist/.autostart: .venv/.tools $(AUTOSTART)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps dist/*.whl
 	@touch $@
 
-.servers/.packages: requirements-servers.txt
+.servers/.packages: requirements-servers.txt examples/notes/requirements.txt examples/notes/requirements-traces.txt
 	$(PYTHON) -m venv --clear .servers
-	.servers/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-servers.txt
+	.servers/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -r ,$^)
 	@touch $@
 
 .servers/.ready: .servers/.packages dist/.wheel
