@@ -68,7 +68,8 @@ def test_running_adds_two_threads_and_imports_neither_threading_nor_socket(
         PYTHONPATH=site_packages(),
         DD_DOGSTATSD_URL=flushes.url,
     )
-    assert sorted(flushes.next().values) == sorted(NAMES)
+    # The last sample waits for no answer of the busy interpreter.
+    assert sorted(flushes.rest()[-1].values) == sorted(NAMES)
 
 
 def test_starting_costs_less_than_three_milliseconds(run_program: RunProgram, flushes: Flushes) -> None:
