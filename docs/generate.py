@@ -16,7 +16,8 @@ CONFIGURATION = """\
 
 An argument of `RuntimeMetrics.enable()` wins over its variable, a variable over the default. An empty variable
 counts as unset. A wrong argument raises; a wrong variable gives one warning on the logger `runtime_metrics`, and
-the default holds. Variables are read when metrics are enabled.
+the default holds. Variables are read when metrics are enabled; those that say who the process is, from `DD_SERVICE` to
+`DD_TAGS`, at every flush.
 
 | Variable | Default | Takes | Does |
 | --- | --- | --- | --- |
