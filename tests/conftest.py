@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from receiving import Flushes
+from serving import Reports
 
 from runtime_metrics import RuntimeMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SETTINGS = ("DATADOG_", "DD_", "OTEL_")
 
@@ -33,6 +35,16 @@ def flushes() -> Iterator[Flushes]:
     with Flushes.udp() as receiving:
         yield receiving
         RuntimeMetrics.disable()
+
+
+@pytest.fixture
+def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reports]:
+    """What processes report; each sends one flush, at its end."""
+    reports = Reports(tmp_path / "dogstatsd")
+    monkeypatch.setenv("DD_DOGSTATSD_URL", reports.url)
+    monkeypatch.setenv("DD_RUNTIME_METRICS_INTERVAL", "3600")
+    yield reports
+    reports.stop()
 
 
 class RunProgram(Protocol):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from launching import PROGRAM, World, flushes_by_process, virtual_environment
-from serving import ROOT, Reports
+from serving import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from serving import Reports
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
@@ -23,16 +23,6 @@ pytestmark = pytest.mark.skipif(
 
 ON = {"DD_RUNTIME_METRICS_ENABLED": "true"}
 COUNT_LINES = "import sys; sys.times = getattr(sys, 'times', 0) + 1\n"
-
-
-@pytest.fixture
-def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reports]:
-    """What processes report; each sends one flush, at its end."""
-    reports = Reports(tmp_path / "dogstatsd")
-    monkeypatch.setenv("DD_DOGSTATSD_URL", reports.url)
-    monkeypatch.setenv("DD_RUNTIME_METRICS_INTERVAL", "3600")
-    yield reports
-    reports.stop()
 
 
 @pytest.fixture(scope="module")

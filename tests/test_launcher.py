@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 from launching import BASE, PROGRAM, RUN, World, flushes_by_process, unpacked, with_ddtrace
 from peers import PEERS
-from serving import Reports, need
+from serving import need
 from test_wheel import wheel
 
 from runtime_metrics import _core, automatic
 from runtime_metrics.cli.run import BOOTSTRAP
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from receiving import Flushes
+    from serving import Reports
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
@@ -31,16 +30,6 @@ pytestmark = pytest.mark.skipif(
 
 SITE_PACKAGES = str(Path(BOOTSTRAP).parent.parent)
 BARE = World(sys.executable, {})
-
-
-@pytest.fixture
-def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reports]:
-    """What processes report; each sends one flush, at its end."""
-    reports = Reports(tmp_path / "dogstatsd")
-    monkeypatch.setenv("DD_DOGSTATSD_URL", reports.url)
-    monkeypatch.setenv("DD_RUNTIME_METRICS_INTERVAL", "3600")
-    yield reports
-    reports.stop()
 
 
 @pytest.fixture(scope="session", params=["virtual environment", "PYTHONPATH"])
