@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -295,7 +296,6 @@ if __name__ == "__main__":
     print(json.dumps([os.getpid(), child.pid]))
 """
     )
-    # A flush at each interval would be sent by whatever lives that long.
     done = BARE.run(*RUN, sys.executable, str(program))
     assert done.stderr == ""
     pids = json.loads(done.stdout.splitlines()[-1])
@@ -322,7 +322,7 @@ if __name__ == "__main__":
 
 
 def auxiliary() -> dict[str, list[str]]:
-    """Commands that run no application, each in an interpreter of its own."""
+    """Commands that run no application, by what they are recognised by; ddtrace's have a test of their own."""
     scripts = Path(sys.executable).parent
     (runner,) = Path(SITE_PACKAGES).glob("pip/__pip-runner__.py")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -527,8 +527,6 @@ def test_a_package_built_for_another_abi_leaves_the_program_alone(
 
 
 def test_another_interpreter_finds_nothing_but_the_sitecustomize() -> None:
-    import zipfile
-
     with zipfile.ZipFile(wheel()) as archive:
         names = [name for name in archive.namelist() if "bootstrap" in name]
     assert names == ["runtime_metrics/bootstrap/sitecustomize.py"]
