@@ -143,8 +143,8 @@ impl Collector {
     /// waits for nobody any more. The fork finds the pipeline whole.
     pub fn withhold(&self, within: Duration) {
         let mut withheld = self.withheld();
-        // Whoever withholds it already may need what the caller of this holds, to bring it back.
-        if withheld.forks > 1 || withheld.pipeline.is_some() {
+        // Another fork that is under way has it, and may need what the caller of this holds to bring it back.
+        if withheld.pipeline.is_some() {
             return;
         }
         let mut pipeline = self.pipeline.check_out(Duration::ZERO);
