@@ -77,6 +77,7 @@ impl Pipeline {
         let collections = self.gc.drain();
         let mut later = self.snapshot(now, Some(collections.clone()), None);
         later.interpreter = facts();
+        let before = self.output.subject.tracers.worker;
         if let Some(facts) = &later.interpreter {
             self.messages.extend(self.output.follow(facts));
         }
@@ -85,7 +86,10 @@ impl Pipeline {
             self.tell_of_unseen();
         }
         let interval = Interval::new(&self.earlier, &later, self.output.interval);
-        let everything_left = self.output.send(&interval, now, within);
+        // What ddtrace sent as it was stopped stands for this interval.
+        let selection =
+            self.output.selection().without(self.output.subject.tracers.worker.ended_with(before));
+        let everything_left = self.output.send(selection, &interval, now, within);
         later.collections = Some(collections);
         self.earlier = later;
         everything_left
@@ -182,25 +186,31 @@ impl Output {
         self.emitter.set_tags(self.subject.identity().tags);
         let text = match (before, self.subject.tracers.worker) {
             (before, now) if before == now => return None,
-            (Worker::Stopped, Worker::Off) => return None,
+            (Worker::Stopped(..), Worker::Off) => return None,
             (_, Worker::Sends(rows)) => {
                 format!("ddtrace sends runtime metrics: {} of the names are left to it", rows.len())
             }
             (_, Worker::Off) => "ddtrace sends no runtime metrics any more: all names are ours".to_owned(),
-            (_, Worker::Stopped) => {
+            (_, Worker::Stopped(..)) => {
                 "ddtrace's runtime metrics were disabled, as DD_RUNTIME_METRICS_FORCE says: all names are ours".to_owned()
             }
         };
         Some(Message::new(Severity::Info, text))
     }
 
-    fn send(&mut self, interval: &Interval<'_>, now: Duration, within: Duration) -> bool {
+    fn send(
+        &mut self,
+        selection: Selection,
+        interval: &Interval<'_>,
+        now: Duration,
+        within: Duration,
+    ) -> bool {
         self.transport.prepare(now, within);
         let report = self.telemetry.as_ref().map(|telemetry| {
             let status = self.status();
             (telemetry.untold(&status.totals), status.transport)
         });
-        let everything_left = self.emitter.emit(samples(self.selection(), interval), report);
+        let everything_left = self.emitter.emit(samples(selection, interval), report);
         if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
             self.transport.tell(telemetry, &untold);
         }

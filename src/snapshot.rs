@@ -100,8 +100,8 @@ pub enum Worker {
     Off,
     /// It sends these.
     Sends(Selection),
-    /// It sent some until we stopped it just now.
-    Stopped,
+    /// We stopped it, so many times by now: each time it sent these as it ended.
+    Stopped(Selection, u32),
 }
 
 impl Worker {
@@ -110,7 +110,16 @@ impl Worker {
     pub fn sends(self) -> Selection {
         match self {
             Self::Sends(rows) => rows,
-            Self::Off | Self::Stopped => Selection::default(),
+            Self::Off | Self::Stopped(..) => Selection::default(),
+        }
+    }
+
+    /// The rows that it has sent as it ended, if we have stopped it since it was as it was before.
+    #[must_use]
+    pub fn ended_with(self, before: Self) -> Selection {
+        match self {
+            Self::Stopped(rows, _) if self != before => rows,
+            _ => Selection::default(),
         }
     }
 }

@@ -295,9 +295,9 @@ fn what_ddtrace_sends_is_left_to_it_while_it_does() {
     assert_eq!(names(&flush_of(6), "runtime.python.cpu."), 5);
     worker(Worker::Off);
     flush_of(15);
-    worker(Worker::Stopped);
-    flush_of(15);
-    worker(Worker::Off);
+    // What it sends as it is stopped stands for one interval.
+    worker(Worker::Stopped(Selection::named("gc.*"), 1));
+    flush_of(7);
     flush_of(15);
     running.stop();
     let logged = running.interpreter.logged.lock().unwrap();

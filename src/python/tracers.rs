@@ -1,6 +1,8 @@
 //! What tracers in this process say of it. They are looked for among the modules that the program has imported, and
 //! nothing is imported for them.
 
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
 use once_cell::race::OnceBox;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -12,6 +14,9 @@ use crate::snapshot::{Names, Tracers, Worker};
 
 /// What ddtrace's worker sends: its release does not change while a process lives.
 static DDTRACES_NAMES: OnceBox<Selection> = OnceBox::new();
+
+/// How often we have stopped that worker. An answer that comes too late is not seen, so each says it again.
+static STOPS: AtomicU32 = AtomicU32::new(0);
 
 /// What tracers say now. With `force` ddtrace's own runtime metrics are disabled if they run.
 ///
@@ -70,19 +75,23 @@ fn worker(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<Worker> {
     let Some(worker) = module.map(|module| module.getattr(intern!(py, "RuntimeWorker"))).transpose()? else {
         return Ok(Worker::Off);
     };
+    let sent = || {
+        *DDTRACES_NAMES.get_or_init(|| Box::new(names_of(modules).unwrap_or_else(|_| Selection::named("*"))))
+    };
     if !worker.getattr(intern!(py, "enabled"))?.is_truthy()? {
-        return Ok(Worker::Off);
+        return Ok(match STOPS.load(SeqCst) {
+            0 => Worker::Off,
+            stops => Worker::Stopped(sent(), stops),
+        });
     }
     if force {
         // Of ddtrace nothing but this is called to change it. It is loaded, so this costs one small module.
         let disable = || py.import("ddtrace.runtime")?.getattr("RuntimeMetrics")?.call_method0("disable");
         if unless_exception(py, disable())?.is_some() {
-            return Ok(Worker::Stopped);
+            return Ok(Worker::Stopped(sent(), STOPS.fetch_add(1, SeqCst) + 1));
         }
     }
-    let sent =
-        DDTRACES_NAMES.get_or_init(|| Box::new(names_of(modules).unwrap_or_else(|_| Selection::named("*"))));
-    Ok(Worker::Sends(*sent))
+    Ok(Worker::Sends(sent()))
 }
 
 /// The names that this release of ddtrace sends; releases before 4 send fewer.
