@@ -186,8 +186,8 @@ impl Output {
         self.emitter.set_tags(self.subject.identity().tags);
         let text = match (before, self.subject.tracers.worker) {
             (before, now) if before == now => return None,
-            (Worker::Stopped(..), Worker::Off) => return None,
-            (_, Worker::Sends(rows)) => {
+            (Worker::Sent(_) | Worker::Stopped(..), Worker::Off) => return None,
+            (_, Worker::Sent(rows) | Worker::Sends(rows)) => {
                 format!("ddtrace sends runtime metrics: {} of the names are left to it", rows.len())
             }
             (_, Worker::Off) => "ddtrace sends no runtime metrics any more: all names are ours".to_owned(),

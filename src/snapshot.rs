@@ -98,6 +98,8 @@ pub enum Worker {
     /// It sends none.
     #[default]
     Off,
+    /// It sent these when we were started, which the first flush may find confirmed, and says then.
+    Sent(Selection),
     /// It sends these.
     Sends(Selection),
     /// We stopped it, so many times by now: each time it sent these as it ended.
@@ -109,7 +111,7 @@ impl Worker {
     #[must_use]
     pub fn sends(self) -> Selection {
         match self {
-            Self::Sends(rows) => rows,
+            Self::Sent(rows) | Self::Sends(rows) => rows,
             Self::Off | Self::Stopped(..) => Selection::default(),
         }
     }
@@ -120,6 +122,15 @@ impl Worker {
         match self {
             Self::Stopped(rows, _) if self != before => rows,
             _ => Selection::default(),
+        }
+    }
+
+    /// The same, not yet said.
+    #[must_use]
+    pub fn unsaid(self) -> Self {
+        match self {
+            Self::Sends(rows) => Self::Sent(rows),
+            other => other,
         }
     }
 }

@@ -253,6 +253,31 @@ def test_each_name_comes_from_one_of_the_two_and_ours_take_over_at_once(beside: 
     ]
 
 
+def test_ddtraces_worker_that_runs_before_us_is_respected_before_the_interpreter_has_answered(
+    beside: Callable[..., Told],
+) -> None:
+    (told,) = beside(
+        """
+        from traced import *
+        import ctypes
+        from ddtrace.runtime import RuntimeMetrics as Theirs
+        from runtime_metrics import RuntimeMetrics
+        Theirs.enable()
+        RuntimeMetrics.enable(flush_interval=0.1)
+        # Some intervals, in which C code keeps the interpreter.
+        ctypes.PyDLL(None).usleep(500_000)
+        held = names(arrived())
+        Theirs.disable()
+        arrived()
+        RuntimeMetrics.flush()
+        tell(held=held, after=names(arrived()))
+        """,
+        "ddtrace",
+    )
+    assert told["held"] == {}
+    assert told["after"].keys() == set(NAMES)
+
+
 def test_by_force_ddtraces_are_disabled_and_all_names_are_ours(beside: Callable[..., Told]) -> None:
     (told,) = beside(
         f"""{BOTH}

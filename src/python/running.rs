@@ -25,7 +25,7 @@ use crate::emitter::transport::Legacy;
 use crate::identity::{Claims, Entrypoint, Subject};
 use crate::message::{Message, Severity};
 use crate::pipeline::Pipeline;
-use crate::snapshot::{Tracers, Worker};
+use crate::snapshot::Tracers;
 use crate::variables::{Environment, IDENTITY, VARIABLES};
 
 /// `disable()` ends within this.
@@ -354,9 +354,9 @@ impl Running {
     fn new(py: Python<'_>, process: &Process, plan: Plan, explicitly: bool) -> PyResult<Self> {
         let clock = Clock::start();
         let interpreter = Arc::new(CPython::new(py, clock, plan.settings.force)?);
-        // That ddtrace sends some metrics itself is seen, and said, at the first flush.
-        let tracers = Tracers { worker: Worker::Off, ..tracers::read(py, false)? };
-        let subject = plan.subject(process, tracers);
+        let tracers = tracers::read(py, false)?;
+        // By the first flush the program has set up its log.
+        let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
         let collector = collector(&plan, subject, clock, &interpreter, None);
         Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), explicitly, parents: None })
     }
@@ -448,7 +448,7 @@ impl Running {
             return Some(Message::warning(text));
         }
         let Ok(tracers) = tracers::read(py, false) else { return None };
-        let subject = plan.subject(process, Tracers { worker: Worker::Off, ..tracers });
+        let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
         let warning = subject.identity().warning();
         self.interpreter.set_force(plan.settings.force);
         py.detach(|| self.collector.reconfigure(&plan.settings, subject));
