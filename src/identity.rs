@@ -101,12 +101,14 @@ impl Subject {
         Identity::new(&self.claims, &self.environment, &self.runtime, extras)
     }
 
-    /// Takes over what environment and tracers say by now; says whether that is something new.
-    pub fn follow(&mut self, environment: &Environment, tracers: &Tracers) -> bool {
+    /// Takes over what environment and tracers say by now, if they do; says whether that is something new.
+    pub fn follow(&mut self, environment: &Environment, tracers: Option<&Tracers>) -> bool {
+        let tracers = tracers.unwrap_or(&self.tracers);
         let is_new = (environment, tracers) != (&self.environment, &self.tracers);
         if is_new {
+            let tracers = tracers.clone();
             self.environment = environment.clone();
-            self.tracers = tracers.clone();
+            self.tracers = tracers;
         }
         is_new
     }

@@ -15,7 +15,7 @@ use crate::identity::Subject;
 use crate::interval::Interval;
 use crate::message::{Message, Severity};
 use crate::selection::Selection;
-use crate::snapshot::{Collections, Interpreter, Snapshot, Tracers, Worker};
+use crate::snapshot::{Collections, Interpreter, Snapshot, Worker};
 use crate::sources::OperatingSystem;
 use crate::sources::gc::GcCounters;
 
@@ -98,9 +98,11 @@ impl Pipeline {
     /// The values a flush would send now.
     pub fn look(&mut self, now: Duration, facts: Option<Interpreter>) -> Vec<Sample> {
         let collections = (!self.gc.is_unseen()).then(|| self.gc.read());
+        let worker = facts.as_ref().and_then(|facts| facts.tracers.as_ref()).map(|tracers| tracers.worker);
+        let selection = worker
+            .map_or_else(|| self.output.selection(), |worker| self.output.selection.without(worker.sends()));
         let later = self.snapshot(now, collections, facts);
-        samples(self.output.selection(), &Interval::new(&self.earlier, &later, self.output.interval))
-            .collect()
+        samples(selection, &Interval::new(&self.earlier, &later, self.output.interval)).collect()
     }
 
     /// The host whose name should be looked up now, if there is one.
@@ -121,10 +123,10 @@ impl Pipeline {
         self.output.transport.legacy()
     }
 
-    /// What tracers said last.
+    /// Who sends.
     #[must_use]
-    pub fn tracers(&self) -> &Tracers {
-        &self.output.subject.tracers
+    pub fn subject(&self) -> &Subject {
+        &self.output.subject
     }
 
     /// Time between two flushes, as planned.
@@ -180,7 +182,7 @@ impl Output {
     /// Takes over what environment and tracers say by now. If the interpreter does not answer, what it said last holds.
     fn follow(&mut self, facts: &Interpreter) -> Option<Message> {
         let before = self.subject.tracers.worker;
-        if !self.subject.follow(&facts.environment, &facts.tracers) {
+        if !self.subject.follow(&facts.environment, facts.tracers.as_ref()) {
             return None;
         }
         self.emitter.set_tags(self.subject.identity().tags);

@@ -19,8 +19,8 @@ const MOST_MESSAGES: usize = 16;
 
 /// The interpreter, as the edge implements it. Both calls may wait without bound.
 pub trait Interpreter: Send + Sync + 'static {
-    /// Its facts now; `None` while it shuts down.
-    fn read(&self) -> Option<snapshot::Interpreter>;
+    /// Its facts now; `None` while it shuts down. Calls `entered` as soon as it need not wait for the interpreter any more.
+    fn read(&self, entered: &dyn Fn()) -> Option<snapshot::Interpreter>;
 
     /// Logs what can be logged from a thread that is not Python's; gives back what cannot.
     fn log(&self, messages: Vec<Message>) -> Vec<Message>;
@@ -56,10 +56,10 @@ enum Phase {
     NotRunning,
     /// Waiting for something to do.
     Parked,
-    /// Waiting for the interpreter, and then in it for some microseconds.
-    Reading,
-    /// In the interpreter, for as long as a log handler of the program takes.
-    Logging,
+    /// Waiting for the interpreter.
+    Entering,
+    /// In the interpreter, for as long as what it calls there takes: a tracer, a log handler of the program.
+    Calling,
     /// Waiting for a name server, for as long as it takes.
     LookingUp,
 }
@@ -126,14 +126,14 @@ impl Reader {
     /// Whether the thread cannot end while the caller keeps the interpreter to itself.
     #[must_use]
     pub fn is_in_interpreter(&self) -> bool {
-        matches!(self.shared.lock().phase, Phase::Reading | Phase::Logging)
+        matches!(self.shared.lock().phase, Phase::Entering | Phase::Calling)
     }
 
     /// Waits as long as the thread waits for the interpreter. Whoever is about to end the interpreter needs it as well,
     /// so this takes no longer than the end itself; a thread that attached later would crash. Be detached.
     pub fn await_interpreter(&self) {
-        let reading = |state: &mut State| state.phase == Phase::Reading;
-        drop(self.shared.changed.wait_while(self.shared.lock(), reading));
+        let entering = |state: &mut State| state.phase == Phase::Entering;
+        drop(self.shared.changed.wait_while(self.shared.lock(), entering));
     }
 
     /// Asks the thread to end and waits for it, at most so long; says whether it is gone. A look-up in progress is
@@ -144,7 +144,8 @@ impl Reader {
         if thread.as_ref().is_some_and(Thread::is_current) {
             return false;
         }
-        let busy = |state: &mut State| matches!(state.phase, Phase::Parked | Phase::Reading | Phase::Logging);
+        let busy =
+            |state: &mut State| matches!(state.phase, Phase::Parked | Phase::Entering | Phase::Calling);
         let changed = &self.shared.changed;
         let waited = changed.wait_timeout_while(self.shared.lock(), within, busy);
         let ended = waited.unwrap_or_else(PoisonError::into_inner).0.phase == Phase::NotRunning;
@@ -198,7 +199,7 @@ impl Shared {
     fn run_errand(&self, errand: Errand) {
         match errand {
             Errand::Read => {
-                let answer = self.interpreter.read();
+                let answer = self.interpreter.read(&|| self.enter());
                 let mut state = self.lock();
                 state.asked = false;
                 state.answer = answer;
@@ -212,6 +213,11 @@ impl Shared {
         }
     }
 
+    fn enter(&self) {
+        self.lock().phase = Phase::Calling;
+        self.changed.notify_all();
+    }
+
     /// The next thing to do; `None` when the thread is to end, and counts as ended: the next request needs another.
     fn next(&self) -> Option<Errand> {
         let mut state = self.lock();
@@ -221,11 +227,11 @@ impl Shared {
                 return None;
             }
             if state.asked {
-                state.phase = Phase::Reading;
+                state.phase = Phase::Entering;
                 return Some(Errand::Read);
             }
             if !state.messages.is_empty() {
-                state.phase = Phase::Logging;
+                state.phase = Phase::Calling;
                 return Some(Errand::Log(std::mem::take(&mut state.messages)));
             }
             if let Some(host) = state.host.take() {

@@ -65,8 +65,8 @@ pub struct Interpreter {
     pub gc_count: Option<[u64; 3]>,
     /// The variables that say who the process is.
     pub environment: Environment,
-    /// What tracers in this process say.
-    pub tracers: Tracers,
+    /// What tracers in this process say; `None` if one of them has failed to.
+    pub tracers: Option<Tracers>,
 }
 
 /// What tracers in this process say.

@@ -169,7 +169,7 @@ pub static SERVICE: Variable = Variable {
     name: "DD_SERVICE",
     default: "",
     accepts: "text",
-    effect: "The tag service. Unset, the name comes from OpenTelemetry's variables, DD_TAGS, or the program's own name.",
+    effect: "The tag service, unless code has told ddtrace another. Unset, the name comes from OpenTelemetry's variables, DD_TAGS, or the program's own name.",
 };
 
 /// The environment.

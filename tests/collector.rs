@@ -43,12 +43,13 @@ impl Played {
 }
 
 impl Interpreter for Played {
-    fn read(&self) -> Option<snapshot::Interpreter> {
+    fn read(&self, entered: &dyn Fn()) -> Option<snapshot::Interpreter> {
         let count = self.asked.fetch_add(1, SeqCst);
         drop(self.let_go.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
+        entered();
         let environment = self.environment.lock().unwrap().clone();
         let tracers = self.tracers.lock().unwrap().clone();
-        Some(snapshot::Interpreter { gc_count: Some([count, 0, 0]), environment, tracers })
+        Some(snapshot::Interpreter { gc_count: Some([count, 0, 0]), environment, tracers: Some(tracers) })
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {

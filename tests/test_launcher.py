@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -539,3 +540,29 @@ def test_an_error_of_ours_is_one_line_and_the_program_runs(tmp_path: Path) -> No
     done = BARE.run(BASE, "-c", "print('runs')", PYTHONPATH=str(package / "bootstrap"))
     assert done.stdout == "runs\n"
     assert done.stderr == "runtime-metrics: not started: ZeroDivisionError: division by zero\n"
+
+
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("command", [f"{shlex.join(RUN)} python", f"{shlex.join(RUN)} python -I", "python"])
+def test_a_stderr_that_cannot_be_written_keeps_nothing_from_starting(
+    tmp_path: Path, command: str, stderr: str
+) -> None:
+    program = tmp_path / "app.py"
+    program.write_text(
+        "try:\n    import runtime_metrics.auto\nexcept ImportError:\n    pass\nprint('it runs')\n"
+    )
+    done = subprocess.run(
+        f"{command} {program} {stderr}",
+        shell=True,
+        env=os.environ
+        | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "DD_RUNTIME_METRICS_ENABLED": "maybe",
+            "OTEL_METRICS_EXPORTER": "none",
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "it runs\n")

@@ -297,6 +297,87 @@ def test_by_force_ddtraces_are_disabled_and_all_names_are_ours(beside: Callable[
     ]
 
 
+def test_a_look_leaves_ddtraces_alone_and_shows_what_is_left_to_us(beside: Callable[..., Told]) -> None:
+    (told,) = beside(
+        f"""{BOTH}
+    seen = len(RuntimeMetrics.snapshot())
+    theirs_runs = Theirs._enabled
+    RuntimeMetrics.disable()
+    tell(seen=seen, theirs_runs=theirs_runs, theirs_runs_on=Theirs._enabled)
+        """,
+        "ddtrace",
+        DD_RUNTIME_METRICS_FORCE="true",
+    )
+    assert told == {"seen": 0, "theirs_runs": True, "theirs_runs_on": True}
+
+
+FAKE = """
+    import sys
+    from traced import *
+    from types import ModuleType
+    fake = ModuleType("ddtrace.internal.runtime")
+    fake.get_runtime_id = lambda: "f" * 32
+    class Config:
+        env, failing = "prod", False
+        @property
+        def service(self):
+            if self.failing:
+                raise RuntimeError("not now")
+            return "theirs"
+    package = ModuleType("ddtrace")
+    package.config = Config()
+    sys.modules |= {"ddtrace": package, "ddtrace.internal.runtime": fake}
+    from runtime_metrics import RuntimeMetrics
+    RuntimeMetrics.enable(flush_interval=1000)
+    def flush():
+        assert RuntimeMetrics.flush()
+        return tags(arrived())
+    """
+
+
+def test_what_a_tracer_said_last_holds_while_it_fails(beside: Callable[..., Told]) -> None:
+    (told,) = beside(
+        f"""{FAKE}
+    before = flush()
+    package.config.failing = True
+    failing = flush()
+    package.config.failing = False
+    del Config.service
+    tell(before=before, failing=failing, without=flush())
+        """
+    )
+    named = {"service": "theirs", "env": "prod", "runtime-id": "f" * 32}
+    assert named.items() <= told["before"].items()
+    assert told["failing"] == told["before"]
+    # What a release of it does not have is looked for elsewhere.
+    assert told["without"]["runtime-id"] == "f" * 32
+    assert told["without"]["service"] != "theirs"
+
+
+def test_a_tracer_that_does_not_answer_does_not_keep_the_program_from_its_end(
+    beside: Callable[..., Told],
+) -> None:
+    told = beside(
+        f"""{FAKE}
+    import threading
+    RuntimeMetrics.disable()
+    held, main = threading.Lock(), threading.get_ident()
+    held.acquire()
+    asked = threading.Event()
+    def get_runtime_id():
+        if threading.get_ident() != main:
+            asked.set()
+            held.acquire()
+        return "f" * 32
+    fake.get_runtime_id = get_runtime_id
+    RuntimeMetrics.enable(flush_interval=0.1)
+    assert asked.wait(20)
+    tell(asked=True)
+        """
+    )
+    assert told == [{"asked": True}]
+
+
 @pytest.mark.parametrize("gauges", [False, True])
 def test_names_and_types_are_those_of_ddtrace(beside: Callable[..., Told], gauges: bool) -> None:
     features = {"DD_TRACE_EXPERIMENTAL_FEATURES_ENABLED": "DD_RUNTIME_METRICS_ENABLED"} if gauges else {}

@@ -91,13 +91,23 @@ def parsed(words: list[str]) -> tuple[str, str, str]:
 
 def _warn(text: str) -> None:
     """Says something once in a process, however often it is asked to start and from however many copies of this."""
-    pid = os.getpid()
-    if vars(sys).get("_runtime_metrics_warned") == pid:
+    said = vars(sys).setdefault("_runtime_metrics_said", set())
+    if (os.getpid(), text) in said:
         return
-    vars(sys)["_runtime_metrics_warned"] = pid
+    said.add((os.getpid(), text))
     logging = sys.modules.get("logging")
     if logging is not None:
         logging.getLogger("runtime_metrics").warning("%s", text)
-    elif sys.stderr is not None:
+    else:
         # As logging would, which nobody can have set up yet.
-        sys.stderr.write(f"{text}\n")
+        complain(text)
+
+
+def complain(text: str) -> None:
+    """Says something on stderr, if there is one that can be written to."""
+    try:  # noqa: SIM105 (contextlib is not imported yet)
+        # Past its buffer: what could not be written would be tried again at exit, and cost the program its status.
+        os.write(sys.stderr.fileno(), f"{text}\n".encode())
+    except (AttributeError, OSError, ValueError):
+        # None, full, or closed.
+        pass

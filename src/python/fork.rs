@@ -69,10 +69,12 @@ fn before(py: Python<'_>) {
         collector.begin_fork();
         if process.threads_at_fork != ThreadsAtFork::NotCounted {
             end_threads(py, collector);
-        } else if collector.is_in_interpreter() {
-            py.detach(|| collector.await_reader(PATIENCE));
         }
         collector.withhold(PATIENCE);
+        // It may have been asked just before.
+        if collector.is_in_interpreter() {
+            py.detach(|| collector.await_reader(PATIENCE));
+        }
     });
 }
 

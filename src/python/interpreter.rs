@@ -15,6 +15,15 @@ use crate::snapshot;
 use crate::sources::gc::GcCounters;
 use crate::variables::IDENTITY;
 
+/// What facts are wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// To send them, and to go on sending: whoever else sends the same may be stopped.
+    ToSend,
+    /// To see them, or to send them for the last time.
+    Only,
+}
+
 /// The running interpreter.
 pub struct CPython {
     gc_counters: Arc<GcCounters>,
@@ -61,7 +70,7 @@ impl CPython {
     /// # Errors
     ///
     /// What a signal handler of the program has raised meanwhile.
-    pub fn facts(&self, py: Python<'_>) -> PyResult<snapshot::Interpreter> {
+    pub fn facts(&self, py: Python<'_>, look: Look) -> PyResult<snapshot::Interpreter> {
         if self.gc_callback.install(py).unwrap_or(false) {
             self.gc_counters.note_unseen();
         }
@@ -69,15 +78,19 @@ impl CPython {
         Ok(snapshot::Interpreter {
             gc_count: gc_count.ok().map(Into::into),
             environment: process::environment(py, &IDENTITY)?,
-            tracers: tracers::read(py, self.force.load(SeqCst))?,
+            tracers: tracers::read(py, look == Look::ToSend && self.force.load(SeqCst))?,
         })
     }
 }
 
 impl Interpreter for CPython {
-    fn read(&self) -> Option<snapshot::Interpreter> {
-        // Signal handlers run on the main thread alone.
-        Python::try_attach(|py| self.facts(py).ok()).flatten()
+    fn read(&self, entered: &dyn Fn()) -> Option<snapshot::Interpreter> {
+        Python::try_attach(|py| {
+            entered();
+            // Signal handlers run on the main thread alone.
+            self.facts(py, Look::ToSend).ok()
+        })
+        .flatten()
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {

@@ -10,7 +10,7 @@ use once_cell::race::OnceBox;
 use once_cell::sync::OnceCell;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyString};
 use uuid::Uuid;
 
 use super::fork;
@@ -231,6 +231,14 @@ fn runtime(py: Python<'_>) -> PyResult<Runtime> {
     Ok(Runtime {
         implementation,
         version: version.split_whitespace().next().unwrap_or_default().to_owned(),
-        command: sys.getattr("orig_argv").and_then(|argv| argv.extract()).unwrap_or_default(),
+        command: sys.getattr("orig_argv").and_then(|words| words.try_iter()).map(texts).unwrap_or_default(),
     })
+}
+
+/// Texts, of which bytes that are not UTF-8 are replaced.
+fn texts(words: Bound<'_, PyIterator>) -> Vec<String> {
+    let text = |word: PyResult<Bound<'_, PyAny>>| {
+        Some(word.ok()?.cast::<PyString>().ok()?.to_string_lossy().into_owned())
+    };
+    words.filter_map(text).collect()
 }

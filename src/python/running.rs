@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
-use pyo3::exceptions::PyDeprecationWarning;
+use pyo3::exceptions::{PyDeprecationWarning, PyException};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::interpreter::CPython;
+use super::interpreter::{CPython, Look};
 use super::process::{self, Process};
 use super::{arguments, fork, log, tracers};
 use crate::catalogue::Value;
@@ -145,7 +145,7 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
     shielded(Ok(false), || {
         let Some(running) = current(py) else { return Ok(false) };
         running.revive();
-        let facts = running.interpreter.facts(py)?;
+        let facts = running.interpreter.facts(py, Look::ToSend)?;
         let everything_left = py.detach(|| running.collector.flush(Some(facts)));
         log::from_program(py, &running.collector.take_messages())?;
         Ok(everything_left)
@@ -161,7 +161,7 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let samples = shielded(Ok(Vec::new()), || {
         let Some(running) = current(py) else { return Ok(Vec::new()) };
-        let facts = running.interpreter.facts(py)?;
+        let facts = running.interpreter.facts(py, Look::Only)?;
         Ok::<_, PyErr>(py.detach(|| running.collector.look(Some(facts))))
     })?;
     let values = PyDict::new(py);
@@ -268,7 +268,7 @@ pub fn forget() {
 fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()> {
     let process = match Process::this(py) {
         Ok(process) => process,
-        Err(error) => return give_up(py, &error),
+        Err(error) => return give_up(py, error),
     };
     let running = current(py);
     let environment = process::environment(py, &VARIABLES)?;
@@ -285,11 +285,11 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
     }
     if let Some(running) = running {
         running.revive();
-        messages.extend(running.apply(py, process, arguments, plan));
+        messages.extend(running.apply(py, process, arguments, plan)?);
     } else {
         let running = match Running::new(py, process, plan, explicitly) {
             Ok(running) => Arc::new(running),
-            Err(error) => return give_up(py, &error),
+            Err(error) => return give_up(py, error),
         };
         // Of two threads that start at once the second finds its work done.
         let before = RUNNING.compare_and_swap(&None::<Arc<Running>>, Some(Arc::clone(&running)));
@@ -322,7 +322,7 @@ fn is_disabled(py: Python<'_>) -> PyResult<bool> {
 fn stop(py: Python<'_>, budget: Duration, ends: bool) -> PyResult<Option<Arc<Collector>>> {
     current(py);
     let Some(running) = RUNNING.swap(None) else { return Ok(None) };
-    let (facts, interrupted) = match running.interpreter.facts(py) {
+    let (facts, interrupted) = match running.interpreter.facts(py, Look::Only) {
         Ok(facts) => (Some(facts), Ok(())),
         Err(error) => (None, Err(error)),
     };
@@ -354,7 +354,7 @@ impl Running {
     fn new(py: Python<'_>, process: &Process, plan: Plan, explicitly: bool) -> PyResult<Self> {
         let clock = Clock::start();
         let interpreter = Arc::new(CPython::new(py, clock, plan.settings.force)?);
-        let tracers = tracers::read(py, false)?;
+        let tracers = tracers::read(py, false)?.unwrap_or_default();
         // By the first flush the program has set up its log.
         let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
         let collector = collector(&plan, subject, clock, &interpreter, None);
@@ -369,14 +369,17 @@ impl Running {
         let Some(parents) = RUNNING.load_full() else { return };
         let pipeline = parents.collector.salvage();
         let legacy = pipeline.as_ref().map(Pipeline::legacy);
-        let tracers = pipeline.as_ref().map(|pipeline| pipeline.tracers().without_ids());
-        drop(pipeline);
+        let mut subject = parents.plan.subject(process, Tracers::default());
+        if let Some(pipeline) = pipeline {
+            subject.tracers = pipeline.subject().tracers.without_ids();
+            subject.environment = pipeline.subject().environment.clone();
+        }
         // A finaliser may have forked within a collection.
         parents.interpreter.gc_counters().forget_start();
         let heir = Self {
             collector: collector(
                 &parents.plan,
-                parents.plan.subject(process, tracers.unwrap_or_default()),
+                subject,
                 parents.clock,
                 &parents.interpreter,
                 legacy.as_ref(),
@@ -437,17 +440,17 @@ impl Running {
         process: &Process,
         arguments: &Arguments,
         plan: Plan,
-    ) -> Option<Message> {
+    ) -> PyResult<Option<Message>> {
         let given = arguments.given();
         if given.is_empty() {
-            return None;
+            return Ok(None);
         }
         if self.explicitly {
             let names = given.join(", ");
             let text = format!("RuntimeMetrics is enabled already; enable() ignored its arguments {names}");
-            return Some(Message::warning(text));
+            return Ok(Some(Message::warning(text)));
         }
-        let Ok(tracers) = tracers::read(py, false) else { return None };
+        let tracers = tracers::read(py, false)?.unwrap_or_default();
         let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
         let warning = subject.identity().warning();
         self.interpreter.set_force(plan.settings.force);
@@ -462,7 +465,7 @@ impl Running {
         };
         // If it was disabled meanwhile, that holds.
         RUNNING.compare_and_swap(self, Some(Arc::new(changed)));
-        warning
+        Ok(warning)
     }
 }
 
@@ -478,7 +481,11 @@ fn collector(
 }
 
 /// Whatever keeps us from starting is no reason to disturb the program.
-fn give_up(py: Python<'_>, error: &PyErr) -> PyResult<()> {
+fn give_up(py: Python<'_>, error: PyErr) -> PyResult<()> {
+    if !error.is_instance_of::<PyException>(py) {
+        // What a signal handler of the program has raised.
+        return Err(error);
+    }
     log::from_program(py, &[Message::warning(format!("runtime metrics are not collected: {error}"))])
 }
 

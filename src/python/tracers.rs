@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::log::unless_exception;
+use crate::catalogue::Level;
 use crate::selection::Selection;
 use crate::snapshot::{Names, Tracers, Worker};
 
@@ -18,32 +19,37 @@ static DDTRACES_NAMES: OnceBox<Selection> = OnceBox::new();
 /// How often we have stopped that worker. An answer that comes too late is not seen, so each says it again.
 static STOPS: AtomicU32 = AtomicU32::new(0);
 
-/// What tracers say now. With `force` ddtrace's own runtime metrics are disabled if they run.
+/// What tracers say now; `None` if one has failed to. With `force` ddtrace's own runtime metrics are disabled if they
+/// run.
 ///
 /// # Errors
 ///
 /// What a signal handler of the program has raised meanwhile.
-pub fn read(py: Python<'_>, force: bool) -> PyResult<Tracers> {
-    let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
-    let Ok(modules) = modules.cast_into::<PyDict>() else { return Ok(Tracers::default()) };
-    Ok(Tracers {
-        ddtrace: unless_exception(py, ddtrace(&modules))?.flatten(),
-        opentelemetry: unless_exception(py, opentelemetry(&modules))?.flatten(),
-        worker: unless_exception(py, worker(&modules, force))?.unwrap_or_default(),
-    })
+pub fn read(py: Python<'_>, force: bool) -> PyResult<Option<Tracers>> {
+    let tracers = || {
+        let modules =
+            py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.cast_into::<PyDict>()?;
+        let (ddtrace, opentelemetry) = (ddtrace(&modules)?, opentelemetry(&modules)?);
+        Ok(Tracers { ddtrace, opentelemetry, worker: worker(&modules, force)? })
+    };
+    unless_exception(py, tracers())
 }
 
 fn ddtrace(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
     let py = modules.py();
     let Some(runtime) = modules.get_item(intern!(py, "ddtrace.internal.runtime"))? else { return Ok(None) };
-    let id = runtime.call_method0(intern!(py, "get_runtime_id"))?;
-    let mut names = Names { runtime_id: text(&id), ..Names::default() };
-    let config =
-        modules.get_item(intern!(py, "ddtrace"))?.map(|ddtrace| ddtrace.getattr(intern!(py, "config")));
-    if let Some(config) = config.transpose()? {
-        names.service = text(&config.getattr(intern!(py, "service"))?);
-        names.env = text(&config.getattr(intern!(py, "env"))?);
-        names.version = text(&config.getattr(intern!(py, "version"))?);
+    // It may be half imported.
+    let Some(runtime_id) = runtime.getattr_opt(intern!(py, "get_runtime_id"))? else { return Ok(None) };
+    let mut names = Names { runtime_id: text(&runtime_id.call0()?), ..Names::default() };
+    let ddtrace = modules.get_item(intern!(py, "ddtrace"))?;
+    let config = ddtrace.map(|ddtrace| ddtrace.getattr_opt(intern!(py, "config"))).transpose()?.flatten();
+    if let Some(config) = config {
+        let name = |key: &Bound<'_, PyString>| -> PyResult<Option<String>> {
+            Ok(config.getattr_opt(key)?.and_then(|name| text(&name)))
+        };
+        names.service = name(intern!(py, "service"))?;
+        names.env = name(intern!(py, "env"))?;
+        names.version = name(intern!(py, "version"))?;
     }
     Ok(Some(names))
 }
@@ -72,11 +78,11 @@ fn opentelemetry(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
 fn worker(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<Worker> {
     let py = modules.py();
     let module = modules.get_item(intern!(py, "ddtrace.internal.runtime.runtime_metrics"))?;
-    let Some(worker) = module.map(|module| module.getattr(intern!(py, "RuntimeWorker"))).transpose()? else {
-        return Ok(Worker::Off);
-    };
+    let worker = module.map(|module| module.getattr_opt(intern!(py, "RuntimeWorker"))).transpose()?.flatten();
+    let Some(worker) = worker else { return Ok(Worker::Off) };
     let sent = || {
-        *DDTRACES_NAMES.get_or_init(|| Box::new(names_of(modules).unwrap_or_else(|_| Selection::named("*"))))
+        *DDTRACES_NAMES
+            .get_or_init(|| Box::new(names_of(modules).unwrap_or_else(|_| Selection::at(Level::Default))))
     };
     if !worker.getattr(intern!(py, "enabled"))?.is_truthy()? {
         return Ok(match STOPS.load(SeqCst) {
@@ -97,7 +103,7 @@ fn worker(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<Worker> {
 /// The names that this release of ddtrace sends; releases before 4 send fewer.
 fn names_of(modules: &Bound<'_, PyDict>) -> PyResult<Selection> {
     let constants = modules.get_item("ddtrace.internal.runtime.constants")?;
-    let Some(constants) = constants else { return Ok(Selection::named("*")) };
+    let Some(constants) = constants else { return Ok(Selection::at(Level::Default)) };
     let mut sent = Selection::default();
     for name in constants.getattr("DEFAULT_RUNTIME_METRICS")?.try_iter()? {
         sent = sent.with(Selection::named(&name?.extract::<String>()?));

@@ -39,7 +39,12 @@ if sys.version_info >= (3, 10):
         # Not installed in this interpreter, or not built for it.
         pass
     except Exception as _error:
-        sys.stderr.write("runtime-metrics: not started: %s: %s\n" % (type(_error).__name__, _error))
+        try:
+            _text = "runtime-metrics: not started: %s: %s\n" % (type(_error).__name__, _error)
+            os.write(sys.stderr.fileno(), _text.encode())
+        except Exception:
+            # Nobody can be told.
+            pass
 
 if _failure is not None:
     # Python reports it as if we were not here.

@@ -59,9 +59,9 @@ def main(words: list[str]) -> int:
 
 
 def search_path(inherited: str) -> str:
-    """The PYTHONPATH with our folder in it, once."""
+    """The PYTHONPATH with our folder at its head, once."""
     folders = inherited.split(os.pathsep) if inherited else []
-    return inherited if BOOTSTRAP in folders else os.pathsep.join([BOOTSTRAP, *folders])
+    return os.pathsep.join([BOOTSTRAP, *(folder for folder in folders if folder != BOOTSTRAP)])
 
 
 def unreachable(command: list[str]) -> str:
@@ -82,7 +82,10 @@ def _become(command: list[str]) -> int:
     try:
         os.execvp(name, command)
     except (FileNotFoundError, NotADirectoryError):
-        if os.path.isfile(name) and os.path.dirname(name):
+        # Only on the way out.
+        import shutil
+
+        if shutil.which(name) or os.path.isfile(name):
             _complain(f"{name}: the interpreter in its first line does not exist")
             return NOT_EXECUTABLE
         _complain(f"{name}: {'no such file' if os.path.dirname(name) else 'command not found'}")
@@ -104,4 +107,4 @@ def _restore_signals() -> None:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"runtime-metrics run: {text}\n")
+    automatic.complain(f"runtime-metrics run: {text}")
