@@ -4,10 +4,9 @@
 //! so no lock is held over a system call.
 
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::catalogue::Sample;
@@ -23,6 +22,7 @@ use crate::message::Message;
 use crate::pipeline::{Output, Pipeline};
 use crate::reader::{Interpreter, Reader};
 use crate::sampler::Sampler;
+use crate::slot::{CheckedOut, Slot};
 use crate::snapshot;
 use crate::sources::gc::GcCounters;
 
@@ -318,87 +318,5 @@ fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: S
         subject,
         selection: settings.selection,
         interval: settings.interval,
-    }
-}
-
-/// Holds one thing that one thread at a time takes away and brings back.
-struct Slot<T> {
-    held: Mutex<Held<T>>,
-    brought_back: Condvar,
-}
-
-struct Held<T> {
-    thing: Option<T>,
-    waiting: usize,
-}
-
-impl<T> Slot<T> {
-    fn new(thing: T) -> Self {
-        Self { held: Mutex::new(Held { thing: Some(thing), waiting: 0 }), brought_back: Condvar::new() }
-    }
-
-    /// The thing, if it is there or is brought back in time.
-    fn check_out(&self, within: Duration) -> Option<CheckedOut<'_, T>> {
-        let mut held = self.lock();
-        held.waiting += 1;
-        (held, _) = self
-            .brought_back
-            .wait_timeout_while(held, within, |held| held.thing.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
-        held.waiting -= 1;
-        let thing = held.thing.take()?;
-        Some(CheckedOut { slot: self, thing: Some(thing) })
-    }
-
-    fn bring_back(&self, thing: T) {
-        let mut held = self.lock();
-        held.thing = Some(thing);
-        // Waking nobody would be a system call all the same.
-        if held.waiting > 0 {
-            self.brought_back.notify_one();
-        }
-    }
-
-    fn salvage(&self) -> Option<T> {
-        self.held.try_lock().ok()?.thing.take()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Held<T>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The thing, until it is dropped and thereby brought back.
-struct CheckedOut<'a, T> {
-    slot: &'a Slot<T>,
-    thing: Option<T>,
-}
-
-impl<T> Deref for CheckedOut<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        self.thing.as_ref().expect("present until it is dropped")
-    }
-}
-
-impl<T> DerefMut for CheckedOut<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.thing.as_mut().expect("present until it is dropped")
-    }
-}
-
-impl<T> CheckedOut<'_, T> {
-    /// The thing without the duty to bring it back.
-    fn keep(mut self) -> T {
-        self.thing.take().expect("present until it is dropped")
-    }
-}
-
-impl<T> Drop for CheckedOut<'_, T> {
-    fn drop(&mut self) {
-        if let Some(thing) = self.thing.take() {
-            self.slot.bring_back(thing);
-        }
     }
 }

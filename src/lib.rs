@@ -29,6 +29,7 @@ pub mod process_image;
 pub mod reader;
 pub mod sampler;
 pub mod selection;
+mod slot;
 pub mod snapshot;
 pub mod sources;
 pub mod variables;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use crate::catalogue::{Sample, samples};
 use crate::emitter::Emitter;
+use crate::emitter::named_host::NamedHost;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
-use crate::emitter::transport::{Legacy, NamedHost, Transport};
+use crate::emitter::transport::{Legacy, Transport};
 use crate::identity::Subject;
 use crate::interval::Interval;
 use crate::message::{Message, Severity};

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::emitter::transport::NamedHost;
+use crate::emitter::named_host::NamedHost;
 use crate::message::Message;
 use crate::sampler::{self, Thread};
 use crate::snapshot;

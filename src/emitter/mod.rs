@@ -14,6 +14,7 @@ pub mod address;
 #[cfg(target_os = "linux")]
 mod container;
 mod health;
+pub mod named_host;
 pub mod origin;
 mod packets;
 mod socket;

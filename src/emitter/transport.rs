@@ -3,7 +3,7 @@
 //! It never waits for a name: addresses of a named host are what the reader's last look-up found.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use cadence::{MetricSink, SinkStats};
 
-use super::address::{Address, ChosenBy, Destination, Host, UnixKind};
+use super::address::{Address, ChosenBy, Destination, UnixKind};
 use super::health::{Amount, Delivery, Health};
+use super::named_host::NamedHost;
 use super::origin::Ending;
 use super::packets::{LONGEST, Packets};
 use super::socket::{ALL_AT_ONCE, Connection, Fate, Kind};
@@ -425,33 +426,6 @@ fn is_about_one_payload(error: &io::Error) -> bool {
     {
         let _ = error;
         false
-    }
-}
-
-/// A host whose name must be looked up, which may take many seconds.
-#[derive(Debug)]
-pub struct NamedHost {
-    name: String,
-    port: u16,
-    found: Mutex<Vec<SocketAddr>>,
-}
-
-impl NamedHost {
-    fn new(host: &Host, port: u16) -> Self {
-        Self { name: host.to_string(), port, found: Mutex::default() }
-    }
-
-    /// Asks the system's resolver, and waits for it. A failure leaves what was found before.
-    pub fn look_up(&self) {
-        if let Ok(addresses) = (self.name.as_str(), self.port).to_socket_addrs() {
-            let (mut first, second): (Vec<_>, Vec<_>) = addresses.partition(SocketAddr::is_ipv4);
-            first.extend(second);
-            *self.found.lock().unwrap_or_else(PoisonError::into_inner) = first;
-        }
-    }
-
-    fn found(&self) -> Vec<SocketAddr> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -9,6 +9,7 @@ mod interpreter;
 mod log;
 mod process;
 mod running;
+mod status;
 mod tables;
 mod tracers;
 
@@ -21,7 +22,9 @@ mod _core {
     #[pymodule_export]
     use super::gc_callback::GcCallback;
     #[pymodule_export]
-    use super::running::{disable, enable, enable_automatically, enabled, flush, snapshot, status};
+    use super::running::{disable, enable, enable_automatically, enabled, flush, snapshot};
+    #[pymodule_export]
+    use super::status::status;
     #[pymodule_export]
     use super::tables::{Metric, Variable, catalogue, client_telemetry, variables};
 

@@ -5,7 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use pyo3::exceptions::{PyDeprecationWarning, PyException};
@@ -20,7 +20,6 @@ use crate::clock::Clock;
 use crate::collector::Collector;
 use crate::config::{Arguments, InvalidArgument, Settings, Warning};
 use crate::emitter::address::DEFAULT_SOCKET;
-use crate::emitter::telemetry::Totals;
 use crate::emitter::transport::Legacy;
 use crate::identity::{Claims, Entrypoint, Subject};
 use crate::message::{Message, Severity};
@@ -174,63 +173,6 @@ pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     Ok(values)
 }
 
-/// Tell how it stands with sending.
-///
-/// Returns:
-///     A dict with these keys:
-///     state: "off", "disabled" by DD_DOGSTATSD_DISABLE, "untried" before the first flush, "working", "failing", or
-///         "busy" if a flush takes longer than 2 s.
-///     since: When sending began to be so, as time.time() counts; None if nothing is collected.
-///     error: The last error with its likely cause, also where sending works again, or None.
-///     address: Where metrics go, "udp://localhost:8125", or None.
-///     chosen_by: The argument or variable that chose the address, "default" if none did, or None.
-///     peer: The address that a UDP host has been resolved to, "127.0.0.1:8125", or None.
-///     transport: "udp", "uds" for datagrams over a Unix socket, "uds-stream", or None.
-///     metrics: Values written since enable().
-///     packets_sent, bytes_sent: What the kernel took.
-///     packets_dropped, bytes_dropped: What was lost, also where that was learnt after the kernel had taken it.
-#[pyfunction]
-pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let running = shielded(None, || current(py));
-    let status =
-        running.as_ref().and_then(|running| shielded(None, || py.detach(|| running.collector.status())));
-    let state = match (&running, &status) {
-        (_, Some(status)) => status.sending.as_str(),
-        (Some(_), None) => "busy",
-        (None, None) if is_disabled(py)? => "disabled",
-        (None, None) => "off",
-    };
-    let since = running.zip(status.as_ref()).map(|(running, status)| {
-        let age = running.clock.now().saturating_sub(status.since);
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(age).as_secs_f64()
-    });
-    let Totals { metrics, sent, dropped } = status.as_ref().map(|status| status.totals).unwrap_or_default();
-    let told = PyDict::new(py);
-    told.set_item("state", state)?;
-    told.set_item("since", since)?;
-    let texts = [
-        ("error", status.as_ref().and_then(|status| status.error.clone())),
-        ("address", status.as_ref().map(|status| status.destination.address.to_string())),
-        ("chosen_by", status.as_ref().map(|status| status.destination.chosen_by.as_str().to_owned())),
-        ("peer", status.as_ref().and_then(|status| status.peer).map(|peer| peer.to_string())),
-        ("transport", status.as_ref().map(|status| status.transport.to_owned())),
-    ];
-    for (key, text) in texts {
-        told.set_item(key, text)?;
-    }
-    let counts = [
-        ("metrics", metrics),
-        ("packets_sent", sent.packets),
-        ("bytes_sent", sent.bytes),
-        ("packets_dropped", dropped.packets),
-        ("bytes_dropped", dropped.bytes),
-    ];
-    for (key, count) in counts {
-        told.set_item(key, count)?;
-    }
-    Ok(told)
-}
-
 /// Tell whether metrics are collected.
 #[pyfunction]
 pub fn enabled() -> bool {
@@ -301,17 +243,12 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
     log::from_program(py, &messages)
 }
 
-fn settings(
+/// The settings that arguments and environment make.
+pub fn settings(
     arguments: &Arguments,
     environment: &Environment,
 ) -> Result<(Settings, Vec<Warning>), InvalidArgument> {
     Settings::new(arguments, environment, Path::new(DEFAULT_SOCKET))
-}
-
-/// Whether the environment forbids to collect.
-fn is_disabled(py: Python<'_>) -> PyResult<bool> {
-    let environment = process::environment(py, &VARIABLES)?;
-    Ok(settings(&Arguments::default(), &environment).is_ok_and(|(settings, _)| settings.disabled))
 }
 
 /// Ends what is running, with a last sample.
@@ -402,6 +339,11 @@ impl Running {
         &self.collector
     }
 
+    /// The clock of what collects.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
     /// Lets the collector tick, now or again.
     pub fn go_on(&self) {
         if Self::may_run() {
@@ -490,7 +432,7 @@ fn give_up(py: Python<'_>, error: PyErr) -> PyResult<()> {
 }
 
 /// A defect of ours ends the collector, not the program.
-fn shielded<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
+pub fn shielded<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         forget();
         otherwise
