@@ -309,13 +309,15 @@ impl Collector {
 fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: Subject) -> Output {
     let ending = Ending::new(settings.origin.clone(), Path::new("/"));
     let transport = Transport::new(settings.destination.clone(), ending, clock, Arc::clone(hurry));
-    let emitter = Emitter::new(transport.clone(), subject.identity().tags, settings.wire_type);
+    let identity = subject.identity();
+    let emitter = Emitter::new(transport.clone(), identity.tags, settings.wire_type);
     let telemetry = settings.client_telemetry.then(Telemetry::default);
     Output {
         emitter,
         transport,
         telemetry,
         subject,
+        left_out: identity.left_out,
         selection: settings.selection,
         interval: settings.interval,
     }

@@ -140,11 +140,15 @@ impl Identity {
             name(names(extras.tracers?).as_ref()?).clone()
         };
         let of_ddtrace = |name| of_tracer(|tracers| &tracers.ddtrace, name);
+        let is_inferred_by_ddtrace = extras
+            .tracers
+            .and_then(|tracers| tracers.ddtrace.as_ref())
+            .is_some_and(|names| names.service_is_inferred);
         let of_opentelemetry = |name| of_tracer(|tracers| &tracers.opentelemetry, name);
         let given_service = first(&mut [
             claims.service.clone(),
             own_service,
-            of_ddtrace(|names| &names.service),
+            of_ddtrace(|names| &names.service).filter(|_| !is_inferred_by_ddtrace),
             environment.get(&variables::SERVICE).map(str::to_owned),
             environment.get(&variables::OTEL_SERVICE_NAME).map(str::to_owned),
             attribute(attributes, "service.name"),
@@ -152,7 +156,8 @@ impl Identity {
             of_opentelemetry(|names| &names.service),
         ]);
         let program = Program::of(&runtime.command);
-        let inferred_service = first(&mut [inferred_service(environment, program)]);
+        let inferred_service =
+            first(&mut [of_ddtrace(|names| &names.service), inferred_service(environment, program)]);
         let process_tags = extras.entrypoint.map(|entrypoint| {
             process_tags(entrypoint, program, given_service.is_some(), inferred_service.as_deref())
         });
@@ -657,6 +662,7 @@ mod tests {
         let names = |name: &str| Names {
             runtime_id: Some(format!("{name}-id")),
             service: Some(format!("{name}-service")),
+            service_is_inferred: false,
             env: None,
             version: Some(format!("{name}-version")),
         };
@@ -676,6 +682,13 @@ mod tests {
         assert_eq!(told(&subject), "service:set env:set version:claimed runtime-id:otel-id");
         subject.tracers.ddtrace = Some(names("ddtrace"));
         assert_eq!(told(&subject), "service:ddtrace-service env:set version:claimed runtime-id:ddtrace-id");
+        // What ddtrace has made up is what its spans carry, where nobody gives a name.
+        subject.tracers.ddtrace.as_mut().unwrap().service_is_inferred = true;
+        assert_eq!(told(&subject), "service:set env:set version:claimed runtime-id:ddtrace-id");
+        subject.tracers.opentelemetry = None;
+        subject.environment = Environment::from([("DD_ENV", "set")]);
+        assert_eq!(told(&subject), "service:ddtrace-service env:set version:claimed runtime-id:ddtrace-id");
+        subject.tracers.opentelemetry = Some(names("otel"));
         // The SDK's own names come last, before what is inferred.
         subject.tracers.ddtrace = None;
         subject.environment = Environment::from([("DD_TAGS", "env:tagged")]);

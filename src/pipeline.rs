@@ -42,6 +42,8 @@ pub struct Output {
     pub telemetry: Option<Telemetry>,
     /// Who sends.
     pub subject: Subject,
+    /// How many of its tags do not fit.
+    pub left_out: usize,
     /// What is sent, but for what ddtrace sends.
     pub selection: Selection,
     /// Time between two flushes, as planned.
@@ -181,12 +183,19 @@ impl Output {
     }
 
     /// Takes over what environment and tracers say by now. If the interpreter does not answer, what it said last holds.
-    fn follow(&mut self, facts: &Interpreter) -> Option<Message> {
+    fn follow(&mut self, facts: &Interpreter) -> Vec<Message> {
         let before = self.subject.tracers.worker;
         if !self.subject.follow(&facts.environment, facts.tracers.as_ref()) {
-            return None;
+            return Vec::new();
         }
-        self.emitter.set_tags(self.subject.identity().tags);
+        let identity = self.subject.identity();
+        let warning = if identity.left_out > self.left_out { identity.warning() } else { None };
+        self.left_out = identity.left_out;
+        self.emitter.set_tags(identity.tags);
+        warning.into_iter().chain(self.tell_of_worker(before)).collect()
+    }
+
+    fn tell_of_worker(&self, before: Worker) -> Option<Message> {
         let text = match (before, self.subject.tracers.worker) {
             (before, now) if before == now => return None,
             (Worker::Sent(_) | Worker::Stopped(..), Worker::Off) => return None,

@@ -142,6 +142,8 @@ pub struct Names {
     pub runtime_id: Option<String>,
     /// The service.
     pub service: Option<String>,
+    /// Whether it has made that name up, as nobody gave it one.
+    pub service_is_inferred: bool,
     /// The environment.
     pub env: Option<String>,
     /// The version.

@@ -48,6 +48,8 @@ fn ddtrace(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
             Ok(config.getattr_opt(key)?.and_then(|name| text(&name)))
         };
         names.service = name(intern!(py, "service"))?;
+        let is_given = config.getattr_opt(intern!(py, "_is_user_provided_service"))?;
+        names.service_is_inferred = is_given.is_some_and(|given| given.is_truthy().is_ok_and(|given| !given));
         names.env = name(intern!(py, "env"))?;
         names.version = name(intern!(py, "version"))?;
     }
@@ -69,6 +71,7 @@ fn opentelemetry(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
     Ok(Some(Names {
         runtime_id: attribute(intern!(py, "service.instance.id"))?,
         service: attribute(intern!(py, "service.name"))?.filter(|name| !name.starts_with("unknown_service")),
+        service_is_inferred: false,
         env: env.map_or_else(|| attribute(intern!(py, "deployment.environment")), |env| Ok(Some(env)))?,
         version: attribute(intern!(py, "service.version"))?,
     }))
