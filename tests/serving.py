@@ -17,7 +17,7 @@ from collections import Counter
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 import pytest
@@ -207,12 +207,16 @@ class Report:
     resident: int | None
 
 
-class Reports(list[Report]):
-    """A receiver on a Unix socket that keeps what arrives."""
+Taken = TypeVar("Taken")
 
-    def __init__(self, path: Path) -> None:
+
+class Datagrams(list[Taken]):
+    """A receiver on a Unix socket that keeps what it takes from each datagram and the process that sent it."""
+
+    def __init__(self, path: Path, take: Callable[[str, int], Taken]) -> None:
         """Begins to listen."""
         super().__init__()
+        self._take = take
         self.url = f"unix://{path}"
         self._stopping = threading.Event()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -238,7 +242,15 @@ class Reports(list[Report]):
                 else:
                     ((_, _, credentials),) = ancillary
                     pid, _, _ = struct.unpack("3i", credentials)
-                    self.append(report(payload.decode(), pid))
+                    self.append(self._take(payload.decode(), pid))
+
+
+class Reports(Datagrams[Report]):
+    """A receiver of what our processes report."""
+
+    def __init__(self, path: Path) -> None:
+        """Begins to listen."""
+        super().__init__(path, report)
 
 
 def report(payload: str, pid: int) -> Report:

@@ -16,6 +16,7 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,8 +44,13 @@ def tutorial(tmp_path: Path) -> Path:
     if sys.platform != "linux":
         pytest.skip("needs Linux, where a Unix socket tells which process has sent")
     need("flask", "psycopg", "requests", "runtime-metrics")
+    return copied(tmp_path)
+
+
+def copied(folder: Path) -> Path:
+    """A copy of the example in this folder."""
     return Path(
-        shutil.copytree(NOTES, tmp_path / "notes", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
+        shutil.copytree(NOTES, folder / "notes", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
     )
 
 
@@ -476,7 +482,10 @@ def test_the_third_part_of_the_readme_gives_traces_beside_the_metrics(tutorial: 
     with walk(3, tutorial, DD_TRACE_AGENT_URL=agent.url) as programs:
         notes = programs["notes"]
         notes.until(lambda: [len(identities(service)) for service in programs.values()] == [2, 2])
-        notes.until(lambda: agent.has("GET /calendar", "calendar") and agent.has("POST /notes", "notes"))
+        for name, request in (("calendar", "GET /calendar"), ("notes", "POST /notes")):
+            (answering,) = descendants(programs[name])
+            (runtime_id,) = identities(programs[name])[answering]
+            notes.until(partial(agent.has, request, name, runtime_id))
         assert not agent.has("ask_calendar")
         save(tutorial, [edit(block) for block in blocks(part(3), "diff")])
         notes.until(lambda: notes.printed.count("Debugger is active!") == 2)
