@@ -1,8 +1,8 @@
 //! What happens around a fork: no thread of ours is at work while it is made, the parent goes on as if nothing had
 //! been, the child begins as a process of its own.
 //!
-//! Hooks are short, do not log, and do not wait for the network: whoever is sending stops to. Where a fork runs no hooks (one made by C code), the
-//! child is recognised by its image at the first chance it gives us.
+//! Hooks are short, do not log, and do not wait for the network: a flush under way stops to. Where a fork runs no hooks
+//! (one made by C code), the child is recognised by its image at the first chance it gives us.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
