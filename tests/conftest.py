@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SETTINGS = ("DATADOG_", "DD_", "OTEL_")
+
+# Tests that run in the background ignore what Ctrl-C sends, and their programs would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -124,7 +124,7 @@ pub fn mend(py: Python<'_>) {
         && process.renew()
     {
         // What it holds is never dropped: a thread that does not exist here may hold its locks.
-        std::mem::forget(FORKING.take());
+        FORKING.take().into_iter().for_each(std::mem::forget);
         Running::inherit(py, process);
     }
 }
