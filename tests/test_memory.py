@@ -70,7 +70,9 @@ def test_nothing_is_lost_and_nothing_invalid_is_read() -> None:
         match = re.match(r"==(\d+)== (\d+) (?:\(.*\) )?bytes in \d+ blocks are definitely lost", record)
         assert match, record
         lost[int(match[1])] += int(match[2])
-    assert list(lost.values()) == [generation * LEFT_BEHIND for generation in range(4)]
+    # Some of it may still be found by chance.
+    limits = [generation * LEFT_BEHIND for generation in range(4)]
+    assert [lost for lost, limit in zip(lost.values(), limits, strict=True) if lost > limit] == []
 
 
 def test_a_record_of_ours_would_be_found() -> None:
