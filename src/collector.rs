@@ -41,7 +41,8 @@ const ONE_TICK: Duration = Duration::from_secs(2);
 /// A running collector.
 pub struct Collector {
     clock: Clock,
-    pipeline: Slot<Pipeline>,
+    /// In a box, as it is moved at each use.
+    pipeline: Slot<Box<Pipeline>>,
     sampler: Sampler,
     reader: Reader,
     withheld: Mutex<Withheld>,
@@ -53,7 +54,7 @@ pub struct Collector {
 /// What is kept back while forks are made. Only those who fork lock it.
 #[derive(Default)]
 struct Withheld {
-    pipeline: Option<Pipeline>,
+    pipeline: Option<Box<Pipeline>>,
     forks: usize,
     /// The reader has been told to halt.
     interrupted: bool,
@@ -87,7 +88,7 @@ impl Collector {
             };
             Self {
                 clock,
-                pipeline: Slot::new(pipeline),
+                pipeline: Slot::new(Box::new(pipeline)),
                 sampler: Sampler::new(clock, settings.interval, beat),
                 reader: Reader::new(interpreter),
                 withheld: Mutex::default(),
@@ -208,7 +209,7 @@ impl Collector {
     /// In a child process, the pipeline of the parent's collector, if nobody was using it when the fork was made.
     /// Nothing is waited for.
     #[must_use]
-    pub fn salvage(&self) -> Option<Pipeline> {
+    pub fn salvage(&self) -> Option<Box<Pipeline>> {
         let withheld = self.withheld.try_lock().ok().and_then(|mut withheld| withheld.pipeline.take());
         withheld.or_else(|| self.pipeline.salvage())
     }

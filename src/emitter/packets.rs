@@ -1,5 +1,7 @@
 //! Lines packed into payloads no longer than a transport's target, counted in bytes.
 
+use std::ops::Range;
+
 /// The longest payload an Agent reads.
 pub const LONGEST: usize = 8192;
 
@@ -7,15 +9,16 @@ pub const LONGEST: usize = 8192;
 #[derive(Debug)]
 pub struct Packets {
     bytes: Vec<u8>,
-    /// Where each payload but the last ends.
-    ends: Vec<usize>,
+    /// Where each payload but the last ends, and how many lines there are until then.
+    ends: Vec<(usize, usize)>,
+    lines: usize,
     target: usize,
 }
 
 impl Packets {
     /// No lines yet; `target` is the length up to which lines share a payload.
     pub fn new(target: usize) -> Self {
-        Self { bytes: Vec::new(), ends: Vec::new(), target }
+        Self { bytes: Vec::new(), ends: Vec::new(), lines: 0, target }
     }
 
     /// Adds a line, its ending and a line feed. A line longer than the target has a payload of its own; one that no
@@ -27,25 +30,37 @@ impl Packets {
         }
         let open = self.bytes.len() - self.last_end();
         if open > 0 && open + length > self.target {
-            self.ends.push(self.bytes.len());
+            self.ends.push((self.bytes.len(), self.lines));
         }
         self.bytes.extend_from_slice(line.as_bytes());
         self.bytes.extend_from_slice(ending.as_bytes());
         self.bytes.push(b'\n');
+        self.lines += 1;
         true
     }
 
     /// The payloads in order, none of them empty.
     pub fn payloads(&self) -> Vec<&[u8]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        let ends = self.ends.iter().copied().chain(std::iter::once(self.bytes.len()));
+        let ends = || self.ends.iter().map(|(byte, _)| *byte);
+        let starts = std::iter::once(0).chain(ends());
+        let ends = ends().chain(std::iter::once(self.bytes.len()));
         starts.zip(ends).map(|(start, end)| &self.bytes[start..end]).filter(|p| !p.is_empty()).collect()
+    }
+
+    /// Where the lines of these payloads stand, counted from the last line.
+    pub fn lines_of(&self, payloads: Range<usize>) -> Range<usize> {
+        let until = |payload: usize| match payload.checked_sub(1) {
+            Some(before) => self.ends.get(before).map_or(self.lines, |(_, lines)| *lines),
+            None => 0,
+        };
+        self.lines - until(payloads.end)..self.lines - until(payloads.start)
     }
 
     /// Forgets all lines and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();
+        self.lines = 0;
     }
 
     /// Changes the target, for the lines to come.
@@ -54,7 +69,7 @@ impl Packets {
     }
 
     fn last_end(&self) -> usize {
-        self.ends.last().copied().unwrap_or(0)
+        self.ends.last().map_or(0, |(byte, _)| *byte)
     }
 }
 
@@ -82,6 +97,18 @@ mod tests {
     #[test]
     fn a_line_longer_than_the_target_goes_alone() {
         assert_eq!(packed(4, &["a", "long line", "b", "c"]), ["a\n", "long line\n", "b\nc\n"]);
+    }
+
+    #[test]
+    fn lines_are_found_by_their_payloads() {
+        let mut packets = Packets::new(8);
+        for line in ["abc", "def", "g", "a long line", "h"] {
+            assert!(packets.push(line, ""));
+        }
+        assert_eq!(packets.payloads().len(), 4);
+        let of = |payloads| packets.lines_of(payloads);
+        assert_eq!([of(0..1), of(1..2), of(2..3), of(3..4)], [3..5, 2..3, 1..2, 0..1]);
+        assert_eq!((of(0..4), of(2..4), of(0..0)), (0..5, 0..2, 5..5));
     }
 
     #[test]

@@ -299,6 +299,7 @@ impl State {
         }
         let payloads = self.packets.payloads();
         let mut left = payloads.as_slice();
+        let number = payloads.len();
         let (mut cut_short, mut tried_again) = (false, false);
         let time_left = || {
             let is_hurried = self.hurry.load(SeqCst);
@@ -328,7 +329,10 @@ impl State {
                         delivery.sent = delivery.sent + Amount::of(payload);
                     }
                     if let Some(last) = sent.last() {
-                        self.last_sent = Sent { amount: Amount::of(last), lines: lines(&[last], rest) };
+                        self.last_sent = Sent {
+                            amount: Amount::of(last),
+                            lines: self.packets.lines_of(number - rest.len() - 1..number - rest.len()),
+                        };
                     }
                     // An immediate success shows that the reason was an earlier payload's.
                     cut_short = ALL_AT_ONCE && self.is_udp() && !rest.is_empty();
@@ -343,11 +347,12 @@ impl State {
                     (cut_short, tried_again) = (false, true);
                 }
                 Err(error) if is_about_one_payload(&error) => {
-                    delivery.lose(&[first], others, error);
+                    let lines = self.packets.lines_of(number - left.len()..number - others.len());
+                    delivery.lose(&[first], lines, error);
                     (left, cut_short, tried_again) = (others, false, false);
                 }
                 Err(error) => {
-                    delivery.lose(left, &[], error);
+                    delivery.lose(left, self.packets.lines_of(number - left.len()..number), error);
                     break;
                 }
             }
@@ -361,11 +366,11 @@ impl State {
 }
 
 impl Delivery {
-    fn lose(&mut self, payloads: &[&[u8]], others: &[&[u8]], why: io::Error) {
+    fn lose(&mut self, payloads: &[&[u8]], lines: Range<usize>, why: io::Error) {
         for payload in payloads {
             self.dropped = self.dropped + Amount::of(payload);
         }
-        self.lost_lines.push(lines(payloads, others));
+        self.lost_lines.push(lines);
         self.failure.get_or_insert(why);
     }
 
@@ -377,15 +382,6 @@ impl Delivery {
         self.dropped = self.dropped + payload.amount;
         self.failure.get_or_insert(io::ErrorKind::ConnectionRefused.into());
     }
-}
-
-/// Where the lines of payloads stand in a flush, counted from the last, if these others follow.
-fn lines(payloads: &[&[u8]], others: &[&[u8]]) -> Range<usize> {
-    let count = |payloads: &[&[u8]]| {
-        payloads.iter().flat_map(|payload| payload.iter()).filter(|byte| **byte == b'\n').count()
-    };
-    let end = count(others);
-    end..end + count(payloads)
 }
 
 fn connect(address: &Address, addresses: &[SocketAddr]) -> io::Result<Connection> {

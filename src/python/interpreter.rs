@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::gc_callback::Installation;
 use super::{log, process, tracers};
 use crate::clock::Clock;
 use crate::message::Message;
 use crate::reader::Interpreter;
-use crate::snapshot;
+use crate::snapshot::{self, Tracers};
 use crate::sources::gc::GcCounters;
 use crate::variables::IDENTITY;
 
@@ -28,6 +29,10 @@ pub enum Look {
 pub struct CPython {
     gc_counters: Arc<GcCounters>,
     get_count: Py<PyAny>,
+    /// Kept, as importing what is loaded already takes longer than all the rest.
+    os: Py<PyAny>,
+    /// What `sys.modules` is.
+    modules: Py<PyDict>,
     gc_callback: Installation,
     /// Whether ddtrace's own runtime metrics are to be disabled.
     force: AtomicBool,
@@ -39,6 +44,8 @@ impl CPython {
         let gc_counters = Arc::new(GcCounters::new());
         Ok(Self {
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
+            os: py.import(intern!(py, "os"))?.into_any().unbind(),
+            modules: py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.cast_into()?.unbind(),
             gc_callback: Installation::new(py, Arc::clone(&gc_counters), clock)?,
             gc_counters,
             force: AtomicBool::new(force),
@@ -77,9 +84,18 @@ impl CPython {
         let gc_count = self.get_count.bind(py).call0().and_then(|count| count.extract::<(u64, u64, u64)>());
         Ok(snapshot::Interpreter {
             gc_count: gc_count.ok().map(Into::into),
-            environment: process::environment(py, &IDENTITY)?,
-            tracers: tracers::read(py, look == Look::ToSend && self.force.load(SeqCst))?,
+            environment: process::environment(self.os.bind(py), &IDENTITY)?,
+            tracers: self.tracers(py, look)?,
         })
+    }
+
+    /// What tracers say now; `None` if one has failed to.
+    ///
+    /// # Errors
+    ///
+    /// What a signal handler of the program has raised meanwhile.
+    pub fn tracers(&self, py: Python<'_>, look: Look) -> PyResult<Option<Tracers>> {
+        tracers::read(self.modules.bind(py), look == Look::ToSend && self.force.load(SeqCst))
     }
 }
 

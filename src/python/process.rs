@@ -153,15 +153,15 @@ impl Process {
     }
 }
 
-/// These variables of the environment as Python sees it: the C library's may be changed by another thread while it is
-/// read.
+/// These variables of the environment as the module `os` sees it: the C library's may be changed by another thread while
+/// it is read.
 ///
 /// # Errors
 ///
 /// What a signal handler of the program has raised meanwhile.
-pub fn environment(py: Python<'_>, variables: &[&'static Variable]) -> PyResult<Environment> {
-    let environ = || py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"));
-    let Some(environ) = unless_exception(py, environ())? else {
+pub fn environment(os: &Bound<'_, PyAny>, variables: &[&'static Variable]) -> PyResult<Environment> {
+    let py = os.py();
+    let Some(environ) = unless_exception(py, os.getattr(intern!(py, "environ")))? else {
         return Ok(Environment::default());
     };
     // What it holds on Unix, as bytes: a twentieth of the time that its own method takes.

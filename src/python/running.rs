@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use pyo3::exceptions::{PyDeprecationWarning, PyException};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::interpreter::{CPython, Look};
 use super::process::{self, Process};
-use super::{arguments, fork, log, tracers};
+use super::{arguments, fork, log};
 use crate::catalogue::Value;
 use crate::clock::Clock;
 use crate::collector::Collector;
@@ -23,7 +24,6 @@ use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::transport::Legacy;
 use crate::identity::{Claims, Entrypoint, Subject};
 use crate::message::{Message, Severity};
-use crate::pipeline::Pipeline;
 use crate::snapshot::Tracers;
 use crate::variables::{Environment, IDENTITY, VARIABLES};
 
@@ -213,7 +213,7 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
         Err(error) => return give_up(py, error),
     };
     let running = current(py);
-    let environment = process::environment(py, &VARIABLES)?;
+    let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), &VARIABLES)?;
     let (settings, warnings) = settings(arguments, &environment)?;
     if settings.disabled {
         let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set";
@@ -291,7 +291,7 @@ impl Running {
     fn new(py: Python<'_>, process: &Process, plan: Plan, explicitly: bool) -> PyResult<Self> {
         let clock = Clock::start();
         let interpreter = Arc::new(CPython::new(py, clock, plan.settings.force)?);
-        let tracers = tracers::read(py, false)?.unwrap_or_default();
+        let tracers = interpreter.tracers(py, Look::Only)?.unwrap_or_default();
         // By the first flush the program has set up its log.
         let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
         let collector = collector(&plan, subject, clock, &interpreter, None);
@@ -305,7 +305,7 @@ impl Running {
     pub fn inherit(py: Python<'_>, process: &Process) {
         let Some(parents) = RUNNING.load_full() else { return };
         let pipeline = parents.collector.salvage();
-        let legacy = pipeline.as_ref().map(Pipeline::legacy);
+        let legacy = pipeline.as_ref().map(|pipeline| pipeline.legacy());
         let mut subject = parents.plan.subject(process, Tracers::default());
         if let Some(pipeline) = pipeline {
             subject.tracers = pipeline.subject().tracers.without_ids();
@@ -392,7 +392,7 @@ impl Running {
             let text = format!("RuntimeMetrics is enabled already; enable() ignored its arguments {names}");
             return Ok(Some(Message::warning(text)));
         }
-        let tracers = tracers::read(py, false)?.unwrap_or_default();
+        let tracers = self.interpreter.tracers(py, Look::Only)?.unwrap_or_default();
         let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
         let warning = subject.identity().warning();
         self.interpreter.set_force(plan.settings.force);

@@ -4,6 +4,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -72,6 +73,6 @@ pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 /// Whether the environment forbids to collect.
 fn is_disabled(py: Python<'_>) -> PyResult<bool> {
-    let environment = process::environment(py, &VARIABLES)?;
+    let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), &VARIABLES)?;
     Ok(settings(&Arguments::default(), &environment).is_ok_and(|(settings, _)| settings.disabled))
 }

@@ -25,14 +25,12 @@ static STOPS: AtomicU32 = AtomicU32::new(0);
 /// # Errors
 ///
 /// What a signal handler of the program has raised meanwhile.
-pub fn read(py: Python<'_>, force: bool) -> PyResult<Option<Tracers>> {
+pub fn read(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<Option<Tracers>> {
     let tracers = || {
-        let modules =
-            py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.cast_into::<PyDict>()?;
-        let (ddtrace, opentelemetry) = (ddtrace(&modules)?, opentelemetry(&modules)?);
-        Ok(Tracers { ddtrace, opentelemetry, worker: worker(&modules, force)? })
+        let (ddtrace, opentelemetry) = (ddtrace(modules)?, opentelemetry(modules)?);
+        Ok(Tracers { ddtrace, opentelemetry, worker: worker(modules, force)? })
     };
-    unless_exception(py, tracers())
+    unless_exception(modules.py(), tracers())
 }
 
 fn ddtrace(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
