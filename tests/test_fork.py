@@ -25,6 +25,8 @@ from test_wheel import VERSIONS, interpreter, virtual_environment, wheel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from conftest import RunProgram
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the oracle is Linux's /proc")
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -423,3 +425,72 @@ def test_a_process_with_threads_is_warned_of_as_often_as_without_us(
     bare = program(*arguments, "--bare", python=python, options=(), udp=True).fact("parent")
     assert sum(ours["statuses"].values()) == sum(bare["statuses"].values()) == 100
     assert (ours["warnings"], ours["kinds"]) == (bare["warnings"], bare["kinds"])
+
+
+def test_a_child_gets_the_lock_of_a_log_handler_that_we_were_calling(run_program: RunProgram) -> None:
+    run_program(
+        """
+        import logging, os, threading, time
+        from runtime_metrics import RuntimeMetrics
+        lock, called = threading.Lock(), threading.Event()
+        class Handler(logging.Handler):
+            def emit(self, record):
+                with lock:
+                    called.set()
+                    time.sleep(0.3)
+        logging.getLogger("runtime_metrics").addHandler(Handler())
+        # Nobody is there, which is worth a warning.
+        RuntimeMetrics.enable(dogstatsd_url="unix:///nowhere/dsd.socket", flush_interval=0.05)
+        assert called.wait(20)
+        if child := os.fork():
+            assert os.waitpid(child, 0)[1] == 0
+        else:
+            os._exit(0 if lock.acquire(timeout=5) else 1)
+        """,
+        "-W",
+        "ignore",
+    )
+
+
+def test_a_fork_does_not_wait_for_a_receiver_that_does_not_read(
+    run_program: RunProgram, tmp_path: Path
+) -> None:
+    printed = run_program(
+        """
+        import logging, os, socket, statistics, threading, time
+        from runtime_metrics import RuntimeMetrics
+        logging.disable()
+        path = os.environ["SOCKET"]
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen()
+        RuntimeMetrics.enable(dogstatsd_url=f"unixstream://{path}", flush_interval=3600)
+        while RuntimeMetrics.flush():
+            pass
+        # From now on each flush waits for a tenth of a second.
+        ended = threading.Event()
+        def flush():
+            while not ended.is_set():
+                RuntimeMetrics.flush()
+        flushing = threading.Thread(target=flush)
+        flushing.start()
+        took = []
+        for _ in range(21):
+            time.sleep(0.03)
+            began = time.monotonic()
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            took.append(time.monotonic() - began)
+            os.waitpid(child, 0)
+        ended.set()
+        flushing.join()
+        print(statistics.median(took))
+        RuntimeMetrics.disable()
+        """,
+        "-W",
+        "ignore",
+        SOCKET=str(tmp_path / "dsd.socket"),
+    )
+    # Half of those that waited for a flush would take longer.
+    assert float(printed) < 0.03
