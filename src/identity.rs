@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::emitter;
 use crate::message::Message;
+use crate::program::Program;
 use crate::snapshot::{Names, Tracers};
 use crate::variables::{self, Environment};
 
@@ -330,62 +331,7 @@ fn inferred_service(environment: &Environment, program: Option<Program<'_>>) -> 
         &variables::WEBSITE_SITE_NAME,
     ];
     let platform = platforms.into_iter().find_map(|variable| environment.get(variable));
-    platform.map(str::to_owned).or_else(|| match program? {
-        Program::Script(path) => script_name(path),
-        Program::Module(name) => Some(name.to_owned()),
-    })
-}
-
-/// What a Python command line starts.
-#[derive(Clone, Copy)]
-enum Program<'a> {
-    Script(&'a str),
-    Module(&'a str),
-}
-
-impl<'a> Program<'a> {
-    /// The script or `-m` module; `None` for `-c`, standard input and the prompt.
-    fn of(command: &'a [String]) -> Option<Self> {
-        let mut arguments = command.iter().skip(1).map(String::as_str);
-        while let Some(argument) = arguments.next() {
-            let Some(options) = argument.strip_prefix('-') else {
-                return Some(Self::Script(argument));
-            };
-            if options.starts_with('-') {
-                // Of the long options only this one has its value in the next argument.
-                if options == "-check-hash-based-pycs" {
-                    arguments.next();
-                }
-                continue;
-            }
-            // Short options may be written together; the first that takes a value ends them.
-            match options.find(['c', 'm', 'W', 'X']).map(|at| options.split_at(at)) {
-                None if options.is_empty() => return None,
-                None => {}
-                Some((_, rest)) => match (&rest[..1], &rest[1..]) {
-                    ("c", _) => return None,
-                    ("m", "") => return arguments.next().map(Self::Module),
-                    ("m", module) => return Some(Self::Module(module)),
-                    (_, "") => {
-                        arguments.next();
-                    }
-                    _ => {}
-                },
-            }
-        }
-        None
-    }
-}
-
-/// The file's name without the endings of Python files; of a `__main__.py`, its folder's.
-fn script_name(script: &str) -> Option<String> {
-    let path = Path::new(script);
-    let name = path.file_name()?.to_str()?;
-    let stem = [".py", ".pyw", ".pyc", ".pyz"].iter().find_map(|ending| name.strip_suffix(ending));
-    match stem.unwrap_or(name) {
-        "__main__" => Some(path.parent()?.file_name()?.to_str()?.to_owned()),
-        stem => Some(stem.to_owned()),
-    }
+    platform.map(str::to_owned).or_else(|| program?.name())
 }
 
 /// ddtrace's process tags, in its order. Without a script or module only the working directory and the service are told.

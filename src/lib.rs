@@ -26,6 +26,7 @@ pub mod interval;
 pub mod message;
 pub mod pipeline;
 pub mod process_image;
+pub mod program;
 pub mod reader;
 pub mod sampler;
 pub mod selection;
