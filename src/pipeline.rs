@@ -16,15 +16,17 @@ use crate::identity::Subject;
 use crate::interval::Interval;
 use crate::message::{Message, Severity};
 use crate::selection::Selection;
-use crate::snapshot::{Collections, Interpreter, Snapshot, Worker};
+use crate::snapshot::{Collections, Interpreter, Server, Snapshot, Worker};
 use crate::sources::OperatingSystem;
 use crate::sources::gc::GcCounters;
+use crate::sources::gunicorn::Gunicorn;
 
 /// Sources, the last flush's snapshot, and the emitter.
 #[derive(Debug)]
 pub struct Pipeline {
     operating_system: OperatingSystem,
     gc: Arc<GcCounters>,
+    gunicorn: Arc<Gunicorn>,
     earlier: Snapshot,
     output: Output,
     messages: Vec<Message>,
@@ -53,10 +55,17 @@ pub struct Output {
 impl Pipeline {
     /// Opens the sources and takes the baseline: nothing of the process's past is ever sent.
     #[must_use]
-    pub fn new(root: &Path, gc: Arc<GcCounters>, output: Output, now: Duration) -> Self {
+    pub fn new(
+        root: &Path,
+        gc: Arc<GcCounters>,
+        gunicorn: Arc<Gunicorn>,
+        output: Output,
+        now: Duration,
+    ) -> Self {
         let mut pipeline = Self {
             operating_system: OperatingSystem::open(root),
             gc,
+            gunicorn,
             earlier: Snapshot::default(),
             output,
             messages: Vec::new(),
@@ -64,6 +73,7 @@ impl Pipeline {
         };
         let collections = pipeline.gc.drain();
         pipeline.earlier = pipeline.snapshot(now, Some(collections), None);
+        pipeline.earlier.gunicorn = pipeline.gunicorn.read(None);
         pipeline
     }
 
@@ -84,6 +94,7 @@ impl Pipeline {
         if let Some(facts) = &later.interpreter {
             self.messages.extend(self.output.follow(facts));
         }
+        later.gunicorn = self.gunicorn.drain(server(later.interpreter.as_ref()), now);
         if self.gc.take_unseen() {
             later.collections = None;
             self.tell_of_unseen();
@@ -104,7 +115,8 @@ impl Pipeline {
         let worker = facts.as_ref().and_then(|facts| facts.tracers.as_ref()).map(|tracers| tracers.worker);
         let selection = worker
             .map_or_else(|| self.output.selection(), |worker| self.output.selection.without(worker.sends()));
-        let later = self.snapshot(now, collections, facts);
+        let mut later = self.snapshot(now, collections, facts);
+        later.gunicorn = self.gunicorn.read(server(later.interpreter.as_ref()));
         samples(selection, &Interval::new(&self.earlier, &later, self.output.interval)).collect()
     }
 
@@ -166,8 +178,12 @@ impl Pipeline {
         interpreter: Option<Interpreter>,
     ) -> Snapshot {
         let (usage, process) = self.operating_system.read();
-        Snapshot { at, usage, process, collections, interpreter }
+        Snapshot { at, usage, process, collections, interpreter, ..Snapshot::default() }
     }
+}
+
+fn server(facts: Option<&Interpreter>) -> Option<&Server> {
+    facts?.gunicorn.as_ref()
 }
 
 impl Output {

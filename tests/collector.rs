@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use runtime_metrics::catalogue::Value;
 use runtime_metrics::clock::Clock;
-use runtime_metrics::collector::Collector;
+use runtime_metrics::collector::{Collector, Counters};
 use runtime_metrics::config::{Arguments, Settings};
 use runtime_metrics::identity::{Claims, Subject};
 use runtime_metrics::message::Message;
@@ -49,7 +49,12 @@ impl Interpreter for Played {
         entered();
         let environment = self.environment.lock().unwrap().clone();
         let tracers = self.tracers.lock().unwrap().clone();
-        Some(snapshot::Interpreter { gc_count: Some([count, 0, 0]), environment, tracers: Some(tracers) })
+        Some(snapshot::Interpreter {
+            gc_count: Some([count, 0, 0]),
+            environment,
+            tracers: Some(tracers),
+            ..snapshot::Interpreter::default()
+        })
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
@@ -93,7 +98,8 @@ impl Running {
         let (clock, gc, interpreter) =
             (Clock::start(), Arc::new(GcCounters::new()), Arc::new(Played::default()));
         let played = Arc::clone(&interpreter) as _;
-        let collector = Collector::new(clock, Arc::clone(&gc), &settings, subject("a:b"), played, None);
+        let counters = Counters { gc: Arc::clone(&gc), ..Counters::default() };
+        let collector = Collector::new(clock, counters, &settings, subject("a:b"), played, None);
         collector.run().unwrap();
         Self { collector, interpreter, gc, receiver }
     }
@@ -210,7 +216,7 @@ fn a_look_sends_nothing_and_leaves_the_interval_as_it_is() {
     running.gc.stop(777, 2);
     let value = |name: &str| {
         let samples = running.collector.look(None);
-        samples.iter().find(|sample| sample.metric.name.ends_with(name)).map(|sample| sample.value)
+        samples.iter().find(|sample| sample.metric.name.ends_with(name)).map(|sample| sample.value.clone())
     };
     for _ in 0..2 {
         assert_eq!(value("gc.collections.gen2"), Some(Value::Whole(1)));

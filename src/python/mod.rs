@@ -5,6 +5,7 @@
 mod arguments;
 mod fork;
 mod gc_callback;
+mod gunicorn;
 mod interpreter;
 mod log;
 mod process;
@@ -21,6 +22,8 @@ mod _core {
 
     #[pymodule_export]
     use super::gc_callback::GcCallback;
+    #[pymodule_export]
+    use super::gunicorn::{Part, Request, Requests};
     #[pymodule_export]
     use super::running::{disable, enable, enable_automatically, enabled, flush, snapshot};
     #[pymodule_export]

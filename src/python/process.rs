@@ -14,12 +14,14 @@ use pyo3::types::{PyBytes, PyDict, PyIterator, PyString};
 use uuid::Uuid;
 
 use super::fork;
+use super::gunicorn::Questions;
 use super::log::{loaded, unless_exception};
 use super::running::{self, Running};
 use crate::config::Warning;
 use crate::identity::{Entrypoint, Runtime};
 use crate::message::Message;
 use crate::process_image::ProcessImage;
+use crate::sources::gunicorn::Gunicorn;
 use crate::variables::{Environment, VARIABLES, Variable};
 
 /// What multiprocessing's fork server is started with.
@@ -39,6 +41,10 @@ pub struct Process {
     pub threads_at_fork: ThreadsAtFork,
     /// What multiprocessing calls in its children, once it has been registered.
     pub multiprocessing_hook: OnceCell<Py<PyAny>>,
+    /// Its part in Gunicorn.
+    pub gunicorn: Arc<Gunicorn>,
+    /// What asks Gunicorn's own objects.
+    pub questions: Questions,
     /// What ran in the process that this one was forked from, which knows its own; never dropped.
     parents: ArcSwapOption<Running>,
     /// Its upper and its lower half. Only a process that has just begun changes it.
@@ -82,6 +88,8 @@ impl Process {
                 image: ProcessImage::mark(),
                 threads_at_fork: ThreadsAtFork::of(hexversion(py)?),
                 multiprocessing_hook: OnceCell::new(),
+                gunicorn: Arc::default(),
+                questions: Questions::default(),
                 parents: ArcSwapOption::const_empty(),
                 runtime_id: [const { AtomicU64::new(0) }; 2],
                 closed: AtomicBool::new(false),
@@ -112,6 +120,8 @@ impl Process {
         let is_child = self.image.renew();
         if is_child {
             self.only_forks.store(false, SeqCst);
+            self.gunicorn.leave();
+            self.questions.forget();
             self.draw_runtime_id();
         }
         is_child

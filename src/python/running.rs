@@ -16,9 +16,9 @@ use pyo3::types::PyDict;
 use super::interpreter::{CPython, Look};
 use super::process::{self, Process};
 use super::{arguments, fork, log};
-use crate::catalogue::Value;
+use crate::catalogue::{Member, Value};
 use crate::clock::Clock;
-use crate::collector::Collector;
+use crate::collector::{Collector, Counters};
 use crate::config::{Arguments, InvalidArgument, Settings, Warning};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::transport::Legacy;
@@ -155,7 +155,7 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
 ///
 /// Returns:
 ///     Value by full name, as a flush would send it now: changes and aggregates hold what has gathered since the
-///     last flush. What is not known is left out; empty if metrics are disabled.
+///     last flush. What is not known is left out, and what has no single number; empty if metrics are disabled.
 #[pyfunction]
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let samples = shielded(Ok(Vec::new()), || {
@@ -165,9 +165,10 @@ pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     })?;
     let values = PyDict::new(py);
     for sample in samples {
-        match sample.value {
-            Value::Whole(whole) => values.set_item(sample.metric.name, whole)?,
-            Value::Real(real) => values.set_item(sample.metric.name, real)?,
+        match (&sample.member, &sample.value) {
+            (Member::Tagged(_), _) | (_, Value::Observed(_)) => {}
+            (_, Value::Whole(whole)) => values.set_item(sample.name(), whole)?,
+            (_, Value::Real(real)) => values.set_item(sample.name(), real)?,
         }
     }
     Ok(values)
@@ -418,8 +419,9 @@ fn collector(
     interpreter: &Arc<CPython>,
     legacy: Option<&Legacy>,
 ) -> Arc<Collector> {
-    let gc = interpreter.gc_counters();
-    Collector::new(clock, gc, &plan.settings, subject, Arc::clone(interpreter) as _, legacy)
+    let gunicorn = Process::known().map(|process| Arc::clone(&process.gunicorn)).unwrap_or_default();
+    let counters = Counters { gc: interpreter.gc_counters(), gunicorn };
+    Collector::new(clock, counters, &plan.settings, subject, Arc::clone(interpreter) as _, legacy)
 }
 
 /// Whatever keeps us from starting is no reason to disturb the program.
