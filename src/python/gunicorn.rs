@@ -12,6 +12,7 @@ use pyo3::types::PyDict;
 
 use super::log::unless_exception;
 use super::process::Process;
+use super::{fork, running};
 use crate::clock::Clock;
 use crate::snapshot::{Record, Server};
 use crate::sources::requests::{Outcome, RequestCounters, waited};
@@ -71,8 +72,8 @@ impl Part {
     /// Make this process the master.
     ///
     /// Args:
-    ///     question: Called at each flush, in any thread: what Gunicorn's own objects say. A dict with any of these
-    ///         keys: workers, a list of pids; succeeded, whether another master takes its place; backlog.
+    ///     question: Called at each flush, in any thread: what Gunicorn's own objects say. None, or a dict with any of
+    ///         these keys: workers, a list of pids; succeeded, whether another master takes its place; backlog.
     #[new]
     fn new(py: Python<'_>, question: Py<PyAny>) -> PyResult<Self> {
         let process = Process::this(py)?;
@@ -80,9 +81,10 @@ impl Part {
         Ok(Self { process, master: process.gunicorn.lead() })
     }
 
-    /// Name the application, and say whether only CPU time tells what workers do.
-    fn describe(&self, app: &str, by_cpu: bool) {
-        self.master.describe(app, by_cpu);
+    /// Name the application, and say whether only CPU time can tell what workers do.
+    fn describe(&self, py: Python<'_>, app: &str, by_cpu: bool) {
+        let is_set = running::current(py).is_some_and(|running| running.settings().workers_by_cpu);
+        self.master.describe(app, by_cpu || is_set);
     }
 
     /// Make this process a worker, in the child that the master has just forked.
@@ -94,7 +96,7 @@ impl Part {
     #[pyo3(signature = (question, counts, capacity=None))]
     fn work(&self, py: Python<'_>, question: Py<PyAny>, counts: bool, capacity: Option<u64>) -> Requests {
         // A fork in C has not told yet.
-        super::fork::mend(py);
+        fork::mend(py);
         let clock = Clock::start();
         let place = self.master.place(std::process::id());
         let counters = Arc::new(RequestCounters::new(place, counts, capacity));
@@ -152,8 +154,9 @@ impl Requests {
     }
 
     /// Count a request that the server has refused before it began.
-    fn refuse(&self, status: u16) {
-        self.counters.count(Outcome { duration: Duration::ZERO, status: Some(status), queued: None });
+    #[pyo3(signature = (status))]
+    fn refuse(&self, status: Option<u16>) {
+        self.counters.count(Outcome { duration: Duration::ZERO, status, queued: None });
     }
 }
 
@@ -198,8 +201,7 @@ impl Request {
         }
     }
 
-    /// End it without an answer. What its end() says later is the status with which the server answers in its place;
-    /// if nothing does, that is 500.
+    /// End it without an answer. If the server answers in its place, end() says how; otherwise it counts as 500.
     fn fail(&self) {
         let now = self.clock.now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

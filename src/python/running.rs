@@ -340,6 +340,11 @@ impl Running {
         &self.collector
     }
 
+    /// What it was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.plan.settings
+    }
+
     /// The clock of what collects.
     pub fn clock(&self) -> Clock {
         self.clock
