@@ -647,10 +647,10 @@ fn ended(snapshot: &Snapshot) -> Option<&Ended> {
 }
 
 fn by_status(interval: &Interval) -> Option<Vec<(Member, Value)>> {
-    let counted = ended(interval.end())?.by_status.keys();
-    let grown = counted.filter_map(|status| {
-        let count = interval.growth_from_zero(|s| ended(s)?.by_status.get(status).copied())?;
-        (count > 0).then_some((Member::Suffixed(*status), Value::Whole(count)))
+    let statuses = ended(interval.end())?.by_status.iter().map(|(status, _)| *status);
+    let grown = statuses.filter_map(|status| {
+        let count = interval.growth_from_zero(|s| ended(s)?.with_status(status))?;
+        (count > 0).then_some((Member::Suffixed(status), Value::Whole(count)))
     });
     Some(grown.collect())
 }

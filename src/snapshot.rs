@@ -3,7 +3,6 @@
 //! Facts are cumulative where their source is: differences are taken in [`crate::interval`] alone.
 //! `None` means "unknown here", never zero.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::selection::Selection;
@@ -133,12 +132,20 @@ pub struct Requests {
 pub struct Ended {
     /// Their number.
     pub count: u64,
-    /// Their number by status; each status that there has been stays.
-    pub by_status: BTreeMap<u16, u64>,
+    /// Their number by status; each status that there has been stays where it is.
+    pub by_status: Vec<(u16, u64)>,
     /// How long each of them took, since the last flush.
     pub durations: Observations,
     /// How long each had waited in front of the server, if a proxy said so, since the last flush.
     pub queue_times: Observations,
+}
+
+impl Ended {
+    /// How many had this status; `None` if there has been none yet.
+    #[must_use]
+    pub fn with_status(&self, status: u16) -> Option<u64> {
+        self.by_status.iter().find(|(known, _)| *known == status).map(|(_, count)| *count)
+    }
 }
 
 /// Single values, of which a uniform choice is kept where they are many.

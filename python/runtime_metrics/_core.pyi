@@ -225,8 +225,12 @@ class Request:
             status: The HTTP status of its answer; None if there was none.
             queued_since: The header X-Request-Start, if there is one.
         """
-    def fail(self) -> None:
-        """End it without an answer. If the server answers in its place, end() says how; otherwise it counts as 500."""
+    def fail(self, queued_since: str | None = None) -> None:
+        """End it without an answer. If the server answers in its place, end() says how; otherwise it counts as 500.
+
+        Args:
+            queued_since: The header X-Request-Start, if there is one.
+        """
     def leave(self) -> None:
         """End it without counting it."""
 

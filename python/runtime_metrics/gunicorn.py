@@ -355,7 +355,7 @@ def _post_request(theirs: Hook) -> Hook:
                     request.end(resp and _status(resp), environ.get("HTTP_X_REQUEST_START"))
                 else:
                     # The worker may answer yet, and logs that as another access.
-                    request.fail()
+                    request.fail(environ.get("HTTP_X_REQUEST_START"))
                     req._runtime_metrics_failed = True
             except Exception as error:
                 _complain("post_request", error)

@@ -171,8 +171,8 @@ pub struct Request {
 
 enum State {
     Open,
-    /// It has ended after so long, and how it was answered is not known yet.
-    Failed(Duration),
+    /// It has ended; with which status is not known yet.
+    Failed(Outcome),
     Ended,
 }
 
@@ -186,27 +186,26 @@ impl Request {
     #[pyo3(signature = (status, queued_since=None))]
     fn end(&self, status: Option<u16>, queued_since: Option<&str>) {
         let now = self.clock.now();
-        let took = now.saturating_sub(self.began);
         match self.turn(State::Ended) {
             State::Open => {
-                let queued = queued_since.and_then(|header| {
-                    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-                    waited(header, now.saturating_sub(took))
-                });
                 self.counters.end(now);
-                self.counters.count(Outcome { duration: took, status, queued });
+                self.counters.count(self.outcome(now, status, queued_since));
             }
-            State::Failed(duration) => self.counters.count(Outcome { duration, status, queued: None }),
+            State::Failed(outcome) => self.counters.count(Outcome { status, ..outcome }),
             State::Ended => {}
         }
     }
 
     /// End it without an answer. If the server answers in its place, end() says how; otherwise it counts as 500.
-    fn fail(&self) {
+    ///
+    /// Args:
+    ///     queued_since: The header X-Request-Start, if there is one.
+    #[pyo3(signature = (queued_since=None))]
+    fn fail(&self, queued_since: Option<&str>) {
         let now = self.clock.now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*state, State::Open) {
-            *state = State::Failed(now.saturating_sub(self.began));
+            *state = State::Failed(self.outcome(now, None, queued_since));
             self.counters.end(now);
         }
     }
@@ -220,6 +219,15 @@ impl Request {
 }
 
 impl Request {
+    fn outcome(&self, now: Duration, status: Option<u16>, queued_since: Option<&str>) -> Outcome {
+        let duration = now.saturating_sub(self.began);
+        let queued = queued_since.and_then(|header| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+            waited(header, now.saturating_sub(duration))
+        });
+        Outcome { duration, status, queued }
+    }
+
     fn turn(&self, next: State) -> State {
         std::mem::replace(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), next)
     }

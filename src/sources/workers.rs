@@ -3,7 +3,6 @@
 //! Each worker notes how many requests it serves in memory that it shares with the master: one store, no lock, no
 //! system call. Where there is no such note, a worker that used CPU time within a tenth of a second works.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
@@ -31,13 +30,16 @@ pub struct Master {
     state: Mutex<State>,
 }
 
+/// CPU time by pid.
+type Ticks = Vec<(u32, u64)>;
+
 #[derive(Debug, Default)]
 struct State {
     app: String,
     /// Workers as of the last reading.
     pids: Vec<u32>,
-    /// CPU ticks by pid, and when they were read.
-    first: Option<(Duration, BTreeMap<u32, u64>)>,
+    /// When CPU times were read, and what they were.
+    first: Option<(Duration, Ticks)>,
     told_critical: bool,
     is_over: bool,
 }
@@ -87,8 +89,8 @@ impl Master {
         let is_ready = state.first.as_ref().is_some_and(|(then, _)| now.saturating_sub(*then) < STALE);
         // Those that have come since the last reading have a place, if there was one.
         let noted = self.noted();
-        let all: Vec<_> = state.pids.iter().chain(noted.keys()).copied().collect();
-        let pids = self.seen_by_cpu(&all);
+        let mut pids = self.seen_by_cpu(&state.pids, &noted);
+        pids.extend(noted.iter().map(|(pid, _)| *pid).filter(|_| self.by_cpu.load(SeqCst)));
         if is_ready || pids.is_empty() {
             return false;
         }
@@ -119,7 +121,7 @@ impl Master {
         self.lock().is_over = true;
     }
 
-    fn look(&self, state: &State, server: &Server, first: Option<BTreeMap<u32, u64>>) -> Told {
+    fn look(&self, state: &State, server: &Server, first: Option<Ticks>) -> Told {
         let running = match server.workers.as_slice() {
             [_, ..] => Some(Running::Ok),
             [] if server.is_succeeded || (state.is_over && state.told_critical) => None,
@@ -128,11 +130,13 @@ impl Master {
         Told { app: Some(state.app.clone()), workers: self.workers(&server.workers, first), running }
     }
 
-    fn workers(&self, pids: &[u32], first: Option<BTreeMap<u32, u64>>) -> Option<Workers> {
-        let by_cpu = self.seen_by_cpu(pids);
+    fn workers(&self, pids: &[u32], first: Option<Ticks>) -> Option<Workers> {
+        let noted = self.noted();
+        let by_cpu = self.seen_by_cpu(pids, &noted);
         // One that has begun since the first reading has not been seen to work.
-        let used_cpu = |first: &BTreeMap<u32, u64>, pid| {
-            first.get(&pid).is_some_and(|before| cpu_ticks(&self.root, pid).is_some_and(|now| now != *before))
+        let used_cpu = |first: &Ticks, pid| {
+            let before = of(first, pid);
+            before.is_some() && cpu_ticks(&self.root, pid).is_some_and(|now| Some(now) != before)
         };
         let working = match (by_cpu.is_empty(), first) {
             (true, _) => 0,
@@ -141,29 +145,34 @@ impl Master {
         };
         let noted = self.noted();
         let in_requests =
-            |pid: &&u32| !by_cpu.contains(pid) && noted.get(pid).is_some_and(|count| *count > 0);
+            |pid: &&u32| !by_cpu.contains(pid) && of(&noted, **pid).is_some_and(|count| count > 0);
         let working = (working + pids.iter().filter(in_requests).count()) as u64;
         Some(Workers { idle: pids.len() as u64 - working, working })
     }
 
     /// Those of these workers of which only the CPU time tells what they do.
-    fn seen_by_cpu(&self, pids: &[u32]) -> Vec<u32> {
+    fn seen_by_cpu(&self, pids: &[u32], noted: &[(u32, u32)]) -> Vec<u32> {
         if self.by_cpu.load(SeqCst) {
             return pids.to_vec();
         }
         let is_full = self.board.as_ref().is_none_or(Board::is_full);
-        let noted = self.noted();
         // A worker without a place has not begun yet, unless there was none left.
-        pids.iter().copied().filter(|pid| is_full && !noted.contains_key(pid)).collect()
+        pids.iter().copied().filter(|pid| is_full && of(noted, *pid).is_none()).collect()
     }
 
-    fn noted(&self) -> BTreeMap<u32, u32> {
+    /// Active requests by pid.
+    fn noted(&self) -> Vec<(u32, u32)> {
         self.board.as_ref().map(Board::read).unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is known of a process. They are few.
+fn of<T: Copy>(known: &[(u32, T)], pid: u32) -> Option<T> {
+    known.iter().find(|(of, _)| *of == pid).map(|(_, value)| *value)
 }
 
 /// Memory that a master shares with the workers it forks. It is never given back: a worker may write to it at any time.
@@ -217,7 +226,7 @@ impl Board {
     }
 
     /// Active requests by pid.
-    fn read(&self) -> BTreeMap<u32, u32> {
+    fn read(&self) -> Vec<(u32, u32)> {
         let taken = self.used().iter().map(|cell| (cell.pid.load(SeqCst), cell.active.load(Relaxed)));
         taken.filter(|(pid, _)| *pid != 0).collect()
     }
