@@ -35,8 +35,9 @@ const PACKED: usize = 1432;
 /// The fewest bytes of values that are worth a line with all its tags.
 const FEWEST: usize = 400;
 
-/// The longest text of a duration, with the colon before it.
-const LONGEST_DURATION: usize = 25;
+/// What a line of many values has beside its name, its values, its tags and its ending: a type, a sample rate of at most
+/// 20 digits, and what stands between.
+const BESIDE: usize = 30;
 
 /// Writes samples as DogStatsD lines to a sink.
 #[derive(Debug)]
@@ -129,8 +130,7 @@ impl Emitter {
     /// Several values a line, of which some may stand for more than themselves.
     fn write_packed(&self, name: &str, observed: &Observations, tags: &str) -> bool {
         let rate = sample_rate(observed);
-        // `|ms`, the sample rate, `|#` and a line feed beside.
-        let fixed = name.len() + tags.len() + self.ending + LONGEST_DURATION;
+        let fixed = name.len() + tags.len() + self.ending + BESIDE;
         let room = if fixed + FEWEST < PACKED { PACKED - fixed } else { LONGEST.saturating_sub(fixed) };
         let mut rest = observed.kept.as_slice();
         let mut all_written = true;
