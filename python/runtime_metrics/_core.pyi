@@ -86,6 +86,14 @@ def status() -> Status:
 def enabled() -> bool:
     """Tell whether metrics are collected."""
 
+def lead_gunicorn(question: Callable[[], dict[str, Any] | None]) -> Gunicorn:
+    """Make this process Gunicorn's master, before it forks its workers.
+
+    Args:
+        question: Called at each flush, in any thread: what Gunicorn's own objects say. None, or a dict with any of
+            these keys: workers, a list of pids; succeeded, whether another master takes its place; backlog.
+    """
+
 def catalogue() -> list[Metric]:
     """List every metric there is, in the order in which they are sent."""
 
@@ -171,16 +179,9 @@ class Variable:
 class Gunicorn:
     """The part that this process plays in Gunicorn, and the requests it serves.
 
-    A master makes it before it forks its workers, which inherit it.
+    A master has it before it forks its workers, which inherit it.
     """
 
-    def __new__(cls, question: Callable[[], dict[str, Any] | None]) -> Gunicorn:
-        """Make this process the master.
-
-        Args:
-            question: Called at each flush, in any thread: what Gunicorn's own objects say. None, or a dict with any of
-                these keys: workers, a list of pids; succeeded, whether another master takes its place; backlog.
-        """
     def describe(self, app: str, by_cpu: bool) -> None:
         """Name the application, and say whether only CPU time can tell what workers do."""
     def work(

@@ -20,15 +20,12 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from runtime_metrics import _core, automatic
+from runtime_metrics import _core, asgi, automatic
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+    from collections.abc import Callable, Iterable, MutableMapping
 
-    Hook = Callable[..., Any]
-    Scope = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Any]]
-    Send = Callable[[Any], Awaitable[None]]
+    _Hook = Callable[..., Any]
 
 __all__ = ["install", "nworkers_changed", "on_reload", "on_starting", "pre_fork", "when_ready"]
 
@@ -75,7 +72,7 @@ def pre_fork(server: Any, worker: Any) -> None:  # noqa: ARG001
     _adopt(server)
 
 
-def _guarded(work: Hook) -> Hook:
+def _guarded(work: _Hook) -> _Hook:
     """What goes wrong here is logged once, and Gunicorn does not see it."""
 
     @functools.wraps(work)
@@ -98,7 +95,7 @@ def _say(text: str) -> None:
         _LOG.warning("%s", text)
 
 
-def _chained(theirs: Hook, *, before: Hook | None = None, after: Hook | None = None) -> Hook:
+def _chained(theirs: _Hook, *, before: _Hook | None = None, after: _Hook | None = None) -> _Hook:
     """A hook with ours before or after it. Gunicorn looks at its parameters, which are theirs."""
 
     @functools.wraps(theirs)
@@ -121,7 +118,7 @@ class _Master:
         self.server: Any = None
         self.cfg: Any = None
         self.has_begun = False
-        self.part = _core.Gunicorn(self.question)
+        self.part = _core.lead_gunicorn(self.question)
 
     def question(self) -> dict[str, Any] | None:
         """Answers the core, in any thread, what Gunicorn knows of itself."""
@@ -290,12 +287,12 @@ def _post_worker_init(worker: Any) -> None:
         return
     kind = _kind(type(worker))
     if kind == "asgi":
-        worker.asgi = _counted(worker.asgi, requests)
+        worker.asgi = asgi.counted(worker.asgi, requests)
     elif kind == "uvicorn":
-        if not _is_asgi3(worker.wsgi):
+        if not asgi.is_asgi3(worker.wsgi):
             _say("the application is not ASGI 3: its requests are not counted")
             return
-        worker.wsgi = _counted(worker.wsgi, requests)
+        worker.wsgi = asgi.counted(worker.wsgi, requests)
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _flush_and_die)
@@ -328,7 +325,7 @@ def _count_connections(worker: Any) -> None:
 # Around a request, where the worker calls hooks.
 
 
-def _pre_request(theirs: Hook) -> Hook:
+def _pre_request(theirs: _Hook) -> _Hook:
     @functools.wraps(theirs)
     def pre_request(worker: Any, req: Any) -> Any:
         try:
@@ -340,7 +337,7 @@ def _pre_request(theirs: Hook) -> Hook:
     return pre_request
 
 
-def _post_request(theirs: Hook) -> Hook:
+def _post_request(theirs: _Hook) -> _Hook:
     @functools.wraps(theirs)
     def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> Any:
         # What the application raised, which is on its way while this hook runs.
@@ -386,63 +383,3 @@ def _count_refused(log: Any, requests: _core.Requests) -> None:
         return theirs(resp, req, *arguments)
 
     log.access = access
-
-
-# Around an ASGI application.
-
-
-def _is_asgi3(application: Any) -> bool:
-    """Whether an application is called once, with everything: the rule by which uvicorn tells them apart."""
-    import inspect
-
-    if inspect.isclass(application):
-        return hasattr(application, "__await__")
-    return inspect.iscoroutinefunction(application) or inspect.iscoroutinefunction(
-        getattr(application, "__call__", None)  # noqa: B004
-    )
-
-
-def _counted(application: Hook, requests: _core.Requests) -> Hook:
-    """An ASGI application whose HTTP requests are counted; a websocket counts as being served as long as it is open."""
-
-    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind == "http":
-            status = None
-
-            def sending(message: Any) -> Awaitable[None]:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                return send(message)
-
-            request = requests.begin()
-            try:
-                await application(scope, receive, sending)
-            except Exception:
-                # The server answers in its place, if it still can.
-                _end(request, scope, status or 500)
-                raise
-            finally:
-                _end(request, scope, status)
-        elif kind == "websocket":
-            request = requests.begin()
-            try:
-                await application(scope, receive, send)
-            finally:
-                request.leave()
-        else:
-            await application(scope, receive, send)
-
-    return counted
-
-
-def _end(request: _core.Request, scope: Scope, status: int | None) -> None:
-    try:
-        queued_since = None
-        for name, value in scope["headers"]:
-            if name == b"x-request-start":
-                queued_since = value.decode("latin-1")
-        request.end(status, queued_since)
-    except Exception as error:
-        _complain("asgi", error)

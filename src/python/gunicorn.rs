@@ -58,9 +58,21 @@ fn server(answer: &Bound<'_, PyDict>) -> PyResult<Server> {
     })
 }
 
+/// Make this process Gunicorn's master, before it forks its workers.
+///
+/// Args:
+///     question: Called at each flush, in any thread: what Gunicorn's own objects say. None, or a dict with any of
+///         these keys: workers, a list of pids; succeeded, whether another master takes its place; backlog.
+#[pyfunction]
+pub fn lead_gunicorn(py: Python<'_>, question: Py<PyAny>) -> PyResult<Part> {
+    let process = Process::this(py)?;
+    process.questions.set(question);
+    Ok(Part { process, master: process.gunicorn.lead() })
+}
+
 /// The part that this process plays in Gunicorn, and the requests it serves.
 ///
-/// A master makes it before it forks its workers, which inherit it.
+/// A master has it before it forks its workers, which inherit it.
 #[pyclass(frozen, name = "Gunicorn", module = "runtime_metrics._core")]
 pub struct Part {
     process: &'static Process,
@@ -69,18 +81,6 @@ pub struct Part {
 
 #[pymethods]
 impl Part {
-    /// Make this process the master.
-    ///
-    /// Args:
-    ///     question: Called at each flush, in any thread: what Gunicorn's own objects say. None, or a dict with any of
-    ///         these keys: workers, a list of pids; succeeded, whether another master takes its place; backlog.
-    #[new]
-    fn new(py: Python<'_>, question: Py<PyAny>) -> PyResult<Self> {
-        let process = Process::this(py)?;
-        process.questions.set(question);
-        Ok(Self { process, master: process.gunicorn.lead() })
-    }
-
     /// Name the application, and say whether only CPU time can tell what workers do.
     fn describe(&self, py: Python<'_>, app: &str, by_cpu: bool) {
         let is_set = running::current(py).is_some_and(|running| running.settings().workers_by_cpu);
