@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import importlib
 import logging
 import os
 import signal
@@ -40,11 +41,17 @@ _said: set[str] = set()
 
 def install(namespace: MutableMapping[str, Any]) -> None:
     """Puts metrics around the hooks of a configuration file; call it with ``globals()``, last."""
-    theirs = namespace.get("nworkers_changed")
-    if theirs is None:
-        namespace["nworkers_changed"] = nworkers_changed
-    elif theirs is not nworkers_changed:
-        namespace["nworkers_changed"] = _chained(theirs, before=_adopt)
+    theirs = namespace.get("nworkers_changed", nworkers_changed)
+    if isinstance(theirs, str):
+        # Gunicorn takes a dotted name, too. One that leads nowhere is Gunicorn's to tell of.
+        module, _, name = theirs.rpartition(".")
+        try:
+            theirs = getattr(importlib.import_module(module), name)
+        except (AttributeError, ImportError, ValueError):
+            return
+    if theirs is not nworkers_changed:
+        theirs = _chained(theirs, before=_adopt)
+    namespace["nworkers_changed"] = theirs
 
 
 def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None:  # noqa: ARG001
@@ -129,7 +136,7 @@ class _Master:
             return None
         return {
             "workers": workers,
-            "succeeded": bool(server.reexec_pid),
+            "succeeded": bool(getattr(server, "reexec_pid", 0)),
             "backlog": None if self.sends_backlog() else _backlog(server.LISTENERS),
         }
 
