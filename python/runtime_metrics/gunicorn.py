@@ -36,7 +36,7 @@ _LOG = logging.getLogger("runtime_metrics")
 _GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 
 # What has been complained of; once in a process is enough.
-_said: set[str] = set()
+_said: set[tuple[str, type | None]] = set()
 
 
 def install(namespace: MutableMapping[str, Any]) -> None:
@@ -93,12 +93,15 @@ def _guarded(work: _Hook) -> _Hook:
 
 
 def _complain(where: str, error: Exception) -> None:
-    _say(f"Gunicorn's metrics are incomplete: {where.strip('_')}: {error!r}")
+    # What it says may differ each time.
+    if (where, type(error)) not in _said:
+        _said.add((where, type(error)))
+        _LOG.warning("Gunicorn's metrics are incomplete: %s: %r", where.strip("_"), error)
 
 
 def _say(text: str) -> None:
-    if text not in _said:
-        _said.add(text)
+    if (text, None) not in _said:
+        _said.add((text, None))
         _LOG.warning("%s", text)
 
 
