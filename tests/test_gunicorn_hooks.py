@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from gunicorns import CLASSES, NEEDS, OURS, PAGES, Gunicorn, ask, gunicorn, request, starting
+from gunicorns import CLASSES, NEEDS, OURS, PAGES, Gunicorn, Lines, ask, gunicorn, request, starting
 from serving import PATIENCE, SERVERS, need
 
 pytestmark = pytest.mark.skipif(
@@ -31,6 +31,17 @@ CIPHERS = "AECDH-AES128-SHA:@SECLEVEL=0"
 
 
 PROGRAMS = Path(__file__).parent / "programs"
+
+
+# Ours are in by one of the hooks that a star import leaves to the user's configuration, or by all of them.
+NEVER = {"INSTALLED": "never"}
+WAYS = {
+    "last": {"INSTALLED": "last"},
+    **{
+        f"first, without {omitted}": {"INSTALLED": "first", "OMITTED": omitted}
+        for omitted in ("nworkers_changed", "on_starting", "when_ready", "pre_fork")
+    },
+}
 
 
 class Call(NamedTuple):
@@ -51,6 +62,8 @@ class User:
 
     def calls(self) -> list[Call]:
         """All calls so far, of all processes."""
+        if not self._calls.exists():
+            return []
         return [Call(*json.loads(line)) for line in self._calls.read_text().splitlines()]
 
     def until(self, **times: int) -> None:
@@ -62,31 +75,34 @@ class User:
         os.kill([call.pid for call in self.calls() if call.hook == to][-1], number)
 
 
-def calls_of_a_life(installed: str, folder: Path) -> list[list[tuple[str, list[str]]]]:
-    """Leads a server through everything that calls a hook: what each of its processes has called."""
-    calls = folder / "calls"
-    calls.touch()
+# What each process of a server has called.
+Calls = list[list[tuple[str, list[str]]]]
+
+
+def life(folder: Path, **way: str) -> tuple[Calls, Lines]:
+    """Leads a server through everything that calls a hook: who has called which, and what has arrived."""
     command = f"{PLAIN} --dirty-app dirty:Idle --dirty-workers 1 {ENCRYPTED}"
-    with gunicorn(command, folder, CALLS=str(calls), INSTALLED=installed) as server:
-        user = User(server, calls)
+    with gunicorn(command, folder, CALLS=str(folder / "calls"), **way) as server:
+        user = User(server, folder / "calls")
         user.until(post_worker_init=1, dirty_worker_init=1)
         ask_encrypted(server)
-        user.send(signal.SIGHUP, to="when_ready")
+        server.process.send_signal(signal.SIGHUP)
         user.until(post_worker_init=2, dirty_worker_init=2, child_exit=1, dirty_worker_exit=1)
         ask_encrypted(server)
         user.send(signal.SIGINT, to="post_worker_init")
         user.until(post_worker_init=3, child_exit=2)
         user.send(signal.SIGABRT, to="post_worker_init")
         user.until(post_worker_init=4, child_exit=3)
-        user.send(signal.SIGUSR2, to="when_ready")
+        server.process.send_signal(signal.SIGUSR2)
         user.until(post_worker_init=5, dirty_worker_init=3)
-        user.send(signal.SIGTERM, to="when_ready")
+        # The successor.
+        user.send(signal.SIGTERM, to="pre_exec")
         user.until(on_exit=1)
         assert server.stop() == 0
         processes = defaultdict(list)
         for call in user.calls():
             processes[call.pid].append((call.hook, call.arguments))
-    return sorted(processes.values())
+    return sorted(processes.values()), server.lines
 
 
 def ask_encrypted(server: Gunicorn) -> None:
@@ -102,63 +118,56 @@ def ask_encrypted(server: Gunicorn) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> list[list[tuple[str, list[str]]]]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Calls:
     """What the processes of a server without us call."""
     need("gunicorn")
-    return calls_of_a_life("never", tmp_path_factory.mktemp("alone"))
+    calls, _ = life(tmp_path_factory.mktemp("alone"), **NEVER)
+    return calls
 
 
-def test_the_user_has_every_hook_of_gunicorn(alone: list[list[tuple[str, list[str]]]]) -> None:
+def test_the_user_has_every_hook_of_gunicorn(alone: Calls) -> None:
     source = "from gunicorn.config import *; print(*(s.name for s in KNOWN_SETTINGS if 'Hooks' in s.section))"
     hooks = subprocess.check_output([SERVERS / "bin" / "python", "-c", source], text=True).split()
     assert {hook for calls in alone for hook, _ in calls} == set(hooks)
 
 
-@pytest.mark.parametrize("installed", ["first", "last"])
-def test_the_users_hooks_are_called_as_without_us(
-    installed: str, alone: list[list[tuple[str, list[str]]]], tmp_path: Path
-) -> None:
-    assert calls_of_a_life(installed, tmp_path) == alone
+@pytest.mark.parametrize("way", WAYS)
+def test_the_users_hooks_are_called_as_without_us(way: str, alone: Calls, tmp_path: Path) -> None:
+    calls, lines = life(tmp_path, **WAYS[way])
+    assert calls == without(WAYS[way].get("OMITTED"), alone)
+    assert lines.sums("gunicorn.requests") == {"gunicorn.requests": 2}
 
 
-@pytest.mark.parametrize("installed", ["first", "last"])
+def test_a_star_import_before_a_hook_for_each_of_ours_does_nothing(alone: Calls, tmp_path: Path) -> None:
+    calls, lines = life(tmp_path, INSTALLED="first")
+    assert calls == alone
+    assert list(lines) == []
+
+
+def without(hook: str | None, calls: Calls) -> Calls:
+    """The calls of all other hooks."""
+    return sorted([call for call in process if call[0] != hook] for process in calls)
+
+
 @pytest.mark.parametrize("arguments", ["2", "3", "4"])
-def test_a_post_request_hook_has_as_many_arguments_as_it_wants(
-    installed: str, arguments: str, tmp_path: Path
-) -> None:
+def test_a_post_request_hook_has_as_many_arguments_as_it_wants(arguments: str, tmp_path: Path) -> None:
     need("gunicorn")
-    calls = tmp_path / "calls"
-    calls.touch()
-    environment = {"CALLS": str(calls), "INSTALLED": installed, "POST_REQUEST": arguments}
+    environment = {"CALLS": str(tmp_path / "calls"), "INSTALLED": "last", "POST_REQUEST": arguments}
     with gunicorn(PLAIN, tmp_path, **environment) as server:
         ask(server, "/missing")
         assert server.stop() == 0
-        called = [call.arguments for call in User(server, calls).calls() if call.hook == "post_request"]
+        calls = User(server, tmp_path / "calls").calls()
+    called = [call.arguments for call in calls if call.hook == "post_request"]
     assert called == [["SyncWorker", "Request", "dict /missing", "Response 404 Not Found"][: int(arguments)]]
 
 
 def test_a_wrapped_hook_gives_and_raises_what_the_users_does() -> None:
     need("gunicorn")
     program = [SERVERS / "bin" / "python", PROGRAMS / "wrapped.py"]
-    told = json.loads(subprocess.check_output(program, text=True))
+    nobody = os.environ | {"DD_DOGSTATSD_URL": "udp://127.0.0.1:9"}
+    told = json.loads(subprocess.check_output(program, env=nobody, text=True))
     assert {"post_fork", "post_worker_init", "pre_request", "post_request"} <= set(told["wrapped"])
     assert told["different"] == []
-
-
-@pytest.mark.parametrize("raising", ["pre_request", "post_request", "worker_exit", "on_exit"])
-def test_a_users_exception_in_service_does_what_it_did(raising: str, tmp_path: Path) -> None:
-    need("gunicorn")
-    outcomes = [service(how, raising, tmp_path) for how in ("never", "first", "last")]
-    assert any(raising in line for line in outcomes[0].words)
-    assert outcomes[1:] == outcomes[:1] * 2
-
-
-@pytest.mark.parametrize("raising", ["on_starting", "when_ready", "post_fork", "post_worker_init"])
-def test_a_users_exception_at_the_start_does_what_it_did(raising: str, tmp_path: Path) -> None:
-    need("gunicorn")
-    fates = [fate(how, raising, tmp_path) for how in ("never", "first", "last")]
-    assert any(raising in line for line in fates[0].words)
-    assert fates[1:] == fates[:1] * 2
 
 
 @dataclass(frozen=True)
@@ -170,27 +179,28 @@ class Seen:
     words: Counter[str]
 
 
-def service(installed: str, raising: str, folder: Path) -> Seen:
-    """A server that is asked and stopped."""
-    environment = users(installed, raising, folder)
-    with gunicorn(PLAIN, folder / installed, **environment) as server:
+AT_THE_START = ["on_starting", "when_ready", "post_fork", "post_worker_init"]
+IN_SERVICE = ["pre_request", "post_request", "worker_exit", "child_exit", "on_exit"]
+
+
+@pytest.mark.parametrize("raising", [*AT_THE_START, *IN_SERVICE])
+def test_a_users_exception_does_what_it_did(raising: str, tmp_path: Path) -> None:
+    need("gunicorn")
+    expected = as_seen_raising(raising, tmp_path / "never", NEVER)
+    assert any(raising in line for line in expected.words)
+    assert as_seen_raising(raising, tmp_path / "last", WAYS["last"]) == expected
+    assert as_seen_raising(raising, tmp_path / "first", WAYS["first, without nworkers_changed"]) == expected
+
+
+def as_seen_raising(raising: str, folder: Path, way: dict[str, str]) -> Seen:
+    """A server that is asked and stopped, unless it does not get so far."""
+    folder.mkdir()
+    with starting(PLAIN, folder, CALLS=str(folder / "calls"), RAISING=raising, **way) as server:
+        if raising in AT_THE_START:
+            return Seen([], server.process.wait(PATIENCE), server.words())
+        server.until(server.is_listening)
         answers = [ask(server, page).answer for page in ("/", "/missing")]
-        status = server.stop()
-    return Seen(answers, status, server.words())
-
-
-def fate(installed: str, raising: str, folder: Path) -> Seen:
-    """A server that does not get so far."""
-    environment = users(installed, raising, folder)
-    with starting(PLAIN, folder / installed, **environment) as server:
-        status = server.process.wait(PATIENCE)
-    return Seen([], status, server.words())
-
-
-def users(installed: str, raising: str, folder: Path) -> dict[str, str]:
-    """The environment of a server whose user's hook raises, in a folder of its own."""
-    (folder / installed).mkdir()
-    return {"CALLS": str(folder / installed / "calls"), "INSTALLED": installed, "RAISING": raising}
+        return Seen(answers, server.stop(), server.words())
 
 
 @pytest.mark.parametrize("worker", CLASSES)

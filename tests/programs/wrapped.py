@@ -1,16 +1,19 @@
-"""Installs our hooks over a user's and calls each as Gunicorn does, with a value to give back and one to raise.
+"""Installs our hooks in a user's settings and calls each hook, with a value to give back and one to raise.
 
 Prints as JSON which hooks are no longer the user's own, and which do not give or raise the very same. Run where
-Gunicorn is.
+Gunicorn is, whose settings these are; of its master there is as much as the hooks look at.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from gunicorn.config import KNOWN_SETTINGS  # type: ignore[import-untyped]
+from gunicorn.config import KNOWN_SETTINGS, Config  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+
 from runtime_metrics.gunicorn import install
 
 if TYPE_CHECKING:
@@ -53,11 +56,18 @@ def is_transparent(hook: Callable[..., object], arity: int) -> bool:
 users = {name: hook_of(arity) for name, arity in ARITIES.items()}
 namespace: dict[str, Any] = dict(users)
 install(namespace)
+settings = Config()
+for name, hook in namespace.items():
+    settings.set(name, hook)
+server = SimpleNamespace(cfg=settings, log=Logger(settings), WORKERS={}, LISTENERS=[], reexec_pid=0)
+# The first that Gunicorn calls.
+settings.nworkers_changed(server, 1, None)
+hooks = {name: getattr(settings, name) for name in users}
 print(
     json.dumps(
         {
-            "wrapped": [name for name in users if namespace[name] is not users[name]],
-            "different": [name for name in users if not is_transparent(namespace[name], ARITIES[name])],
+            "wrapped": [name for name in users if hooks[name] is not users[name]],
+            "different": [name for name in users if not is_transparent(hooks[name], ARITIES[name])],
         }
     )
 )

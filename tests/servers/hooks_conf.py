@@ -1,6 +1,7 @@
 """Gunicorn's settings for test_gunicorn_hooks.py: a user's own, with every hook that Gunicorn 27 has.
 
-Each hook writes a line to CALLS: its process, its name and its arguments. INSTALLED says how our module gets in.
+Each hook writes a line to CALLS: its process, its name and its arguments. INSTALLED says how our module gets in,
+OMITTED which hook is not the user's, RAISING which raises.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if INSTALLED == "first":
 
 
 def record(name: str, *arguments: object) -> None:
-    """Notes a call, and raises if the test wants this hook to."""
+    """Notes a call, and raises if this hook shall."""
     line = json.dumps([os.getpid(), name, [describe(argument) for argument in arguments]])
     with open(os.environ["CALLS"], "a") as calls:
         calls.write(f"{line}\n")
@@ -34,46 +35,49 @@ def describe(argument: Any) -> str:
     return f"{argument if isinstance(argument, int) else type(argument).__name__} {inside}".strip()
 
 
-def of_one(name: str) -> Callable[[object], None]:
+def of_one(name: str) -> Any:
     """A hook with one argument."""
     return lambda one: record(name, one)
 
 
-def of_two(name: str) -> Callable[[object, object], None]:
+def of_two(name: str) -> Any:
     """A hook with two."""
     return lambda one, two: record(name, one, two)
 
 
-def of_three(name: str) -> Callable[[object, object, object], None]:
+def of_three(name: str) -> Any:
     """A hook with three."""
     return lambda one, two, three: record(name, one, two, three)
 
 
-def of_four(name: str) -> Callable[[object, object, object, object], None]:
+def of_four(name: str) -> Any:
     """A hook with four."""
     return lambda one, two, three, four: record(name, one, two, three, four)
 
 
-on_starting = of_one("on_starting")
-on_reload = of_one("on_reload")
-when_ready = of_one("when_ready")
-pre_fork = of_two("pre_fork")
-post_fork = of_two("post_fork")
-post_worker_init = of_one("post_worker_init")
-worker_int = of_one("worker_int")
-worker_abort = of_one("worker_abort")
-pre_exec = of_one("pre_exec")
-pre_request = of_two("pre_request")
-# It may leave out the last one or two.
-post_request = {"2": of_two, "3": of_three, "4": of_four}[os.environ.get("POST_REQUEST", "4")]("post_request")
-child_exit = of_two("child_exit")
-worker_exit = of_two("worker_exit")
-nworkers_changed = of_three("nworkers_changed")
-on_exit = of_one("on_exit")
-on_dirty_starting = of_one("on_dirty_starting")
-dirty_post_fork = of_two("dirty_post_fork")
-dirty_worker_init = of_one("dirty_worker_init")
-dirty_worker_exit = of_two("dirty_worker_exit")
+HOOKS = {
+    "on_starting": of_one,
+    "on_reload": of_one,
+    "when_ready": of_one,
+    "pre_fork": of_two,
+    "post_fork": of_two,
+    "post_worker_init": of_one,
+    "worker_int": of_one,
+    "worker_abort": of_one,
+    "pre_exec": of_one,
+    "pre_request": of_two,
+    # It may leave out its last one or two arguments.
+    "post_request": {"2": of_two, "3": of_three, "4": of_four}[os.environ.get("POST_REQUEST", "4")],
+    "child_exit": of_two,
+    "worker_exit": of_two,
+    "nworkers_changed": of_three,
+    "on_exit": of_one,
+    "on_dirty_starting": of_one,
+    "dirty_post_fork": of_two,
+    "dirty_worker_init": of_one,
+    "dirty_worker_exit": of_two,
+}
+globals().update({name: hook(name) for name, hook in HOOKS.items() if name != os.environ.get("OMITTED")})
 
 
 def ssl_context(settings: object, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:

@@ -91,7 +91,7 @@ async def asgi(scope: dict[str, Any], _: object, send: Send) -> None:
     """Answers likewise."""
     assert scope["type"] == "http"
     path = scope["path"]
-    await asyncio.sleep(PAUSES.get(path, 0))
+    await pause(PAUSES.get(path, 0))
     if path == "/raising":
         raise RuntimeError(path)
     status = STATUSES.get(path)
@@ -104,6 +104,13 @@ async def asgi(scope: dict[str, Any], _: object, send: Send) -> None:
     )
 
 
+async def pause(seconds: float) -> None:
+    """Sleeps not less: an event loop may be early by its clock's grain."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        await asyncio.sleep(left)
+
+
 async def body(path: str, send: Send) -> None:
     """Sends all of a body but its end."""
     piece = {"type": "http.response.body", "body": PIECE, "more_body": True}
@@ -111,7 +118,7 @@ async def body(path: str, send: Send) -> None:
         raise RuntimeError(path)
     if path == "/streamed":
         for _ in range(3):
-            await asyncio.sleep(0.05)
+            await pause(0.05)
             await send(piece)
     elif path == "/endless":
         try:
