@@ -238,7 +238,7 @@ pub static CATALOGUE: [Metric; 29] = [
         unit: Unit::Millisecond,
         level: Level::Default,
         wire: Wire::Timing,
-        reading: Reading::Observations(|s| Some(&ended(s)?.queue_times)),
+        reading: Reading::Observations(|s| Some(&requests(s)?.queue_times)),
         source: "the header X-Request-Start, against the wall clock",
         description: "How long each request had been on its way from the proxy when its worker began with it.",
         absent: "for requests without the header, or with one from the future or of more than a day ago",

@@ -119,6 +119,8 @@ pub enum Record {
 pub struct Requests {
     /// What is counted of those that have ended; `None` where Gunicorn counts them itself.
     pub ended: Option<Ended>,
+    /// How long each of them had waited in front of the server, if a proxy said so, since the last flush.
+    pub queue_times: Observations,
     /// Requests that are being served.
     pub active: u64,
     /// Time spent in requests: two at once count twice.
@@ -136,8 +138,6 @@ pub struct Ended {
     pub by_status: Vec<(u16, u64)>,
     /// How long each of them took, since the last flush.
     pub durations: Observations,
-    /// How long each had waited in front of the server, if a proxy said so, since the last flush.
-    pub queue_times: Observations,
 }
 
 impl Ended {

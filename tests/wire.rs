@@ -211,9 +211,14 @@ fn the_lines_of_a_gunicorn_worker_are_exactly_these() {
         count,
         by_status: by_status.to_vec(),
         durations,
-        queue_times: Observations::default(),
     };
-    let requests = |ended, active, busy| Requests { ended: Some(ended), active, busy, capacity: Some(4) };
+    let requests = |ended, active, busy| Requests {
+        ended: Some(ended),
+        active,
+        busy,
+        capacity: Some(4),
+        ..Requests::default()
+    };
     let earlier = Snapshot {
         at: 100 * SECOND,
         gunicorn: Gunicorn {
@@ -223,15 +228,12 @@ fn the_lines_of_a_gunicorn_worker_are_exactly_these() {
         },
         ..Snapshot::default()
     };
-    let last = Ended {
-        queue_times: observed(&[1_500], 1),
-        ..ended(14, &[(200, 11), (302, 1), (404, 2)], observed(&[300_000, 12, 1_000], 4))
-    };
+    let last = ended(14, &[(200, 11), (302, 1), (404, 2)], observed(&[300_000, 12, 1_000], 4));
     let later = Snapshot {
         at: 110 * SECOND,
         gunicorn: Gunicorn {
             records: [1, 2, 7, 1],
-            requests: Some(requests(last, 3, 13 * SECOND)),
+            requests: Some(Requests { queue_times: observed(&[1_500], 1), ..requests(last, 3, 13 * SECOND) }),
             ..Gunicorn::default()
         },
         ..Snapshot::default()

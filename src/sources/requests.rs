@@ -23,7 +23,7 @@ const STATUSES: std::ops::RangeInclusive<u16> = 100..=999;
 /// Counters of one worker's lifetime. Times are of one monotonic clock.
 #[derive(Debug)]
 pub struct RequestCounters {
-    /// Whether ended requests are counted; if not, Gunicorn does it.
+    /// Whether ended requests are counted; if not, Gunicorn does it, but for the time they had waited.
     counts: bool,
     capacity: Option<u64>,
     state: Mutex<State>,
@@ -38,6 +38,7 @@ struct State {
     /// When `busy` was last brought up to date.
     since: Duration,
     ended: Ended,
+    queue_times: Observations,
     random: Rng,
 }
 
@@ -63,6 +64,7 @@ impl RequestCounters {
             busy: Duration::ZERO,
             since: Duration::ZERO,
             ended: Ended::default(),
+            queue_times: Observations::default(),
             // The choice has to be even, not secret.
             random: Rng::with_seed(u64::from(std::process::id())),
         };
@@ -87,26 +89,30 @@ impl RequestCounters {
 
     /// Counts one that has ended, or that the server has refused before it began.
     pub fn count(&self, outcome: Outcome) {
+        let mut state = self.lock();
         if self.counts {
-            self.lock().count(outcome);
+            state.count(outcome);
+        }
+        if let Some(queued) = outcome.queued.filter(|queued| *queued <= LONGEST_QUEUE) {
+            state.wait(queued);
         }
     }
 
     /// What has been counted up to now, leaving everything as it is.
     #[must_use]
     pub fn read(&self, now: Duration) -> Requests {
-        self.told(&mut self.lock(), now, |ended| ended.clone())
+        self.told(&mut self.lock(), now, |ended| ended.clone(), |queue_times| queue_times.clone())
     }
 
     /// What has been counted up to now, and forgets the single values.
     #[must_use]
     pub fn drain(&self, now: Duration) -> Requests {
-        self.told(&mut self.lock(), now, |ended| Ended {
+        let forgetting = |ended: &mut Ended| Ended {
             count: ended.count,
             by_status: ended.by_status.clone(),
             durations: std::mem::take(&mut ended.durations),
-            queue_times: std::mem::take(&mut ended.queue_times),
-        })
+        };
+        self.told(&mut self.lock(), now, forgetting, std::mem::take)
     }
 
     /// In a child of the worker: what its parent does is not its to show. Nothing is waited for.
@@ -116,10 +122,17 @@ impl RequestCounters {
         }
     }
 
-    fn told(&self, state: &mut State, now: Duration, take: impl FnOnce(&mut Ended) -> Ended) -> Requests {
+    fn told(
+        &self,
+        state: &mut State,
+        now: Duration,
+        take: impl FnOnce(&mut Ended) -> Ended,
+        take_waits: impl FnOnce(&mut Observations) -> Observations,
+    ) -> Requests {
         state.pass(now);
         Requests {
             ended: self.counts.then(|| take(&mut state.ended)),
+            queue_times: take_waits(&mut state.queue_times),
             active: state.active,
             busy: state.busy,
             capacity: self.capacity,
@@ -154,9 +167,10 @@ impl State {
             }
         }
         choose(&mut self.ended.durations, outcome.duration, &mut self.random);
-        if let Some(queued) = outcome.queued.filter(|queued| *queued <= LONGEST_QUEUE) {
-            choose(&mut self.ended.queue_times, queued, &mut self.random);
-        }
+    }
+
+    fn wait(&mut self, queued: Duration) {
+        choose(&mut self.queue_times, queued, &mut self.random);
     }
 }
 
@@ -238,12 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn where_gunicorn_counts_only_what_is_active_is_known() {
+    fn where_gunicorn_counts_what_is_active_and_what_has_waited_is_known() {
         let counters = RequestCounters::new(None, false, Some(4));
-        counters.count(answered(200, SECOND));
+        counters.count(Outcome { queued: Some(SECOND), ..answered(200, SECOND) });
         counters.begin(SECOND);
         let requests = counters.drain(SECOND);
         assert_eq!((requests.ended, requests.active, requests.capacity), (None, 1, Some(4)));
+        assert_eq!(requests.queue_times.kept, [1_000_000]);
     }
 
     #[test]
@@ -262,7 +277,7 @@ mod tests {
         for queued in [SECOND, Duration::from_hours(24) + SECOND] {
             counters.count(Outcome { duration: SECOND, status: None, queued: Some(queued) });
         }
-        assert_eq!(counters.read(SECOND).ended.unwrap().queue_times.kept, [1_000_000]);
+        assert_eq!(counters.read(SECOND).queue_times.kept, [1_000_000]);
     }
 
     #[test]
