@@ -161,6 +161,7 @@ def _adopt(server: Any, *_: Any) -> None:
         if not _core.enabled():
             return
         _master = _Master()
+        _follow(server)
     if _master.cfg is server.cfg:
         return
     _master.server, _master.cfg = server, server.cfg
@@ -179,6 +180,18 @@ def _adopt(server: Any, *_: Any) -> None:
     if kind == "wsgi":
         cfg.set("pre_request", _pre_request(cfg.pre_request))
         cfg.set("post_request", _post_request(cfg.post_request))
+
+
+def _follow(server: Any) -> None:
+    """Adopts the configuration of each reload, which may leave no hook to us that runs then."""
+    theirs = server.setup
+
+    @functools.wraps(theirs)
+    def setup(app: Any) -> None:
+        theirs(app)
+        _adopt(server)
+
+    server.setup = setup
 
 
 def _kind(worker_class: Any) -> str | None:

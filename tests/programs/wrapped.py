@@ -59,7 +59,9 @@ install(namespace)
 settings = Config()
 for name, hook in namespace.items():
     settings.set(name, hook)
-server = SimpleNamespace(cfg=settings, log=Logger(settings), WORKERS={}, LISTENERS=[], reexec_pid=0)
+server = SimpleNamespace(
+    cfg=settings, log=Logger(settings), setup=print, WORKERS={}, LISTENERS=[], reexec_pid=0
+)
 # The first that Gunicorn calls.
 settings.nworkers_changed(server, 1, None)
 hooks = {name: getattr(settings, name) for name in users}
