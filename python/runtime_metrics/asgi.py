@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     _Scope = MutableMapping[str, Any]
     _Receive = Callable[[], Awaitable[Any]]
     _Send = Callable[[Any], Awaitable[None]]
+    _Complain = Callable[[str, Exception], None]
     _Application = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 
@@ -25,48 +26,60 @@ def is_asgi3(application: Any) -> bool:
     )
 
 
-def counted(application: _Application, requests: _core.Requests) -> _Application:
+def counted(application: _Application, requests: _core.Requests, complain: _Complain) -> _Application:
     """Wraps an application so that its HTTP requests are counted.
 
     A websocket is being served as long as it is open, and counts as no request. Whatever the application raises passes
-    through.
+    through; what goes wrong here goes to ``complain``, with its place.
     """
 
-    async def counted(scope: _Scope, receive: _Receive, send: _Send) -> None:
-        kind = scope["type"]
-        if kind == "http":
-            status = None
+    def begin() -> _core.Request | None:
+        try:
+            return requests.begin()
+        except Exception as error:
+            complain("begin", error)
+            return None
 
-            def sending(message: Any) -> Awaitable[None]:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                return send(message)
-
-            request = requests.begin()
-            try:
-                await application(scope, receive, sending)
-            except Exception:
-                # The server answers in its place, unless the answer has begun.
-                status = status or 500
-                raise
-            finally:
-                _end(request, status, scope)
-        elif kind == "websocket":
-            request = requests.begin()
-            try:
-                await application(scope, receive, send)
-            finally:
+    def end(request: _core.Request | None, status: object, scope: _Scope) -> None:
+        try:
+            if request is None:
+                return
+            if scope["type"] == "websocket":
                 request.leave()
-        else:
-            await application(scope, receive, send)
+            else:
+                request.end(status if isinstance(status, int) and 0 <= status < 1000 else None, _start(scope))
+        except Exception as error:
+            complain("end", error)
+
+    async def counted(scope: _Scope, receive: _Receive, send: _Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await application(scope, receive, send)
+        status = None
+
+        def sending(message: Any) -> Awaitable[None]:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            return send(message)
+
+        request = begin()
+        try:
+            await application(scope, receive, sending)
+            # If it has not begun to answer, the server does in its place; unless it was cancelled.
+            status = status or 500
+        except Exception:
+            status = status or 500
+            raise
+        finally:
+            end(request, status, scope)
 
     return counted
 
 
-def _end(request: _core.Request, status: object, scope: _Scope) -> None:
-    queued_since = None
+def _start(scope: _Scope) -> str | None:
+    """When the request began, as a proxy tells."""
+    start = None
     for name, value in scope.get("headers", ()):
         if name == b"x-request-start":
-            queued_since = value.decode("latin-1")
-    request.end(status if isinstance(status, int) and 0 <= status < 1000 else None, queued_since)
+            start = value.decode("latin-1")
+    return start

@@ -264,8 +264,11 @@ class _Records(logging.Handler):
         self.lock = None
 
     def handle(self, record: logging.LogRecord) -> bool:
-        if record.name == self._logger:
-            self._part.record(record.levelno, bool(record.exc_info))
+        try:
+            if record.name == self._logger:
+                self._part.record(record.levelno, bool(record.exc_info))
+        except Exception as error:
+            _complain("log", error)
         return True
 
 
@@ -310,12 +313,12 @@ def _post_worker_init(worker: Any) -> None:
         return
     kind = _kind(type(worker))
     if kind == "asgi":
-        worker.asgi = asgi.counted(worker.asgi, requests)
+        worker.asgi = asgi.counted(worker.asgi, requests, _complain)
     elif kind == "uvicorn":
         if not asgi.is_asgi3(worker.wsgi):
             _say("the application is not ASGI 3: its requests are not counted")
             return
-        worker.wsgi = asgi.counted(worker.wsgi, requests)
+        worker.wsgi = asgi.counted(worker.wsgi, requests, _complain)
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _flush_and_die)
@@ -352,7 +355,8 @@ def _pre_request(theirs: _Hook) -> _Hook:
     @functools.wraps(theirs)
     def pre_request(worker: Any, req: Any) -> Any:
         try:
-            req._runtime_metrics = _requests.begin()  # type: ignore[union-attr]
+            if _requests is not None:
+                req._runtime_metrics = _requests.begin()
         except Exception as error:
             _complain("pre_request", error)
         return theirs(worker, req)
@@ -369,9 +373,11 @@ def _post_request(theirs: _Hook) -> _Hook:
             return theirs(worker, req, environ, resp)
         finally:
             try:
-                request = req._runtime_metrics
+                request = getattr(req, "_runtime_metrics", None)
                 has_begun = resp is not None and resp.headers_sent
-                if raised is None or has_begun or getattr(raised, "errno", None) in _GONE:
+                if request is None:
+                    pass
+                elif raised is None or has_begun or getattr(raised, "errno", None) in _GONE:
                     request.end(resp and _status(resp), environ.get("HTTP_X_REQUEST_START"))
                 else:
                     # The worker may answer yet, and logs that as another access.
