@@ -15,18 +15,25 @@ import socket
 import subprocess
 import time
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 from conftest import SETTINGS
 from serving import PATIENCE, ROOT, SERVERS, Datagrams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
+
+    import pytest
+
+Played = TypeVar("Played")
+Case = TypeVar("Case", bound=tuple[str, ...])
 
 CLASSES = {
     "sync": ("--worker-class sync", "wsgi"),
@@ -41,7 +48,10 @@ NEEDS = {"gevent": "gevent packaging", "uvicorn": "uvicorn-worker"}
 OURS = "--config python:runtime_metrics.gunicorn"
 
 # Of the application, in this order.
-PAGES = ["/", "/", "/missing", "/failing", "/slow", "/raising", "/started", "/broken", "/streamed"]
+PAGES = ["/", "/missing", "/failing", "/slow", "/raising", "/started", "/silent", "/broken", "/streamed"]
+
+# Enough to be a request, and not to be served.
+TWO_LENGTHS = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"
 
 # What every process sends at every flush.
 BEAT = "runtime.python.cpu.time.sys"
@@ -145,6 +155,23 @@ def starting(options: str, folder: Path, **environment: str) -> Iterator[Gunicor
         server.kill()
         server.lines.stop()
         server.own.stop()
+
+
+@contextmanager
+def side_by_side(play: Callable[..., Played], cases: Iterable[Case]) -> Iterator[dict[Case, Future[Played]]]:
+    """Plays all cases, some at a time: servers wait more than they work."""
+    with ThreadPoolExecutor(5) as executor:
+        try:
+            yield {case: executor.submit(play, *case) for case in cases}
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def selected(request: pytest.FixtureRequest, fixture: str) -> list[Any]:
+    """With which parameters the tests of this session use a fixture."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    parameters = [call.params[fixture] for call in calls if call is not None and fixture in call.params]
+    return list(dict.fromkeys(parameters))
 
 
 class Gunicorn:

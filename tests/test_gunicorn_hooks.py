@@ -12,11 +12,30 @@ from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from gunicorns import CLASSES, NEEDS, OURS, PAGES, Gunicorn, Lines, ask, gunicorn, request, starting
+from gunicorns import (
+    CLASSES,
+    NEEDS,
+    OURS,
+    PAGES,
+    TWO_LENGTHS,
+    Gunicorn,
+    Lines,
+    ask,
+    gunicorn,
+    request,
+    selected,
+    side_by_side,
+    starting,
+    tell,
+)
 from serving import PATIENCE, SERVERS, need
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
@@ -186,10 +205,11 @@ IN_SERVICE = ["pre_request", "post_request", "worker_exit", "child_exit", "on_ex
 @pytest.mark.parametrize("raising", [*AT_THE_START, *IN_SERVICE])
 def test_a_users_exception_does_what_it_did(raising: str, tmp_path: Path) -> None:
     need("gunicorn")
-    expected = as_seen_raising(raising, tmp_path / "never", NEVER)
-    assert any(raising in line for line in expected.words)
-    assert as_seen_raising(raising, tmp_path / "last", WAYS["last"]) == expected
-    assert as_seen_raising(raising, tmp_path / "first", WAYS["first, without nworkers_changed"]) == expected
+    ways = {"never": NEVER, "last": WAYS["last"], "first": WAYS["first, without nworkers_changed"]}
+    with side_by_side(lambda way: as_seen_raising(raising, tmp_path / way, ways[way]), zip(ways)) as played:
+        never, last, first = (future.result() for future in played.values())
+    assert any(raising in line for line in never.words)
+    assert last == first == never
 
 
 def as_seen_raising(raising: str, folder: Path, way: dict[str, str]) -> Seen:
@@ -206,18 +226,62 @@ def as_seen_raising(raising: str, folder: Path, way: dict[str, str]) -> Seen:
 @pytest.mark.parametrize("worker", CLASSES)
 def test_clients_and_operators_see_no_difference(worker: str, tmp_path: Path) -> None:
     need("gunicorn", *NEEDS.get(worker, "").split())
-    without, within = tmp_path / "without", tmp_path / "within"
-    expected = as_seen(worker, "", without)
-    assert len(expected.answers) == 11
-    assert as_seen(worker, OURS, within) == expected
+    configs = {"without": "", "with": OURS}
+    with side_by_side(lambda way: as_seen(worker, configs[way], tmp_path / way), zip(configs)) as played:
+        expected, seen = (future.result() for future in played.values())
+    assert len(expected.answers) == 13
+    assert seen == expected
 
 
-def as_seen(worker: str, options: str, folder: Path) -> Seen:
-    """A server that is asked for every page and stopped."""
-    folder.mkdir()
+def as_seen(worker: str, config: str, folder: Path, **environment: str) -> Seen:
+    """A server that is asked for all sorts of answers and stopped."""
+    folder.mkdir(exist_ok=True)
     chosen, application = CLASSES[worker]
-    with gunicorn(f"{options} {chosen} --workers 2 scripted:{application}", folder) as server:
+    with gunicorn(f"{config} {chosen} scripted:{application}", folder, **environment) as server:
         answers = [ask(server, page).answer for page in [*PAGES, "/lazy"]]
         answers.append(ask(server, "/", method="HEAD").answer)
+        answers += [tell(server, "", TWO_LENGTHS).answer for _ in range(2)]
         status = server.stop()
     return Seen(answers, status, server.words())
+
+
+# Calls of ours that can fail, and where they are made.
+FAULTS = {
+    "sync": "module.enabled module.lead_gunicorn Gunicorn.describe Gunicorn.work Gunicorn.release Gunicorn.end"
+    " Gunicorn.record Requests.begin Requests.refuse Request.end Request.fail _follow _kind _count_records"
+    " _capacity _count_refused",
+    "gevent": "_count_connections",
+    "asgi": "Requests.begin Request.end",
+    "uvicorn": "Requests.begin Request.end module.flush",
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[tuple[str, str], Future[Seen]]]:
+    """The servers that tests look at, and their like without a fault."""
+    folder = tmp_path_factory.mktemp("faulty")
+
+    def play(worker: str, fault: str) -> Seen:
+        return as_seen(worker, "--config faults_conf.py", folder / f"{worker}{fault}", FAULT=fault)
+
+    cases = selected(request, "case")
+    with side_by_side(play, [*dict.fromkeys((worker, "none") for worker, _ in cases), *cases]) as played:
+        yield played
+
+
+@pytest.mark.parametrize(
+    "case", [(worker, fault) for worker, faults in FAULTS.items() for fault in faults.split()], ids=" ".join
+)
+def test_a_fault_of_ours_is_a_line_in_the_log(
+    case: tuple[str, str], faulty: dict[tuple[str, str], Future[Seen]]
+) -> None:
+    worker, fault = case
+    need("gunicorn", *NEEDS.get(worker, "").split())
+    expected, seen = faulty[worker, "none"].result(), faulty[case].result()
+    assert (seen.answers, seen.status) == (expected.answers, expected.status)
+    assert expected.words - seen.words == Counter()
+    complaints = seen.words - expected.words
+    assert all(fault in line for line in complaints)
+    assert set(complaints.values()) == {1}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import product
@@ -26,6 +25,7 @@ from gunicorns import (
     NEEDS,
     OURS,
     PAGES,
+    TWO_LENGTHS,
     Asked,
     Lines,
     ask,
@@ -35,6 +35,8 @@ from gunicorns import (
     leave,
     received,
     request,
+    selected,
+    side_by_side,
     status_of,
     tell,
 )
@@ -60,7 +62,6 @@ OPTIONS = {
 CASES = [(worker, options) for worker in CLASSES for options in OPTIONS]
 NO_REQUEST = b"NONSENSE\r\n\r\n"
 NO_HEADER = b"GET / HTTP/1.1\r\nHost: localhost\r\nb\x01d: x\r\n\r\n"
-TWO_LENGTHS = request("/", headers="Content-Length: 1\r\nContent-Length: 2\r\n")
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,11 @@ class Run:
 def runs(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[tuple[str, str], Future[Run]]]:
-    """The runs that the selected tests look at, some at a time."""
-    parameters = [getattr(item, "callspec", None) for item in request.session.items]
-    selected = {given.params["run"] for given in parameters if given and "run" in given.params}
-    with ThreadPoolExecutor(5) as executor:
-        yield {
-            case: executor.submit(play, *case, tmp_path_factory.mktemp("run"))
-            for case in CASES
-            if case in selected
-        }
+    """The runs that tests look at."""
+    folders = {case: tmp_path_factory.mktemp("run") for case in CASES}
+    cases = selected(request, "run")
+    with side_by_side(lambda worker, options: play(worker, options, folders[worker, options]), cases) as runs:
+        yield runs
 
 
 @pytest.fixture(params=CASES, ids=" ".join)
@@ -178,7 +175,7 @@ def test_how_busy_a_worker_is_is_not_told_unasked(run: Run) -> None:
     assert run.lines.named("gunicorn.worker.") == []
 
 
-@pytest.mark.parametrize("worker", CLASSES)
+@pytest.mark.parametrize("worker", ["sync", "gevent", "uvicorn"])
 @pytest.mark.parametrize("options", ["plain", "statsd"])
 def test_each_process_counts_what_it_writes_on_gunicorns_log(
     worker: str, options: str, tmp_path: Path

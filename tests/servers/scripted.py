@@ -94,6 +94,8 @@ async def asgi(scope: dict[str, Any], _: object, send: Send) -> None:
     await pause(PAUSES.get(path, 0))
     if path == "/raising":
         raise RuntimeError(path)
+    if path == "/silent":
+        return
     status = STATUSES.get(path)
     length = [(b"content-length", b"2")] if status else []
     await send({"type": "http.response.start", "status": int((status or "200")[:3]), "headers": length})
