@@ -132,9 +132,14 @@ class _Master:
             return None
         return {
             "workers": workers,
-            "succeeded": bool(server.reexec_pid),
+            "succeeded": self.is_succeeded(),
             "backlog": None if self.sends_backlog() else _backlog(server.LISTENERS),
         }
+
+    def is_succeeded(self) -> bool:
+        """Whether another master serves in its place: the one it has started by SIGUSR2, or the one that started it."""
+        server = self.server
+        return bool(server.reexec_pid) or (server.master_pid != 0 and server.master_pid == os.getppid())
 
     def sends_backlog(self) -> bool:
         """Whether Gunicorn itself does."""
