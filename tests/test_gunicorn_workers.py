@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -113,6 +113,22 @@ def test_a_worker_works_from_a_requests_beginning_to_any_of_its_ends(tmp_path: P
             # The client hangs up.
         server.until_states(idle=2, working=0)
         assert set(server.next_states(2)) == {States(idle=2, working=0)}
+
+
+@pytest.mark.parametrize("worker", ["gthread", "gevent", "asgi", "UvicornWorker"])
+def test_a_worker_works_until_the_last_of_its_requests_has_ended(tmp_path: Path, worker: str) -> None:
+    options, application, needs = CLASSES[worker]
+    need(*needs.split())
+    with gunicorn(tmp_path, f"--config {OURS} --workers 1 --worker-class {options}", application) as server:
+        with server.request("/hold") as one, server.request("/hold") as other:
+            assert one.pid == other.pid
+            server.until_states(idle=0, working=1)
+            one.release()
+            assert one.end() == b"done\n"
+            assert set(server.next_states(4)) == {States(idle=0, working=1)}
+            other.release()
+            assert other.end() == b"done\n"
+        server.until_states(idle=1, working=0)
 
 
 @pytest.mark.parametrize("worker", ["asgi", "UvicornWorker"])
@@ -249,15 +265,54 @@ def test_nobody_says_that_a_killed_master_has_ended(tmp_path: Path) -> None:
     assert {line.values for line in server.lines if line.name == "gunicorn.is_running"} == {(0,)}
 
 
-def test_a_master_without_workers_is_critical(tmp_path: Path) -> None:
+def test_a_master_is_critical_as_long_as_it_has_no_workers(tmp_path: Path) -> None:
     need("gunicorn")
-    with gunicorn(tmp_path, f"{SYNC} --workers 0", "held:wsgi") as server:
-        assert set(server.next_states(3)) == {States(idle=0, working=0)}
-        server.process.send_signal(signal.SIGTTIN)
+    config = tmp_path / "config.py"
+    begin = "from runtime_metrics.gunicorn import *\nworker_class = 'sync'\n"
+    config.write_text(f"{begin}workers = 1")
+    with gunicorn(tmp_path, f"--config {config}", "held:wsgi") as server:
         server.until_states(idle=1, working=0)
+        config.write_text(f"{begin}workers = 0")
+        server.process.send_signal(signal.SIGHUP)
+        server.until(lambda: server.checks()[-3:] == [2, 2, 2])
+        assert server.states()[-1] == States(idle=0, working=0)
+        server.process.send_signal(signal.SIGTTIN)
         server.until(lambda: server.checks()[-1] == 0)
-    first, *_ = server.checks()
-    assert first == 2
+        assert server.states()[-1] == States(idle=1, working=0)
+
+
+# With more than one of them, Gunicorn may come across the second when it is ending because of the first.
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_server_whose_workers_cannot_boot_is_critical_once_when_it_gives_up(
+    tmp_path: Path, workers: int
+) -> None:
+    need("gunicorn")
+    with gunicorn(tmp_path, f"{SYNC} --workers {workers}", "no_such_module:wsgi") as server:
+        assert server.process.wait(PATIENCE) in ((3,) if workers == 1 else (1, 3))
+        server.packets.stop()
+    assert [check for check in server.checks() if check] == [2]
+
+
+def test_a_master_that_cannot_listen_says_nothing_of_another_that_may_serve(tmp_path: Path) -> None:
+    need("gunicorn")
+    options = f"{SYNC} --workers 1 --bind unix:{tmp_path}/no/such/folder"
+    with gunicorn(tmp_path, options, "held:wsgi") as server:
+        assert server.process.wait(PATIENCE) == 1
+        server.packets.stop()
+    assert (server.checks(), server.states()) == ([], [])
+
+
+def test_a_master_that_has_to_kill_its_workers_says_at_its_end_that_there_are_none(tmp_path: Path) -> None:
+    need("gunicorn")
+    # So many that Gunicorn, which looks once after it has killed them, never sees all of them gone.
+    options = f"{SYNC} --workers 8 --graceful-timeout 1"
+    with gunicorn(tmp_path, options, "held:wsgi") as server, ExitStack() as requests:
+        held = {requests.enter_context(server.request("/hold")).pid for _ in range(8)}
+        server.until_states(idle=0, working=8)
+        assert server.end() == 0
+        assert len(held) == 8
+    assert server.states()[-1] == States(idle=0, working=0)
+    assert server.checks()[-2:] == [0, 2]
 
 
 def test_a_master_that_ends_while_another_serves_in_its_place_is_not_critical(tmp_path: Path) -> None:
@@ -398,5 +453,5 @@ def test_workers_that_become_somebody_else_report_as_before() -> None:
             assert request.end() == b"done\n"
         server.until_states(idle=2, working=0)
         assert server.end() == 0
+        assert TROUBLE.findall(server.stderr()) == []
     assert len(set.union(*identities(server).values())) == 3
-    assert TROUBLE.findall(server.stderr()) == []

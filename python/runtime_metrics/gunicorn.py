@@ -12,6 +12,7 @@ that those still run, in their order and with their results. Nothing that goes w
 
 from __future__ import annotations
 
+import atexit
 import errno
 import functools
 import logging
@@ -159,6 +160,7 @@ def _adopt(server: Any, *_: Any) -> None:
         if not _core.enabled():
             return
         _master = _Master()
+        atexit.register(_on_giving_up, server)
     if _master.cfg is server.cfg:
         return
     _master.server, _master.cfg = server, server.cfg
@@ -226,6 +228,14 @@ def _on_exit(_server: Any) -> None:
         _master.has_begun = True
         # The last flush, at the interpreter's exit, tells it.
         _master.part.end()
+
+
+@_guarded
+def _on_giving_up(server: Any) -> None:
+    # Gunicorn leaves out its last hook when its workers do not boot or its main loop fails. One that has had no workers
+    # has said nothing so far: another may serve where it could not listen.
+    if getattr(server, "worker_age", 0):
+        _on_exit(server)
 
 
 def _count_records(log: Any, part: _core.Gunicorn) -> None:
