@@ -100,7 +100,7 @@ Calls = list[list[tuple[str, list[str]]]]
 
 def life(folder: Path, **way: str) -> tuple[Calls, Lines]:
     """Leads a server through everything that calls a hook: who has called which, and what has arrived."""
-    command = f"{PLAIN} --dirty-app dirty:Idle --dirty-workers 1 {ENCRYPTED}"
+    command = f"{PLAIN} --dirty-app dirty:Dirty --dirty-workers 1 {ENCRYPTED}"
     with gunicorn(command, folder, CALLS=str(folder / "calls"), **way) as server:
         user = User(server, folder / "calls")
         user.until(post_worker_init=1, dirty_worker_init=1)

@@ -12,6 +12,7 @@ that those still run, in their order and with their results. Nothing that goes w
 
 from __future__ import annotations
 
+import atexit
 import errno
 import functools
 import importlib
@@ -139,9 +140,14 @@ class _Master:
             return None
         return {
             "workers": workers,
-            "succeeded": bool(getattr(server, "reexec_pid", 0)),
+            "succeeded": self.is_succeeded(),
             "backlog": None if self.sends_backlog() else _backlog(server.LISTENERS),
         }
+
+    def is_succeeded(self) -> bool:
+        """Whether another master serves in its place: the one it has started by SIGUSR2, or the one that started it."""
+        server = self.server
+        return bool(server.reexec_pid) or (server.master_pid != 0 and server.master_pid == os.getppid())
 
     def sends_backlog(self) -> bool:
         """Whether Gunicorn itself does."""
@@ -162,6 +168,7 @@ def _adopt(server: Any, *_: Any) -> None:
             return
         _master = _Master()
         _follow(server)
+        atexit.register(_on_giving_up, server)
     if _master.cfg is server.cfg:
         return
     _master.server, _master.cfg = server, server.cfg
@@ -241,6 +248,14 @@ def _on_exit(_server: Any) -> None:
         _master.has_begun = True
         # The last flush, at the interpreter's exit, tells it.
         _master.part.end()
+
+
+@_guarded
+def _on_giving_up(server: Any) -> None:
+    # Gunicorn leaves out its last hook when its workers do not boot or its main loop fails. One that has had no workers
+    # has said nothing so far: another may serve where it could not listen.
+    if getattr(server, "worker_age", 0):
+        _on_exit(server)
 
 
 def _count_records(log: Any, part: _core.Gunicorn) -> None:

@@ -122,12 +122,14 @@ impl Master {
     }
 
     fn look(&self, state: &State, server: &Server, first: Option<Ticks>) -> Told {
-        let running = match server.workers.as_slice() {
+        // Who is left at the end has been killed or will be, and Gunicorn has not noticed it.
+        let workers = if state.is_over { &[] } else { server.workers.as_slice() };
+        let running = match workers {
             [_, ..] => Some(Running::Ok),
             [] if server.is_succeeded || (state.is_over && state.told_critical) => None,
             [] => Some(Running::Critical),
         };
-        Told { app: Some(state.app.clone()), workers: self.workers(&server.workers, first), running }
+        Told { app: Some(state.app.clone()), workers: self.workers(workers, first), running }
     }
 
     fn workers(&self, pids: &[u32], first: Option<Ticks>) -> Option<Workers> {
@@ -417,6 +419,17 @@ mod tests {
         master.end();
         assert_eq!(master.tell(&server(&[]), NOW).running, Some(Running::Critical));
         assert_eq!(master.tell(&server(&[]), NOW).running, None);
+    }
+
+    #[test]
+    fn at_its_end_it_has_no_workers_whoever_is_left() {
+        let (root, master) = master(4);
+        master.describe("shop", true);
+        use_cpu(&root, 10, 7, 0);
+        master.end();
+        let told = master.tell(&server(&[10]), NOW);
+        assert_eq!(told.running, Some(Running::Critical));
+        assert_eq!(told.workers, Some(Workers { idle: 0, working: 0 }));
     }
 
     #[test]
