@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     _Hook = Callable[..., Any]
 
-__all__ = ["install", "nworkers_changed", "on_starting", "pre_fork"]
+__all__ = ["install", "nworkers_changed", "on_starting", "pre_fork", "when_ready"]
 
 _LOG = logging.getLogger("runtime_metrics")
 
@@ -61,6 +61,11 @@ def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None
 
 def on_starting(server: Any) -> None:
     """Gunicorn's hook before it listens."""
+    _adopt(server)
+
+
+def when_ready(server: Any) -> None:
+    """Gunicorn's hook when it listens."""
     _adopt(server)
 
 
