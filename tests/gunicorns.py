@@ -230,6 +230,13 @@ class Gunicorn:
             assert time.monotonic() < deadline, self.stderr()
             time.sleep(0.02)
 
+    def noted(self) -> float:
+        """Waits for the time that the application notes, and takes it away."""
+        self.until(lambda: self.left.exists() and self.left.read_text().endswith("\n"))
+        noted = float(self.left.read_text())
+        self.left.unlink()
+        return noted
+
     def workers(self) -> set[int]:
         """Its worker processes."""
         return {child.pid for child in self.process.children()}
@@ -337,6 +344,15 @@ def ask_at_once(server: Gunicorn, path: str, connections: int, times: int) -> in
         return sum(b"".join(iter(partial(received, connection), b"")).count(END) for connection in opened)
 
 
+def leave_early(server: Gunicorn) -> Asked:
+    """Hangs up before the answer, and waits until the application gives it."""
+    begin = time.monotonic()
+    with closing(server.connection()) as connection:
+        connection.sendall(request("/late"))
+        time.sleep(0.1)
+    return Asked("/late", b"", 200, (server.noted() - begin) * 1000)
+
+
 def leave(server: Gunicorn) -> Asked:
     """Hangs up in the midst of the answer, and waits until the application has noticed."""
     begin = time.monotonic()
@@ -346,8 +362,7 @@ def leave(server: Gunicorn) -> Asked:
         answered = time.monotonic()
         time.sleep(0.1)
         least = since(answered)
-    server.until(lambda: server.left.exists() and server.left.read_text().endswith("\n"))
-    return Asked("/endless", answer, least, (float(server.left.read_text()) - begin) * 1000)
+    return Asked("/endless", answer, least, (server.noted() - begin) * 1000)
 
 
 def request(path: str, method: str = "GET", headers: str = "") -> bytes:
