@@ -135,8 +135,9 @@ class _Master:
 
     def is_replaced(self) -> bool:
         """Whether another master serves in its place: the one it has started by SIGUSR2, or the one that started it."""
-        server = self.server
-        return bool(server.reexec_pid) or (server.master_pid != 0 and server.master_pid == os.getppid())
+        # Gunicorn sets neither before it has loaded the application.
+        successor, predecessor = (getattr(self.server, name, 0) for name in ("reexec_pid", "master_pid"))
+        return bool(successor) or (predecessor != 0 and predecessor == os.getppid())
 
     def sends_backlog(self) -> bool:
         """Whether Gunicorn itself does."""
@@ -242,8 +243,8 @@ def _on_exit(_server: Any) -> None:
 @_guarded
 def _on_giving_up(server: Any) -> None:
     # Gunicorn leaves out its last hook when its workers do not boot or its main loop fails. One that has had no workers
-    # has said nothing so far: another may serve where it could not listen.
-    if getattr(server, "worker_age", 0):
+    # has said nothing so far: another may serve where it could not listen. Those that it has forked inherit this.
+    if getattr(server, "pid", 0) == os.getpid() and server.worker_age:
         _on_exit(server)
 
 
