@@ -50,8 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
         _say_goodbye(child)
         deadline = time.monotonic() + GOODBYE_SECONDS
         screen.show(receiver, shown, ended=lambda: child.poll() is not None or time.monotonic() >= deadline)
-        for sample in receiver.pending():
-            shown.add(sample)
+        for line in receiver.pending():
+            shown.add(line)
         shown.refresh()
         status = child.poll()
         complaints.seek(0)
