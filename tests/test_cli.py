@@ -414,6 +414,17 @@ def test_a_counter_that_tells_of_a_part_is_as_many_times_as_much() -> None:
     assert [*series.recent] == [5.0, 10.0]
 
 
+def test_a_member_of_a_family_stands_where_the_family_does_and_has_its_unit() -> None:
+    """The catalogue has one name for all of them."""
+    board = Board({"a.status": "request", "b": "byte"})
+    for name in ("z.y", "b", "z.x", "a.status.500", "a.status.200"):
+        board.add(Line(name, (2.0,), "c", ()))
+    (process,) = board.processes
+    shown = [(row.label, row.series.latest) for row in process.rows]
+    ours = [("a.status.200", "2 requests"), ("a.status.500", "2 requests"), ("b", "2 B")]
+    assert shown == [*ours, ("z.y", "2"), ("z.x", "2")]
+
+
 def test_a_set_counts_as_a_sample_and_is_not_shown() -> None:
     """Its text is no number."""
     board = Board({})

@@ -100,7 +100,7 @@ class Board:
             numbers = [sum(numbers) / line.rate]
         key = (line.name, line.tags)
         if key not in self._series:
-            unit = CHECK if line.type == "_sc" else self._units.get(line.name, "")
+            unit = CHECK if line.type == "_sc" else self._units.get(self._entry(line.name), "")
             self._series[key] = Series(line.name, unit, line.tags)
         series = self._series[key]
         series.add(numbers)
@@ -125,12 +125,18 @@ class Board:
         everywhere = self.shared_tags
         return tuple(self._process(series, everywhere) for series in members.values())
 
+    def _entry(self, name: str) -> str:
+        """The name in the catalogue: a family of names has one without what ends each of them."""
+        return name if name in self._units else name.rpartition(".")[0]
+
+    def _place(self, series: Series) -> tuple[int, str]:
+        entry = self._entry(series.name)
+        # What is not in the catalogue stays as it came.
+        return (self._rank[entry], series.name) if entry in self._rank else (len(self._rank), "")
+
     def _process(self, members: list[Series], everywhere: tuple[str, ...]) -> Process:
         shared = _shared(members)
-        rows = tuple(
-            Row(label(series, shared), series)
-            for series in sorted(members, key=lambda series: self._rank.get(series.name, len(self._rank)))
-        )
+        rows = tuple(Row(label(series, shared), series) for series in sorted(members, key=self._place))
         return Process(tuple(tag for tag in shared if tag not in everywhere), rows)
 
 
