@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAMES = [metric.name for metric in _core.catalogue()]
+RUNTIME_NAMES = [name for name in NAMES if name.startswith("runtime.python.")]
 COMMAND = [sys.executable, "-m", "runtime_metrics"]
 ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "error"}
 LINE = b"runtime.python.mem.rss:73400320|d|#service:web,env:prod,runtime-id:aaaa1111"
@@ -199,7 +200,7 @@ def test_the_catalogue_table_holds_every_name_once_in_order() -> None:
     """The plain form."""
     result = run("catalogue")
     assert result.returncode == 0
-    assert re.findall(r"^runtime\.\S+", result.stdout, re.MULTILINE) == NAMES
+    assert re.findall(r"^(?:runtime|gunicorn)\.\S+", result.stdout, re.MULTILINE) == NAMES
 
 
 def test_the_catalogue_as_json_holds_every_field_of_every_metric() -> None:
@@ -493,19 +494,19 @@ def test_watch_shows_what_gunicorn_sends_and_nothing_else_if_asked_to() -> None:
     assert (process.returncode, complaints) == (0, "")
     lines = [re.sub(r"^ +[0-9.]+ s +", "", line).split() for line in shown.splitlines()]
     assert [line for line in lines if line and line[0].startswith("gunicorn.")] == [
-        ["gunicorn.workers", "2"],
-        ["gunicorn.workers{state:working}", "1"],
+        ["gunicorn.workers", "2", "workers"],
+        ["gunicorn.workers{state:working}", "1", "worker"],
         ["gunicorn.is_running", "OK"],
-        ["gunicorn.requests", "3", "bbbb"],
-        ["gunicorn.request.duration", "12.5", "bbbb"],
-        ["gunicorn.workers{state:idle}", "3", "aaaa"],
+        ["gunicorn.requests", "3", "requests", "bbbb"],
+        ["gunicorn.request.duration", "12.5", "ms", "bbbb"],
+        ["gunicorn.workers{state:idle}", "3", "workers", "aaaa"],
         ["gunicorn.is_running", "CRITICAL"],
         # The summary: last, smallest, largest, trend.
-        ["gunicorn.workers{state:idle}", "3", "2", "3", "▁█"],
-        ["gunicorn.workers{state:working}", "1", "1", "1", "▁"],
+        ["gunicorn.workers{state:idle}", "3", "workers", "2", "workers", "3", "workers", "▁█"],
+        ["gunicorn.workers{state:working}", "1", "worker", "1", "worker", "1", "worker", "▁"],
         ["gunicorn.is_running", "CRITICAL", "OK", "CRITICAL", "▁█"],
-        ["gunicorn.requests", "3", "3", "3", "▁"],
-        ["gunicorn.request.duration", "12.5", "3", "400", "▁"],
+        ["gunicorn.requests", "3", "requests", "3", "requests", "3", "requests", "▁"],
+        ["gunicorn.request.duration", "12.5", "ms", "3", "ms", "400", "ms", "▁"],
     ]
 
 
@@ -573,8 +574,10 @@ def test_demo_shows_every_metric_of_the_default_level_and_leaves_nothing_behind(
     assert "service:demo env:local version:1.0" in result.stdout
     assert "team:core" not in result.stdout
     summary = result.stdout[result.stdout.index("NAME ") :]
-    assert re.findall(r"^runtime\.\S+", summary, re.MULTILINE) == NAMES
-    assert summary.endswith(f"\n{len(NAMES)} of {len(NAMES)} metrics seen over a real UDP socket\n")
+    assert re.findall(r"^runtime\.\S+", summary, re.MULTILINE) == RUNTIME_NAMES
+    assert summary.endswith(
+        f"\n{len(RUNTIME_NAMES)} of {len(RUNTIME_NAMES)} metrics seen over a real UDP socket\n"
+    )
     assert marked(marker) == []
 
 
@@ -592,7 +595,9 @@ def test_demo_on_a_terminal_draws_a_table_and_ends_at_ctrl_c(columns: int, headi
         status = terminal.process.wait()
     assert len(children) == 2
     assert "Traceback" not in terminal.shown
-    assert f"{len(NAMES)} of {len(NAMES)} metrics seen over a real UDP socket" in terminal.shown
+    assert (
+        f"{len(RUNTIME_NAMES)} of {len(RUNTIME_NAMES)} metrics seen over a real UDP socket" in terminal.shown
+    )
     assert "listening on" not in terminal.shown
     assert status == 0
     assert max(len(line) for line in terminal.lines) <= columns

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 GOODBYE_SECONDS = 5.0
 SETTINGS = ("DATADOG_", "DD_", "OTEL_")
+# The other metrics are those of servers.
+PREFIX = "runtime.python."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Shows the metrics of the workload; fails if one of the default level never came."""
     metrics = _core.catalogue()
-    expected = {metric.name for metric in metrics if metric.level == "default"}
+    expected = {
+        metric.name for metric in metrics if metric.level == "default" and metric.name.startswith(PREFIX)
+    }
     board = Board({metric.name: metric.unit for metric in metrics})
     with (
         tempfile.TemporaryFile() as complaints,
