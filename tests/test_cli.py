@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAMES = [metric.name for metric in _core.catalogue()]
-RUNTIME_NAMES = [name for name in NAMES if name.startswith("runtime.python.")]
+RUNTIME_NAMES = [name for name in NAMES if name.startswith(catalogue.PREFIX)]
 COMMAND = [sys.executable, "-m", "runtime_metrics"]
 ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "error"}
 LINE = b"runtime.python.mem.rss:73400320|d|#service:web,env:prod,runtime-id:aaaa1111"

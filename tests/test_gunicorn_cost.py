@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from serving import PATIENCE, SERVERS, need
+from serving import PATIENCE, SERVERS, TROUBLE, Datagrams, ask, need
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: strace, Unix datagram sockets")
 
@@ -86,6 +86,49 @@ def system_calls(folder: Path, options: str) -> Counter[str]:
     begin, end = (place for place, (_, name) in enumerate(calls) if name == "getsid")
     serving = calls[begin][0]
     return Counter(name for thread, name in calls[begin + 1 : end] if thread == serving)
+
+
+CLASSES = {
+    "sync": ("sync application:wsgi", "gunicorn"),
+    "gthread": ("gthread --threads 2 application:wsgi", "gunicorn"),
+    "gevent": ("gevent application:wsgi", "gunicorn gevent packaging"),
+    "asgi": ("asgi application:asgi", "gunicorn"),
+    "uvicorn": ("uvicorn_worker.UvicornWorker application:asgi", "gunicorn uvicorn-worker"),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_requests_cost_a_packet_an_interval_however_many_they_are(name: str, tmp_path: Path) -> None:
+    worker_class, needs = CLASSES[name]
+    need(*needs.split())
+    payloads = Datagrams(tmp_path / "agent", lambda payload, _: payload)
+    listening = tmp_path / "http"
+    command = f"gunicorn --no-control-socket --bind unix:{listening} {OURS} --worker-class {worker_class}"
+    settings = {"DD_DOGSTATSD_URL": payloads.url, "DD_RUNTIME_METRICS_INTERVAL": "3600"}
+    application = {"ENABLE_IN": "", "BALLASTS": str(tmp_path / "ballasts")}
+    with subprocess.Popen(
+        [SERVERS / "bin" / "python", "-m", *command.split()],
+        cwd=HERE / "servers",
+        env=os.environ | settings | application,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stderr is not None
+            while "Booting worker" not in (line := server.stderr.readline()):
+                assert line
+            statuses = {ask(listening)[0] for _ in range(REQUESTS)}
+            before = [*payloads]
+        finally:
+            server.terminate()
+            _, said = server.communicate(timeout=PATIENCE)
+            payloads.stop()
+    assert (statuses, before, TROUBLE.findall(said)) == ({200}, [], [])
+    lines = "".join(payloads).splitlines()
+    assert [line for line in lines if line.startswith(f"gunicorn.requests:{REQUESTS}|c|")] != []
+    assert [line for line in lines if line.startswith(f"gunicorn.request.status.200:{REQUESTS}|c|")] != []
+    # The last words of worker and master, each of them too long for one packet.
+    assert len(payloads) <= 6
 
 
 def test_a_request_costs_no_system_call(tmp_path: Path) -> None:

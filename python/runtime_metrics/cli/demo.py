@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from runtime_metrics import _core
-from runtime_metrics.cli import screen, seconds
+from runtime_metrics.cli import catalogue, screen, seconds
 from runtime_metrics.cli.board import Board
 from runtime_metrics.cli.receiver import Receiver
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 GOODBYE_SECONDS = 5.0
 SETTINGS = ("DATADOG_", "DD_", "OTEL_")
-# The other metrics are those of servers.
-PREFIX = "runtime.python."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Shows the metrics of the workload; fails if one of the default level never came."""
     metrics = _core.catalogue()
     expected = {
-        metric.name for metric in metrics if metric.level == "default" and metric.name.startswith(PREFIX)
+        metric.name
+        for metric in metrics
+        if metric.level == "default" and metric.name.startswith(catalogue.PREFIX)
     }
     board = Board({metric.name: metric.unit for metric in metrics})
     with (
