@@ -210,7 +210,7 @@ def test_the_catalogue_as_json_holds_every_field_of_every_metric() -> None:
     assert len(set(NAMES)) == len(NAMES) >= 15
     public = {name for name in dir(_core.catalogue()[0]) if not name.startswith("_")}
     assert set(rows[0]) == public == set(catalogue.FIELDS)
-    assert {row["kind"] for row in rows} == {"now", "change", "aggregate"}
+    assert {row["kind"] for row in rows} == {"now", "change", "aggregate", "observations", "family"}
 
 
 def test_the_generated_page_names_its_command_and_describes_every_metric() -> None:
