@@ -140,3 +140,22 @@ def test_a_request_costs_no_system_call(tmp_path: Path) -> None:
     # The method sees what there is to see.
     theirs = system_calls(tmp_path / "theirs", "--statsd-host {address}")
     assert theirs - plain == Counter(sendto=3 * (REQUESTS + 1))
+
+
+def test_the_bench_sees_what_each_request_sends() -> None:
+    need("gunicorn")
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("a server and its clients need a core each")
+    command = [sys.executable, HERE.parent / "benches" / "per_request.py", SERVERS / "bin" / "python", "sync"]
+    done = subprocess.run(
+        [*command, "--rounds", "2", "--seconds", "0.2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    datagrams = dict(re.findall(r"^\| sync \| (.+?) \| [\d.]+ \| ([\d.]+) \|", done.stdout, re.MULTILINE))
+    assert datagrams.keys() == {"plain", "plain again", "--statsd-host", "ours"}
+    assert (datagrams["plain"], datagrams["--statsd-host"]) == ("0", "3")
+    assert float(datagrams["ours"]) < 1
