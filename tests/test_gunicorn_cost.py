@@ -146,9 +146,10 @@ def test_the_bench_sees_what_each_request_sends() -> None:
     need("gunicorn")
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("a server and its clients need a core each")
-    command = [sys.executable, HERE.parent / "benches" / "per_request.py", SERVERS / "bin" / "python", "sync"]
+    bench = HERE.parent / "benches" / "per_request.py"
+    options = ["sync", "--rounds", "2", "--seconds", "0.2"]
     done = subprocess.run(
-        [*command, "--rounds", "2", "--seconds", "0.2"],
+        [sys.executable, bench, SERVERS / "bin" / "python", *options],
         capture_output=True,
         text=True,
         check=False,
