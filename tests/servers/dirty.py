@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from gunicorn.dirty.app import DirtyApp  # type: ignore[import-untyped]
+from gunicorn.dirty.app import DirtyApp
 
 
 class Dirty(DirtyApp):  # type: ignore[misc]
