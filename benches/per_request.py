@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 AT_MOST_RATIO = 1 / 3
-CONNECTIONS = 8
+CONNECTIONS = 32
 # Ten times as often as by default: against us, and every round has flushes of ours in it.
 INTERVAL_SECONDS = 1
 # Plain Gunicorn twice: what the second seems to add is the error of all the rest.
