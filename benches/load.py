@@ -92,7 +92,8 @@ class Load:
         return [number for number, _ in events]
 
     def _connected(self) -> socket.socket:
-        client = socket.create_connection(self._address, PATIENCE)
+        client = socket.socket(socket.AF_INET)
+        client.connect(self._address)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return client
 
