@@ -11,8 +11,8 @@ import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from gunicorn.config import KNOWN_SETTINGS, Config  # type: ignore[import-untyped]
-from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from gunicorn.config import KNOWN_SETTINGS, Config
+from gunicorn.glogging import Logger
 
 from runtime_metrics.gunicorn import install
 

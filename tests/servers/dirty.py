@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gunicorn.dirty.app import DirtyApp  # type: ignore[import-untyped]
+from gunicorn.dirty.app import DirtyApp
 
 
 class Dirty(DirtyApp):  # type: ignore[misc]
