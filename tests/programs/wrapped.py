@@ -60,7 +60,13 @@ settings = Config()
 for name, hook in namespace.items():
     settings.set(name, hook)
 server = SimpleNamespace(
-    cfg=settings, log=Logger(settings), setup=print, WORKERS={}, LISTENERS=[], reexec_pid=0
+    cfg=settings,
+    worker_class=settings.worker_class,
+    log=Logger(settings),
+    setup=print,
+    WORKERS={},
+    LISTENERS=[],
+    reexec_pid=0,
 )
 # The first that Gunicorn calls.
 settings.nworkers_changed(server, 1, None)
