@@ -98,7 +98,7 @@ def test_by_cpu_time_workers_work_that_spin_and_none_that_waits_as_for_the_agent
             assert one.pid != other.pid
             # What the master says next may have been on its way.
             server.next_states(1)
-            server.until(lambda: server.next_states(1) == [seen])
+            server.until(lambda: server.next_states(3) == [seen] * 3)
             server.until(lambda: as_the_agent_sees("shop") == seen)
         server.until_states(idle=3, working=0)
         assert server.end() == 0
