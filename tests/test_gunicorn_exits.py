@@ -35,8 +35,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "gunicorn-exits.md"
 ANSWERED = 3
 INTERVAL = "3600"
 
-# Each of these cells holds two processes that mostly wait.
-SIDE_BY_SIDE = 30
+# Each cell is two processes that mostly wait. More at once take as long; a worker that is told to abort has a second.
+SIDE_BY_SIDE = 12
 
 
 @dataclass(frozen=True)
