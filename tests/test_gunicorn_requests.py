@@ -116,7 +116,7 @@ def play(worker: str, options: str, folder: Path) -> Run:
         again, connections = ask_again(server, 4)
         refused = [tell(server, "", said) for said in (NO_REQUEST, NO_HEADER, TWO_LENGTHS)]
         assert [one.status for one in refused] == [400, 400, 400]
-        queued = [ask(server, "/", f"X-Request-Start: {start}\r\n") for start in starts()]
+        queued = [ask(server, page, f"X-Request-Start: {start}\r\n") for page, start in starts().items()]
         workers = server.workers()
         server.until_all_is_told()
         assert server.stop() == 0
@@ -124,10 +124,16 @@ def play(worker: str, options: str, folder: Path) -> Run:
     return Run(worker, asked, queued, connections, by_gunicorn, server.lines, server.own, workers)
 
 
-def starts() -> list[str]:
-    """When a proxy says that it had the request: a quarter of a second ago, in every form, then never."""
+def starts() -> dict[str, str]:
+    """When a proxy says that it had the request for a page: a quarter of a second ago, in every form, then never."""
     ago = time.time() - 0.25
-    return [f"t={ago:.6f}", str(int(ago * 1e3)), str(int(ago * 1e6)), "yesterday", f"t={ago + 3600:.3f}"]
+    return {
+        "/": f"t={ago:.6f}",
+        "/missing": str(int(ago * 1e3)),
+        "/silent": str(int(ago * 1e6)),
+        "/failing": "yesterday",
+        "/slow": f"t={ago + 3600:.3f}",
+    }
 
 
 def test_a_request_counts_once_with_its_status(run: Run) -> None:
