@@ -318,7 +318,7 @@ pub static CATALOGUE: [Metric; 29] = [
         source: "the workers that Gunicorn's master has",
         description: "A service check, without runtime-id: OK (0) while the master has workers, CRITICAL (2) without and \
                       at its end.",
-        absent: "outside Gunicorn's master; after SIGKILL; while a successor (USR2) serves",
+        absent: "outside Gunicorn's master; after SIGKILL; while another master serves in its place (USR2)",
         opentelemetry: None,
     },
     Metric {
