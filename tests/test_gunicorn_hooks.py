@@ -266,8 +266,8 @@ def as_seen(worker: str, config: str, folder: Path, **environment: str) -> Seen:
 # Calls of ours that can fail, and where they are made.
 FAULTS = {
     "sync": "module.enabled module.lead_gunicorn GunicornMaster.describe GunicornMaster.work GunicornMaster.release"
-    " GunicornMaster.end GunicornMaster.record Requests.begin Requests.refuse Request.end Request.fail _follow _kind"
-    " _count_records _capacity _count_refused",
+    " GunicornMaster.end GunicornMaster.record Requests.begin Requests.refuse Request.answer Request.end"
+    " Request.fail _follow _kind _count_records _capacity _count_refused",
     "gevent": "_count_connections",
     "asgi": "Requests.begin Request.end",
     "uvicorn": "Requests.begin Request.end module.flush",

@@ -207,6 +207,21 @@ def test_each_process_counts_what_it_writes_on_gunicorns_log(
     assert silent.named("gunicorn.log.") == []
 
 
+@pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
+def test_what_a_users_hook_does_after_an_answer_is_not_part_of_the_request(
+    worker: str, tmp_path: Path
+) -> None:
+    need("gunicorn", *NEEDS.get(worker, "").split())
+    with gunicorn(f"--config slow_conf.py {CLASSES[worker][0]} scripted:wsgi", tmp_path) as server:
+        ask(server, "/")
+        ask(server, "/lazy")
+        assert server.stop() == 0
+    durations = server.lines.values("gunicorn.request.duration")
+    assert len(durations) == 2
+    # Less than the hook takes.
+    assert max(durations) < 500
+
+
 @pytest.mark.parametrize("worker", ["asgi", "uvicorn"])
 def test_what_an_application_does_after_its_answer_is_not_part_of_the_request(
     worker: str, tmp_path: Path

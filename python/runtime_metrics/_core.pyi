@@ -216,6 +216,8 @@ class Requests:
 class Request:
     """A request that is being served."""
 
+    def answer(self) -> None:
+        """Note that it has been answered: what the worker still does with it is no part of its duration."""
     def end(self, status: int | None, queued_since: object = None) -> None:
         """End it and count it. Of several calls the first counts.
 

@@ -374,11 +374,16 @@ def _post_request(theirs: _Hook) -> _Hook:
     def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> Any:
         # What the application raised, which is on its way while this hook runs.
         raised = sys.exc_info()[1]
+        request = getattr(req, "_runtime_metrics", None)
+        try:
+            if request is not None:
+                request.answer()
+        except Exception as error:
+            _complain("post_request", error)
         try:
             return theirs(worker, req, environ, resp)
         finally:
             try:
-                request = getattr(req, "_runtime_metrics", None)
                 has_begun = resp is not None and resp.headers_sent
                 if request is None:
                     pass

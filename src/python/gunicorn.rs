@@ -179,6 +179,11 @@ pub struct Request {
 
 #[pymethods]
 impl Request {
+    /// Note that it has been answered: what the worker still does with it is no part of its duration.
+    fn answer(&self) {
+        self.request.answer(self.clock.now());
+    }
+
     /// End it and count it. Of several calls the first counts.
     ///
     /// Args:

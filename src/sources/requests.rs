@@ -154,6 +154,8 @@ pub struct Request {
 #[derive(Debug)]
 enum Stage {
     Open,
+    /// It has been answered after so long, and the worker is not through with it.
+    Answered(Duration),
     /// It has ended; with which status is not known yet.
     Failed(Outcome),
     Ended,
@@ -173,12 +175,21 @@ impl Request {
         now.saturating_sub(self.began)
     }
 
+    /// It has been answered: what the worker still does with it is no part of its duration.
+    pub fn answer(&self, now: Duration) {
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*stage, Stage::Open) {
+            *stage = Stage::Answered(self.age(now));
+        }
+    }
+
     /// It ends and counts. Of several calls the first counts.
     pub fn end(&self, now: Duration, status: Option<u16>, queued: Option<Duration>) {
-        match self.turn(Stage::Ended) {
-            Stage::Open => {
+        let stage = self.turn(Stage::Ended);
+        match stage {
+            Stage::Open | Stage::Answered(_) => {
                 self.counters.end(now);
-                self.counters.count(Outcome { duration: self.age(now), status, queued });
+                self.counters.count(Outcome { duration: self.duration(&stage, now), status, queued });
             }
             Stage::Failed(outcome) => self.counters.count(Outcome { status, ..outcome }),
             Stage::Ended => {}
@@ -189,8 +200,9 @@ impl Request {
     /// as 500.
     pub fn fail(&self, now: Duration, queued: Option<Duration>) {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*stage, Stage::Open) {
-            *stage = Stage::Failed(Outcome { duration: self.age(now), status: Some(500), queued });
+        if matches!(*stage, Stage::Open | Stage::Answered(_)) {
+            let duration = self.duration(&stage, now);
+            *stage = Stage::Failed(Outcome { duration, status: Some(500), queued });
             self.counters.end(now);
         }
     }
@@ -198,9 +210,16 @@ impl Request {
     /// It ends and does not count; one that has failed does.
     pub fn leave(&self, now: Duration) {
         match self.turn(Stage::Ended) {
-            Stage::Open => self.counters.end(now),
+            Stage::Open | Stage::Answered(_) => self.counters.end(now),
             Stage::Failed(outcome) => self.counters.count(outcome),
             Stage::Ended => {}
+        }
+    }
+
+    fn duration(&self, stage: &Stage, now: Duration) -> Duration {
+        match stage {
+            Stage::Answered(duration) => *duration,
+            _ => self.age(now),
         }
     }
 
@@ -338,6 +357,22 @@ mod tests {
         let Requests { ended, active, .. } = counters.read(6 * SECOND);
         let ended = ended.unwrap();
         assert_eq!((active, ended.by_status, ended.durations.kept), (0, vec![(204, 1)], vec![2_000_000]));
+    }
+
+    #[test]
+    fn a_request_lasts_until_it_is_answered_and_its_worker_serves_it_until_it_ends() {
+        let counters = Arc::new(counters());
+        for fails in [false, true] {
+            let request = Request::begin(Arc::clone(&counters), SECOND);
+            request.answer(3 * SECOND);
+            assert_eq!(counters.read(4 * SECOND).active, 1);
+            if fails {
+                request.fail(5 * SECOND, None);
+            }
+            request.end(6 * SECOND, Some(200), None);
+            assert_eq!(counters.read(6 * SECOND).active, 0);
+        }
+        assert_eq!(counters.read(SECOND).ended.unwrap().durations.kept, [2_000_000, 2_000_000]);
     }
 
     #[test]
