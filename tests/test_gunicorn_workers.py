@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ import psutil
 import pytest
 from gunicorns import CLASSES, NEEDS, OURS
 from masters import States, leading
-from serving import PATIENCE, TROUBLE, need
+from serving import PATIENCE, SERVERS, TROUBLE, need
 
 if TYPE_CHECKING:
     import socket
@@ -480,7 +481,12 @@ ANOTHER = f"{SYNC} --workers 2 --preload --user nobody --group nogroup"
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that everybody can see; what pytest gives only its own user can."""
+    """A folder that everybody can see; what pytest gives only its own user can. Skips where nobody can run Python."""
+    program = [SERVERS / "bin" / "python", "-c", "import random, gunicorn"]
+    try:
+        subprocess.run(program, check=True, user="nobody", group="nogroup", capture_output=True)
+    except (OSError, LookupError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"the user nobody cannot run this interpreter: {error}")
     with TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
