@@ -76,6 +76,36 @@ pub struct Settings {
     pub process_tags: bool,
     /// What lines tell of their origin.
     pub origin: Origin,
+    /// When samples are taken.
+    pub occasion: Occasion,
+    /// How metrics leave.
+    pub route: Route,
+    /// In AWS Lambda, whether the vendor's extension adds the function's tags to what it receives.
+    pub function: Option<bool>,
+    /// Whether the process is stored as an image and restored from it.
+    pub is_stored: bool,
+}
+
+/// When samples are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Occasion {
+    /// At every interval, by threads of ours.
+    #[default]
+    EveryInterval,
+    /// At the end of each invocation, by the thread that serves it; there is no thread of ours.
+    EachInvocation,
+}
+
+/// How metrics leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Route {
+    /// Through a socket.
+    #[default]
+    Socket,
+    /// As lines of the program's log.
+    Log,
+    /// Not at all: nobody is there to take them.
+    Nowhere,
 }
 
 /// The DogStatsD type of every line.
@@ -126,7 +156,7 @@ impl Settings {
         default_socket: &Path,
     ) -> Result<(Self, Vec<Warning>), InvalidArgument> {
         let mut variables = Variables { environment, warnings: Vec::new() };
-        let settings = Self {
+        let mut settings = Self {
             interval: match arguments.flush_interval {
                 Some(seconds) => argument("flush_interval", seconds, variables::INTERVAL.accepts, interval)?,
                 None => {
@@ -169,7 +199,14 @@ impl Settings {
                 },
                 None => variables.destination(default_socket),
             },
+            occasion: variables.occasion(),
+            route: Route::Socket,
+            function: None,
+            is_stored: environment.get(&variables::LAMBDA_INITIALIZATION_TYPE) == Some("snap-start"),
         };
+        if environment.get(&variables::LAMBDA_FUNCTION_NAME).is_some() {
+            variables.fit_into_lambda(&mut settings);
+        }
         Ok((settings, variables.warnings))
     }
 }
@@ -279,6 +316,55 @@ impl Variables<'_> {
             self.warn(&variables::DOGSTATSD_URL, url, &format!("{destination} is used"));
         }
         destination
+    }
+
+    /// A function is frozen between its invocations; a thread would go on at a thaw, in the time of the next.
+    fn occasion(&mut self) -> Occasion {
+        let is_function = self.environment.get(&variables::LAMBDA_FUNCTION_NAME).is_some();
+        let is_server =
+            self.environment.get(&variables::LAMBDA_INITIALIZATION_TYPE) == Some("lambda-managed-instances");
+        let keeps_thread = self.flag(&variables::LAMBDA_THREAD).unwrap_or(false);
+        if is_function && !is_server && !keeps_thread {
+            Occasion::EachInvocation
+        } else {
+            Occasion::EveryInterval
+        }
+    }
+
+    /// Without an address of its own a function sends to the vendor's extension, else to its log if that is asked for.
+    fn fit_into_lambda(&mut self, settings: &mut Settings) {
+        let extension = self.environment.get(&variables::LAMBDA_EXTENSION);
+        let has_extension = Path::new(extension.unwrap_or(variables::LAMBDA_EXTENSION.default)).exists();
+        let is_given = !matches!(settings.destination.chosen_by, ChosenBy::Nobody(_));
+        let flushes_to_log = self.flag(&variables::FLUSH_TO_LOG).unwrap_or(false);
+        if settings.occasion == Occasion::EachInvocation && !is_given {
+            if has_extension {
+                settings.destination = Destination::of_extension();
+            } else {
+                settings.route = if flushes_to_log { Route::Log } else { Route::Nowhere };
+            }
+            if settings.route == Route::Nowhere {
+                let text = "metrics are not sent: this function has no Datadog Lambda Extension, and no address of another \
+                            receiver; add the extension's layer, or set DD_FLUSH_TO_LOG=true to have them in the log";
+                self.warnings
+                    .push(Warning { variable: variables::LAMBDA_EXTENSION.name, text: text.to_owned() });
+            }
+        }
+        // An address within the function is the extension's all the same.
+        let is_extensions = match &settings.destination.address {
+            Address::Udp(host, port) => host.is_this_machine() && *port == DEFAULT_PORT,
+            Address::Unix(..) => false,
+        };
+        settings.function = Some(has_extension && is_extensions);
+        if let (Occasion::EachInvocation, Address::Udp(Host::Name(name), _)) =
+            (settings.occasion, &settings.destination.address)
+        {
+            let text = format!(
+                "nothing is sent to {}: in AWS Lambda the name {name} is not looked up; give an IP address",
+                settings.destination
+            );
+            self.warnings.push(Warning { variable: variables::LAMBDA_FUNCTION_NAME.name, text });
+        }
     }
 
     /// A host, a port, or both.
@@ -391,6 +477,10 @@ mod tests {
                 disabled: false,
                 process_tags: false,
                 origin: Origin { detect: true, external: None, cardinality: None },
+                occasion: Occasion::EveryInterval,
+                route: Route::Socket,
+                function: None,
+                is_stored: false,
             }
         );
         assert!(warnings.is_empty());

@@ -6,6 +6,7 @@ use std::path::Path;
 use percent_encoding::percent_decode_str;
 
 use crate::emitter;
+use crate::invocation::Function;
 use crate::message::Message;
 use crate::program::Program;
 use crate::snapshot::{Names, Tracers};
@@ -16,6 +17,9 @@ const UNNAMED: &str = "unnamed-python-service";
 
 /// No tag is longer, in characters: the back end cuts there.
 const LONGEST_TAG: usize = 200;
+
+/// The vendor's receiver in AWS Lambda refuses lines with more.
+const MOST_TAGS_IN_LAMBDA: usize = 100;
 
 /// What a line holds before and after its tags, in bytes: a name, a value, which as a float may take 327, a type, and a
 /// metric's own tags. The fields of the origin are counted apart.
@@ -68,6 +72,10 @@ pub struct Extras<'a> {
     pub reserved: usize,
     /// What tracers in this process say.
     pub tracers: Option<&'a Tracers>,
+    /// The function, in AWS Lambda.
+    pub function: Option<&'a Function>,
+    /// The tags of a metric of the program's own, which carries them and not those of a runtime metric.
+    pub own: Option<&'a [String]>,
 }
 
 /// All that an identity is made of.
@@ -87,17 +95,32 @@ pub struct Subject {
     pub environment: Environment,
     /// What tracers in this process say.
     pub tracers: Tracers,
+    /// The function, in AWS Lambda.
+    pub function: Option<Function>,
 }
 
 impl Subject {
     /// The identity as it is now.
     #[must_use]
     pub fn identity(&self) -> Identity {
+        self.identity_with(None)
+    }
+
+    /// The tags of a metric of the program's own: beside those that it is given, only what is the same in every process of
+    /// the service, for each combination of tags is a metric that is paid for.
+    #[must_use]
+    pub fn tags_beside(&self, own: &[String]) -> String {
+        self.identity_with(Some(own)).tags
+    }
+
+    fn identity_with(&self, own: Option<&[String]>) -> Identity {
         let extras = Extras {
             runtime_id: self.runtime_id.as_deref(),
             entrypoint: self.entrypoint.as_ref(),
             reserved: self.reserved,
             tracers: Some(&self.tracers),
+            function: self.function.as_ref(),
+            own,
         };
         Identity::new(&self.claims, &self.environment, &self.runtime, extras)
     }
@@ -192,6 +215,7 @@ impl Identity {
         });
         let entity_id = first(&mut [environment.get(&variables::ENTITY_ID).map(str::to_owned)]);
 
+        let [service, env, version] = uncontradicted([service, env, version], environment, extras);
         let leading = tags(&[
             ("dd.internal.entity_id", entity_id),
             ("service", service),
@@ -205,8 +229,29 @@ impl Identity {
             ("runtime-id", runtime_id),
         ]);
         trailing.extend(process_tags.unwrap_or_default());
+        let mut user = user.cleaned();
+        let mut most = usize::MAX;
+        let leading = match extras.own {
+            None => leading,
+            Some(own) => {
+                trailing.clear();
+                // What an extension adds to every line, it adds to these.
+                let adds = extras.function.is_some_and(|function| function.has_extension);
+                let (leading, others) = if adds { Default::default() } else { (leading, user) };
+                user = others;
+                user.extend(own.iter().map(|tag| clean(tag)).filter(|tag| !tag.is_empty()));
+                leading
+            }
+        };
+        if let Some(function) = extras.function {
+            let start = if extras.own.is_none() { function.start_tags() } else { &[] };
+            trailing.extend(start.iter().map(|tag| (*tag).to_owned()));
+            let name = environment.get(&variables::LAMBDA_FUNCTION_NAME);
+            trailing.extend(function.tags(name).iter().map(|tag| clean(tag)));
+            most = MOST_TAGS_IN_LAMBDA;
+        }
         let room = emitter::LONGEST.saturating_sub(BESIDE_THE_BLOCK + extras.reserved);
-        join(&leading, &user.cleaned(), &trailing, room)
+        join(&leading, &user, &trailing, room, most)
     }
 
     /// What to say where user tags were left out.
@@ -218,12 +263,36 @@ impl Identity {
     }
 }
 
-/// Joins the tags, leaving out user tags from the last on until the block fits.
-fn join(leading: &[String], user: &[String], trailing: &[String], room: usize) -> Identity {
+/// Service, env and version without those that the extension in AWS Lambda, which knows the variables alone, would add
+/// otherwise; it writes them in lower case, as the back end does.
+fn uncontradicted(
+    names: [Option<String>; 3],
+    environment: &Environment,
+    extras: Extras<'_>,
+) -> [Option<String>; 3] {
+    if !extras.function.is_some_and(|function| function.has_extension) {
+        return names;
+    }
+    let [service, env, version] = names;
+    let theirs = |variable| environment.get(variable);
+    let their_service = theirs(&variables::SERVICE).or_else(|| theirs(&variables::LAMBDA_FUNCTION_NAME));
+    let agreed = |ours: Option<String>, theirs: Option<&str>| {
+        ours.filter(|ours| theirs.is_none_or(|theirs| theirs.eq_ignore_ascii_case(ours)))
+    };
+    [
+        agreed(service, their_service),
+        agreed(env, theirs(&variables::ENV)),
+        agreed(version, theirs(&variables::VERSION)),
+    ]
+}
+
+/// Joins the tags, leaving out user tags from the last on until the block fits and has no more than `most`.
+fn join(leading: &[String], user: &[String], trailing: &[String], room: usize, most: usize) -> Identity {
     let size = |tags: &[String]| tags.iter().map(|tag| tag.len() + 1).sum::<usize>();
     let mut room = room.saturating_sub(size(leading) + size(trailing));
     let mut kept: Vec<&str> = leading.iter().map(String::as_str).collect();
-    let fitting = user.iter().take_while(|tag| {
+    let most = most.saturating_sub(leading.len() + trailing.len());
+    let fitting = user.iter().take(most).take_while(|tag| {
         let fits = tag.len() < room;
         room = room.saturating_sub(tag.len() + 1);
         fits

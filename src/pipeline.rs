@@ -6,14 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalogue::{Sample, samples};
-use crate::emitter::Emitter;
+use crate::catalogue::{Sample, Value, samples};
+use crate::config::Route;
+use crate::distribution::Distribution;
 use crate::emitter::named_host::NamedHost;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Legacy, Transport};
+use crate::emitter::{Emitter, LogLines, Printed};
 use crate::identity::Subject;
 use crate::interval::Interval;
+use crate::invocation::Invoked;
 use crate::message::{Message, Severity};
 use crate::selection::Selection;
 use crate::snapshot::{Collections, Interpreter, Snapshot, Worker};
@@ -48,6 +51,12 @@ pub struct Output {
     pub selection: Selection,
     /// Time between two flushes, as planned.
     pub interval: Duration,
+    /// How they leave.
+    pub route: Route,
+    /// What is to be written to the program's log.
+    pub log: LogLines,
+    /// When a flush is, in seconds since 1970; where metrics go to the log, the caller tells.
+    pub at: u64,
 }
 
 impl Pipeline {
@@ -65,6 +74,34 @@ impl Pipeline {
         let collections = pipeline.gc.drain();
         pipeline.earlier = pipeline.snapshot(now, Some(collections), None);
         pipeline
+    }
+
+    /// Begins anew at `now`, for an invocation: what has gathered since the last is nobody's.
+    pub fn begin(&mut self, now: impl FnOnce() -> Duration, invoked: Invoked) {
+        self.output.tell_of_invocation(invoked);
+        let collections = self.gc.drain();
+        self.earlier = self.snapshot(now(), Some(collections), None);
+    }
+
+    /// Sends a value of a metric of the program's own, in at most `within`; says whether it has left.
+    pub fn distribute(&mut self, distribution: &Distribution, now: Duration, within: Duration) -> bool {
+        self.output.distribute(distribution, now, within)
+    }
+
+    /// A flush now is at this time, in seconds since 1970.
+    pub fn set_time(&mut self, at: u64) {
+        self.output.at = at;
+    }
+
+    /// What is to be written to the program's log since the last call.
+    #[must_use]
+    pub fn take_log(&mut self) -> String {
+        self.output.log.take()
+    }
+
+    /// Closes the socket until something is sent.
+    pub fn disconnect(&self) {
+        self.output.transport.disconnect();
     }
 
     /// Sends the interval up to `now`, in at most `within`; says whether everything has left.
@@ -188,11 +225,40 @@ impl Output {
         if !self.subject.follow(&facts.environment, facts.tracers.as_ref()) {
             return Vec::new();
         }
+        let warning = self.join_tags();
+        warning.into_iter().chain(self.tell_of_worker(before)).collect()
+    }
+
+    fn tell_of_invocation(&mut self, invoked: Invoked) {
+        let Some(function) = &mut self.subject.function else { return };
+        if function.invoked.as_ref() != Some(&invoked) {
+            function.invoked = Some(invoked);
+            // It has been said when metrics were enabled.
+            drop(self.join_tags());
+        }
+    }
+
+    fn join_tags(&mut self) -> Option<Message> {
         let identity = self.subject.identity();
         let warning = if identity.left_out > self.left_out { identity.warning() } else { None };
         self.left_out = identity.left_out;
         self.emitter.set_tags(identity.tags);
-        warning.into_iter().chain(self.tell_of_worker(before)).collect()
+        warning
+    }
+
+    /// Sends a value of a metric of the program's own, in at most `within`; says whether it has left.
+    pub fn distribute(&mut self, distribution: &Distribution, now: Duration, within: Duration) -> bool {
+        if self.route == Route::Nowhere {
+            return false;
+        }
+        let tags = self.subject.tags_beside(&distribution.tags);
+        if self.route == Route::Log {
+            let at = distribution.timestamp.unwrap_or(self.at);
+            self.log.push(&distribution.name, distribution.value, at, &tags);
+            return true;
+        }
+        self.transport.prepare(now, within);
+        self.emitter.distribute(distribution, &tags)
     }
 
     fn tell_of_worker(&self, before: Worker) -> Option<Message> {
@@ -217,6 +283,18 @@ impl Output {
         now: Duration,
         within: Duration,
     ) -> bool {
+        match self.route {
+            Route::Socket => {}
+            Route::Log => {
+                for Sample { metric, value } in samples(selection, interval) {
+                    if !matches!(value, Value::Real(real) if !real.is_finite()) {
+                        self.log.push(metric.name, Printed(value), self.at, self.emitter.tags());
+                    }
+                }
+                return true;
+            }
+            Route::Nowhere => return false,
+        }
         self.transport.prepare(now, within);
         let report = self.telemetry.as_ref().map(|telemetry| {
             let status = self.status();

@@ -9,11 +9,13 @@ use cadence::{ErrorKind, MetricError, MetricResult, MetricSink, StatsdClient};
 use self::telemetry::{COUNTERS, Report};
 use crate::catalogue::{Sample, Value};
 use crate::config::WireType;
+use crate::distribution::Distribution;
 
 pub mod address;
 #[cfg(target_os = "linux")]
 mod container;
 mod health;
+mod log;
 pub mod named_host;
 pub mod origin;
 mod packets;
@@ -22,6 +24,7 @@ pub mod status;
 pub mod telemetry;
 pub mod transport;
 
+pub use log::{LogLines, Printed};
 pub use packets::LONGEST;
 
 /// Writes samples as DogStatsD lines to a sink.
@@ -87,6 +90,26 @@ impl Emitter {
             all_written &= self.write(&untold, transport);
         }
         self.client.flush().is_ok() && all_written
+    }
+
+    /// Writes a metric of the program's own with these tags alone, flushes the sink and says whether it has left.
+    #[must_use]
+    pub fn distribute(&self, distribution: &Distribution, tags: &str) -> bool {
+        let mut line = self.client.distribution_with_tags(&distribution.name, distribution.value);
+        if !tags.is_empty() {
+            line = line.with_tag_value(tags);
+        }
+        if let Some(timestamp) = distribution.timestamp {
+            line = line.with_timestamp(timestamp);
+        }
+        let is_written = line.try_send().is_ok();
+        self.client.flush().is_ok() && is_written
+    }
+
+    /// The tags of every line.
+    #[must_use]
+    pub fn tags(&self) -> &str {
+        &self.tags
     }
 
     fn write(&self, untold: &Report, transport: &str) -> bool {

@@ -141,6 +141,11 @@ impl Transport {
         Legacy { health: state.health.of_heir(), addresses: state.addresses.clone() }
     }
 
+    /// Closes the socket; the next flush opens another.
+    pub fn disconnect(&self) {
+        self.state().connection = None;
+    }
+
     /// Takes over what the parent process knew.
     pub fn inherit(&self, legacy: &Legacy) {
         let mut state = self.state();

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyString};
 use uuid::Uuid;
 
+use super::aws_lambda::Invocations;
 use super::fork;
 use super::log::{loaded, unless_exception};
 use super::running::{self, Running};
@@ -39,6 +40,8 @@ pub struct Process {
     pub threads_at_fork: ThreadsAtFork,
     /// What multiprocessing calls in its children, once it has been registered.
     pub multiprocessing_hook: OnceCell<Py<PyAny>>,
+    /// The invocations that it serves, in AWS Lambda.
+    pub invocations: Invocations,
     /// What ran in the process that this one was forked from, which knows its own; never dropped.
     parents: ArcSwapOption<Running>,
     /// Its upper and its lower half. Only a process that has just begun changes it.
@@ -82,6 +85,7 @@ impl Process {
                 image: ProcessImage::mark(),
                 threads_at_fork: ThreadsAtFork::of(hexversion(py)?),
                 multiprocessing_hook: OnceCell::new(),
+                invocations: Invocations::default(),
                 parents: ArcSwapOption::const_empty(),
                 runtime_id: [const { AtomicU64::new(0) }; 2],
                 closed: AtomicBool::new(false),
@@ -122,7 +126,8 @@ impl Process {
         self.parents.store(Some(parents));
     }
 
-    fn draw_runtime_id(&self) {
+    /// Gives this run of the process an id of its own, from the operating system's random numbers.
+    pub fn draw_runtime_id(&self) {
         let (upper, lower) = Uuid::new_v4().as_u64_pair();
         self.runtime_id[0].store(upper, SeqCst);
         self.runtime_id[1].store(lower, SeqCst);

@@ -15,14 +15,16 @@ use pyo3::types::PyDict;
 
 use super::interpreter::{CPython, Look};
 use super::process::{self, Process};
-use super::{arguments, fork, log};
+use super::{arguments, aws_lambda, fork, log};
 use crate::catalogue::Value;
 use crate::clock::Clock;
-use crate::collector::Collector;
+use crate::collector::{self, Collector};
 use crate::config::{Arguments, InvalidArgument, Settings, Warning};
+use crate::distribution::Distribution;
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::transport::Legacy;
 use crate::identity::{Claims, Entrypoint, Subject};
+use crate::invocation::Function;
 use crate::message::{Message, Severity};
 use crate::snapshot::Tracers;
 use crate::variables::{Environment, IDENTITY, VARIABLES};
@@ -51,7 +53,7 @@ pub struct Running {
 /// What a collector was started with.
 struct Plan {
     settings: Settings,
-    claims: Claims,
+    arguments: Arguments,
     environment: Environment,
     /// If process tags are asked for.
     entrypoint: Option<Entrypoint>,
@@ -191,6 +193,26 @@ pub fn at_exit(py: Python<'_>) {
     });
 }
 
+/// Sends a value of a metric of the program's own where nothing runs; gives what is to be written to the log.
+///
+/// # Errors
+///
+/// What a signal handler of the program has raised meanwhile.
+pub fn distribute(
+    py: Python<'_>,
+    process: &Process,
+    distribution: &Distribution,
+    at: u64,
+) -> PyResult<String> {
+    let (plan, warnings) = Plan::new(py, &Arguments::default())?;
+    if plan.settings.disabled {
+        return Ok(String::new());
+    }
+    log::from_program(py, &process.messages(warnings))?;
+    let subject = plan.subject(process, Tracers::default());
+    Ok(collector::distribute(&plan.settings, subject, distribution, at))
+}
+
 /// What runs in this process: a child that has not been recognised as one is first.
 pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
     if Process::known().is_some_and(|process| process.image.is_of_a_parent()) {
@@ -207,20 +229,22 @@ pub fn forget() {
     }
 }
 
-fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()> {
+/// Starts what is not running.
+///
+/// # Errors
+///
+/// A wrong argument, or what a signal handler of the program has raised meanwhile.
+pub fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()> {
     let process = match Process::this(py) {
         Ok(process) => process,
         Err(error) => return give_up(py, error),
     };
     let running = current(py);
-    let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), &VARIABLES)?;
-    let (settings, warnings) = settings(arguments, &environment)?;
-    if settings.disabled {
+    let (plan, warnings) = Plan::new(py, arguments)?;
+    if plan.settings.disabled {
         let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set";
         return log::from_program(py, &[Message::new(Severity::Info, text.to_owned())]);
     }
-    let entrypoint = settings.process_tags.then(|| process::entrypoint(py)).transpose()?;
-    let plan = Plan { settings, claims: arguments.claims.clone(), environment, entrypoint };
     let mut messages = process.messages(warnings);
     if process.is_closed() {
         return Ok(());
@@ -238,6 +262,9 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
         if before.is_none() {
             messages.extend(running.plan.subject(process, Tracers::default()).identity().warning());
             messages.extend(running.start(py));
+            if running.plan.settings.function.is_some() {
+                aws_lambda::prepare(py, process, running.plan.settings.is_stored);
+            }
         }
     }
     log::from_program(py, &messages)
@@ -273,16 +300,24 @@ fn stop(py: Python<'_>, budget: Duration, ends: bool) -> PyResult<Option<Arc<Col
 }
 
 impl Plan {
+    fn new(py: Python<'_>, arguments: &Arguments) -> PyResult<(Self, Vec<Warning>)> {
+        let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), &VARIABLES)?;
+        let (settings, warnings) = settings(arguments, &environment)?;
+        let entrypoint = settings.process_tags.then(|| process::entrypoint(py)).transpose()?;
+        Ok((Self { settings, arguments: arguments.clone(), environment, entrypoint }, warnings))
+    }
+
     /// Who sends, by what tracers say at this moment.
     fn subject(&self, process: &Process, tracers: Tracers) -> Subject {
         Subject {
-            claims: self.claims.clone(),
+            claims: self.arguments.claims.clone(),
             runtime: process.runtime.clone(),
             runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
             entrypoint: self.entrypoint.clone(),
             reserved: self.settings.origin.longest_fields(),
             environment: self.environment.only(&IDENTITY),
             tracers,
+            function: self.settings.function.map(|has_extension| Function { has_extension, invoked: None }),
         }
     }
 }
@@ -294,7 +329,7 @@ impl Running {
         let tracers = interpreter.tracers(py, Look::Only)?.unwrap_or_default();
         // By the first flush the program has set up its log.
         let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
-        let collector = collector(&plan, subject, clock, &interpreter, None);
+        let collector = collector_of(&plan, subject, clock, &interpreter, None);
         Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), explicitly, parents: None })
     }
 
@@ -314,7 +349,7 @@ impl Running {
         // A finaliser may have forked within a collection.
         parents.interpreter.gc_counters().forget_start();
         let heir = Self {
-            collector: collector(
+            collector: collector_of(
                 &parents.plan,
                 subject,
                 parents.clock,
@@ -332,6 +367,36 @@ impl Running {
         if let Some(heir) = current(py) {
             heir.go_on();
         }
+    }
+
+    /// Where the process is restored from an image, puts a collector of its own in the place of that which was stored.
+    ///
+    /// # Errors
+    ///
+    /// What a signal handler of the program has raised meanwhile.
+    pub fn restore(py: Python<'_>, process: &Process) -> PyResult<()> {
+        let Some(stored) = RUNNING.load_full() else { return Ok(()) };
+        // The extension may be another than where the image was made.
+        let (plan, warnings) = Plan::new(py, &stored.plan.arguments)?;
+        let mut messages = process.messages(warnings);
+        let tracers = stored.interpreter.tracers(py, Look::Only)?.unwrap_or_default();
+        let subject = plan.subject(process, tracers);
+        let restored = Arc::new(Self {
+            collector: collector_of(&plan, subject, stored.clock, &stored.interpreter, None),
+            interpreter: Arc::clone(&stored.interpreter),
+            clock: stored.clock,
+            plan: Arc::new(plan),
+            explicitly: stored.explicitly,
+            parents: stored.parents.clone(),
+        });
+        RUNNING.store(Some(Arc::clone(&restored)));
+        messages.extend(restored.start(py));
+        log::from_program(py, &messages)
+    }
+
+    /// What the interpreter knows.
+    pub fn interpreter(&self) -> &CPython {
+        &self.interpreter
     }
 
     /// What collects.
@@ -411,7 +476,7 @@ impl Running {
     }
 }
 
-fn collector(
+fn collector_of(
     plan: &Plan,
     subject: Subject,
     clock: Clock,

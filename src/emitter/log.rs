@@ -1,0 +1,56 @@
+//! Lines for the log of a function, from which the vendor's forwarder takes metrics: one JSON object each.
+
+use std::fmt::{self, Write};
+
+use crate::catalogue::Value;
+
+/// Lines that have not been written yet.
+#[derive(Debug, Default)]
+pub struct LogLines(String);
+
+impl LogLines {
+    /// Adds a value at a time in seconds since 1970. Name and tags are clean: nothing in them needs to be escaped.
+    pub fn push(&mut self, name: &str, value: impl fmt::Display, at: u64, tags: &str) {
+        let tags: Vec<String> =
+            tags.split(',').filter(|tag| !tag.is_empty()).map(|tag| format!("\"{tag}\"")).collect();
+        let tags = tags.join(",");
+        // A String takes everything.
+        let _ = writeln!(self.0, r#"{{"m":"{name}","v":{value},"e":{at},"t":[{tags}]}}"#);
+    }
+
+    /// All lines so far, to be written at once.
+    #[must_use]
+    pub fn take(&mut self) -> String {
+        std::mem::take(&mut self.0)
+    }
+}
+
+/// A value as it is printed.
+pub struct Printed(pub Value);
+
+impl fmt::Display for Printed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::Whole(whole) => whole.fmt(f),
+            Value::Real(real) => real.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_a_line_of_its_own() {
+        let mut lines = LogLines::default();
+        lines.push("a.b", Printed(Value::Whole(7)), 1_700_000_000, "team:core,canary");
+        lines.push("c", Printed(Value::Real(0.25)), 5, "");
+        assert_eq!(
+            lines.take(),
+            "{\"m\":\"a.b\",\"v\":7,\"e\":1700000000,\"t\":[\"team:core\",\"canary\"]}\n\
+             {\"m\":\"c\",\"v\":0.25,\"e\":5,\"t\":[]}\n"
+        );
+        assert_eq!(lines.take(), "");
+    }
+}
