@@ -1,5 +1,8 @@
-from collections.abc import Iterable, Mapping
-from typing import Final, Literal, TypedDict, final, type_check_only
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVar, final, type_check_only
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 __version__: Final[str]
 
@@ -85,6 +88,40 @@ def status() -> Status:
 
 def enabled() -> bool:
     """Tell whether metrics are collected."""
+
+def instrument(handler: _Handler) -> _Handler:
+    """Wrap the handler of a function in AWS Lambda: each invocation sends its metrics when it ends.
+
+    However often a handler is wrapped, an invocation sends them once. Result, exception and stack are the handler's own.
+    Outside AWS Lambda the handler is only called.
+
+    Args:
+        handler: A function of an event and a context, or anything else that can be called so.
+
+    Returns:
+        What is to be called in its place; it has the handler's name, attributes and __wrapped__.
+
+    Raises:
+        TypeError: The handler cannot be called.
+    """
+
+def lambda_metric(
+    metric_name: str,
+    value: SupportsFloat | SupportsIndex | str,
+    timestamp: float | datetime | None = None,
+    tags: Iterable[str] | None = None,
+) -> None:
+    """Send one value of a distribution now, through the socket of the runtime metrics.
+
+    In AWS Lambda with neither the Datadog Lambda Extension nor an address it goes to the log if DD_FLUSH_TO_LOG is true, else
+    nowhere. Nothing is raised on account of a wrong value; the first of each kind is a warning.
+
+    Args:
+        metric_name: The name of the metric.
+        value: The value.
+        timestamp: When it was so: seconds since 1970 or a datetime, at most 4 hours ago. Now by default.
+        tags: Its tags: "key:value" strings.
+    """
 
 def catalogue() -> list[Metric]:
     """List every metric there is, in the order in which they are sent."""
