@@ -46,7 +46,7 @@ class Event:
     at: float
     # "datagram", what the Runtime API notes, or what is done to the process: "freeze", "thaw", "kill".
     what: str
-    id: str
+    request: str
     body: bytes
 
 
@@ -56,10 +56,10 @@ class Timeline(list[Event]):
 
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def note(self, what: str, id: str = "", body: bytes = b"", at: float | None = None) -> None:
+    def note(self, what: str, request: str = "", body: bytes = b"", at: float | None = None) -> None:
         """Adds something, that has happened now unless another time is given."""
         with self.changed:
-            self.append(Event(time.time() if at is None else at, what, id, body))
+            self.append(Event(time.time() if at is None else at, what, request, body))
             self.changed.notify_all()
 
     def count(self, what: str) -> int:  # type: ignore[override]
@@ -76,7 +76,7 @@ class Timeline(list[Event]):
 class Answer:
     """What became of an invocation."""
 
-    id: str
+    request: str
     # "response" or "error".
     kind: str
     body: Any
@@ -138,6 +138,7 @@ class Environment:
         self,
         handler: str,
         folder: Path,
+        variables: dict[str, str],
         *,
         extension: bool = True,
         initialization: str = "on-demand",
@@ -145,7 +146,6 @@ class Environment:
         functions: Path = FUNCTIONS,
         within: tuple[str, ...] = (),
         options: tuple[str, ...] = (),
-        **variables: str,
     ) -> None:
         """Starts it; `within` is a command that runs another."""
         need("awslambdaric", among=LAMBDA)
@@ -165,6 +165,8 @@ class Environment:
         present = folder / "datadog-agent"
         if extension:
             present.touch()
+        else:
+            present.unlink(missing_ok=True)
         self.variables = {
             "PATH": os.environ["PATH"],
             "AWS_EXECUTION_ENV": "AWS_Lambda_python3.12",
@@ -196,7 +198,9 @@ class Environment:
         self._await("next", 1)
         return next(event.at for event in self.timeline if event.what == "next") - self.began
 
-    def invoke(self, event: object = None, *, id: str = "", frozen: float = 0, thawed: float = 0) -> Answer:
+    def invoke(
+        self, event: object = None, *, request: str = "", frozen: float = 0, thawed: float = 0
+    ) -> Answer:
         """Has an event served: after a freeze of some seconds, and some more after the thaw."""
         self._await("next", self._invocations + 1)
         self._receiver.settle()
@@ -206,22 +210,32 @@ class Environment:
             self.thaw()
             time.sleep(thawed)
         self._invocations += 1
-        id = id or f"request-{self._invocations}"
+        request = request or f"request-{self._invocations}"
         begin = len(self.timeline)
-        self._api.invocations.put(Invocation(id, json.dumps(event).encode()))
+        self._api.invocations.put(Invocation(request, json.dumps(event).encode()))
         # The invocation is over when the next event is asked for.
         self._await("next", self._invocations + 1)
         self._receiver.settle()
-        return self._answer(id, self.timeline[begin:])
+        return self._answer(request, self.timeline[begin:])
+
+    def hand_out(self, event: object, deadline: float = 60) -> None:
+        """Has an event served, and does not wait for the answer."""
+        self._await("next", self._invocations + 1)
+        self._invocations += 1
+        request = f"request-{self._invocations}"
+        self._api.invocations.put(Invocation(request, json.dumps(event).encode(), deadline))
+        assert self.timeline.until(lambda: self.timeline.count("invoke") == self._invocations)
 
     def invoke_to_its_end(self, event: object, *, deadline: float) -> None:
         """Has an event served until the deadline, at which the platform kills the process."""
-        self._await("next", self._invocations + 1)
-        self._invocations += 1
-        self._api.invocations.put(Invocation(f"request-{self._invocations}", json.dumps(event).encode(), deadline))
-        assert self.timeline.until(lambda: self.timeline.count("invoke") == self._invocations)
+        self.hand_out(event, deadline)
         time.sleep(deadline)
         self.kill()
+
+    def datagrams(self) -> list[bytes]:
+        """All that has arrived so far."""
+        self._receiver.settle()
+        return [event.body for event in self.timeline if event.what == "datagram"]
 
     def freeze(self) -> None:
         """Stops it, and waits until it stands still."""
@@ -251,7 +265,7 @@ class Environment:
             for invoked in self.timeline
             if invoked.what == "invoke"
             for answered in self.timeline
-            if answered.what in ("response", "error") and answered.id == invoked.id
+            if answered.what in ("response", "error") and answered.request == invoked.request
         ]
         return [
             event
@@ -285,15 +299,15 @@ class Environment:
         assert self.timeline.until(happened), self.said()
         assert self.timeline.count(what) >= times, self.said()
 
-    def _answer(self, id: str, events: list[Event]) -> Answer:
+    def _answer(self, request: str, events: list[Event]) -> Answer:
         (invoked,) = [event for event in events if event.what == "invoke"]
         (answered,) = [event for event in events if event.what in ("response", "error")]
-        assert (invoked.id, answered.id) == (id, id)
+        assert (invoked.request, answered.request) == (request, request)
         datagrams = [
             event.body for event in events if event.what == "datagram" and invoked.at < event.at < answered.at
         ]
         return Answer(
-            id, answered.what, json.loads(answered.body), answered.at - invoked.at, tuple(datagrams)
+            request, answered.what, json.loads(answered.body), answered.at - invoked.at, tuple(datagrams)
         )
 
 
@@ -306,19 +320,21 @@ def opened() -> tuple[socket.socket, socket.socket, socket.socket]:
 
 
 @contextmanager
-def environment(handler: str, folder: Path, **options: Any) -> Iterator[Environment]:
+def environment(
+    handler: str, folder: Path, variables: dict[str, str] | None = None, **options: Any
+) -> Iterator[Environment]:
     """Runs a function until it is not needed any more."""
     folder.mkdir(exist_ok=True)
-    running = Environment(handler, folder, **options)
+    running = Environment(handler, folder, variables or {}, **options)
     try:
         yield running
     finally:
         running.close()
 
 
-def init_error(handler: str, folder: Path, **options: Any) -> dict[str, Any]:
+def init_error(handler: str, folder: Path, variables: dict[str, str]) -> dict[str, Any]:
     """What a function that cannot be set up reports."""
-    with environment(handler, folder, **options) as running:
+    with environment(handler, folder, variables) as running:
         assert running.timeline.until(lambda: running.timeline.count("init error") > 0), running.said()
         running.process.wait(PATIENCE)
         (reported,) = [event for event in running.timeline if event.what == "init error"]

@@ -18,7 +18,7 @@ ARN = "arn:aws:lambda:eu-central-1:123456789012:function:"
 class Invocation(NamedTuple):
     """An event on its way to the function."""
 
-    id: str
+    request: str
     event: bytes
     # Seconds from now.
     deadline: float = 60
@@ -33,9 +33,7 @@ class RuntimeApi(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(
-        self, listener: socket.socket, name: str, note: Callable[[str, str, bytes], None]
-    ) -> None:
+    def __init__(self, listener: socket.socket, name: str, note: Callable[[str, str, bytes], None]) -> None:
         """Takes over a bound socket; `name` is the function's."""
         super().__init__(listener.getsockname(), Requests, bind_and_activate=False)
         self.socket.close()
@@ -62,13 +60,13 @@ class Requests(BaseHTTPRequestHandler):
             self.answer(200, b"")
             return
         self.server.note("next", "", b"")
-        id, event, deadline = self.server.invocations.get()
-        self.server.note("invoke", id, event)
+        request, event, deadline = self.server.invocations.get()
+        self.server.note("invoke", request, event)
         self.answer(
             200,
             event,
             {
-                "Lambda-Runtime-Aws-Request-Id": id,
+                "Lambda-Runtime-Aws-Request-Id": request,
                 "Lambda-Runtime-Deadline-Ms": str(int((time.time() + deadline) * 1000)),
                 "Lambda-Runtime-Invoked-Function-Arn": self.server.arn,
                 "Lambda-Runtime-Trace-Id": "Root=1-5e1b4151-5ac6c58f5ad3a2c9b8f9e5d1;Sampled=0",

@@ -1,6 +1,16 @@
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, Literal, SupportsFloat, SupportsIndex, TypedDict, TypeVar, final, type_check_only
+from typing import (
+    Any,
+    Final,
+    Literal,
+    SupportsFloat,
+    SupportsIndex,
+    TypedDict,
+    TypeVar,
+    final,
+    type_check_only,
+)
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
@@ -92,8 +102,8 @@ def enabled() -> bool:
 def instrument(handler: _Handler) -> _Handler:
     """Wrap the handler of a function in AWS Lambda: each invocation sends its metrics when it ends.
 
-    However often a handler is wrapped, an invocation sends them once. Result, exception and stack are the handler's own.
-    Outside AWS Lambda the handler is only called.
+    However often a handler is wrapped, an invocation sends them once. Result, exception and stack are the handler's
+    own. Outside AWS Lambda the handler is only called.
 
     Args:
         handler: A function of an event and a context, or anything else that can be called so.
@@ -113,8 +123,8 @@ def lambda_metric(
 ) -> None:
     """Send one value of a distribution now, through the socket of the runtime metrics.
 
-    In AWS Lambda with neither the Datadog Lambda Extension nor an address it goes to the log if DD_FLUSH_TO_LOG is true, else
-    nowhere. Nothing is raised on account of a wrong value; the first of each kind is a warning.
+    In AWS Lambda with neither the Datadog Lambda Extension nor an address it goes to the log if DD_FLUSH_TO_LOG is
+    true, else nowhere. Nothing is raised on account of a wrong value; the first of each kind is a warning.
 
     Args:
         metric_name: The name of the metric.

@@ -83,8 +83,8 @@ fn wall() -> Duration {
 
 /// Wrap the handler of a function in AWS Lambda: each invocation sends its metrics when it ends.
 ///
-/// However often a handler is wrapped, an invocation sends them once. Result, exception and stack are the handler's own.
-/// Outside AWS Lambda the handler is only called.
+/// However often a handler is wrapped, an invocation sends them once. Result, exception and stack are the handler's
+/// own. Outside AWS Lambda the handler is only called.
 ///
 /// Args:
 ///     handler: A function of an event and a context, or anything else that can be called so.
@@ -105,8 +105,10 @@ pub fn instrument(handler: Bound<'_, PyAny>) -> PyResult<Instrumented> {
     Ok(Instrumented { handler: handler.unbind() })
 }
 
-/// A handler whose invocations send their metrics. Native, so that no frame of ours is in the stack of an exception.
-#[pyclass(frozen, dict, weakref, name = "instrumented", module = "runtime_metrics.aws_lambda")]
+// A handler whose invocations send their metrics. Native, so that no frame of ours is in the stack of an exception, and
+// otherwise the handler itself, whatever is asked of it: it has no docstring, no attributes and, as far as anybody looks at
+// names, no type of its own. (ddtrace wraps the code of a handler, to notice timeouts, if the type is called so.)
+#[pyclass(frozen, weakref, name = "function", module = "runtime_metrics.aws_lambda")]
 pub struct Instrumented {
     handler: Py<PyAny>,
 }
@@ -128,7 +130,7 @@ impl Instrumented {
         result.and_then(|result| ended.map(|()| result))
     }
 
-    /// A method of a class is a handler, too.
+    // A method of a class is a handler, too.
     fn __get__(
         slf: Bound<'_, Self>,
         instance: &Bound<'_, PyAny>,
@@ -141,9 +143,16 @@ impl Instrumented {
         method.call1((slf, instance)).map(Bound::unbind)
     }
 
-    /// What it does not have itself it has from the handler.
     fn __getattr__<'py>(&self, py: Python<'py>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
         self.handler.bind(py).getattr(name)
+    }
+
+    fn __setattr__(&self, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.handler.bind(name.py()).setattr(name, value)
+    }
+
+    fn __delattr__(&self, name: &Bound<'_, PyString>) -> PyResult<()> {
+        self.handler.bind(name.py()).delattr(name)
     }
 
     #[getter]
@@ -240,8 +249,8 @@ fn write(py: Python<'_>, lines: &str) -> PyResult<()> {
 
 /// Send one value of a distribution now, through the socket of the runtime metrics.
 ///
-/// In AWS Lambda with neither the Datadog Lambda Extension nor an address it goes to the log if DD_FLUSH_TO_LOG is true, else
-/// nowhere. Nothing is raised on account of a wrong value; the first of each kind is a warning.
+/// In AWS Lambda with neither the Datadog Lambda Extension nor an address it goes to the log if DD_FLUSH_TO_LOG is
+/// true, else nowhere. Nothing is raised on account of a wrong value; the first of each kind is a warning.
 ///
 /// Args:
 ///     metric_name: The name of the metric.

@@ -242,8 +242,12 @@ fn runtime(py: Python<'_>) -> PyResult<Runtime> {
 
 /// Texts, of which bytes that are not UTF-8 are replaced.
 fn texts(words: Bound<'_, PyIterator>) -> Vec<String> {
-    let text = |word: PyResult<Bound<'_, PyAny>>| {
-        Some(word.ok()?.cast::<PyString>().ok()?.to_string_lossy().into_owned())
-    };
-    words.filter_map(text).collect()
+    let mut texts = Vec::new();
+    // Collected, it would be asked how many there are, for which a module is imported.
+    for word in words {
+        if let Ok(word) = word.and_then(|word| Ok(word.cast_into::<PyString>()?)) {
+            texts.push(word.to_string_lossy().into_owned());
+        }
+    }
+    texts
 }
