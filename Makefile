@@ -15,7 +15,7 @@ endif
 AUTOSTART := $(addprefix autostart/,pyproject.toml README.md LICENSE runtime_metrics_autostart.py runtime_metrics_autostart.pth \
 	runtime_metrics_autostart.start)
 
-.PHONY: help setup demo test lint bench generate docs check wheel sdist clean
+.PHONY: help setup demo lambda test lint bench generate docs check wheel sdist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -24,6 +24,9 @@ setup: .venv/.installed ## a virtual environment with the tools and the package 
 
 demo: setup ## a real workload's metrics, through a real socket, on the screen
 	@$(BIN)/runtime-metrics demo
+
+lambda: .lambda/.ready ## a function in AWS Lambda, run on this machine, and what it sends
+	@.lambda/bin/python examples/lambda/run.py
 
 test: setup dist/.sdist dist/.autostart .servers/.ready .lambda/.ready .linters/.ready .peers/.ready ## every test
 	cargo test --quiet

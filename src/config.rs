@@ -356,9 +356,11 @@ impl Variables<'_> {
             Address::Unix(..) => false,
         };
         settings.function = Some(has_extension && is_extensions);
+        // Nothing waits for a name server while it is paid for.
         if let (Occasion::EachInvocation, Address::Udp(Host::Name(name), _)) =
             (settings.occasion, &settings.destination.address)
         {
+            settings.route = Route::Nowhere;
             let text = format!(
                 "nothing is sent to {}: in AWS Lambda the name {name} is not looked up; give an IP address",
                 settings.destination
@@ -661,6 +663,69 @@ mod tests {
         assert_eq!(settings.destination.to_string(), "unix:///a (from dogstatsd_url)");
         assert_eq!(settings.interval, Duration::from_secs(1));
         assert_eq!(settings.wire_type, WireType::Distribution);
+    }
+
+    const FUNCTION: (&str, &str) = ("AWS_LAMBDA_FUNCTION_NAME", "coffee");
+    const PRESENT: (&str, &str) = ("DD_RUNTIME_METRICS_LAMBDA_EXTENSION", "/");
+    const ABSENT: (&str, &str) = ("DD_RUNTIME_METRICS_LAMBDA_EXTENSION", "/nowhere/datadog-agent");
+
+    #[test]
+    fn a_function_is_measured_at_each_invocation_unless_it_is_a_server_or_keeps_its_thread() {
+        let occasion = |name, value| settings([FUNCTION, PRESENT, (name, value)]).0.occasion;
+        let kind = "AWS_LAMBDA_INITIALIZATION_TYPE";
+        for value in ["on-demand", "provisioned-concurrency", "snap-start", ""] {
+            assert_eq!(occasion(kind, value), Occasion::EachInvocation, "{value}");
+        }
+        assert_eq!(occasion(kind, "lambda-managed-instances"), Occasion::EveryInterval);
+        let thread = "DD_RUNTIME_METRICS_LAMBDA_THREAD";
+        assert_eq!(occasion(thread, "TRUE"), Occasion::EveryInterval);
+        assert_eq!(occasion(thread, "0"), Occasion::EachInvocation);
+        assert_eq!(settings([(kind, "on-demand"), (thread, "false")]).0.occasion, Occasion::EveryInterval);
+        assert!(settings([FUNCTION, PRESENT, (kind, "snap-start")]).0.is_stored);
+    }
+
+    #[test]
+    fn a_function_without_an_address_sends_to_its_extension_or_to_its_log() {
+        let (with, warnings) = settings([FUNCTION, PRESENT, ("DD_FLUSH_TO_LOG", "true")]);
+        assert_eq!(with.destination.to_string(), "udp://127.0.0.1:8125 (from the Datadog Lambda Extension)");
+        assert_eq!((with.route, with.function, warnings.len()), (Route::Socket, Some(true), 0));
+        let (logged, warnings) = settings([FUNCTION, ABSENT, ("DD_FLUSH_TO_LOG", "1")]);
+        assert_eq!((logged.route, logged.function, warnings.len()), (Route::Log, Some(false), 0));
+        let (lost, warnings) = settings([FUNCTION, ABSENT]);
+        assert_eq!((lost.route, lost.function), (Route::Nowhere, Some(false)));
+        let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+        assert!(warning.contains("layer") && warning.contains("DD_FLUSH_TO_LOG=true"), "{warning}");
+        let server = ("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances");
+        let (server, warnings) = settings([FUNCTION, ABSENT, server]);
+        assert_eq!(server.destination, Destination::by_default(Path::new(NO_SOCKET)));
+        assert_eq!((server.route, warnings.len()), (Route::Socket, 0));
+    }
+
+    #[test]
+    fn an_address_of_a_function_s_own_is_sent_to_and_is_the_extension_s_where_it_is_within_the_function() {
+        for (host, port, is_extensions) in [
+            ("127.0.0.1", "8125", true),
+            ("localhost", "8125", true),
+            ("127.0.0.1", "8126", false),
+            ("10.0.0.1", "8125", false),
+        ] {
+            let address = [("DD_AGENT_HOST", host), ("DD_DOGSTATSD_PORT", port)];
+            let (settings, warnings) = settings([FUNCTION, PRESENT, address[0], address[1]]);
+            assert_eq!(settings.destination.to_string(), format!("udp://{host}:{port} (from DD_AGENT_HOST)"));
+            assert_eq!((settings.route, settings.function), (Route::Socket, Some(is_extensions)), "{host}");
+            assert!(warnings.is_empty());
+        }
+    }
+
+    #[test]
+    fn in_a_function_no_name_is_looked_up_and_that_is_said() {
+        let (settings, warnings) = settings([FUNCTION, ABSENT, ("DD_AGENT_HOST", "agent.internal")]);
+        assert_eq!(settings.route, Route::Nowhere);
+        assert_eq!(
+            warnings,
+            ["nothing is sent to udp://agent.internal:8125 (from DD_AGENT_HOST): in AWS Lambda the name \
+              agent.internal is not looked up; give an IP address"]
+        );
     }
 
     proptest! {

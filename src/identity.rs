@@ -634,6 +634,76 @@ mod tests {
         assert_eq!(long, format!("service:{},{TAIL}", "é".repeat(192)));
     }
 
+    fn function(has_extension: bool) -> Function {
+        Function { has_extension, invoked: None }
+    }
+
+    /// The tags of a function in an environment, up to those of the interpreter.
+    fn named<const N: usize>(function: &Function, claims: &Claims, environment: [(&str, &str); N]) -> String {
+        let extras = Extras { function: Some(function), ..Extras::default() };
+        let block = Identity::new(claims, &Environment::from(environment), &runtime(&[]), extras).tags;
+        block.split("lang:python").next().unwrap().trim_end_matches(',').to_owned()
+    }
+
+    #[test]
+    fn what_an_extension_would_name_otherwise_is_not_sent_to_it() {
+        const NAME: (&str, &str) = ("AWS_LAMBDA_FUNCTION_NAME", "Coffee");
+        let (with, without) = (function(true), function(false));
+        let claims = |service: &str| Claims { service: Some(service.into()), ..Claims::default() };
+        assert_eq!(named(&with, &Claims::default(), [NAME]), "service:Coffee");
+        assert_eq!(named(&with, &claims("COFFEE"), [NAME]), "service:COFFEE");
+        assert_eq!(named(&with, &claims("tea"), [NAME]), "");
+        assert_eq!(named(&without, &claims("tea"), [NAME]), "service:tea");
+        assert_eq!(named(&with, &claims("tea"), [NAME, ("DD_SERVICE", "Tea")]), "service:tea");
+        // It knows nothing of these.
+        let otel = ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=prod,service.version=2");
+        assert_eq!(named(&with, &Claims::default(), [NAME, otel]), "service:Coffee,env:prod,version:2");
+        let claims = Claims { env: Some("dev".into()), version: Some("1".into()), ..Claims::default() };
+        let variables = [NAME, ("DD_ENV", "prod"), ("DD_VERSION", "1")];
+        assert_eq!(named(&with, &claims, variables), "service:Coffee,version:1");
+    }
+
+    #[test]
+    fn in_a_function_a_line_has_at_most_a_hundred_tags() {
+        let dd_tags: Vec<String> = (0..150).map(|number| format!("{number}:x")).collect();
+        let environment = Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]);
+        let function = function(false);
+        let with = |function| {
+            let extras = Extras { function, runtime_id: Some("9f0c"), ..Extras::default() };
+            let identity =
+                Identity::new(&Claims::default(), &environment, &runtime(&["python", "app.py"]), extras);
+            (identity.tags.split(',').count(), identity.left_out)
+        };
+        assert_eq!(with(Some(&function)), (100, 55));
+        assert_eq!(with(None), (155, 0));
+    }
+
+    #[test]
+    fn a_metric_of_the_program_s_own_has_its_tags_and_those_of_the_service() {
+        let own = ["product:latte".to_owned(), "a b|c".to_owned(), ":".to_owned()];
+        let environment = Environment::from([
+            ("AWS_LAMBDA_FUNCTION_NAME", "coffee"),
+            ("DD_ENV", "prod"),
+            ("DD_TAGS", "team:core"),
+        ]);
+        let beside = |function| {
+            let subject = Subject {
+                environment: environment.clone(),
+                runtime_id: Some("9f0c".to_owned()),
+                function,
+                ..Subject::default()
+            };
+            subject.tags_beside(&own)
+        };
+        let own = "product:latte,a_b_c";
+        assert_eq!(beside(None), format!("service:coffee,env:prod,team:core,{own}"));
+        assert_eq!(beside(Some(function(true))), own);
+        assert_eq!(
+            beside(Some(function(false))),
+            format!("service:coffee,env:prod,team:core,{own},functionname:coffee")
+        );
+    }
+
     #[test]
     fn user_tags_that_do_not_fit_are_left_out_from_the_last_on() {
         let dd_tags: Vec<String> = (0..100).map(|n| format!("{n}:{}", "x".repeat(150))).collect();

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use runtime_metrics::catalogue::Value;
 use runtime_metrics::clock::Clock;
 use runtime_metrics::collector::Collector;
-use runtime_metrics::config::{Arguments, Settings};
+use runtime_metrics::config::{Arguments, Occasion, Settings};
 use runtime_metrics::identity::{Claims, Subject};
+use runtime_metrics::invocation::{Function, Invoked, Start};
 use runtime_metrics::message::Message;
 use runtime_metrics::reader::Interpreter;
 use runtime_metrics::selection::Selection;
@@ -128,6 +129,53 @@ impl Running {
 
 fn names(lines: &[String], part: &str) -> usize {
     lines.iter().filter(|line| line.contains(part)).count()
+}
+
+/// A collector of a function in AWS Lambda, and what it sends to.
+fn of_a_function() -> (Arc<Collector>, Running) {
+    let running = Running::start(NEVER);
+    let mut settings = Running::settings(&running.receiver, SOON);
+    settings.occasion = Occasion::EachInvocation;
+    settings.function = Some(true);
+    let subject = Subject { function: Some(Function::default()), ..subject("a:b") };
+    let interpreter = Arc::clone(&running.interpreter) as _;
+    let collector =
+        Collector::new(Clock::start(), Arc::clone(&running.gc), &settings, subject, interpreter, None);
+    (collector, running)
+}
+
+fn invoked(start: Start) -> Invoked {
+    Invoked { start, arn: None, version: None, memory: None }
+}
+
+#[test]
+fn a_function_sends_what_an_invocation_has_used_and_nothing_else() {
+    let (collector, running) = of_a_function();
+    collector.run().unwrap();
+    running.gc.start(1_000_000);
+    running.gc.stop(3_000_000, 0);
+    assert!(collector.begin_invocation(7, invoked(Start::Cold)));
+    running.gc.start(4_000_000);
+    running.gc.stop(5_000_000, 0);
+    let logged = collector.end_invocation(8, || Some(snapshot::Interpreter::default()));
+    assert_eq!(logged, "");
+    let lines = running.lines();
+    assert_eq!(names(&lines, "gc.pause.time:1000000|"), 1, "{lines:?}");
+    assert_eq!(names(&lines, "cold_start:true"), lines.len());
+    // Neither a tick nor a last sample: whoever ends the process does so between invocations.
+    std::thread::sleep(3 * SOON);
+    collector.stop(Some(snapshot::Interpreter::default()), PATIENCE, true);
+    assert_eq!(running.flushes(), 0);
+}
+
+#[test]
+fn an_invocation_of_any_length_has_a_percentage() {
+    let (collector, running) = of_a_function();
+    assert!(collector.begin_invocation(7, invoked(Start::Warm)));
+    // Longer than three intervals, which a server must have slept through.
+    std::thread::sleep(4 * SOON);
+    collector.end_invocation(7, || None);
+    assert_eq!(names(&running.lines(), "cpu.percent:"), 1);
 }
 
 #[test]

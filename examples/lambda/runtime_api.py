@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,6 +43,11 @@ class RuntimeApi(ThreadingHTTPServer):
         self.arn = ARN + name
         self.note = note
         self.invocations: queue.SimpleQueue[Invocation] = queue.SimpleQueue()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of a runtime that was killed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
 class Requests(BaseHTTPRequestHandler):
