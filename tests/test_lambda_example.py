@@ -43,7 +43,7 @@ LINTED: dict[str, tuple[Callable[[Path], str], list[Mistake]]] = {
         [
             Mistake("Handler: function", "Handlr: function", "'Handlr' was unexpected"),
             Mistake("MemorySize: 256", "MemorySize: 64", "64 is less than the minimum of 128"),
-            Mistake("Timeout: 10", "Timeout: 1000", "1000 is greater than the maximum of 900"),
+            Mistake("Environment:", "Environments:", "'Environments' was unexpected"),
         ],
     ),
 }
@@ -94,7 +94,7 @@ def serverless() -> dict[str, Any]:
     """The file for the Serverless Framework, for which there is no linter."""
     program = "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)"
     text = (EXAMPLE / "serverless.yml").read_text()
-    command = [LINTERS / "bin" / "python", "-c", program]
+    command: list[str | Path] = [LINTERS / "bin" / "python", "-c", program]
     read = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
     loaded: dict[str, Any] = json.loads(read)
     return loaded
