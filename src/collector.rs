@@ -261,8 +261,10 @@ impl Collector {
     }
 
     /// Sends a value of a metric of the program's own now, in the calling thread; gives what is to be written to the log.
+    /// The caller must be detached from the interpreter, which a tick under way may be waiting for.
     pub fn distribute(&self, distribution: &Distribution, at: u64) -> String {
-        let Some(mut pipeline) = self.pipeline.check_out(SOON) else {
+        let patience = if self.serves_invocations() { SOON } else { BUSY };
+        let Some(mut pipeline) = self.pipeline.check_out(patience) else {
             return String::new();
         };
         pipeline.set_time(at);

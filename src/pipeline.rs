@@ -177,7 +177,11 @@ impl Pipeline {
 
     /// Sends elsewhere or otherwise from now on; what has gathered is kept.
     pub fn redirect(&mut self, output: Output) {
-        self.output = output;
+        let before = std::mem::replace(&mut self.output, output);
+        // It goes on, if there is one.
+        if let Some(invoked) = before.subject.function.and_then(|function| function.invoked) {
+            self.output.tell_of_invocation(invoked);
+        }
     }
 
     /// What there is to say since the last call.

@@ -812,6 +812,42 @@ def test_outside_of_lambda_a_metric_goes_to_the_configured_address(
     assert all(datagram.startswith(PREFIX.encode()) for datagram in sent[5:])
 
 
+def test_beside_a_busy_thread_no_metric_is_lost(run_program: RunProgram, flushes: Flushes) -> None:
+    program = """
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import lambda_metric
+    RuntimeMetrics.enable(flush_interval=0.01)
+    for number in range(3000):
+        lambda_metric("orders", number)
+    """
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_program, program, DD_DOGSTATSD_URL=flushes.url)
+        arrived: list[bytes] = []
+        while not running.done():
+            arrived += flushes.datagrams()
+        arrived += flushes.datagrams()
+        running.result()
+    orders = [datagram.partition(b"|")[0] for datagram in arrived if datagram.startswith(b"orders")]
+    assert orders == [b"orders:%d" % number for number in range(3000)]
+    assert len(arrived) > len(orders) + 1
+
+
+def test_arguments_that_come_in_the_midst_of_an_invocation_hold_for_it(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    program = """
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+    @instrument
+    def handler(event, context):
+        RuntimeMetrics.enable(service="tea")
+    handler(1, None)
+    """
+    run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    (only,) = flushes.rest()
+    assert (only.tag("service"), only.tag("cold_start")) == ("tea", "true")
+
+
 def test_what_is_no_metric_is_not_sent_and_each_kind_is_said_once(tmp_path: Path) -> None:
     program = """
     import math, sys

@@ -277,7 +277,7 @@ pub fn lambda_metric(
         let Some(running) = current(py) else {
             return write(py, &running::distribute(py, process, &distribution, now.as_secs())?);
         };
-        let lines = running.collector().distribute(&distribution, now.as_secs());
+        let lines = py.detach(|| running.collector().distribute(&distribution, now.as_secs()));
         write(py, &lines)?;
         log::from_program(py, &running.collector().take_messages())
     })
