@@ -142,12 +142,13 @@ class Environment:
         *,
         extension: bool = True,
         initialization: str = "on-demand",
+        stored_for: float = 0,
         name: str = "coffee",
         functions: Path = FUNCTIONS,
         within: tuple[str, ...] = (),
         options: tuple[str, ...] = (),
     ) -> None:
-        """Starts it; `within` is a command that runs another."""
+        """Starts it; `within` is a command that runs another, `stored_for` the age of an image in seconds."""
         need("awslambdaric", among=LAMBDA)
         need_tools()
         self.timeline = Timeline()
@@ -157,7 +158,8 @@ class Environment:
             pytest.skip("needs the right to make network namespaces")
         listener, receiver, sender = self._network.inside(opened)
         self._receiver = Receiver(receiver, sender, self.timeline)
-        self._api = RuntimeApi(listener, name, self.timeline.note)
+        self._stored_for = stored_for
+        self._api = RuntimeApi(listener, name, self._note)
         self._serving = threading.Thread(target=self._api.serve_forever, args=(0.02,))
         self._serving.start()
         self._invocations = 0
@@ -291,6 +293,12 @@ class Environment:
         self._serving.join()
         self._api.server_close()
         self._network.close()
+
+    def _note(self, what: str, request: str, body: bytes) -> None:
+        self.timeline.note(what, request, body)
+        if what == "restore":
+            # It is answered when the image is restored.
+            time.sleep(self._stored_for)
 
     def _await(self, what: str, times: int) -> None:
         def happened() -> bool:
