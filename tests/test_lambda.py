@@ -632,7 +632,7 @@ def test_the_package_in_a_function_s_folder_is_small_and_imported_in_no_time(tmp
 
 def test_a_decorated_handler_is_what_it_was(run_program: RunProgram, flushes: Flushes) -> None:
     program = """
-    import functools, inspect, os, weakref
+    import asyncio, functools, inspect, os, weakref
     os.environ["AWS_LAMBDA_FUNCTION_NAME"] = "coffee"
     from runtime_metrics.aws_lambda import instrument
 
@@ -663,6 +663,16 @@ def test_a_decorated_handler_is_what_it_was(run_program: RunProgram, flushes: Fl
     one = Callable()
     assert instrument(one)(1, None) == (one, 1) == one.method(1, None)
     assert Callable.method(one, 1, None) == (one, 1)
+    async def coroutine(event, context):
+        return event
+    def generator(event, context):
+        yield event
+    for made in (handler, coroutine, generator, one, print, Callable):
+        for question in (inspect.isfunction, inspect.iscoroutinefunction, inspect.isgeneratorfunction):
+            assert question(instrument(made)) == question(made)
+        assert isinstance(instrument(made), type(made))
+    assert inspect.iscoroutine(pending := instrument(coroutine)(4, None)) and asyncio.run(pending) == 4
+    assert inspect.isgenerator(stream := instrument(generator)(5, None)) and list(stream) == [5]
     try:
         instrument("handler")
     except TypeError as error:

@@ -31,7 +31,8 @@ def enable(
     """Start to collect this process's runtime metrics and to send them at every interval.
 
     What is not given comes from the environment (DD_DOGSTATSD_URL, DD_SERVICE, ...), else from the defaults. The
-    first metrics leave one interval from now, the last at the interpreter's exit.
+    first metrics leave one interval from now, the last at the interpreter's exit. In AWS Lambda nothing leaves but at
+    the end of each invocation of a handler that runtime_metrics.aws_lambda has wrapped.
 
     Called again without arguments it does nothing. Called with arguments after an automatic start it applies
     them; after an explicit one it ignores them with a warning.

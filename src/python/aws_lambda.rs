@@ -155,6 +155,12 @@ impl Instrumented {
         self.handler.bind(name.py()).delattr(name)
     }
 
+    // Who asks whether it is a function, or a coroutine's, is told what the handler is.
+    #[getter]
+    fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.handler.bind(py).getattr(intern!(py, "__class__"))
+    }
+
     #[getter]
     fn __wrapped__(&self, py: Python<'_>) -> Py<PyAny> {
         self.handler.clone_ref(py)
