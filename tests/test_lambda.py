@@ -556,6 +556,23 @@ def test_a_function_that_was_stored_begins_anew_after_each_restore(tmp_path: Pat
     assert [answer.flush.tag("cold_start") for answer in answers] == ["true", "false"]
 
 
+def test_with_its_thread_a_function_is_stored_without_it_and_goes_on_after_a_restore(tmp_path: Path) -> None:
+    variables = {"DD_RUNTIME_METRICS_INTERVAL": "0.2", "DD_RUNTIME_METRICS_LAMBDA_THREAD": "true"}
+    with environment("stored.handler", tmp_path, variables, initialization="snap-start") as running:
+        assert running.invoke().body["at the image"] == []
+        happened = [event.what for event in running.timeline]
+        restored = happened.index("restore")
+        assert running.timeline.until(lambda: len(running.timeline) > len(happened) + 4)
+        assert {"rtm-sampler", "rtm-reader"} <= set(running.threads())
+        sent = [event.body for event in running.timeline if event.what == "datagram"]
+        before = happened[:restored].count("datagram")
+    ids = [
+        set(re.findall(rb"runtime-id:([0-9a-f]+)", b"".join(part))) for part in (sent[:before], sent[before:])
+    ]
+    assert [len(part) for part in ids] == [1, 1]
+    assert ids[0].isdisjoint(ids[1])
+
+
 def test_managed_instances_report_as_a_forking_server_does(tmp_path: Path) -> None:
     with environment(
         OURS,
