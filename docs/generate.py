@@ -44,7 +44,8 @@ def generated() -> dict[Path, str]:
 
 
 def _metrics() -> str:
-    rows = [f"| `{metric.name}` | {metric.unit} | {metric.description} |" for metric in _core.catalogue()]
+    of_every_process = [metric for metric in _core.catalogue() if metric.name.startswith(catalogue.PREFIX)]
+    rows = [f"| `{metric.name}` | {metric.unit} | {metric.description} |" for metric in of_every_process]
     return "\n".join(["| Metric | Unit | Meaning |", "| --- | --- | --- |", *rows])
 
 

@@ -27,6 +27,8 @@ use crate::sampler::Sampler;
 use crate::slot::{CheckedOut, Slot};
 use crate::snapshot;
 use crate::sources::gc::GcCounters;
+use crate::sources::gunicorn::Gunicorn;
+use crate::sources::workers::WINDOW;
 
 /// A tick waits for the interpreter at most a tenth of its interval, and never longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -49,6 +51,7 @@ const ONE_TICK: Duration = Duration::from_secs(2);
 /// A running collector.
 pub struct Collector {
     clock: Clock,
+    gunicorn: Arc<Gunicorn>,
     /// In a box, as it is moved at each use.
     pipeline: Slot<Box<Pipeline>>,
     sampler: Sampler,
@@ -58,6 +61,15 @@ pub struct Collector {
     /// While it is true no flush waits for a slow receiver.
     hurry: Arc<AtomicBool>,
     unsaid: Mutex<Vec<Message>>,
+}
+
+/// What counts while the program runs.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Garbage collections.
+    pub gc: Arc<GcCounters>,
+    /// This process's part in Gunicorn.
+    pub gunicorn: Arc<Gunicorn>,
 }
 
 /// What is kept back while forks are made. Only those who fork lock it.
@@ -70,33 +82,31 @@ struct Withheld {
 }
 
 impl Collector {
-    /// Opens the sources and takes the baseline; `clock` is the one `gc` counts with. Nothing runs yet.
+    /// Opens the sources and takes the baseline; `clock` is the one `counters` count with. Nothing runs yet.
     ///
     /// `legacy` is what a parent process knew of the way to the receiver.
     #[must_use]
     pub fn new(
         clock: Clock,
-        gc: Arc<GcCounters>,
+        counters: Counters,
         settings: &Settings,
         subject: Subject,
         interpreter: Arc<dyn Interpreter>,
         legacy: Option<&Legacy>,
     ) -> Arc<Self> {
+        let Counters { gc, gunicorn } = counters;
         let hurry = Arc::new(AtomicBool::new(false));
         let output = output(clock, &hurry, settings, subject);
         if let Some(legacy) = legacy {
             output.transport.inherit(legacy);
         }
-        let pipeline = Pipeline::new(Path::new("/"), gc, output, clock.now());
+        let pipeline = Pipeline::new(Path::new("/"), gc, Arc::clone(&gunicorn), output, clock.now());
         Arc::new_cyclic(|collector: &Weak<Self>| {
             let collector = Weak::clone(collector);
-            let beat = move || {
-                if let Some(collector) = collector.upgrade() {
-                    collector.tick();
-                }
-            };
+            let beat = move || collector.upgrade().and_then(|collector| collector.tick());
             Self {
                 clock,
+                gunicorn,
                 pipeline: Slot::new(Box::new(pipeline)),
                 sampler: Sampler::new(clock, settings.interval, beat),
                 reader: Reader::new(interpreter),
@@ -335,15 +345,18 @@ impl Collector {
         messages
     }
 
-    fn tick(&self) {
-        let Some(mut pipeline) = self.pipeline.check_out(ONE_TICK) else {
-            return;
-        };
+    /// Sends a sample, or says how soon to come again for it.
+    fn tick(&self) -> Option<Duration> {
+        if self.gunicorn.master().is_some_and(|master| master.prepare(self.clock.now())) {
+            return Some(WINDOW);
+        }
+        let mut pipeline = self.pipeline.check_out(ONE_TICK)?;
         self.reader.ask();
         let patience = (pipeline.interval() / 10).min(LONGEST_WAIT);
         pipeline.flush(self.clock.now(), SENDING, || self.reader.answer(patience));
         self.look_up_if_due(&mut pipeline);
         self.reader.say(pipeline.take_messages());
+        None
     }
 
     /// Flushes if the pipeline is free by then, and has sent everything, or given up, by the other time.
@@ -391,7 +404,8 @@ fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: S
     let ending = Ending::new(settings.origin.clone(), Path::new("/"));
     let transport = Transport::new(settings.destination.clone(), ending, clock, Arc::clone(hurry));
     let identity = subject.identity();
-    let emitter = Emitter::new(transport.clone(), identity.tags, settings.wire_type);
+    let emitter =
+        Emitter::new(transport.clone(), identity.tags, settings.wire_type).with_room_for(subject.reserved);
     let telemetry = settings.client_telemetry.then(Telemetry::default);
     Output {
         emitter,

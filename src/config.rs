@@ -70,6 +70,8 @@ pub struct Settings {
     pub client_telemetry: bool,
     /// Whether ddtrace's own runtime metrics are disabled in favour of ours.
     pub force: bool,
+    /// Whether only CPU time tells what Gunicorn's workers do.
+    pub workers_by_cpu: bool,
     /// Whether nothing may be collected and sent.
     pub disabled: bool,
     /// Whether lines carry process tags.
@@ -184,6 +186,10 @@ impl Settings {
             client_telemetry: variables.flag(&variables::CLIENT_TELEMETRY).unwrap_or(false)
                 && environment.get(&variables::LAMBDA_FUNCTION_NAME).is_none(),
             force: variables.flag(&variables::FORCE).unwrap_or(false),
+            workers_by_cpu: variables
+                .read(&variables::GUNICORN_WORKER_STATE, by_cpu)
+                .valid()
+                .unwrap_or(false),
             disabled: variables.flag(&variables::DISABLE).unwrap_or(false),
             process_tags: variables.flag(&variables::PROCESS_TAGS).unwrap_or(false),
             origin: Origin {
@@ -404,6 +410,14 @@ fn interval(seconds: f64) -> Option<Duration> {
     INTERVALS.contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
+fn by_cpu(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "in_flight" => Some(false),
+        "cpu" => Some(true),
+        _ => None,
+    }
+}
+
 fn parse_bool(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" => Some(true),
@@ -476,6 +490,7 @@ mod tests {
                 runtime_id: true,
                 client_telemetry: false,
                 force: false,
+                workers_by_cpu: false,
                 disabled: false,
                 process_tags: false,
                 origin: Origin { detect: true, external: None, cardinality: None },

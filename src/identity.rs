@@ -359,7 +359,8 @@ impl UserTags {
 }
 
 /// Makes any text a tag: nothing in it can end the tag, the line or the packet.
-fn clean(tag: &str) -> String {
+#[must_use]
+pub fn clean(tag: &str) -> String {
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.' | '/');
     let cleaned: String = tag.chars().take(LONGEST_TAG).map(|c| if allowed(c) { c } else { '_' }).collect();
     cleaned.trim_end_matches(':').to_owned()

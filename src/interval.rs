@@ -35,6 +35,11 @@ impl<'a> Interval<'a> {
         Some(counter(self.later)?.saturating_sub(counter(self.earlier)?))
     }
 
+    /// The same for a counter that came into being with the process: not knowing it yet is 0.
+    pub fn growth_from_zero(&self, counter: impl Fn(&Snapshot) -> Option<u64>) -> Option<u64> {
+        Some(counter(self.later)?.saturating_sub(counter(self.earlier).unwrap_or(0)))
+    }
+
     /// How much a cumulative time grew; one that went backwards grew by 0.
     ///
     /// `None` if either end does not know the time.

@@ -13,21 +13,23 @@ use crate::emitter::named_host::NamedHost;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Legacy, Transport};
-use crate::emitter::{Emitter, LogLines, Printed};
+use crate::emitter::{Emitter, LogLines};
 use crate::identity::Subject;
 use crate::interval::Interval;
 use crate::invocation::Invoked;
 use crate::message::{Message, Severity};
 use crate::selection::Selection;
-use crate::snapshot::{Collections, Interpreter, Snapshot, Worker};
+use crate::snapshot::{Collections, Interpreter, Server, Snapshot, Worker};
 use crate::sources::OperatingSystem;
 use crate::sources::gc::GcCounters;
+use crate::sources::gunicorn::Gunicorn;
 
 /// Sources, the last flush's snapshot, and the emitter.
 #[derive(Debug)]
 pub struct Pipeline {
     operating_system: OperatingSystem,
     gc: Arc<GcCounters>,
+    gunicorn: Arc<Gunicorn>,
     earlier: Snapshot,
     output: Output,
     messages: Vec<Message>,
@@ -62,10 +64,17 @@ pub struct Output {
 impl Pipeline {
     /// Opens the sources and takes the baseline: nothing of the process's past is ever sent.
     #[must_use]
-    pub fn new(root: &Path, gc: Arc<GcCounters>, output: Output, now: Duration) -> Self {
+    pub fn new(
+        root: &Path,
+        gc: Arc<GcCounters>,
+        gunicorn: Arc<Gunicorn>,
+        output: Output,
+        now: Duration,
+    ) -> Self {
         let mut pipeline = Self {
             operating_system: OperatingSystem::open(root),
             gc,
+            gunicorn,
             earlier: Snapshot::default(),
             output,
             messages: Vec::new(),
@@ -73,6 +82,7 @@ impl Pipeline {
         };
         let collections = pipeline.gc.drain();
         pipeline.earlier = pipeline.snapshot(now, Some(collections), None);
+        pipeline.earlier.gunicorn = pipeline.gunicorn.read(None);
         pipeline
     }
 
@@ -81,6 +91,7 @@ impl Pipeline {
         self.output.tell_of_invocation(invoked);
         let collections = self.gc.drain();
         self.earlier = self.snapshot(now(), Some(collections), None);
+        self.earlier.gunicorn = self.gunicorn.read(None);
     }
 
     /// Sends a value of a metric of the program's own, in at most `within`; says whether it has left.
@@ -121,6 +132,7 @@ impl Pipeline {
         if let Some(facts) = &later.interpreter {
             self.messages.extend(self.output.follow(facts));
         }
+        later.gunicorn = self.gunicorn.drain(server(later.interpreter.as_ref()), now);
         if self.gc.take_unseen() {
             later.collections = None;
             self.tell_of_unseen();
@@ -141,7 +153,8 @@ impl Pipeline {
         let worker = facts.as_ref().and_then(|facts| facts.tracers.as_ref()).map(|tracers| tracers.worker);
         let selection = worker
             .map_or_else(|| self.output.selection(), |worker| self.output.selection.without(worker.sends()));
-        let later = self.snapshot(now, collections, facts);
+        let mut later = self.snapshot(now, collections, facts);
+        later.gunicorn = self.gunicorn.read(server(later.interpreter.as_ref()));
         samples(selection, &Interval::new(&self.earlier, &later, self.output.interval)).collect()
     }
 
@@ -207,8 +220,12 @@ impl Pipeline {
         interpreter: Option<Interpreter>,
     ) -> Snapshot {
         let (usage, process) = self.operating_system.read();
-        Snapshot { at, usage, process, collections, interpreter }
+        Snapshot { at, usage, process, collections, interpreter, ..Snapshot::default() }
     }
+}
+
+fn server(facts: Option<&Interpreter>) -> Option<&Server> {
+    facts?.gunicorn.as_ref()
 }
 
 impl Output {
@@ -258,7 +275,7 @@ impl Output {
         let tags = self.subject.tags_beside(&distribution.tags);
         if self.route == Route::Log {
             let at = distribution.timestamp.unwrap_or(self.at);
-            self.log.push(&distribution.name, distribution.value, at, &tags);
+            self.log.push(&distribution.name, &Value::Real(distribution.value), at, &tags);
             return true;
         }
         self.transport.prepare(now, within);
@@ -290,10 +307,8 @@ impl Output {
         match self.route {
             Route::Socket => {}
             Route::Log => {
-                for Sample { metric, value } in samples(selection, interval) {
-                    if !matches!(value, Value::Real(real) if !real.is_finite()) {
-                        self.log.push(metric.name, Printed(value), self.at, self.emitter.tags());
-                    }
+                for sample in samples(selection, interval) {
+                    self.log.push(&sample.name(), &sample.value, self.at, &self.emitter.tags(&sample));
                 }
                 return true;
             }

@@ -22,7 +22,7 @@ const MOST_LOOKS: usize = 10_000;
 /// The schedule, and the thread that keeps it while it runs.
 pub struct Sampler {
     shared: Arc<Shared>,
-    beat: Arc<dyn Fn() + Send + Sync>,
+    beat: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -34,6 +34,8 @@ struct Shared {
 
 struct Schedule {
     next: Duration,
+    /// A beat in between, which the last one has asked for.
+    again: Option<Duration>,
     interval: Duration,
     halting: bool,
     running: bool,
@@ -41,10 +43,16 @@ struct Schedule {
 }
 
 impl Sampler {
-    /// A sampler that does not run yet: `beat` will be called every `interval`, first one interval from now.
-    pub fn new(clock: Clock, interval: Duration, beat: impl Fn() + Send + Sync + 'static) -> Self {
+    /// A sampler that does not run yet: `beat` will be called every `interval`, first one interval from now, and once
+    /// more so long after a call as that call says.
+    pub fn new(
+        clock: Clock,
+        interval: Duration,
+        beat: impl Fn() -> Option<Duration> + Send + Sync + 'static,
+    ) -> Self {
         let schedule = Schedule {
             next: clock.now() + interval,
+            again: None,
             interval,
             halting: false,
             running: false,
@@ -74,7 +82,8 @@ impl Sampler {
         let run = move || {
             while shared.wait() {
                 // A defect of ours costs a beat; the panic has printed itself.
-                drop(catch_unwind(AssertUnwindSafe(|| beat())));
+                let again = catch_unwind(AssertUnwindSafe(|| beat())).ok().flatten();
+                shared.lock().again = again.map(|after| shared.clock.now() + after);
             }
         };
         *thread = Some(spawn("rtm-sampler", STACK, Box::new(run))?);
@@ -87,6 +96,7 @@ impl Sampler {
         let mut schedule = self.shared.lock();
         schedule.interval = interval;
         schedule.next = self.shared.clock.now() + interval;
+        schedule.again = None;
         drop(schedule);
         self.shared.changed.notify_all();
     }
@@ -133,7 +143,10 @@ impl Shared {
                 return false;
             }
             let now = self.clock.now();
-            let left = schedule.next.saturating_sub(now);
+            if schedule.again.take_if(|again| *again <= now).is_some() {
+                return true;
+            }
+            let left = schedule.again.unwrap_or(schedule.next).saturating_sub(now);
             if left.is_zero() {
                 let next = schedule.next + schedule.interval;
                 schedule.next = if next > now { next } else { now + schedule.interval };
@@ -232,7 +245,10 @@ mod tests {
 
     fn beating(interval: Duration) -> (Sampler, mpsc::Receiver<()>) {
         let (beats, received) = mpsc::channel();
-        let sampler = Sampler::new(Clock::start(), interval, move || beats.send(()).unwrap());
+        let sampler = Sampler::new(Clock::start(), interval, move || {
+            beats.send(()).unwrap();
+            None
+        });
         sampler.run().unwrap();
         (sampler, received)
     }
@@ -295,6 +311,7 @@ mod tests {
         let sampler = Sampler::new(Clock::start(), Duration::from_millis(10), move || {
             beats.send(()).unwrap();
             assert!(held.lock().unwrap().recv().is_err(), "held until the test lets go");
+            None
         });
         sampler.run().unwrap();
         received.recv_timeout(LONG).unwrap();
@@ -313,6 +330,7 @@ mod tests {
         let sampler = Sampler::new(Clock::start(), interval, move || {
             beats.send(Instant::now()).unwrap();
             thread::sleep(3 * interval);
+            None
         });
         sampler.run().unwrap();
         let first = received.recv_timeout(LONG).unwrap();

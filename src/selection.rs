@@ -15,15 +15,18 @@ impl Selection {
         Self::of(|row| CATALOGUE[row].level <= level)
     }
 
-    /// The rows that a pattern names: a name or `group.*`, each with or without `runtime.python.`.
+    /// The rows that a pattern names: a name or `group.*`, each with or without `runtime.python.` where it begins so.
     #[must_use]
     pub fn named(pattern: &str) -> Self {
-        let pattern = pattern.strip_prefix(PREFIX).unwrap_or(pattern);
-        let is_named = |name: &str| match pattern.strip_suffix('*') {
+        let short = pattern.strip_prefix(PREFIX).unwrap_or(pattern);
+        let is_named = |name: &str, pattern: &str| match pattern.strip_suffix('*') {
             Some(group) if group.is_empty() || group.ends_with('.') => name.starts_with(group),
             _ => name == pattern,
         };
-        Self::of(|row| is_named(CATALOGUE[row].name.strip_prefix(PREFIX).unwrap_or_default()))
+        Self::of(|row| {
+            let name = CATALOGUE[row].name;
+            name.strip_prefix(PREFIX).map_or_else(|| is_named(name, pattern), |name| is_named(name, short))
+        })
     }
 
     /// Whether a row is among them.
@@ -68,7 +71,7 @@ mod tests {
 
     fn names(selection: Selection) -> Vec<&'static str> {
         let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| selection.contains(*row));
-        rows.map(|(_, metric)| metric.name.strip_prefix(PREFIX).unwrap()).collect()
+        rows.map(|(_, metric)| metric.name.strip_prefix(PREFIX).unwrap_or(metric.name)).collect()
     }
 
     #[test]
@@ -77,9 +80,20 @@ mod tests {
         assert_eq!(names(Selection::named("runtime.python.mem.rss")), ["mem.rss"]);
         assert_eq!(names(Selection::named("gc.pause.*")), ["gc.pause.time", "gc.pause.max"]);
         assert_eq!(names(Selection::named("runtime.python.cpu.time.*")), ["cpu.time.sys", "cpu.time.user"]);
+        assert_eq!(names(Selection::named("gunicorn.log.error")), ["gunicorn.log.error"]);
         assert_eq!(names(Selection::named("*")).len(), CATALOGUE.len());
-        for pattern in ["", "mem", "mem.", "mem.r*", "mem*", "MEM.RSS", "runtime.python.", "**", "mem.rss.*"]
-        {
+        for pattern in [
+            "",
+            "mem",
+            "mem.",
+            "mem.r*",
+            "mem*",
+            "MEM.RSS",
+            "runtime.python.",
+            "**",
+            "mem.rss.*",
+            "runtime.python.gunicorn.requests",
+        ] {
             assert!(Selection::named(pattern).is_empty(), "{pattern}");
         }
     }
@@ -87,8 +101,8 @@ mod tests {
     #[test]
     fn sets_are_joined_and_parted() {
         let all = Selection::at(Level::Default);
-        assert_eq!(names(all).len(), 15);
-        let few = all.without(Selection::named("gc.*")).without(Selection::named("cpu.*"));
+        let few =
+            ["gc.*", "cpu.*", "gunicorn.*"].map(Selection::named).into_iter().fold(all, Selection::without);
         assert_eq!(names(few), ["mem.rss", "thread_count"]);
         assert_eq!(
             names(few.with(Selection::named("gc.pause.max"))),

@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub collections: Option<Collections>,
     /// What only the interpreter knows; `None` if it did not answer in time.
     pub interpreter: Option<Interpreter>,
+    /// What Gunicorn does with this process, if it runs it.
+    pub gunicorn: Gunicorn,
 }
 
 /// What the process has used since it began: all its threads, also ended ones, not its children.
@@ -67,6 +69,110 @@ pub struct Interpreter {
     pub environment: Environment,
     /// What tracers in this process say; `None` if one of them has failed to.
     pub tracers: Option<Tracers>,
+    /// What Gunicorn's own objects say; `None` if it does not run this process, or they have failed to.
+    pub gunicorn: Option<Server>,
+}
+
+/// What Gunicorn's own objects say at one instant.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Server {
+    /// In the master, the pids of its workers.
+    pub workers: Vec<u32>,
+    /// In the master, whether another one has been started to take its place.
+    pub is_succeeded: bool,
+    /// In the master, connections that wait to be accepted.
+    pub backlog: Option<u64>,
+    /// In a worker, connections that it holds.
+    pub connections: Option<u64>,
+}
+
+/// What Gunicorn does with this process.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gunicorn {
+    /// Records on Gunicorn's own logger since this process began or was forked, by [`Record`].
+    pub records: [u64; 4],
+    /// In a worker, its requests.
+    pub requests: Option<Requests>,
+    /// In the master, its workers; `None` if what they do is not known.
+    pub workers: Option<Workers>,
+    /// In the master, the tag that names the application, cleaned.
+    pub app: Option<String>,
+    /// In the master, whether it runs; `None` if that is not its to say.
+    pub running: Option<Running>,
+}
+
+/// Records on Gunicorn's logger that are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// Of the level CRITICAL.
+    Critical,
+    /// Of the level ERROR, without an exception.
+    Error,
+    /// Of the level WARNING.
+    Warning,
+    /// Of the level ERROR, with an exception.
+    Exception,
+}
+
+/// The requests of a worker since it began.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Requests {
+    /// What is counted of those that have ended; `None` where Gunicorn counts them itself.
+    pub ended: Option<Ended>,
+    /// How long each of them had waited in front of the server, if a proxy said so, since the last flush.
+    pub queue_times: Observations,
+    /// Requests that are being served.
+    pub active: u64,
+    /// Time spent in requests: two at once count twice.
+    pub busy: Duration,
+    /// How many the worker can serve at once, if that is limited.
+    pub capacity: Option<u64>,
+}
+
+/// Requests that have ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ended {
+    /// Their number.
+    pub count: u64,
+    /// Their number by status; each status that there has been stays where it is.
+    pub by_status: Vec<(u16, u64)>,
+    /// How long each of them took, since the last flush.
+    pub durations: Observations,
+}
+
+impl Ended {
+    /// How many had this status; `None` if there has been none yet.
+    #[must_use]
+    pub fn with_status(&self, status: u16) -> Option<u64> {
+        self.by_status.iter().find(|(known, _)| *known == status).map(|(_, count)| *count)
+    }
+}
+
+/// Single values, of which a uniform choice is kept where they are many.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observations {
+    /// In microseconds.
+    pub kept: Vec<u64>,
+    /// How many there were.
+    pub seen: u64,
+}
+
+/// What Gunicorn's workers do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workers {
+    /// How many serve no request.
+    pub idle: u64,
+    /// How many serve at least one.
+    pub working: u64,
+}
+
+/// Whether a server runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    /// It does.
+    Ok,
+    /// It has no worker.
+    Critical,
 }
 
 /// What tracers in this process say.

@@ -116,6 +116,15 @@ pub static FORCE: Variable = Variable {
     effect: "If ddtrace sends runtime metrics itself: false leaves to it what it sends, true disables them.",
 };
 
+/// How Gunicorn's master tells what its workers do.
+pub static GUNICORN_WORKER_STATE: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_GUNICORN_WORKER_STATE",
+    default: "in_flight",
+    accepts: "in_flight or cpu",
+    effect: "Which of Gunicorn's workers count as working: those that serve a request, or, as the Agent's check has it, \
+             those that use CPU time within a tenth of a second.",
+};
+
 /// Forbids to send.
 pub static DISABLE: Variable = Variable {
     name: "DD_DOGSTATSD_DISABLE",
@@ -345,7 +354,7 @@ pub static DATADOG_CARDINALITY: Variable = Variable {
 };
 
 /// Every variable, in the order of the documentation.
-pub static VARIABLES: [&Variable; 42] = [
+pub static VARIABLES: [&Variable; 43] = [
     &ENABLED,
     &OTEL_METRICS_EXPORTER,
     &INTERVAL,
@@ -358,6 +367,7 @@ pub static VARIABLES: [&Variable; 42] = [
     &EXPERIMENTAL_RUNTIME_ID,
     &CLIENT_TELEMETRY,
     &FORCE,
+    &GUNICORN_WORKER_STATE,
     &DISABLE,
     &DOGSTATSD_URL,
     &DOGSTATSD_HOST,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use runtime_metrics::catalogue::Value;
 use runtime_metrics::clock::Clock;
-use runtime_metrics::collector::Collector;
+use runtime_metrics::collector::{Collector, Counters};
 use runtime_metrics::config::{Arguments, Occasion, Settings};
 use runtime_metrics::identity::{Claims, Subject};
 use runtime_metrics::invocation::{Function, Invoked, Start};
@@ -50,7 +50,12 @@ impl Interpreter for Played {
         entered();
         let environment = self.environment.lock().unwrap().clone();
         let tracers = self.tracers.lock().unwrap().clone();
-        Some(snapshot::Interpreter { gc_count: Some([count, 0, 0]), environment, tracers: Some(tracers) })
+        Some(snapshot::Interpreter {
+            gc_count: Some([count, 0, 0]),
+            environment,
+            tracers: Some(tracers),
+            ..snapshot::Interpreter::default()
+        })
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
@@ -94,7 +99,8 @@ impl Running {
         let (clock, gc, interpreter) =
             (Clock::start(), Arc::new(GcCounters::new()), Arc::new(Played::default()));
         let played = Arc::clone(&interpreter) as _;
-        let collector = Collector::new(clock, Arc::clone(&gc), &settings, subject("a:b"), played, None);
+        let counters = Counters { gc: Arc::clone(&gc), ..Counters::default() };
+        let collector = Collector::new(clock, counters, &settings, subject("a:b"), played, None);
         collector.run().unwrap();
         Self { collector, interpreter, gc, receiver }
     }
@@ -139,8 +145,8 @@ fn of_a_function() -> (Arc<Collector>, Running) {
     settings.function = Some(true);
     let subject = Subject { function: Some(Function::default()), ..subject("a:b") };
     let interpreter = Arc::clone(&running.interpreter) as _;
-    let collector =
-        Collector::new(Clock::start(), Arc::clone(&running.gc), &settings, subject, interpreter, None);
+    let counters = Counters { gc: Arc::clone(&running.gc), ..Counters::default() };
+    let collector = Collector::new(Clock::start(), counters, &settings, subject, interpreter, None);
     (collector, running)
 }
 
@@ -258,7 +264,7 @@ fn a_look_sends_nothing_and_leaves_the_interval_as_it_is() {
     running.gc.stop(777, 2);
     let value = |name: &str| {
         let samples = running.collector.look(None);
-        samples.iter().find(|sample| sample.metric.name.ends_with(name)).map(|sample| sample.value)
+        samples.iter().find(|sample| sample.metric.name.ends_with(name)).map(|sample| sample.value.clone())
     };
     for _ in 0..2 {
         assert_eq!(value("gc.collections.gen2"), Some(Value::Whole(1)));

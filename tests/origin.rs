@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use cadence::MetricSink;
 use proptest::prelude::*;
-use runtime_metrics::catalogue::{CATALOGUE, Sample, Value};
+use runtime_metrics::catalogue::{CATALOGUE, Member, Metric, Sample, Value, Wire};
 use runtime_metrics::clock::Clock;
 use runtime_metrics::config::{Arguments, Settings, WireType};
 use runtime_metrics::emitter::Emitter;
@@ -392,6 +392,11 @@ fn the_fields_end_every_line_of_every_flush_as_they_were_at_the_first() {
     }
 }
 
+/// The rows whose type the settings choose.
+fn rows() -> impl Iterator<Item = &'static Metric> {
+    CATALOGUE.iter().filter(|metric| metric.wire == Wire::Chosen)
+}
+
 #[test]
 fn switched_off_lines_are_what_they_are_without_an_origin() {
     let tree = tree(format!("0::/docker/{ID}\n").as_bytes(), b"", HOST);
@@ -403,11 +408,11 @@ fn switched_off_lines_are_what_they_are_without_an_origin() {
             Settings::new(&Arguments::default(), &environment, Path::new("/nowhere")).unwrap();
         let (transport, receive) = receiver(Ending::new(settings.origin, tree.path()), None);
         let mut emitter = Emitter::new(transport, "a:b".into(), WireType::Distribution);
-        let samples = CATALOGUE.iter().map(|metric| Sample { metric, value: Value::Whole(1) });
+        let samples = rows().map(|metric| Sample { metric, member: Member::Only, value: Value::Whole(1) });
         assert!(emitter.emit(samples, None));
         all(&receive)
     };
-    let plain: Vec<_> = CATALOGUE.iter().map(|metric| format!("{}:1|d|#a:b\n", metric.name)).collect();
+    let plain: Vec<_> = rows().map(|metric| format!("{}:1|d|#a:b\n", metric.name)).collect();
     let plain = plain.concat();
     let off = ("DD_ORIGIN_DETECTION_ENABLED", "false");
     let external = ("DD_EXTERNAL_ENV", "it-false");
@@ -453,7 +458,7 @@ proptest! {
         let target = if over_udp { 1432 } else { 8192 };
         let (transport, receive) = receiver(Ending::new(origin, folder.path()), socket.as_deref());
         let mut emitter = Emitter::new(transport, identity.tags, WireType::Distribution);
-        let samples = values.iter().zip(&CATALOGUE).map(|(value, metric)| Sample { metric, value: *value });
+        let samples = values.iter().zip(&CATALOGUE).map(|(value, metric)| Sample { metric, member: Member::Only, value: value.clone() });
         prop_assert!(emitter.emit(samples, None), "everything has left");
 
         let mut lines = 0;

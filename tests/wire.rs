@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use cadence::{MetricSink, SpyMetricSink};
 use proptest::prelude::*;
-use runtime_metrics::catalogue::{CATALOGUE, Level, Sample, Value, samples};
+use runtime_metrics::catalogue::{CATALOGUE, Level, Member, Metric, Sample, Value, Wire, samples};
 use runtime_metrics::config::WireType;
 use runtime_metrics::distribution::Distribution;
 use runtime_metrics::emitter::Emitter;
 use runtime_metrics::identity::{Claims, Extras, Identity, Runtime};
 use runtime_metrics::interval::Interval;
 use runtime_metrics::selection::Selection;
-use runtime_metrics::snapshot::{Collections, Interpreter, Process, Snapshot, Usage};
+use runtime_metrics::snapshot::{
+    Collections, Ended, Gunicorn, Interpreter, Observations, Process, Requests, Running, Server, Snapshot,
+    Usage, Workers,
+};
 use runtime_metrics::variables::Environment;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,6 +41,7 @@ fn earlier() -> Snapshot {
         process: Process { resident: Some(1), threads: Some(1) },
         collections: Some(Collections { count: [7, 5, 3], pause: 9000, longest_pause: 9000 }),
         interpreter: Some(Interpreter { gc_count: Some([1, 1, 1]), ..Interpreter::default() }),
+        ..Snapshot::default()
     }
 }
 
@@ -54,17 +58,25 @@ fn later() -> Snapshot {
         process: Process { resident: Some(73_400_320), threads: Some(12) },
         collections: Some(Collections { count: [107, 15, 4], pause: 1_009_000, longest_pause: 500_000 }),
         interpreter: Some(Interpreter { gc_count: Some([123, 4, 5]), ..Interpreter::default() }),
+        ..Snapshot::default()
     }
 }
 
 /// The lines of one flush.
 fn lines(earlier: &Snapshot, later: &Snapshot, tags: &str, wire_type: WireType) -> Vec<String> {
+    lines_of(Selection::at(Level::Default), earlier, later, tags, wire_type)
+}
+
+fn lines_of(
+    rows: Selection,
+    earlier: &Snapshot,
+    later: &Snapshot,
+    tags: &str,
+    wire_type: WireType,
+) -> Vec<String> {
     let (receiver, sink) = SpyMetricSink::new();
     let interval = Interval::new(earlier, later, 10 * SECOND);
-    assert!(
-        Emitter::new(sink, tags.to_owned(), wire_type)
-            .emit(samples(Selection::at(Level::Default), &interval), None)
-    );
+    assert!(Emitter::new(sink, tags.to_owned(), wire_type).emit(samples(rows, &interval), None));
     receiver.try_iter().map(|line| String::from_utf8(line).unwrap()).collect()
 }
 
@@ -147,7 +159,8 @@ fn names_and_texts_of_the_catalogue_keep_the_rules() {
     let mut names: Vec<_> = CATALOGUE.iter().map(|metric| metric.name).collect();
     for metric in &CATALOGUE {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '.');
-        assert!(metric.name.starts_with("runtime.python.") && metric.name.chars().all(allowed));
+        let prefix = if metric.wire == Wire::Chosen { "runtime.python." } else { "gunicorn." };
+        assert!(metric.name.starts_with(prefix) && metric.name.chars().all(allowed), "{}", metric.name);
         assert!(metric.description.ends_with('.') && metric.description.starts_with(char::is_uppercase));
         assert!(!metric.source.is_empty() && !metric.absent.is_empty() && !metric.absent.ends_with('.'));
     }
@@ -158,33 +171,145 @@ fn names_and_texts_of_the_catalogue_keep_the_rules() {
 
 /// A level never grows by accident: it is what people pay for.
 #[test]
-fn the_default_level_is_what_ddtrace_sends() {
-    let mut names: Vec<_> = CATALOGUE
-        .iter()
-        .filter(|metric| metric.level == Level::Default)
-        .map(|metric| metric.name.strip_prefix("runtime.python.").unwrap())
-        .collect();
+fn the_default_level_is_what_ddtrace_and_gunicorn_send() {
+    let of_default = CATALOGUE.iter().filter(|metric| metric.level == Level::Default);
+    let (of_gunicorn, mut names): (Vec<_>, Vec<_>) =
+        of_default.map(|metric| metric.name).partition(|name| name.starts_with("gunicorn."));
+    assert_eq!(
+        of_gunicorn,
+        [
+            "gunicorn.requests",
+            "gunicorn.request.status",
+            "gunicorn.request.duration",
+            "gunicorn.request.queue_time",
+            "gunicorn.log.critical",
+            "gunicorn.log.error",
+            "gunicorn.log.warning",
+            "gunicorn.log.exception",
+            "gunicorn.workers",
+            "gunicorn.is_running",
+            "gunicorn.backlog",
+        ]
+    );
     names.sort_unstable();
     assert_eq!(
         names,
         [
-            "cpu.ctx_switch.involuntary",
-            "cpu.ctx_switch.voluntary",
-            "cpu.percent",
-            "cpu.time.sys",
-            "cpu.time.user",
-            "gc.collections.gen0",
-            "gc.collections.gen1",
-            "gc.collections.gen2",
-            "gc.count.gen0",
-            "gc.count.gen1",
-            "gc.count.gen2",
-            "gc.pause.max",
-            "gc.pause.time",
-            "mem.rss",
-            "thread_count",
+            "runtime.python.cpu.ctx_switch.involuntary",
+            "runtime.python.cpu.ctx_switch.voluntary",
+            "runtime.python.cpu.percent",
+            "runtime.python.cpu.time.sys",
+            "runtime.python.cpu.time.user",
+            "runtime.python.gc.collections.gen0",
+            "runtime.python.gc.collections.gen1",
+            "runtime.python.gc.collections.gen2",
+            "runtime.python.gc.count.gen0",
+            "runtime.python.gc.count.gen1",
+            "runtime.python.gc.count.gen2",
+            "runtime.python.gc.pause.max",
+            "runtime.python.gc.pause.time",
+            "runtime.python.mem.rss",
+            "runtime.python.thread_count",
         ]
     );
+}
+
+fn observed(kept: &[u64], seen: u64) -> Observations {
+    Observations { kept: kept.to_vec(), seen }
+}
+
+#[test]
+fn the_lines_of_a_gunicorn_worker_are_exactly_these() {
+    let ended = |count, by_status: &[(u16, u64)], durations| Ended {
+        count,
+        by_status: by_status.to_vec(),
+        durations,
+    };
+    let requests = |ended, active, busy| Requests {
+        ended: Some(ended),
+        active,
+        busy,
+        capacity: Some(4),
+        ..Requests::default()
+    };
+    let earlier = Snapshot {
+        at: 100 * SECOND,
+        gunicorn: Gunicorn {
+            records: [1, 0, 7, 0],
+            requests: Some(requests(ended(10, &[(200, 9), (302, 1)], observed(&[9], 1)), 0, 3 * SECOND)),
+            ..Gunicorn::default()
+        },
+        ..Snapshot::default()
+    };
+    let last = ended(14, &[(200, 11), (302, 1), (404, 2)], observed(&[300_000, 12, 1_000], 4));
+    let later = Snapshot {
+        at: 110 * SECOND,
+        gunicorn: Gunicorn {
+            records: [1, 2, 7, 1],
+            requests: Some(Requests { queue_times: observed(&[1_500], 1), ..requests(last, 3, 13 * SECOND) }),
+            ..Gunicorn::default()
+        },
+        ..Snapshot::default()
+    };
+    let expected = [
+        "gunicorn.requests:4|c|#a:b",
+        "gunicorn.request.status.200:2|c|#a:b",
+        "gunicorn.request.status.404:2|c|#a:b",
+        "gunicorn.request.duration:300:0.012:1|ms|@0.75|#a:b",
+        "gunicorn.request.queue_time:1.5|ms|#a:b",
+        "gunicorn.log.error:2|c|#a:b",
+        "gunicorn.log.exception:1|c|#a:b",
+    ];
+    assert_eq!(lines(&earlier, &later, "a:b", WireType::Distribution), expected);
+    let saturation = ["gunicorn.worker.requests.active:3|g|#a:b", "gunicorn.worker.busy.percent:25|g|#a:b"];
+    let by_name = Selection::named("gunicorn.worker.*");
+    assert_eq!(lines_of(by_name, &earlier, &later, "a:b", WireType::Gauge), saturation);
+}
+
+#[test]
+fn a_worker_that_has_just_begun_has_a_baseline_of_nothing() {
+    let requests = Requests {
+        ended: Some(Ended { count: 1, by_status: vec![(500, 1)], ..Ended::default() }),
+        ..Requests::default()
+    };
+    let later = Snapshot {
+        gunicorn: Gunicorn { requests: Some(requests), ..Gunicorn::default() },
+        ..Snapshot::default()
+    };
+    let expected = ["gunicorn.requests:1|c|#a:b", "gunicorn.request.status.500:1|c|#a:b"];
+    assert_eq!(lines(&Snapshot::default(), &later, "a:b", WireType::Distribution), expected);
+}
+
+#[test]
+fn the_lines_of_a_gunicorn_master_are_exactly_these() {
+    let server = Server { workers: vec![7, 8], backlog: Some(5), ..Server::default() };
+    let later = Snapshot {
+        interpreter: Some(Interpreter { gunicorn: Some(server), ..Interpreter::default() }),
+        gunicorn: Gunicorn {
+            workers: Some(Workers { idle: 2, working: 1 }),
+            app: Some("app:shop".into()),
+            running: Some(Running::Critical),
+            ..Gunicorn::default()
+        },
+        ..Snapshot::default()
+    };
+    let expected = [
+        "gunicorn.workers:2|g|#app:shop,state:idle,a:b,runtime-id:9f0c,c:d",
+        "gunicorn.workers:1|g|#app:shop,state:working,a:b,runtime-id:9f0c,c:d",
+        "_sc|gunicorn.is_running|2|#app:shop,a:b,c:d",
+        "gunicorn.backlog:5|h|#app:shop,a:b,runtime-id:9f0c,c:d",
+    ];
+    let tags = "a:b,runtime-id:9f0c,c:d";
+    assert_eq!(lines(&Snapshot::default(), &later, tags, WireType::Distribution), expected);
+    assert_eq!(
+        lines(&Snapshot::default(), &later, "", WireType::Gauge)[2],
+        "_sc|gunicorn.is_running|2|#app:shop"
+    );
+}
+
+/// The rows of which every process sends one value.
+fn of_every_process() -> Vec<&'static Metric> {
+    CATALOGUE.iter().filter(|metric| metric.wire == Wire::Chosen).collect()
 }
 
 /// A receiver's view of a line, written after the grammar and not after our code.
@@ -225,7 +350,7 @@ proptest! {
     #[test]
     fn every_line_parses_back_to_what_went_in(
         value in any_value(),
-        row in 0..CATALOGUE.len(),
+        metric in prop::sample::select(of_every_process()),
         service: String,
         user_tags in prop::collection::vec(any::<String>(), 0..5),
         dd_tags: String,
@@ -236,9 +361,9 @@ proptest! {
         let extras = Extras { runtime_id: Some(&runtime_id), ..Extras::default() };
         let identity = Identity::new(&claims, &environment, &runtime(), extras);
         let sink = Lines::default();
-        let metric = &CATALOGUE[row];
         let mut emitter = Emitter::new(sink.clone(), identity.tags.clone(), WireType::Distribution);
-        let written = emitter.emit(std::iter::once(Sample { metric, value }), None);
+        let sample = Sample { metric, member: Member::Only, value: value.clone() };
+        let written = emitter.emit(std::iter::once(sample), None);
 
         let lines = sink.0.lock().unwrap();
         let sendable = !matches!(value, Value::Real(real) if !real.is_finite());
@@ -248,15 +373,50 @@ proptest! {
             prop_assert!(!line.contains('\n'));
             let (name, parsed, kind, tags) = parse(line).expect("a line of the grammar");
             prop_assert_eq!(name, metric.name);
-            let parsed = match value {
+            let parsed = match &value {
                 Value::Whole(_) => Value::Whole(parsed.parse().unwrap()),
-                Value::Real(_) => Value::Real(parsed.parse().unwrap()),
+                _ => Value::Real(parsed.parse().unwrap()),
             };
-            prop_assert_eq!(parsed, value);
+            prop_assert_eq!(&parsed, &value);
             prop_assert_eq!(kind, "d");
             prop_assert_eq!(tags.join(","), identity.tags.as_str());
             prop_assert!(tags.iter().any(|tag| tag.strip_prefix("runtime-id:") == Some(&runtime_id)));
         }
+    }
+
+    #[test]
+    #[allow(clippy::cast_precision_loss, reason = "the wire has what a float can hold")]
+    fn packed_durations_leave_once_each_in_lines_that_fit(
+        kept in prop::collection::vec(prop_oneof![0_u64..5_000_000, 0_u64..10_000_000_000_000], 1..3000),
+        left_out in 0_u64..10_000,
+        tags in "[a-z]{0,20}:[a-z]{1,200}(,[a-z]{1,9}:[a-z]{1,190}){0,38}",
+        ending in 0_usize..600,
+    ) {
+        let metric = CATALOGUE.iter().find(|metric| metric.name == "gunicorn.request.duration").unwrap();
+        let seen = kept.len() as u64 + left_out;
+        let sink = Lines::default();
+        let mut emitter =
+            Emitter::new(sink.clone(), tags.clone(), WireType::Distribution).with_room_for(ending);
+        let value = Value::Observed(observed(&kept, seen));
+        let sample = Sample { metric, member: Member::Only, value };
+        prop_assert!(emitter.emit(std::iter::once(sample), None));
+
+        let lines = sink.0.lock().unwrap();
+        let rate = if left_out > 0 { format!("|@{}", kept.len() as f64 / seen as f64) } else { String::new() };
+        let end = format!("|ms{rate}|#{tags}");
+        prop_assume!(!(800..1000).contains(&(tags.len() + ending)), "what is many tags is the emitter's to say");
+        let longest = if tags.len() + ending < 800 { 1432 } else { 8192 };
+        let mut values = Vec::new();
+        for line in lines.iter() {
+            prop_assert!(line.len() + ending < longest, "{}", line.len() + ending);
+            let packed = line.strip_prefix("gunicorn.request.duration:").unwrap().strip_suffix(&end).unwrap();
+            values.extend(packed.split(':').map(|value| value.parse::<f64>().unwrap()));
+        }
+        let expected: Vec<f64> = kept.iter().map(|value| *value as f64 / 1000.0).collect();
+        prop_assert_eq!(values, expected);
+        // Each line but the last is full, but for zeros at the end of values, for which there was room.
+        let full = |line: &&String| line.len() + ending + 60 + longest / 20 >= longest;
+        prop_assert!(lines.iter().rev().skip(1).all(|line| full(&line)));
     }
 
     #[test]

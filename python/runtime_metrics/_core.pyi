@@ -76,7 +76,7 @@ def snapshot() -> dict[str, int | float]:
 
     Returns:
         Value by full name, as a flush would send it now: changes and aggregates hold what has gathered since the
-        last flush. What is not known is left out; empty if metrics are disabled.
+        last flush. What is not known is left out, and what has no single number; empty if metrics are disabled.
     """
 
 def status() -> Status:
@@ -134,6 +134,14 @@ def lambda_metric(
         tags: Its tags: "key:value" strings.
     """
 
+def lead_gunicorn(question: Callable[[], dict[str, Any] | None]) -> Gunicorn:
+    """Make this process Gunicorn's master, before it forks its workers.
+
+    Args:
+        question: Called at each flush, in any thread: what Gunicorn's own objects say. None, or a dict with any of
+            these keys: workers, a list of pids; succeeded, whether another master takes its place; backlog.
+    """
+
 def catalogue() -> list[Metric]:
     """List every metric there is, in the order in which they are sent."""
 
@@ -172,7 +180,16 @@ class Metric:
         """What one of the value is: byte, second, ..."""
     @property
     def kind(self) -> str:
-        """Kind of value: now, change or aggregate."""
+        """Kind of value: now, change, aggregate, observations or family."""
+    @property
+    def wire(self) -> str:
+        """Its DogStatsD type; "d or g" where the settings choose it."""
+    @property
+    def suffix(self) -> str | None:
+        """What follows its name in the names that are sent, after a dot; None if the name is one."""
+    @property
+    def tags(self) -> list[str]:
+        """The keys of the tags that are its own."""
     @property
     def level(self) -> str:
         """The lowest level at which it is sent."""
@@ -205,6 +222,66 @@ class Variable:
     @property
     def effect(self) -> str:
         """What it does."""
+
+@final
+class Gunicorn:
+    """The part that this process plays in Gunicorn, and the requests it serves.
+
+    A master has it before it forks its workers, which inherit it.
+    """
+
+    def describe(self, app: str, by_cpu: bool) -> None:
+        """Name the application, and say whether only CPU time can tell what workers do."""
+    def work(
+        self, question: Callable[[], dict[str, Any] | None], counts: bool, capacity: int | None = None
+    ) -> Requests:
+        """Make this process a worker, in the child that the master has just forked.
+
+        Args:
+            question: As for the master, with the key connections.
+            counts: Whether requests are counted; otherwise Gunicorn does it.
+            capacity: How many requests it can serve at once, if that is limited.
+        """
+    def release(self, pid: int) -> None:
+        """Note in the master that a worker has ended."""
+    def end(self) -> None:
+        """Note in the master that it is about to exit."""
+    def record(self, level: int, exception: bool) -> None:
+        """Count a record on Gunicorn's logger.
+
+        Args:
+            level: Its level, as the module logging counts.
+            exception: Whether it tells of one.
+        """
+
+@final
+class Requests:
+    """The requests of a worker."""
+
+    def begin(self) -> Request:
+        """Begin a request; it ends when what is returned is told so, or is gone."""
+    def refuse(self, status: int | None) -> None:
+        """Count a request that the server has refused before it began."""
+
+@final
+class Request:
+    """A request that is being served."""
+
+    def end(self, status: int | None, queued_since: str | None = None) -> None:
+        """End it and count it. Of several calls the first counts.
+
+        Args:
+            status: The HTTP status of its answer; None if there was none.
+            queued_since: The header X-Request-Start, if there is one.
+        """
+    def fail(self, queued_since: str | None = None) -> None:
+        """End it without an answer. If the server answers in its place, end() says how; otherwise it counts as 500.
+
+        Args:
+            queued_since: The header X-Request-Start, if there is one.
+        """
+    def leave(self) -> None:
+        """End it without counting it."""
 
 @final
 class GcCallback:

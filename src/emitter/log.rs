@@ -1,6 +1,6 @@
 //! Lines for the log of a function, from which the vendor's forwarder takes metrics: one JSON object each.
 
-use std::fmt::{self, Write};
+use std::fmt::Write;
 
 use crate::catalogue::Value;
 
@@ -9,8 +9,14 @@ use crate::catalogue::Value;
 pub struct LogLines(String);
 
 impl LogLines {
-    /// Adds a value at a time in seconds since 1970. Name and tags are clean: nothing in them needs to be escaped.
-    pub fn push(&mut self, name: &str, value: impl fmt::Display, at: u64, tags: &str) {
+    /// Adds a value at a time in seconds since 1970, if it is one finite number. Name and tags are clean: nothing in them
+    /// needs to be escaped.
+    pub fn push(&mut self, name: &str, value: &Value, at: u64, tags: &str) {
+        let value = match value {
+            Value::Whole(whole) => whole.to_string(),
+            Value::Real(real) if real.is_finite() => real.to_string(),
+            Value::Real(_) | Value::Observed(_) => return,
+        };
         let tags: Vec<String> =
             tags.split(',').filter(|tag| !tag.is_empty()).map(|tag| format!("\"{tag}\"")).collect();
         let tags = tags.join(",");
@@ -25,32 +31,32 @@ impl LogLines {
     }
 }
 
-/// A value as it is printed.
-pub struct Printed(pub Value);
-
-impl fmt::Display for Printed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Value::Whole(whole) => whole.fmt(f),
-            Value::Real(real) => real.fmt(f),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Observations;
 
     #[test]
     fn a_value_is_a_line_of_its_own() {
         let mut lines = LogLines::default();
-        lines.push("a.b", Printed(Value::Whole(7)), 1_700_000_000, "team:core,canary");
-        lines.push("c", Printed(Value::Real(0.25)), 5, "");
+        lines.push("a.b", &Value::Whole(7), 1_700_000_000, "team:core,canary");
+        lines.push("c", &Value::Real(0.25), 5, "");
         assert_eq!(
             lines.take(),
             "{\"m\":\"a.b\",\"v\":7,\"e\":1700000000,\"t\":[\"team:core\",\"canary\"]}\n\
              {\"m\":\"c\",\"v\":0.25,\"e\":5,\"t\":[]}\n"
         );
+        assert_eq!(lines.take(), "");
+    }
+
+    #[test]
+    fn what_is_no_finite_number_is_no_line() {
+        let mut lines = LogLines::default();
+        for value in
+            [Value::Real(f64::NAN), Value::Real(f64::INFINITY), Value::Observed(Observations::default())]
+        {
+            lines.push("a", &value, 0, "");
+        }
         assert_eq!(lines.take(), "");
     }
 }

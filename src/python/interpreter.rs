@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::gc_callback::Installation;
+use super::process::Process;
 use super::{log, process, tracers};
 use crate::clock::Clock;
 use crate::message::Message;
@@ -86,6 +87,7 @@ impl CPython {
             gc_count: gc_count.ok().map(Into::into),
             environment: process::environment(self.os.bind(py), &IDENTITY)?,
             tracers: self.tracers(py, look)?,
+            gunicorn: Process::known().map_or(Ok(None), |process| process.questions.ask(py))?,
         })
     }
 

@@ -6,6 +6,7 @@ mod arguments;
 mod aws_lambda;
 mod fork;
 mod gc_callback;
+mod gunicorn;
 mod interpreter;
 mod log;
 mod process;
@@ -24,6 +25,8 @@ mod _core {
     use super::aws_lambda::{instrument, lambda_metric};
     #[pymodule_export]
     use super::gc_callback::GcCallback;
+    #[pymodule_export]
+    use super::gunicorn::{Part, Request, Requests, lead_gunicorn};
     #[pymodule_export]
     use super::running::{disable, enable, enable_automatically, enabled, flush, snapshot};
     #[pymodule_export]

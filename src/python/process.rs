@@ -15,12 +15,14 @@ use uuid::Uuid;
 
 use super::aws_lambda::Invocations;
 use super::fork;
+use super::gunicorn::Questions;
 use super::log::{loaded, unless_exception};
 use super::running::{self, Running};
 use crate::config::Warning;
 use crate::identity::{Entrypoint, Runtime};
 use crate::message::Message;
 use crate::process_image::ProcessImage;
+use crate::sources::gunicorn::Gunicorn;
 use crate::variables::{Environment, VARIABLES, Variable};
 
 /// What multiprocessing's fork server is started with.
@@ -42,6 +44,10 @@ pub struct Process {
     pub multiprocessing_hook: OnceCell<Py<PyAny>>,
     /// The invocations that it serves, in AWS Lambda.
     pub invocations: Invocations,
+    /// Its part in Gunicorn.
+    pub gunicorn: Arc<Gunicorn>,
+    /// What asks Gunicorn's own objects.
+    pub questions: Questions,
     /// What ran in the process that this one was forked from, which knows its own; never dropped.
     parents: ArcSwapOption<Running>,
     /// Its upper and its lower half. Only a process that has just begun changes it.
@@ -86,6 +92,8 @@ impl Process {
                 threads_at_fork: ThreadsAtFork::of(hexversion(py)?),
                 multiprocessing_hook: OnceCell::new(),
                 invocations: Invocations::default(),
+                gunicorn: Arc::default(),
+                questions: Questions::default(),
                 parents: ArcSwapOption::const_empty(),
                 runtime_id: [const { AtomicU64::new(0) }; 2],
                 closed: AtomicBool::new(false),
@@ -116,6 +124,8 @@ impl Process {
         let is_child = self.image.renew();
         if is_child {
             self.only_forks.store(false, SeqCst);
+            self.gunicorn.leave();
+            self.questions.forget();
             self.draw_runtime_id();
         }
         is_child

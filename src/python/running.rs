@@ -16,9 +16,9 @@ use pyo3::types::PyDict;
 use super::interpreter::{CPython, Look};
 use super::process::{self, Process};
 use super::{arguments, aws_lambda, fork, log};
-use crate::catalogue::Value;
+use crate::catalogue::{Member, Value};
 use crate::clock::Clock;
-use crate::collector::{self, Collector};
+use crate::collector::{self, Collector, Counters};
 use crate::config::{Arguments, InvalidArgument, Settings, Warning};
 use crate::distribution::Distribution;
 use crate::emitter::address::DEFAULT_SOCKET;
@@ -158,7 +158,7 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
 ///
 /// Returns:
 ///     Value by full name, as a flush would send it now: changes and aggregates hold what has gathered since the
-///     last flush. What is not known is left out; empty if metrics are disabled.
+///     last flush. What is not known is left out, and what has no single number; empty if metrics are disabled.
 #[pyfunction]
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let samples = shielded(Ok(Vec::new()), || {
@@ -168,9 +168,10 @@ pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     })?;
     let values = PyDict::new(py);
     for sample in samples {
-        match sample.value {
-            Value::Whole(whole) => values.set_item(sample.metric.name, whole)?,
-            Value::Real(real) => values.set_item(sample.metric.name, real)?,
+        match (&sample.member, &sample.value) {
+            (Member::Tagged(_), _) | (_, Value::Observed(_)) => {}
+            (_, Value::Whole(whole)) => values.set_item(sample.name(), whole)?,
+            (_, Value::Real(real)) => values.set_item(sample.name(), real)?,
         }
     }
     Ok(values)
@@ -405,6 +406,11 @@ impl Running {
         &self.collector
     }
 
+    /// What it was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.plan.settings
+    }
+
     /// The clock of what collects.
     pub fn clock(&self) -> Clock {
         self.clock
@@ -484,8 +490,9 @@ fn collector_of(
     interpreter: &Arc<CPython>,
     legacy: Option<&Legacy>,
 ) -> Arc<Collector> {
-    let gc = interpreter.gc_counters();
-    Collector::new(clock, gc, &plan.settings, subject, Arc::clone(interpreter) as _, legacy)
+    let gunicorn = Process::known().map(|process| Arc::clone(&process.gunicorn)).unwrap_or_default();
+    let counters = Counters { gc: interpreter.gc_counters(), gunicorn };
+    Collector::new(clock, counters, &plan.settings, subject, Arc::clone(interpreter) as _, legacy)
 }
 
 /// Whatever keeps us from starting is no reason to disturb the program.

@@ -14,8 +14,14 @@ pub struct Metric {
     name: &'static str,
     /// What one of the value is: byte, second, ...
     unit: String,
-    /// Kind of value: now, change or aggregate.
+    /// Kind of value: now, change, aggregate, observations or family.
     kind: &'static str,
+    /// Its DogStatsD type; "d or g" where the settings choose it.
+    wire: String,
+    /// What follows its name in the names that are sent, after a dot; None if the name is one.
+    suffix: Option<&'static str>,
+    /// The keys of the tags that are its own.
+    tags: Vec<&'static str>,
     /// The lowest level at which it is sent.
     level: String,
     /// Where the fact comes from.
@@ -45,6 +51,9 @@ pub struct Variable {
 #[pyfunction]
 pub fn catalogue() -> Vec<Metric> {
     let row = |metric: &crate::catalogue::Metric| Metric {
+        wire: metric.wire.to_string(),
+        suffix: metric.reading.family().and_then(|family| family.suffix),
+        tags: metric.reading.family().map(|family| family.tags.to_vec()).unwrap_or_default(),
         name: metric.name,
         unit: metric.unit.to_string(),
         kind: metric.reading.kind(),

@@ -38,6 +38,15 @@ impl Portable {
     }
 }
 
+/// CPU time of another process, in milliseconds.
+#[must_use]
+pub fn cpu_of(pid: u32) -> Option<u64> {
+    let (mut system, pid) = (System::new().ok()?, Pid::from_u32(pid));
+    let wanted = ProcessRefreshKind::nothing().with_cpu();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, wanted);
+    Some(system.process(pid)?.accumulated_cpu_time())
+}
+
 impl Default for Portable {
     fn default() -> Self {
         Self::new()

@@ -1,0 +1,75 @@
+"""Installs our hooks in a user's settings and calls each hook, with a value to give back and one to raise.
+
+Prints as JSON which hooks are no longer the user's own, and which do not give or raise the very same. Run where
+Gunicorn is, whose settings these are; of its master there is as much as the hooks look at.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from gunicorn.config import KNOWN_SETTINGS, Config  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+
+from runtime_metrics.gunicorn import install
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ARITIES = {
+    setting.name: len(inspect.signature(setting.default).parameters)
+    for setting in KNOWN_SETTINGS
+    if "Hooks" in setting.section
+}
+
+
+def hook_of(arity: int) -> Callable[..., object]:
+    """A hook with so many arguments, which gives the first one back or raises it."""
+
+    def give(it: object) -> object:
+        if isinstance(it, Exception):
+            raise it
+        return it
+
+    hooks = (give, lambda it, _1: give(it), lambda it, _1, _2: give(it), lambda it, _1, _2, _3: give(it))
+    return hooks[arity - 1]
+
+
+def given(hook: Callable[..., object], it: object, arity: int) -> object:
+    """What a call gives or raises."""
+    try:
+        return hook(it, *range(arity - 1))
+    except Exception as error:
+        return error
+
+
+def is_transparent(hook: Callable[..., object], arity: int) -> bool:
+    """Whether a hook still has its arity, its value and its exception."""
+    value, error = object(), RuntimeError()
+    same = given(hook, value, arity) is value and given(hook, error, arity) is error
+    return same and len(inspect.signature(hook).parameters) == arity
+
+
+users = {name: hook_of(arity) for name, arity in ARITIES.items()}
+namespace: dict[str, Any] = dict(users)
+install(namespace)
+settings = Config()
+for name, hook in namespace.items():
+    settings.set(name, hook)
+server = SimpleNamespace(
+    cfg=settings, log=Logger(settings), setup=print, WORKERS={}, LISTENERS=[], reexec_pid=0
+)
+# The first that Gunicorn calls.
+settings.nworkers_changed(server, 1, None)
+hooks = {name: getattr(settings, name) for name in users}
+print(
+    json.dumps(
+        {
+            "wrapped": [name for name in users if hooks[name] is not users[name]],
+            "different": [name for name in users if not is_transparent(hooks[name], ARITIES[name])],
+        }
+    )
+)

@@ -1,0 +1,44 @@
+"""Gunicorn's settings for test_gunicorn_hooks.py: ours alone, with one call that fails.
+
+FAULT names the call: a function of our module's, or what it calls in the core.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from runtime_metrics import _core, gunicorn
+from runtime_metrics.gunicorn import *  # noqa: F403
+
+FAULT = os.environ["FAULT"]
+
+
+def fail(*_: object) -> Any:
+    """Stands for a function of ours."""
+    raise RuntimeError(FAULT)
+
+
+class Faulty:
+    """Stands for an object of our core, or for the core itself; what its calls give is such an object again."""
+
+    def __init__(self, real: Any) -> None:
+        """Takes the real one."""
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        """A call."""
+        call = getattr(self._real, name)
+        if f"{type(self._real).__name__}.{name}" == FAULT:
+            return fail
+
+        def passed_on(*arguments: Any) -> Any:
+            given = call(*arguments)
+            return Faulty(given) if type(given).__name__ in ("Gunicorn", "Requests", "Request") else given
+
+        return passed_on
+
+
+vars(gunicorn)["_core"] = Faulty(_core)
+if FAULT in vars(gunicorn):
+    vars(gunicorn)[FAULT] = fail

@@ -1,0 +1,29 @@
+"""Gunicorn's settings for test_gunicorn_requests.py: master and workers write one record of each level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from runtime_metrics.gunicorn import install
+
+
+def when_ready(server: Any) -> None:
+    """In the master, just before it forks."""
+    write_one_of_each(server.log)
+
+
+def post_worker_init(worker: Any) -> None:
+    """In each worker."""
+    write_one_of_each(worker.log)
+
+
+def write_one_of_each(log: Any) -> None:
+    """Writes to Gunicorn's logger."""
+    log.critical("critical")
+    log.error("error")
+    log.warning("warning")
+    log.exception("exception")
+    log.info("info")
+
+
+install(globals())

@@ -1,0 +1,251 @@
+"""Gunicorn's requests: counted once each, with their status and their duration, whoever else counts them.
+
+What Gunicorn's own statsd client does is the measure of what counts, not of how long it took:
+- A request that Gunicorn itself refuses counts if enough of it could be read: of the three refused here, the one with
+  two lengths, and only where a request of WSGI is served. The classes of ASGI answer all three without a request.
+- A response that has begun keeps its status, whatever becomes of it.
+- WSGI: what fails before anything is sent is a 500, since the client gets one. ASGI: what has started has its status.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from itertools import product
+from operator import le
+from typing import TYPE_CHECKING
+
+import pytest
+from gunicorns import (
+    BEAT,
+    CLASSES,
+    NEEDS,
+    OURS,
+    PAGES,
+    TWO_LENGTHS,
+    Asked,
+    Lines,
+    ask,
+    ask_again,
+    ask_at_once,
+    gunicorn,
+    leave,
+    received,
+    request,
+    selected,
+    side_by_side,
+    status_of,
+    tell,
+)
+from serving import need
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+)
+
+ACCESS_LOG = "--access-logfile {folder}/access"
+STATSD = "--statsd-host {statsd}"
+OPTIONS = {
+    "plain": "",
+    "statsd": STATSD,
+    "statsd and access log": f"{STATSD} {ACCESS_LOG}",
+    "access log and preload": f"{ACCESS_LOG} --preload",
+}
+CASES = [(worker, options) for worker in CLASSES for options in OPTIONS]
+NO_REQUEST = b"NONSENSE\r\n\r\n"
+NO_HEADER = b"GET / HTTP/1.1\r\nHost: localhost\r\nb\x01d: x\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A server, what its clients know, and what arrived."""
+
+    worker: str
+    asked: list[Asked]
+    queued: list[Asked]
+    connections: int
+    # Who counts requests: our core or Gunicorn's statsd client.
+    by_gunicorn: bool
+    lines: Lines
+    own: Lines
+    workers: set[int]
+
+
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[tuple[str, str], Future[Run]]]:
+    """The runs that tests look at."""
+    folders = {case: tmp_path_factory.mktemp("run") for case in CASES}
+    cases = selected(request, "run")
+    with side_by_side(lambda worker, options: play(worker, options, folders[worker, options]), cases) as runs:
+        yield runs
+
+
+@pytest.fixture(params=CASES, ids=" ".join)
+def run(request: pytest.FixtureRequest, runs: dict[tuple[str, str], Future[Run]]) -> Run:
+    """One of them."""
+    worker, _ = request.param
+    need("gunicorn", *NEEDS.get(worker, "").split())
+    return runs[request.param].result()
+
+
+def play(worker: str, options: str, folder: Path) -> Run:
+    """Plays the script to a server."""
+    chosen, application = CLASSES[worker]
+    wsgi = application == "wsgi"
+    by_gunicorn = "statsd" in options and (wsgi or (worker == "asgi" and "access log" in options))
+    command = f"{OURS} {chosen} --workers 2 {OPTIONS[options]} scripted:{application}"
+    with gunicorn(command, folder) as server:
+        asked = [ask(server, page) for page in PAGES]
+        # Gunicorn's own client counts it twice, first with the status that was not sent.
+        asked += [] if by_gunicorn else [ask(server, "/lazy")]
+        asked.append(ask(server, "/", method="HEAD"))
+        asked.append(leave(server))
+        again, connections = ask_again(server, 4)
+        refused = [tell(server, "", said) for said in (NO_REQUEST, NO_HEADER, TWO_LENGTHS)]
+        assert [one.status for one in refused] == [400, 400, 400]
+        queued = [ask(server, "/", f"X-Request-Start: {start}\r\n") for start in starts()]
+        workers = server.workers()
+        server.until_all_is_told()
+        assert server.stop() == 0
+    asked += [*again, *(refused[2:] if wsgi else []), *queued]
+    return Run(worker, asked, queued, connections, by_gunicorn, server.lines, server.own, workers)
+
+
+def starts() -> list[str]:
+    """When a proxy says that it had the request: a quarter of a second ago, in every form, then never."""
+    ago = time.time() - 0.25
+    return [f"t={ago:.6f}", str(int(ago * 1e3)), str(int(ago * 1e6)), "yesterday", f"t={ago + 3600:.3f}"]
+
+
+def test_a_request_counts_once_with_its_status(run: Run) -> None:
+    statuses = Counter(200 if one.status is None else one.status for one in run.asked)
+    expected = {f"gunicorn.request.status.{status}": times for status, times in statuses.items()}
+    expected["gunicorn.requests"] = len(run.asked)
+    counting, silent = (run.own, run.lines) if run.by_gunicorn else (run.lines, run.own)
+    assert counting.sums("gunicorn.request") == expected
+    assert silent.named("gunicorn.requests") == silent.named("gunicorn.request.status") == []
+    assert {line.pid for line in counting.named("gunicorn.request")} <= run.workers
+
+
+def test_a_request_has_one_duration_and_the_right_one(run: Run) -> None:
+    # Gunicorn's own client begins anew with the answer to an exception.
+    least = sorted(0 if run.by_gunicorn and one.status == 500 else one.least for one in run.asked)
+    most = sorted(one.most for one in run.asked)
+    counting, silent = (run.own, run.lines) if run.by_gunicorn else (run.lines, run.own)
+    durations = counting.values("gunicorn.request.duration")
+    assert len(durations) == len(run.asked)
+    early = [(one, other) for one, other in zip(least, durations, strict=True) if one > other]
+    assert early == []
+    assert all(map(le, durations, [limit + 20 for limit in most])), (durations, most)
+    assert {(line.type, line.rate) for line in counting.named("gunicorn.request.duration")} == {("ms", None)}
+    assert silent.named("gunicorn.request.duration") == []
+
+
+def test_a_request_has_its_time_in_a_queue_where_a_proxy_tells_when_it_began(run: Run) -> None:
+    times = run.lines.values("gunicorn.request.queue_time")
+    most = sorted(250 + one.most + 20 for one in run.queued[:3])
+    assert len(times) == 3
+    assert min(times) >= 250
+    assert all(map(le, times, most)), (times, most)
+
+
+def test_connections_are_kept_alive_as_ever(run: Run) -> None:
+    assert run.connections == (4 if run.worker == "sync" else 1)
+
+
+def test_a_worker_tells_at_every_flush_how_many_requests_there_were(run: Run) -> None:
+    flushes = Counter(line.pid for line in run.lines.named(BEAT) if line.pid in run.workers)
+    told = Counter(line.pid for line in run.lines.named("gunicorn.requests"))
+    assert len(flushes) == 2
+    assert told == (Counter() if run.by_gunicorn else flushes)
+
+
+def test_how_busy_a_worker_is_is_not_told_unasked(run: Run) -> None:
+    assert run.lines.named(BEAT) != []
+    assert run.lines.named("gunicorn.worker.") == []
+
+
+@pytest.mark.parametrize("worker", ["sync", "gevent", "uvicorn"])
+@pytest.mark.parametrize("options", ["plain", "statsd"])
+def test_each_process_counts_what_it_writes_on_gunicorns_log(
+    worker: str, options: str, tmp_path: Path
+) -> None:
+    need("gunicorn", *NEEDS.get(worker, "").split())
+    chosen, application = CLASSES[worker]
+    command = f"--config logging_conf.py {chosen} {OPTIONS[options]} scripted:{application}"
+    with gunicorn(command, tmp_path) as server:
+        ask(server, "/")
+        server.until_all_is_told()
+        processes = {server.process.pid, *server.workers()}
+        assert server.stop() == 0
+    counting, silent = (server.own, server.lines) if options == "statsd" else (server.lines, server.own)
+    counted = Counter(
+        (line.pid, line.name) for line in counting.named("gunicorn.log.") if line.values != (0,)
+    )
+    levels = ("critical", "error", "warning", "exception")
+    assert counted == dict.fromkeys(product(processes, (f"gunicorn.log.{level}" for level in levels)), 1)
+    assert silent.named("gunicorn.log.") == []
+
+
+def test_of_too_many_durations_a_fair_choice_is_sent_with_its_rate(tmp_path: Path) -> None:
+    need("gunicorn", *NEEDS["gevent"].split())
+    command = f"{OURS} {CLASSES['gevent'][0]} scripted:wsgi"
+    with gunicorn(command, tmp_path, DD_RUNTIME_METRICS_INTERVAL="3600") as server:
+        assert ask_at_once(server, "/", connections=1, times=3000) == 3000
+        assert ask_at_once(server, "/slow", connections=60, times=50) == 3000
+        assert server.stop() == 0
+    lines = server.lines.named("gunicorn.request.duration")
+    durations = [value for line in lines for value in line.values]
+    assert server.lines.sums("gunicorn.request") == {
+        "gunicorn.requests": 6000,
+        "gunicorn.request.status.200": 6000,
+    }
+    assert len(durations) == 4096
+    assert sum(len(line.values) / (line.rate or 0) for line in lines) == pytest.approx(6000, abs=1)
+    # Half of the requests were slow; six standard deviations are 107.
+    assert sum(duration >= 20 for duration in durations) == pytest.approx(2048, abs=107)
+
+
+SATURATED = {
+    "sync": ("", 1, {"requests.active": 1, "busy.percent": 100}),
+    "gthread": ("", 2, {"requests.active": 2, "connections": 3, "busy.percent": 50}),
+    "gevent": ("--worker-connections 4", 2, {"requests.active": 2, "connections": 3, "busy.percent": 50}),
+    "asgi": ("--worker-connections 4", 2, {"requests.active": 2, "connections": 3, "busy.percent": 50}),
+    "uvicorn": ("", 2, {"requests.active": 2}),
+}
+
+
+@pytest.mark.parametrize("worker", SATURATED)
+def test_a_worker_tells_how_busy_it_is_if_asked_to(worker: str, tmp_path: Path) -> None:
+    need("gunicorn", *NEEDS.get(worker, "").split())
+    chosen, application = CLASSES[worker]
+    limit, holding, expected = SATURATED[worker]
+    include = {"DD_RUNTIME_METRICS_INCLUDE": "gunicorn.worker.*"}
+    command = f"{OURS} {chosen} {limit} scripted:{application}"
+    with ExitStack() as stack:
+        server = stack.enter_context(gunicorn(command, tmp_path, **include))
+        server.held.touch()
+        # One that has had its answer, where connections are kept.
+        for path in ["/"] * (worker != "sync") + ["/held"] * holding:
+            connection = stack.enter_context(closing(server.connection()))
+            connection.sendall(request(path))
+            assert status_of(received(connection)) == 200
+        server.until(lambda: saturation(server.lines) == pytest.approx(expected, abs=0.5))
+        server.held.unlink()
+        server.until(lambda: saturation(server.lines)["requests.active"] == 0)
+
+
+def saturation(lines: Lines) -> dict[str, float]:
+    """What came last of each metric."""
+    told = lines.named("gunicorn.worker.")
+    return {line.name.removeprefix("gunicorn.worker."): line.values[-1] for line in told}
