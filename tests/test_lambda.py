@@ -449,6 +449,37 @@ def test_without_an_extension_metrics_go_to_the_log_if_that_is_asked_for(tmp_pat
     assert "WARNING" not in running.said().replace("[WARNING]", "", 2), "of what is refused only"
 
 
+def test_the_lines_of_an_invocation_are_written_at_once(run_program: RunProgram) -> None:
+    program = """
+    import sys
+    from runtime_metrics.aws_lambda import instrument, lambda_metric
+
+    class Log:
+        writes = []
+        def write(self, text):
+            self.writes.append(text)
+        def flush(self):
+            self.writes.append("")
+
+    @instrument
+    def handler(event, context):
+        lambda_metric("orders", 1)
+    stdout, sys.stdout = sys.stdout, Log()
+    handler(1, None)
+    sys.stdout = None
+    handler(2, None)
+    sys.stdout = stdout
+    print([text.count("\\n") for text in Log.writes])
+    """
+    said = run_program(
+        program,
+        AWS_LAMBDA_FUNCTION_NAME="coffee",
+        DD_FLUSH_TO_LOG="true",
+        DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
+    )
+    assert said == f"[1, 0, {len(NAMES)}, 0]\n"
+
+
 def test_a_configured_address_is_sent_to_with_the_tags_that_no_extension_adds(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent:
         agent.bind(str(tmp_path / "agent"))
