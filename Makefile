@@ -43,8 +43,9 @@ lint: setup ## formatting, lints, types and licences
 	command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny@0.20.2
 	cargo deny --log-level error check bans licenses sources
 
-bench: .bench/.ready ## our cost beside ddtrace's, in one run
+bench: .bench/.ready .servers/.ready ## our cost beside ddtrace's, and beside that of Gunicorn's own metrics
 	$(BIN)/python benches/compare.py .bench/ours/bin/python .bench/ddtrace/bin/python
+	$(BIN)/python benches/per_request.py .servers/bin/python
 
 generate: setup ## rewrite the files that derive from the catalogue
 	$(BIN)/python docs/generate.py

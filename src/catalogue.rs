@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::interval::Interval;
 use crate::selection::Selection;
 use crate::snapshot::{
-    Collections, Ended, Observations, Record, Requests, Running, Snapshot, Usage, Workers,
+    self, Collections, Ended, Observations, Record, Requests, Running, Snapshot, Usage, Workers,
 };
 
 /// What every name begins with.
@@ -216,7 +216,7 @@ pub static CATALOGUE: [Metric; 29] = [
             tags: &[],
             members: |interval| by_status(interval).unwrap_or_default(),
         }),
-        source: "the status of the answer; 500 where the application raised before it began one",
+        source: "the status of the answer; 500 where the application raised before it began one, unless the client had gone",
         description: "The same by HTTP status, which ends the name: gunicorn.request.status.404.",
         absent: "for a status that the interval did not have; where gunicorn.requests is not",
         opentelemetry: Some("http.server.request.duration{http.response.status_code} (count)"),
@@ -251,7 +251,8 @@ pub static CATALOGUE: [Metric; 29] = [
         wire: Wire::Count,
         reading: Reading::Change(|interval| recorded(interval, Record::Critical)),
         source: "a handler on the logger gunicorn.error",
-        description: "Records of the level CRITICAL on Gunicorn's own logger, not on the application's.",
+        description: "Records of the level CRITICAL on Gunicorn's own logger, not on the application's, that its log level lets \
+                      through.",
         absent: "when there was none; where Gunicorn's statsd_host sends it",
         opentelemetry: None,
     },
@@ -351,9 +352,7 @@ pub static CATALOGUE: [Metric; 29] = [
         unit: Unit::Connection,
         level: Level::ByName,
         wire: Wire::Gauge,
-        reading: Reading::Now(|s| {
-            Some(Value::Whole(s.interpreter.as_ref()?.gunicorn.as_ref()?.connections?))
-        }),
+        reading: Reading::Now(|s| Some(Value::Whole(s.interpreter.as_ref()?.server()?.connections?))),
         source: "the worker's own count: nr_conns of gthread and asgi, the pool of gevent",
         description: "Connections that a Gunicorn worker holds, with and without a request.",
         absent: "outside Gunicorn's gthread, gevent and asgi workers; while the interpreter does not answer in time",
@@ -661,23 +660,25 @@ fn recorded(interval: &Interval, record: Record) -> Option<Value> {
 }
 
 fn workers(snapshot: &Snapshot) -> Option<Vec<(Member, Value)>> {
-    let Workers { idle, working } = snapshot.gunicorn.workers?;
-    let app = snapshot.gunicorn.app.as_ref()?;
+    let snapshot::Master { app, workers, .. } = snapshot.gunicorn.master.as_ref()?;
+    let Workers { idle, working } = (*workers)?;
     let member = |state, count| (Member::Tagged(format!("{app},state:{state}")), Value::Whole(count));
     Some(vec![member("idle", idle), member("working", working)])
 }
 
 fn running(snapshot: &Snapshot) -> Option<(Member, Value)> {
-    let status = match snapshot.gunicorn.running? {
+    let master = snapshot.gunicorn.master.as_ref()?;
+    let status = match master.running? {
         Running::Ok => 0,
         Running::Critical => 2,
     };
-    Some((Member::Tagged(snapshot.gunicorn.app.clone()?), Value::Whole(status)))
+    Some((Member::Tagged(master.app.clone()), Value::Whole(status)))
 }
 
 fn backlog(snapshot: &Snapshot) -> Option<(Member, Value)> {
-    let waiting = snapshot.interpreter.as_ref()?.gunicorn.as_ref()?.backlog?;
-    Some((Member::Tagged(snapshot.gunicorn.app.clone()?), Value::Whole(waiting)))
+    let waiting = snapshot.interpreter.as_ref()?.server()?.backlog?;
+    let master = snapshot.gunicorn.master.as_ref()?;
+    Some((Member::Tagged(master.app.clone()), Value::Whole(waiting)))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "no worker serves 2^52 requests at once")]

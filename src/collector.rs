@@ -347,10 +347,11 @@ impl Collector {
 
     /// Sends a sample, or says how soon to come again for it.
     fn tick(&self) -> Option<Duration> {
+        let mut pipeline = self.pipeline.check_out(ONE_TICK)?;
+        // With the pipeline in hand, so that no fork is made meanwhile.
         if self.gunicorn.master().is_some_and(|master| master.prepare(self.clock.now())) {
             return Some(WINDOW);
         }
-        let mut pipeline = self.pipeline.check_out(ONE_TICK)?;
         self.reader.ask();
         let patience = (pipeline.interval() / 10).min(LONGEST_WAIT);
         pipeline.flush(self.clock.now(), SENDING, || self.reader.answer(patience));

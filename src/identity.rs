@@ -21,9 +21,9 @@ const LONGEST_TAG: usize = 200;
 /// The vendor's receiver in AWS Lambda refuses lines with more.
 const MOST_TAGS_IN_LAMBDA: usize = 100;
 
-/// What a line holds before and after its tags, in bytes: a name, a value, which as a float may take 327, a type, and a
-/// metric's own tags. The fields of the origin are counted apart.
-const BESIDE_THE_BLOCK: usize = 400;
+/// What a line holds before and after its tags, in bytes: a name, a type, and a value, which as a float may take 327, or a
+/// metric's own tags, of which one may take 800. The fields of the origin are counted apart.
+const BESIDE_THE_BLOCK: usize = 900;
 
 /// No value of a process tag is longer, in characters.
 const LONGEST_PROCESS_VALUE: usize = 100;

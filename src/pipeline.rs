@@ -34,6 +34,7 @@ pub struct Pipeline {
     output: Output,
     messages: Vec<Message>,
     told_of_unseen: bool,
+    told_of_silence: bool,
 }
 
 /// Where samples go, how many, and how often.
@@ -79,10 +80,11 @@ impl Pipeline {
             output,
             messages: Vec::new(),
             told_of_unseen: false,
+            told_of_silence: false,
         };
         let collections = pipeline.gc.drain();
         pipeline.earlier = pipeline.snapshot(now, Some(collections), None);
-        pipeline.earlier.gunicorn = pipeline.gunicorn.read(None);
+        pipeline.earlier.gunicorn = pipeline.gunicorn.drain(None, now);
         pipeline
     }
 
@@ -133,6 +135,9 @@ impl Pipeline {
             self.messages.extend(self.output.follow(facts));
         }
         later.gunicorn = self.gunicorn.drain(server(later.interpreter.as_ref()), now);
+        if let Some(Err(error)) = later.interpreter.as_ref().and_then(|facts| facts.gunicorn.as_ref()) {
+            self.tell_of_silence(error);
+        }
         if self.gc.take_unseen() {
             later.collections = None;
             self.tell_of_unseen();
@@ -213,6 +218,13 @@ impl Pipeline {
         }
     }
 
+    fn tell_of_silence(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.told_of_silence, true) {
+            let text = format!("Gunicorn does not tell of its workers and connections: {error}");
+            self.messages.push(Message::warning(text));
+        }
+    }
+
     fn snapshot(
         &mut self,
         at: Duration,
@@ -225,7 +237,7 @@ impl Pipeline {
 }
 
 fn server(facts: Option<&Interpreter>) -> Option<&Server> {
-    facts?.gunicorn.as_ref()
+    facts?.server()
 }
 
 impl Output {

@@ -69,8 +69,16 @@ pub struct Interpreter {
     pub environment: Environment,
     /// What tracers in this process say; `None` if one of them has failed to.
     pub tracers: Option<Tracers>,
-    /// What Gunicorn's own objects say; `None` if it does not run this process, or they have failed to.
-    pub gunicorn: Option<Server>,
+    /// What Gunicorn's own objects say, or how they have failed to; `None` if it does not run this process.
+    pub gunicorn: Option<Result<Server, String>>,
+}
+
+impl Interpreter {
+    /// What Gunicorn's own objects say, if they do.
+    #[must_use]
+    pub fn server(&self) -> Option<&Server> {
+        self.gunicorn.as_ref()?.as_ref().ok()
+    }
 }
 
 /// What Gunicorn's own objects say at one instant.
@@ -78,8 +86,8 @@ pub struct Interpreter {
 pub struct Server {
     /// In the master, the pids of its workers.
     pub workers: Vec<u32>,
-    /// In the master, whether another one has been started to take its place.
-    pub is_succeeded: bool,
+    /// In the master, whether another one serves in its place.
+    pub is_replaced: bool,
     /// In the master, connections that wait to be accepted.
     pub backlog: Option<u64>,
     /// In a worker, connections that it holds.
@@ -93,11 +101,18 @@ pub struct Gunicorn {
     pub records: [u64; 4],
     /// In a worker, its requests.
     pub requests: Option<Requests>,
-    /// In the master, its workers; `None` if what they do is not known.
+    /// In the master, what it can say.
+    pub master: Option<Master>,
+}
+
+/// What a master can say of its workers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Master {
+    /// The tag that names the application, cleaned.
+    pub app: String,
+    /// What its workers do; `None` if that is not known.
     pub workers: Option<Workers>,
-    /// In the master, the tag that names the application, cleaned.
-    pub app: Option<String>,
-    /// In the master, whether it runs; `None` if that is not its to say.
+    /// Whether it runs; `None` if that is not its to say.
     pub running: Option<Running>,
 }
 
@@ -112,6 +127,20 @@ pub enum Record {
     Warning,
     /// Of the level ERROR, with an exception.
     Exception,
+}
+
+impl Record {
+    /// The record of a level, as the module `logging` counts, that tells of an exception or not; `None` below WARNING.
+    #[must_use]
+    pub fn of(level: u32, has_exception: bool) -> Option<Self> {
+        match level {
+            50.. => Some(Self::Critical),
+            40.. if has_exception => Some(Self::Exception),
+            40.. => Some(Self::Error),
+            30.. => Some(Self::Warning),
+            _ => None,
+        }
+    }
 }
 
 /// The requests of a worker since it began.

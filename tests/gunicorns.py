@@ -66,7 +66,10 @@ LINE = re.compile(
     r"(?P<name>[A-Za-z0-9_.]+):(?P<values>[0-9.]+(?::[0-9.]+)*)\|(?P<type>[a-z]+)(?:\|@(?P<rate>[0-9.]+))?"
     r"(?:\|#(?P<tags>[^|\n]+))?(?:\|c:[a-z0-9-]+)?(?:\|e:[a-z0-9,-]+)?(?:\|card:[a-z]+)?"
 )
-CHECK = re.compile(r"_sc\|(?P<name>[a-z_.]+)\|(?P<status>[0-3])\|#(?P<tags>[^|\n]+).*")
+CHECK = re.compile(
+    r"_sc\|(?P<name>[a-z_.]+)\|(?P<status>[0-3])\|#(?P<tags>[^|\n]+)"
+    r"(?:\|c:[a-z0-9-]+)?(?:\|e:[a-z0-9,-]+)?(?:\|card:[a-z]+)?"
+)
 
 
 # Of an answer.
@@ -90,6 +93,17 @@ class Line:
     type: str
     rate: float | None
     tags: tuple[str, ...]
+
+    @property
+    def value(self) -> float:
+        """The only value."""
+        (value,) = self.values
+        return value
+
+    def tag(self, key: str) -> str:
+        """The value of a tag that is there once."""
+        (value,) = [tag.partition(":")[2] for tag in self.tags if tag.startswith(f"{key}:")]
+        return value
 
 
 class Lines(Datagrams[list[Line]]):
@@ -118,11 +132,16 @@ class Lines(Datagrams[list[Line]]):
 
 def lines_of(payload: str, pid: int) -> list[Line]:
     """Takes a datagram of this process apart."""
-    return [line_of(text, pid) for text in payload.splitlines() if not CHECK.fullmatch(text)]
+    return [line_of(text, pid) for text in payload.splitlines()]
 
 
 def line_of(text: str, pid: int) -> Line:
-    """Takes a line apart."""
+    """Takes a line apart. A service check has its status for a value."""
+    if check := CHECK.fullmatch(text):
+        values = (float(check["status"]),)
+        return Line(
+            pid, time.monotonic(), check["name"], values, "_sc", None, tuple(check["tags"].split(","))
+        )
     line = LINE.fullmatch(text)
     assert line is not None, text
     rate, tags = line["rate"], line["tags"]
@@ -229,6 +248,13 @@ class Gunicorn:
             assert self.process.poll() is None, self.stderr()
             assert time.monotonic() < deadline, self.stderr()
             time.sleep(0.02)
+
+    def noted(self) -> float:
+        """Waits for the time that the application notes, and takes it away."""
+        self.until(lambda: self.left.exists() and self.left.read_text().endswith("\n"))
+        noted = float(self.left.read_text())
+        self.left.unlink()
+        return noted
 
     def workers(self) -> set[int]:
         """Its worker processes."""
@@ -337,6 +363,15 @@ def ask_at_once(server: Gunicorn, path: str, connections: int, times: int) -> in
         return sum(b"".join(iter(partial(received, connection), b"")).count(END) for connection in opened)
 
 
+def leave_early(server: Gunicorn) -> Asked:
+    """Hangs up before the answer, and waits until the application gives it."""
+    begin = time.monotonic()
+    with closing(server.connection()) as connection:
+        connection.sendall(request("/late"))
+        time.sleep(0.1)
+    return Asked("/late", b"", 200, (server.noted() - begin) * 1000)
+
+
 def leave(server: Gunicorn) -> Asked:
     """Hangs up in the midst of the answer, and waits until the application has noticed."""
     begin = time.monotonic()
@@ -346,8 +381,7 @@ def leave(server: Gunicorn) -> Asked:
         answered = time.monotonic()
         time.sleep(0.1)
         least = since(answered)
-    server.until(lambda: server.left.exists() and server.left.read_text().endswith("\n"))
-    return Asked("/endless", answer, least, (float(server.left.read_text()) - begin) * 1000)
+    return Asked("/endless", answer, least, (server.noted() - begin) * 1000)
 
 
 def request(path: str, method: str = "GET", headers: str = "") -> bytes:

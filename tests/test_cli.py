@@ -22,12 +22,13 @@ import pytest
 from runtime_metrics import _core
 from runtime_metrics.cli import COMMANDS, catalogue
 from runtime_metrics.cli.board import Board, readable, trend
-from runtime_metrics.cli.receiver import MalformedLine, Receiver, Sample, decode
+from runtime_metrics.cli.receiver import Line, MalformedLine, Receiver, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAMES = [metric.name for metric in _core.catalogue()]
+RUNTIME_NAMES = [name for name in NAMES if name.startswith(catalogue.PREFIX)]
 COMMAND = [sys.executable, "-m", "runtime_metrics"]
 ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "error"}
 LINE = b"runtime.python.mem.rss:73400320|d|#service:web,env:prod,runtime-id:aaaa1111"
@@ -199,7 +200,7 @@ def test_the_catalogue_table_holds_every_name_once_in_order() -> None:
     """The plain form."""
     result = run("catalogue")
     assert result.returncode == 0
-    assert re.findall(r"^runtime\.\S+", result.stdout, re.MULTILINE) == NAMES
+    assert re.findall(r"^(?:runtime|gunicorn)\.\S+", result.stdout, re.MULTILINE) == NAMES
 
 
 def test_the_catalogue_as_json_holds_every_field_of_every_metric() -> None:
@@ -209,7 +210,7 @@ def test_the_catalogue_as_json_holds_every_field_of_every_metric() -> None:
     assert len(set(NAMES)) == len(NAMES) >= 15
     public = {name for name in dir(_core.catalogue()[0]) if not name.startswith("_")}
     assert set(rows[0]) == public == set(catalogue.FIELDS)
-    assert {row["kind"] for row in rows} == {"now", "change", "aggregate"}
+    assert {row["kind"] for row in rows} == {"now", "change", "aggregate", "observations", "family"}
 
 
 def test_the_generated_page_names_its_command_and_describes_every_metric() -> None:
@@ -227,25 +228,26 @@ def test_the_generated_page_names_its_command_and_describes_every_metric() -> No
 
 
 @pytest.mark.parametrize(
-    ("line", "samples"),
+    ("line", "decoded"),
     [
-        (b"a:1|d", [Sample("a", 1.0, "d", ())]),
-        (b"a.b_c.D9:-1.50|g", [Sample("a.b_c.D9", -1.5, "g", ())]),
-        (b"a:1|ms|#x:y", [Sample("a", 1.0, "ms", ("x:y",))]),
-        (b"a:1:2:3.5|d|#t", [Sample("a", value, "d", ("t",)) for value in (1.0, 2.0, 3.5)]),
-        (b"a:1|c|@0.25|#x:y,z", [Sample("a", 1.0, "c", ("x:y", "z"))]),
-        (b"a:1|c|#x:y,z|@1.0", [Sample("a", 1.0, "c", ("x:y", "z"))]),
-        (b"a:1|g|T1656581400", [Sample("a", 1.0, "g", ())]),
-        (b"a:1|h|#t|c:in-4026531835|e:it-false,cn-web,pu-1f|card:low", [Sample("a", 1.0, "h", ("t",))]),
-        (b"a:user:7|s", [Sample("a", "user", "s", ()), Sample("a", "7", "s", ())]),
-        ("a:1|d|#ort:Köln,path:/a b".encode(), [Sample("a", 1.0, "d", ("ort:Köln", "path:/a b"))]),
+        (b"a:1|d", [Line("a", (1.0,), "d", ())]),
+        (b"a.b_c.D9:-1.50|g", [Line("a.b_c.D9", (-1.5,), "g", ())]),
+        (b"a:1|ms|#x:y", [Line("a", (1.0,), "ms", ("x:y",))]),
+        (b"a:1:2:3.5|d|#t", [Line("a", (1.0, 2.0, 3.5), "d", ("t",))]),
+        (b"a:1|c|@0.25|#x:y,z", [Line("a", (1.0,), "c", ("x:y", "z"), 0.25)]),
+        (b"a:1|c|#x:y,z|@1.0", [Line("a", (1.0,), "c", ("x:y", "z"))]),
+        (b"a:1|g|T1656581400", [Line("a", (1.0,), "g", ())]),
+        (b"a:1|h|#t|c:in-4026531835|e:it-false,cn-web,pu-1f|card:low", [Line("a", (1.0,), "h", ("t",))]),
+        (b"a:user:7|s", [Line("a", ("user", "7"), "s", ())]),
+        ("a:1|d|#ort:Köln,path:/a b".encode(), [Line("a", (1.0,), "d", ("ort:Köln", "path:/a b"))]),
         (b"_e{5,4}:title|text|#t", []),
-        (b"_sc|check|0|m:fine", []),
+        (b"_sc|a.check|0", [Line("a.check", (0.0,), "_sc", ())]),
+        (b"_sc|a|2|d:1656581400|h:web-1|#x:y|c:in-7|m:gone", [Line("a", (2.0,), "_sc", ("x:y",))]),
     ],
 )
-def test_a_line_within_the_grammar_is_decoded(line: bytes, samples: list[Sample]) -> None:
+def test_a_line_within_the_grammar_is_decoded(line: bytes, decoded: list[Line]) -> None:
     """Every part of the grammar."""
-    assert list(decode(line)) == samples
+    assert list(decode(line)) == decoded
 
 
 @pytest.mark.parametrize(
@@ -292,6 +294,12 @@ def test_a_line_within_the_grammar_is_decoded(line: bytes, samples: list[Sample]
         (b"a:1|d|#t:\x1b[2J", "a character that cannot be printed"),
         (b"a:1|d|#t:x\r", "a character that cannot be printed"),
         ("a:1|d|#t:\u202eevil".encode(), "a character that cannot be printed"),
+        (b"_sc", "not the name of a service check"),
+        (b"_sc|a", "not the name of a service check"),
+        (b"_sc|a b|0", "not the name of a service check"),
+        (b"_sc|a|4", "not the state of a service check"),
+        (b"_sc|a|0|@1", "an unknown field"),
+        (b"_sc|a|0|h:", "not a valid field h:"),
         (b"a:1|d\x00", "a character that cannot be printed"),
     ],
 )
@@ -306,12 +314,12 @@ def test_a_line_outside_the_grammar_is_malformed(line: bytes, reason: str) -> No
 def test_a_malformed_line_does_not_take_its_neighbours_with_it() -> None:
     """A list receives what could not be decoded."""
     malformed: list[MalformedLine] = []
-    samples = list(decode(b"a:1|d\nbroken\n\nb:2|d\n", malformed))
-    assert [sample.name for sample in samples] == ["a", "b"]
+    lines = list(decode(b"a:1|d\nbroken\n\nb:2|d\n", malformed))
+    assert [line.name for line in lines] == ["a", "b"]
     assert [error.line for error in malformed] == [b"broken", b""]
 
 
-def test_a_forged_byte_anywhere_gives_a_sample_or_a_malformed_line() -> None:
+def test_a_forged_byte_anywhere_gives_a_line_or_a_malformed_one() -> None:
     """Each byte of a line replaced by each byte there is: nothing else is ever raised."""
     line = b"ab:12|d|@0.5|T9|#k:v,w|c:in-7|e:it-x|card:low"
     forged = [line[:at] + bytes([byte]) + line[at + 1 :] for at in range(len(line)) for byte in range(256)]
@@ -339,6 +347,8 @@ def test_a_forged_byte_anywhere_gives_a_sample_or_a_malformed_line() -> None:
         (1, "thread", "1 thread"),
         (1_204, "object", "1,204 objects"),
         (3, "switch", "3 switches"),
+        (12.34, "millisecond", "12.3 ms"),
+        (2, "service check", "CRITICAL"),
         (-2.5, "", "-2.50"),
         (1e300, "", "1e+300"),
         (1e300, "second", "1e+300 s"),
@@ -370,8 +380,8 @@ def test_a_trend_runs_from_the_lowest_to_the_highest_block(values: list[float], 
 def test_two_processes_are_kept_apart() -> None:
     """Each runtime-id has its own rows; what they share stands above."""
     board = Board({"b": "byte", "a": "thread"})
-    for name, value, process in (("a", 1, "one"), ("b", 10, "one"), ("a", 2, "two"), ("a", 3, "one")):
-        board.add(Sample(name, value, "d", ("service:web", f"runtime-id:{process}")))
+    for name, value, process in (("a", 1.0, "one"), ("b", 10.0, "one"), ("a", 2.0, "two"), ("a", 3.0, "one")):
+        board.add(Line(name, (value,), "d", ("service:web", f"runtime-id:{process}")))
     assert board.shared_tags == ("service:web",)
     assert [process.tags for process in board.processes] == [("runtime-id:one",), ("runtime-id:two",)]
     shown = [[(row.label, row.series.latest) for row in process.rows] for process in board.processes]
@@ -382,15 +392,44 @@ def test_series_of_one_name_are_told_apart_by_their_own_tags() -> None:
     """A label shows the tags its process does not share."""
     board = Board({})
     for own in ("state:idle", "state:busy"):
-        board.add(Sample("a", 1, "d", ("service:web", "runtime-id:one", own)))
+        board.add(Line("a", (1.0,), "d", ("service:web", "runtime-id:one", own)))
     (process,) = board.processes
     assert [row.label for row in process.rows] == ["a{state:idle}", "a{state:busy}"]
+
+
+def test_of_a_line_with_several_values_the_median_is_shown_with_the_extremes() -> None:
+    """Each value is a sample."""
+    board = Board({"a": "millisecond"})
+    for values in ((3.0, 40.0, 1.0), (5.0, 7.0)):
+        series = board.add(Line("a", values, "ms", ()))
+    assert series is not None
+    assert (series.latest, series.extremes, [*series.recent]) == ("6 ms", ("1 ms", "40 ms"), [3.0, 6.0])
+    assert board.sample_count == 5
+
+
+def test_a_counter_that_tells_of_a_part_is_as_many_times_as_much() -> None:
+    """As the Agent has it."""
+    board = Board({})
+    series = [board.add(Line("a", (2.0, 3.0), "c", (), rate)) for rate in (1.0, 0.5)][-1]
+    assert series is not None
+    assert [*series.recent] == [5.0, 10.0]
+
+
+def test_a_member_of_a_family_stands_where_the_family_does_and_has_its_unit() -> None:
+    """The catalogue has one name for all of them."""
+    board = Board({"a.status": "request", "b": "byte"})
+    for name in ("z.y", "b", "z.x", "a.status.500", "a.status.200"):
+        board.add(Line(name, (2.0,), "c", ()))
+    (process,) = board.processes
+    shown = [(row.label, row.series.latest) for row in process.rows]
+    ours = [("a.status.200", "2 requests"), ("a.status.500", "2 requests"), ("b", "2 B")]
+    assert shown == [*ours, ("z.y", "2"), ("z.x", "2")]
 
 
 def test_a_set_counts_as_a_sample_and_is_not_shown() -> None:
     """Its text is no number."""
     board = Board({})
-    assert board.add(Sample("a", "text", "s", ())) is None
+    assert board.add(Line("a", ("text",), "s", ())) is None
     assert (board.sample_count, board.processes, board.shared_tags) == (1, (), ())
 
 
@@ -401,7 +440,7 @@ def test_the_receiver_takes_a_free_port_and_counts_what_is_malformed() -> None:
     """Three datagrams, one of them with a broken line, one of them empty."""
     with Receiver.udp() as receiver:
         send(receiver.address, b"a:1|d\nb:2|d\n", b"c:3|d\nbroken", b"")
-        received = receiver.samples(timeout=60)
+        received = receiver.lines(timeout=60)
         assert [next(received).name for _ in range(3)] == ["a", "b", "c"]
         assert list(receiver.pending()) == []
         assert receiver.malformed_count == 2
@@ -411,7 +450,7 @@ def test_the_receiver_takes_a_free_port_and_counts_what_is_malformed() -> None:
 def test_the_receiver_waits_no_longer_than_it_is_told() -> None:
     """Nothing comes, and the iteration ends."""
     with Receiver.udp() as receiver:
-        assert list(receiver.samples(timeout=0.01)) == []
+        assert list(receiver.lines(timeout=0.01)) == []
 
 
 @needs_posix
@@ -420,7 +459,7 @@ def test_the_receiver_on_a_unix_socket_removes_its_file(tmp_path: Path) -> None:
     path = tmp_path / "dsd.socket"
     with Receiver.unix(str(path)) as receiver:
         send(receiver.address, LINE)
-        assert next(receiver.samples(timeout=60)).value == 73_400_320
+        assert next(receiver.lines(timeout=60)).values == (73_400_320,)
         assert path.is_socket()
     assert not path.exists()
 
@@ -438,6 +477,37 @@ def test_watch_shows_what_arrives_and_ends_by_itself() -> None:
     assert re.search(r"^other\.metric +5 +5 +5  ▁$", shown, re.MULTILINE)
     assert shown.endswith("\nsamples: 2, malformed lines: 1\n")
     assert complaints == "malformed line: not a metric type: b'broken'\n"
+
+
+def test_watch_shows_what_gunicorn_sends_and_nothing_else_if_asked_to() -> None:
+    """Workers by state, durations packed in a line, counters, and the service check, which is of no process."""
+    master, worker = "#service:web,runtime-id:aaaa", "#service:web,runtime-id:bbbb"
+    datagrams = (
+        f"runtime.python.mem.rss:1|d|{master}\ngunicorn.workers:2|g|{master},app:shop,state:idle\n"
+        f"gunicorn.workers:1|g|{master},app:shop,state:working\n_sc|gunicorn.is_running|0|#app:shop,service:web\n",
+        f"gunicorn.requests:3|c|{worker}\ngunicorn.request.duration:12.5:400.25:3|ms|@0.5|{worker}\n",
+        f"gunicorn.workers:3|g|{master},app:shop,state:idle\n_sc|gunicorn.is_running|2|#app:shop,service:web\n",
+    )
+    with running("watch", "--port", "0", "--seconds", "3", "--only", "gunicorn.*") as process:
+        send(address_of(process), *map(str.encode, datagrams))
+        shown, complaints = process.communicate()
+    assert (process.returncode, complaints) == (0, "")
+    lines = [re.sub(r"^ +[0-9.]+ s +", "", line).split() for line in shown.splitlines()]
+    assert [line for line in lines if line and line[0].startswith("gunicorn.")] == [
+        ["gunicorn.workers", "2", "workers"],
+        ["gunicorn.workers{state:working}", "1", "worker"],
+        ["gunicorn.is_running", "OK"],
+        ["gunicorn.requests", "3", "requests", "bbbb"],
+        ["gunicorn.request.duration", "12.5", "ms", "bbbb"],
+        ["gunicorn.workers{state:idle}", "3", "workers", "aaaa"],
+        ["gunicorn.is_running", "CRITICAL"],
+        # The summary: last, smallest, largest, trend.
+        ["gunicorn.workers{state:idle}", "3", "workers", "2", "workers", "3", "workers", "▁█"],
+        ["gunicorn.workers{state:working}", "1", "worker", "1", "worker", "1", "worker", "▁"],
+        ["gunicorn.is_running", "CRITICAL", "OK", "CRITICAL", "▁█"],
+        ["gunicorn.requests", "3", "requests", "3", "requests", "3", "requests", "▁"],
+        ["gunicorn.request.duration", "12.5", "ms", "3", "ms", "400", "ms", "▁"],
+    ]
 
 
 @needs_posix
@@ -504,8 +574,10 @@ def test_demo_shows_every_metric_of_the_default_level_and_leaves_nothing_behind(
     assert "service:demo env:local version:1.0" in result.stdout
     assert "team:core" not in result.stdout
     summary = result.stdout[result.stdout.index("NAME ") :]
-    assert re.findall(r"^runtime\.\S+", summary, re.MULTILINE) == NAMES
-    assert summary.endswith(f"\n{len(NAMES)} of {len(NAMES)} metrics seen over a real UDP socket\n")
+    assert re.findall(r"^runtime\.\S+", summary, re.MULTILINE) == RUNTIME_NAMES
+    assert summary.endswith(
+        f"\n{len(RUNTIME_NAMES)} of {len(RUNTIME_NAMES)} metrics seen over a real UDP socket\n"
+    )
     assert marked(marker) == []
 
 
@@ -523,7 +595,9 @@ def test_demo_on_a_terminal_draws_a_table_and_ends_at_ctrl_c(columns: int, headi
         status = terminal.process.wait()
     assert len(children) == 2
     assert "Traceback" not in terminal.shown
-    assert f"{len(NAMES)} of {len(NAMES)} metrics seen over a real UDP socket" in terminal.shown
+    assert (
+        f"{len(RUNTIME_NAMES)} of {len(RUNTIME_NAMES)} metrics seen over a real UDP socket" in terminal.shown
+    )
     assert "listening on" not in terminal.shown
     assert status == 0
     assert max(len(line) for line in terminal.lines) <= columns

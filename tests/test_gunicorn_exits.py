@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from holding import CLASSES, OURS, gunicorn
+from gunicorns import CLASSES, OURS
+from masters import leading
 from serving import PATIENCE, need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
-    from holding import Gunicorn
+    from masters import Master
 
-    Cause = Callable[[Gunicorn, int], None]
+    Cause = Callable[[Master, int], None]
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
@@ -52,10 +53,10 @@ def by(sent: signal.Signals) -> Cause:
 
 
 def by_the_master(sent: signal.Signals) -> Cause:
-    return lambda server, _: server.process.send_signal(sent)
+    return lambda server, _: server.leader.send_signal(sent)
 
 
-def by_a_long_request(server: Gunicorn, _: int) -> None:
+def by_a_long_request(server: Master, _: int) -> None:
     with server.request("/block") as request:
         request.end()
 
@@ -81,12 +82,12 @@ OPTIONS = {TOO_LONG: "--timeout 3", RECYCLED: f"--max-requests {ANSWERED}"}
 CELLS = list(product(CLASSES, CAUSES))
 
 # gthread's heart beats beside its requests; uvicorn's worker waits for nothing that SIGQUIT changes.
-LIVES_ON = {("gthread", TOO_LONG), ("UvicornWorker", "SIGQUIT to the worker")}
+LIVES_ON = {("gthread", TOO_LONG), ("uvicorn", "SIGQUIT to the worker")}
 LOST = {
     *((worker, "SIGKILL to the worker") for worker in CLASSES),
     ("asgi", TOO_LONG),
-    ("UvicornWorker", TOO_LONG),
-    ("UvicornWorker", "SIGABRT to the worker"),
+    ("uvicorn", TOO_LONG),
+    ("uvicorn", "SIGABRT to the worker"),
 }
 
 
@@ -97,15 +98,15 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, s
     with ThreadPoolExecutor(SIDE_BY_SIDE) as executor:
         yield {
             (*cell, config): executor.submit(end_of, tmp_path_factory.mktemp("exit"), *cell, config)
-            for cell, config in product(CELLS, (f"--config {OURS}", ""))
+            for cell, config in product(CELLS, (OURS, ""))
         }
 
 
 def end_of(folder: Path, worker_class: str, cause: str, config: str) -> End:
     """Has a server's only worker answer and end."""
-    options, application, _ = CLASSES[worker_class]
-    options = f"{config} --workers 1 --worker-class {options} {OPTIONS.get(cause, '')}"
-    with gunicorn(folder, options, application, DD_RUNTIME_METRICS_INTERVAL=INTERVAL) as server:
+    options, application = CLASSES[worker_class]
+    options = f"{config} --workers 1 {options} {OPTIONS.get(cause, '')} held:{application}"
+    with leading(options, folder, DD_RUNTIME_METRICS_INTERVAL=INTERVAL) as server:
         (pid,) = {server.ask() for _ in range(ANSWERED)}
         worker = psutil.Process(pid)
         CAUSES[cause](server, pid)
@@ -115,13 +116,14 @@ def end_of(folder: Path, worker_class: str, cause: str, config: str) -> End:
             # Whoever answers has come so far that it can be ended.
             assert (server.ask() == pid) == lives_on
             assert server.end() == 0
-        assert server.process.wait(PATIENCE) == 0
-        server.packets.stop()
-        lines = [line for line in server.lines if line.pid == pid]
+        assert server.leader.wait(PATIENCE) == 0
+        server.lines.stop()
+        answered, samples = (
+            [line.value for line in server.lines.named(name) if line.pid == pid]
+            for name in ("gunicorn.request.status.200", "runtime.python.mem.rss")
+        )
         return End(
-            None if lives_on else status(pid, server.stderr()),
-            tuple(line.value for line in lines if line.name == "gunicorn.request.status.200"),
-            len([line for line in lines if line.name == "runtime.python.mem.rss"]),
+            None if lives_on else status(pid, server.stderr()), answered=tuple(answered), samples=len(samples)
         )
 
 
@@ -137,7 +139,7 @@ def status(pid: int, log: str) -> int:
 def test_what_a_worker_has_answered_leaves_once_at_its_end_unless_nothing_can_run(
     ends: dict[tuple[str, str, str], Future[End]], worker: str, cause: str
 ) -> None:
-    end = ends[worker, cause, f"--config {OURS}"].result()
+    end = ends[worker, cause, OURS].result()
     if (worker, cause) in LOST:
         assert (end.answered, end.samples) == ((), 0)
     else:
@@ -149,7 +151,7 @@ def test_what_a_worker_has_answered_leaves_once_at_its_end_unless_nothing_can_ru
 def test_a_worker_ends_as_it_would_without_us(
     ends: dict[tuple[str, str, str], Future[End]], worker: str, cause: str
 ) -> None:
-    with_us, without_us = (ends[worker, cause, config].result() for config in (f"--config {OURS}", ""))
+    with_us, without_us = (ends[worker, cause, config].result() for config in (OURS, ""))
     assert with_us.status == without_us.status
     assert (with_us.status is None) == ((worker, cause) in LIVES_ON)
 

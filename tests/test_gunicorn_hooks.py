@@ -223,6 +223,24 @@ def as_seen_raising(raising: str, folder: Path, way: dict[str, str]) -> Seen:
         return Seen(answers, server.stop(), server.words())
 
 
+@pytest.mark.parametrize(("options", "variable"), [(OURS, ""), ("", OURS)])
+def test_the_module_is_a_configuration_by_itself_and_stays_so_in_a_reload(
+    options: str, variable: str, tmp_path: Path
+) -> None:
+    need("gunicorn")
+    with gunicorn(f"{options} scripted:wsgi", tmp_path, GUNICORN_CMD_ARGS=variable) as server:
+        server.until(lambda: senders(server.lines, "gunicorn.workers") == {server.process.pid})
+        server.until(lambda: senders(server.lines, "gunicorn.requests") == server.workers())
+        server.process.send_signal(signal.SIGHUP)
+        server.until(lambda: len(senders(server.lines, "gunicorn.requests")) == 2)
+        assert server.stop() == 0
+
+
+def senders(lines: Lines, name: str) -> set[int]:
+    """Which processes have sent this."""
+    return {line.pid for line in lines.named(name)}
+
+
 @pytest.mark.parametrize("worker", CLASSES)
 def test_clients_and_operators_see_no_difference(worker: str, tmp_path: Path) -> None:
     need("gunicorn", *NEEDS.get(worker, "").split())
@@ -247,9 +265,9 @@ def as_seen(worker: str, config: str, folder: Path, **environment: str) -> Seen:
 
 # Calls of ours that can fail, and where they are made.
 FAULTS = {
-    "sync": "module.enabled module.lead_gunicorn Gunicorn.describe Gunicorn.work Gunicorn.release Gunicorn.end"
-    " Gunicorn.record Requests.begin Requests.refuse Request.end Request.fail _follow _kind _count_records"
-    " _capacity _count_refused",
+    "sync": "module.enabled module.lead_gunicorn GunicornMaster.describe GunicornMaster.work GunicornMaster.release"
+    " GunicornMaster.end GunicornMaster.record Requests.begin Requests.refuse Request.end Request.fail _follow _kind"
+    " _count_records _capacity _count_refused",
     "gevent": "_count_connections",
     "asgi": "Requests.begin Request.end",
     "uvicorn": "Requests.begin Request.end module.flush",

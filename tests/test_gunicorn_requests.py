@@ -33,6 +33,7 @@ from gunicorns import (
     ask_at_once,
     gunicorn,
     leave,
+    leave_early,
     received,
     request,
     selected,
@@ -110,6 +111,8 @@ def play(worker: str, options: str, folder: Path) -> Run:
         asked += [] if by_gunicorn else [ask(server, "/lazy")]
         asked.append(ask(server, "/", method="HEAD"))
         asked.append(leave(server))
+        # A server of ASGI may cancel the application: that is no answer.
+        asked += [leave_early(server)] if wsgi else []
         again, connections = ask_again(server, 4)
         refused = [tell(server, "", said) for said in (NO_REQUEST, NO_HEADER, TWO_LENGTHS)]
         assert [one.status for one in refused] == [400, 400, 400]
@@ -184,7 +187,8 @@ def test_each_process_counts_what_it_writes_on_gunicorns_log(
     chosen, application = CLASSES[worker]
     command = f"--config logging_conf.py {chosen} {OPTIONS[options]} scripted:{application}"
     with gunicorn(command, tmp_path) as server:
-        ask(server, "/")
+        # uvicorn complains of this one on a logger of its own, to the same handlers.
+        ask(server, "/silent" if worker == "uvicorn" else "/")
         server.until_all_is_told()
         processes = {server.process.pid, *server.workers()}
         assert server.stop() == 0
@@ -195,6 +199,20 @@ def test_each_process_counts_what_it_writes_on_gunicorns_log(
     levels = ("critical", "error", "warning", "exception")
     assert counted == dict.fromkeys(product(processes, (f"gunicorn.log.{level}" for level in levels)), 1)
     assert silent.named("gunicorn.log.") == []
+
+
+@pytest.mark.parametrize("worker", CLASSES)
+def test_the_last_words_of_a_worker_hold_its_requests(worker: str, tmp_path: Path) -> None:
+    need("gunicorn", *NEEDS.get(worker, "").split())
+    chosen, application = CLASSES[worker]
+    # One worker, so that none is just beginning when all shall end: Gunicorn would wait half a minute for it.
+    command = f"{OURS} {chosen} --workers 1 --max-requests 3 scripted:{application}"
+    with gunicorn(command, tmp_path, DD_RUNTIME_METRICS_INTERVAL="3600") as server:
+        assert [ask(server, "/missing").status for _ in range(10)] == [404] * 10
+        assert server.stop() == 0
+    expected = {"gunicorn.requests": 10, "gunicorn.request.status.404": 10}
+    assert server.lines.sums("gunicorn.request") == expected
+    assert len(server.lines.values("gunicorn.request.duration")) == 10
 
 
 def test_of_too_many_durations_a_fair_choice_is_sent_with_its_rate(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ use runtime_metrics::identity::{Claims, Extras, Identity, Runtime};
 use runtime_metrics::interval::Interval;
 use runtime_metrics::selection::Selection;
 use runtime_metrics::snapshot::{
-    Collections, Ended, Gunicorn, Interpreter, Observations, Process, Requests, Running, Server, Snapshot,
-    Usage, Workers,
+    Collections, Ended, Gunicorn, Interpreter, Master, Observations, Process, Requests, Running, Server,
+    Snapshot, Usage, Workers,
 };
 use runtime_metrics::variables::Environment;
 
@@ -284,11 +284,13 @@ fn a_worker_that_has_just_begun_has_a_baseline_of_nothing() {
 fn the_lines_of_a_gunicorn_master_are_exactly_these() {
     let server = Server { workers: vec![7, 8], backlog: Some(5), ..Server::default() };
     let later = Snapshot {
-        interpreter: Some(Interpreter { gunicorn: Some(server), ..Interpreter::default() }),
+        interpreter: Some(Interpreter { gunicorn: Some(Ok(server)), ..Interpreter::default() }),
         gunicorn: Gunicorn {
-            workers: Some(Workers { idle: 2, working: 1 }),
-            app: Some("app:shop".into()),
-            running: Some(Running::Critical),
+            master: Some(Master {
+                app: "app:shop".into(),
+                workers: Some(Workers { idle: 2, working: 1 }),
+                running: Some(Running::Critical),
+            }),
             ..Gunicorn::default()
         },
         ..Snapshot::default()

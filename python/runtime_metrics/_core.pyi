@@ -134,12 +134,12 @@ def lambda_metric(
         tags: Its tags: "key:value" strings.
     """
 
-def lead_gunicorn(question: Callable[[], dict[str, Any] | None]) -> Gunicorn:
+def lead_gunicorn(question: Callable[[], dict[str, Any]]) -> GunicornMaster:
     """Make this process Gunicorn's master, before it forks its workers.
 
     Args:
-        question: Called at each flush, in any thread: what Gunicorn's own objects say. None, or a dict with any of
-            these keys: workers, a list of pids; succeeded, whether another master takes its place; backlog.
+        question: Called at each flush, in any thread: what Gunicorn's own objects say. A dict with any of
+            these keys: workers, a list of pids; replaced, whether another master serves in its place; backlog.
     """
 
 def catalogue() -> list[Metric]:
@@ -224,16 +224,13 @@ class Variable:
         """What it does."""
 
 @final
-class Gunicorn:
-    """The part that this process plays in Gunicorn, and the requests it serves.
-
-    A master has it before it forks its workers, which inherit it.
-    """
+class GunicornMaster:
+    """Gunicorn's master, which the workers it forks inherit."""
 
     def describe(self, app: str, by_cpu: bool) -> None:
         """Name the application, and say whether only CPU time can tell what workers do."""
     def work(
-        self, question: Callable[[], dict[str, Any] | None], counts: bool, capacity: int | None = None
+        self, question: Callable[[], dict[str, Any]], counts: bool, capacity: int | None = None
     ) -> Requests:
         """Make this process a worker, in the child that the master has just forked.
 
@@ -267,14 +264,14 @@ class Requests:
 class Request:
     """A request that is being served."""
 
-    def end(self, status: int | None, queued_since: str | None = None) -> None:
+    def end(self, status: int | None, queued_since: object = None) -> None:
         """End it and count it. Of several calls the first counts.
 
         Args:
             status: The HTTP status of its answer; None if there was none.
             queued_since: The header X-Request-Start, if there is one.
         """
-    def fail(self, queued_since: str | None = None) -> None:
+    def fail(self, queued_since: object = None) -> None:
         """End it without an answer. If the server answers in its place, end() says how; otherwise it counts as 500.
 
         Args:

@@ -2,17 +2,19 @@
 
     gunicorn -c python:runtime_metrics.gunicorn app:app
 
-or in a configuration file of one's own, as its last line:
+or in a configuration file of one's own, as its first line, or, where that sets all the hooks itself, as its last:
 
+    from runtime_metrics.gunicorn import *
     runtime_metrics.gunicorn.install(globals())
 
-Gunicorn calls the first of the hooks here that it meets; that one puts itself around the hooks of the configuration, so
-that those still run, in their order and with their results. Nothing that goes wrong here reaches Gunicorn.
+The first hook of ours that Gunicorn calls puts others around those of the configuration: they still run, in their order
+and with their results. Nothing that goes wrong here reaches Gunicorn.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import functools
 import importlib
@@ -29,15 +31,12 @@ if TYPE_CHECKING:
 
     _Hook = Callable[..., Any]
 
-__all__ = ["install", "nworkers_changed", "on_reload", "on_starting", "pre_fork", "when_ready"]
+__all__ = ["install", "nworkers_changed", "on_starting", "pre_fork", "when_ready"]
 
 _LOG = logging.getLogger("runtime_metrics")
 
-# The client has gone: whatever the application raises for it is not its fault.
-_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
-
 # What has been complained of; once in a process is enough.
-_said: set[tuple[str, type | None]] = set()
+_said: set[object] = set()
 
 
 def install(namespace: MutableMapping[str, Any]) -> None:
@@ -62,11 +61,6 @@ def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None
 
 def on_starting(server: Any) -> None:
     """Gunicorn's hook before it listens."""
-    _adopt(server)
-
-
-def on_reload(server: Any) -> None:
-    """Gunicorn's hook in a reload."""
     _adopt(server)
 
 
@@ -95,15 +89,15 @@ def _guarded(work: _Hook) -> _Hook:
 
 def _complain(where: str, error: Exception) -> None:
     # What it says may differ each time.
-    if (where, type(error)) not in _said:
-        _said.add((where, type(error)))
-        _LOG.warning("Gunicorn's metrics are incomplete: %s: %r", where.strip("_"), error)
+    _say(f"Gunicorn's metrics are incomplete: {where.strip('_')}: {error!r}", once=(where, type(error)))
 
 
-def _say(text: str) -> None:
-    if (text, None) not in _said:
-        _said.add((text, None))
-        _LOG.warning("%s", text)
+def _say(text: str, once: object = None) -> None:
+    if (once or text) not in _said:
+        _said.add(once or text)
+        # A filter of the program's may raise.
+        with contextlib.suppress(Exception):
+            _LOG.warning("%s", text)
 
 
 def _chained(theirs: _Hook, *, before: _Hook | None = None, after: _Hook | None = None) -> _Hook:
@@ -128,26 +122,22 @@ class _Master:
     def __init__(self) -> None:
         self.server: Any = None
         self.cfg: Any = None
-        self.has_begun = False
         self.part = _core.lead_gunicorn(self.question)
 
-    def question(self) -> dict[str, Any] | None:
+    def question(self) -> dict[str, Any]:
         """Answers the core, in any thread, what Gunicorn knows of itself."""
         server = self.server
-        workers = list(server.WORKERS)
-        self.has_begun = self.has_begun or bool(workers)
-        if not self.has_begun:
-            return None
         return {
-            "workers": workers,
-            "succeeded": self.is_succeeded(),
+            "workers": list(server.WORKERS),
+            "replaced": self.is_replaced(),
             "backlog": None if self.sends_backlog() else _backlog(server.LISTENERS),
         }
 
-    def is_succeeded(self) -> bool:
+    def is_replaced(self) -> bool:
         """Whether another master serves in its place: the one it has started by SIGUSR2, or the one that started it."""
-        server = self.server
-        return bool(server.reexec_pid) or (server.master_pid != 0 and server.master_pid == os.getppid())
+        # Gunicorn sets neither before it has loaded the application.
+        successor, predecessor = (getattr(self.server, name, 0) for name in ("reexec_pid", "master_pid"))
+        return bool(successor) or (predecessor != 0 and predecessor == os.getppid())
 
     def sends_backlog(self) -> bool:
         """Whether Gunicorn itself does."""
@@ -172,7 +162,7 @@ def _adopt(server: Any, *_: Any) -> None:
     if _master.cfg is server.cfg:
         return
     _master.server, _master.cfg = server, server.cfg
-    cfg, kind = server.cfg, _kind(server.cfg.worker_class)
+    cfg, kind = server.cfg, _kind(server.worker_class)
     if kind is None:
         name = server.cfg.worker_class_str
         _say(
@@ -223,7 +213,8 @@ def _kind(worker_class: Any) -> str | None:
 def _sends_metrics(log: Any) -> bool:
     """Whether Gunicorn's statsd_host is set and its logger heeds it."""
     statsd = sys.modules.get("gunicorn.instrument.statsd")
-    return statsd is not None and isinstance(log, statsd.Statsd)
+    # Without a socket, as where that of statsd_host was not there at the start, it sends nothing ever.
+    return statsd is not None and isinstance(log, statsd.Statsd) and log.sock is not None
 
 
 def _backlog(listeners: Iterable[Any]) -> int | None:
@@ -245,7 +236,6 @@ def _child_exit(_server: Any, worker: Any) -> None:
 @_guarded
 def _on_exit(_server: Any) -> None:
     if _master is not None:
-        _master.has_begun = True
         # The last flush, at the interpreter's exit, tells it.
         _master.part.end()
 
@@ -253,12 +243,12 @@ def _on_exit(_server: Any) -> None:
 @_guarded
 def _on_giving_up(server: Any) -> None:
     # Gunicorn leaves out its last hook when its workers do not boot or its main loop fails. One that has had no workers
-    # has said nothing so far: another may serve where it could not listen.
-    if getattr(server, "worker_age", 0):
+    # has said nothing so far: another may serve where it could not listen. Those that it has forked inherit this.
+    if getattr(server, "pid", 0) == os.getpid() and server.worker_age:
         _on_exit(server)
 
 
-def _count_records(log: Any, part: _core.Gunicorn) -> None:
+def _count_records(log: Any, part: _core.GunicornMaster) -> None:
     """Counts what Gunicorn itself logs, in the master and all workers."""
     logger = getattr(log, "error_log", None)
     if logger is None or _sends_metrics(log) or any(isinstance(it, _Records) for it in logger.handlers):
@@ -269,7 +259,7 @@ def _count_records(log: Any, part: _core.Gunicorn) -> None:
 class _Records(logging.Handler):
     """Counts records, without a lock: gevent may replace what locks are made of."""
 
-    def __init__(self, part: _core.Gunicorn, name: str) -> None:
+    def __init__(self, part: _core.GunicornMaster, name: str) -> None:
         super().__init__(logging.WARNING)
         self._part = part
         # uvicorn's loggers are given Gunicorn's handlers.
@@ -330,13 +320,13 @@ def _post_worker_init(worker: Any) -> None:
     if kind == "asgi":
         worker.asgi = asgi.counted(worker.asgi, requests, _complain)
     elif kind == "uvicorn":
-        if not asgi.is_asgi3(worker.wsgi):
-            _say("the application is not ASGI 3: its requests are not counted")
-            return
-        worker.wsgi = asgi.counted(worker.wsgi, requests, _complain)
         for number in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, _flush_and_die)
+        if asgi.is_asgi3(worker.wsgi, worker.config.interface):
+            worker.wsgi = asgi.counted(worker.wsgi, requests, _complain)
+        else:
+            _say("the application is not ASGI 3: its requests are not counted")
     elif hasattr(worker, "timeout_ctx"):
         # gevent's worker alone does not count its connections.
         _count_connections(worker)
@@ -392,8 +382,11 @@ def _post_request(theirs: _Hook) -> _Hook:
                 has_begun = resp is not None and resp.headers_sent
                 if request is None:
                     pass
-                elif raised is None or has_begun or getattr(raised, "errno", None) in _GONE:
+                elif raised is None or has_begun or _is_gone(raised):
                     request.end(resp and _status(resp), environ.get("HTTP_X_REQUEST_START"))
+                elif hasattr(req, "stream"):
+                    # Over HTTP/2 the worker answers at once, and logs no other access.
+                    request.end(500, environ.get("HTTP_X_REQUEST_START"))
                 else:
                     # The worker may answer yet, and logs that as another access.
                     request.fail(environ.get("HTTP_X_REQUEST_START"))
@@ -402,6 +395,14 @@ def _post_request(theirs: _Hook) -> _Hook:
                 _complain("post_request", error)
 
     return post_request
+
+
+def _is_gone(raised: BaseException) -> bool:
+    """Whether the client has gone: whatever the application raises for that is not its fault."""
+    if getattr(raised, "errno", None) in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+        return True
+    http2 = sys.modules.get("gunicorn.http2.errors")
+    return http2 is not None and isinstance(raised, (http2.HTTP2StreamError, http2.HTTP2ConnectionError))
 
 
 def _status(resp: Any) -> int | None:

@@ -92,7 +92,7 @@ impl Emitter {
         let mut all_written = true;
         for sample in samples {
             let written = self.write(&sample);
-            self.metrics += u64::from(written);
+            self.metrics += u64::from(written && sample.metric.wire != Wire::ServiceCheck);
             all_written &= written;
         }
         if let Some((untold, transport)) = report {

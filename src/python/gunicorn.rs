@@ -2,20 +2,22 @@
 
 #![allow(clippy::doc_markdown, reason = "the classes' comments are their docstrings in Python")]
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
+use pyo3::exceptions::{PyException, PyRuntimeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::log::unless_exception;
+use super::fork;
 use super::process::Process;
-use super::{fork, running};
+use super::running::{self, shielded};
 use crate::clock::Clock;
 use crate::snapshot::{Record, Server};
-use crate::sources::requests::{Outcome, RequestCounters, waited};
+use crate::sources::requests::{self, Outcome, RequestCounters, waited};
 use crate::sources::workers::Master;
 
 /// What asks Gunicorn's own objects.
@@ -23,14 +25,18 @@ use crate::sources::workers::Master;
 pub struct Questions(ArcSwapOption<Py<PyAny>>);
 
 impl Questions {
-    /// What they say now; `None` if there is nobody to ask.
+    /// What they say now, or how they have failed to; `None` if there is nobody to ask.
     ///
     /// # Errors
     ///
     /// What a signal handler of the program has raised meanwhile.
-    pub fn ask(&self, py: Python<'_>) -> PyResult<Option<Server>> {
+    pub fn ask(&self, py: Python<'_>) -> PyResult<Option<Result<Server, String>>> {
         let Some(question) = self.0.load_full() else { return Ok(None) };
-        unless_exception(py, question.call0(py).and_then(|answer| server(&answer.bind(py).cast()?.clone())))
+        match question.call0(py).and_then(|answer| server(answer.bind(py).cast::<PyDict>()?)) {
+            Ok(server) => Ok(Some(Ok(server))),
+            Err(error) if error.is_instance_of::<PyException>(py) => Ok(Some(Err(error.to_string()))),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks this from now on.
@@ -48,43 +54,50 @@ fn server(answer: &Bound<'_, PyDict>) -> PyResult<Server> {
     let py = answer.py();
     let number = |key| answer.get_item(key)?.map_or(Ok(None), |value| value.extract::<Option<u64>>());
     let workers = answer.get_item(intern!(py, "workers"))?.map_or(Ok(Vec::new()), |pids| pids.extract())?;
+    let is_replaced = answer.get_item(intern!(py, "replaced"))?;
     Ok(Server {
         workers,
-        is_succeeded: answer
-            .get_item(intern!(py, "succeeded"))?
-            .map_or(Ok(false), |value| value.is_truthy())?,
+        is_replaced: is_replaced.map_or(Ok(false), |value| value.is_truthy())?,
         backlog: number(intern!(py, "backlog"))?,
         connections: number(intern!(py, "connections"))?,
     })
 }
 
+/// A defect of ours is an exception that the hooks keep to themselves.
+fn guarded<T>(work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+    shielded(Err(PyRuntimeError::new_err("a defect of runtime_metrics")), work)
+}
+
 /// Make this process Gunicorn's master, before it forks its workers.
 ///
 /// Args:
-///     question: Called at each flush, in any thread: what Gunicorn's own objects say. None, or a dict with any of
-///         these keys: workers, a list of pids; succeeded, whether another master takes its place; backlog.
+///     question: Called at each flush, in any thread: what Gunicorn's own objects say. A dict with any of
+///         these keys: workers, a list of pids; replaced, whether another master serves in its place; backlog.
 #[pyfunction]
-pub fn lead_gunicorn(py: Python<'_>, question: Py<PyAny>) -> PyResult<Part> {
-    let process = Process::this(py)?;
-    process.questions.set(question);
-    Ok(Part { process, master: process.gunicorn.lead() })
+pub fn lead_gunicorn(py: Python<'_>, question: Py<PyAny>) -> PyResult<GunicornMaster> {
+    guarded(|| {
+        let process = Process::this(py)?;
+        process.questions.set(question);
+        Ok(GunicornMaster { process, master: process.gunicorn.lead(Path::new("/")) })
+    })
 }
 
-/// The part that this process plays in Gunicorn, and the requests it serves.
-///
-/// A master has it before it forks its workers, which inherit it.
-#[pyclass(frozen, name = "Gunicorn", module = "runtime_metrics._core")]
-pub struct Part {
+/// Gunicorn's master, which the workers it forks inherit.
+#[pyclass(frozen, module = "runtime_metrics._core")]
+pub struct GunicornMaster {
     process: &'static Process,
     master: Arc<Master>,
 }
 
 #[pymethods]
-impl Part {
+impl GunicornMaster {
     /// Name the application, and say whether only CPU time can tell what workers do.
-    fn describe(&self, py: Python<'_>, app: &str, by_cpu: bool) {
-        let is_set = running::current(py).is_some_and(|running| running.settings().workers_by_cpu);
-        self.master.describe(app, by_cpu || is_set);
+    fn describe(&self, py: Python<'_>, app: &str, by_cpu: bool) -> PyResult<()> {
+        guarded(|| {
+            let is_set = running::current(py).is_some_and(|running| running.settings().workers_by_cpu);
+            self.master.describe(app, by_cpu || is_set);
+            Ok(())
+        })
     }
 
     /// Make this process a worker, in the child that the master has just forked.
@@ -94,15 +107,23 @@ impl Part {
     ///     counts: Whether requests are counted; otherwise Gunicorn does it.
     ///     capacity: How many requests it can serve at once, if that is limited.
     #[pyo3(signature = (question, counts, capacity=None))]
-    fn work(&self, py: Python<'_>, question: Py<PyAny>, counts: bool, capacity: Option<u64>) -> Requests {
-        // A fork in C has not told yet.
-        fork::mend(py);
-        let clock = Clock::start();
-        let place = self.master.place(std::process::id());
-        let counters = Arc::new(RequestCounters::new(place, counts, capacity));
-        self.process.gunicorn.work(Arc::clone(&counters), clock);
-        self.process.questions.set(question);
-        Requests { counters, clock }
+    fn work(
+        &self,
+        py: Python<'_>,
+        question: Py<PyAny>,
+        counts: bool,
+        capacity: Option<u64>,
+    ) -> PyResult<Requests> {
+        guarded(|| {
+            // A fork in C has not told yet.
+            fork::mend(py);
+            let (clock, pid) = (Clock::start(), std::process::id());
+            let place = self.master.place(pid);
+            let counters = Arc::new(RequestCounters::new(place, counts, capacity, pid.into()));
+            self.process.gunicorn.work(Arc::clone(&counters), clock);
+            self.process.questions.set(question);
+            Ok(Requests { counters, clock })
+        })
     }
 
     /// Note in the master that a worker has ended.
@@ -121,14 +142,9 @@ impl Part {
     ///     level: Its level, as the module logging counts.
     ///     exception: Whether it tells of one.
     fn record(&self, level: u32, exception: bool) {
-        let record = match level {
-            50.. => Record::Critical,
-            40.. if exception => Record::Exception,
-            40.. => Record::Error,
-            30.. => Record::Warning,
-            _ => return,
-        };
-        self.process.gunicorn.record(record);
+        if let Some(record) = Record::of(level, exception) {
+            self.process.gunicorn.record(record);
+        }
     }
 }
 
@@ -143,14 +159,8 @@ pub struct Requests {
 impl Requests {
     /// Begin a request; it ends when what is returned is told so, or is gone.
     fn begin(&self) -> Request {
-        let began = self.clock.now();
-        self.counters.begin(began);
-        Request {
-            counters: Arc::clone(&self.counters),
-            clock: self.clock,
-            began,
-            state: Mutex::new(State::Open),
-        }
+        let request = requests::Request::begin(Arc::clone(&self.counters), self.clock.now());
+        Request { request, clock: self.clock }
     }
 
     /// Count a request that the server has refused before it began.
@@ -163,17 +173,8 @@ impl Requests {
 /// A request that is being served.
 #[pyclass(frozen, module = "runtime_metrics._core")]
 pub struct Request {
-    counters: Arc<RequestCounters>,
+    request: requests::Request,
     clock: Clock,
-    began: Duration,
-    state: Mutex<State>,
-}
-
-enum State {
-    Open,
-    /// It has ended; with which status is not known yet.
-    Failed(Outcome),
-    Ended,
 }
 
 #[pymethods]
@@ -184,16 +185,9 @@ impl Request {
     ///     status: The HTTP status of its answer; None if there was none.
     ///     queued_since: The header X-Request-Start, if there is one.
     #[pyo3(signature = (status, queued_since=None))]
-    fn end(&self, status: Option<u16>, queued_since: Option<&str>) {
+    fn end(&self, status: Option<u16>, queued_since: Option<&Bound<'_, PyAny>>) {
         let now = self.clock.now();
-        match self.turn(State::Ended) {
-            State::Open => {
-                self.counters.end(now);
-                self.counters.count(self.outcome(now, status, queued_since));
-            }
-            State::Failed(outcome) => self.counters.count(Outcome { status, ..outcome }),
-            State::Ended => {}
-        }
+        self.request.end(now, status, self.queued(now, queued_since));
     }
 
     /// End it without an answer. If the server answers in its place, end() says how; otherwise it counts as 500.
@@ -201,43 +195,28 @@ impl Request {
     /// Args:
     ///     queued_since: The header X-Request-Start, if there is one.
     #[pyo3(signature = (queued_since=None))]
-    fn fail(&self, queued_since: Option<&str>) {
+    fn fail(&self, queued_since: Option<&Bound<'_, PyAny>>) {
         let now = self.clock.now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*state, State::Open) {
-            *state = State::Failed(self.outcome(now, None, queued_since));
-            self.counters.end(now);
-        }
+        self.request.fail(now, self.queued(now, queued_since));
     }
 
     /// End it without counting it.
     fn leave(&self) {
-        if matches!(self.turn(State::Ended), State::Open) {
-            self.counters.end(self.clock.now());
-        }
+        self.request.leave(self.clock.now());
     }
 }
 
 impl Request {
-    fn outcome(&self, now: Duration, status: Option<u16>, queued_since: Option<&str>) -> Outcome {
-        let duration = now.saturating_sub(self.began);
-        let queued = queued_since.and_then(|header| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-            waited(header, now.saturating_sub(duration))
-        });
-        Outcome { duration, status, queued }
-    }
-
-    fn turn(&self, next: State) -> State {
-        std::mem::replace(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner), next)
+    /// How long it had waited in front of the server. The program may have put anything in the place of the header.
+    fn queued(&self, now: Duration, since: Option<&Bound<'_, PyAny>>) -> Option<Duration> {
+        let header: String = since?.extract().ok()?;
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        waited(&header, wall.saturating_sub(self.request.age(now)))
     }
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
-        if matches!(*self.state.get_mut().unwrap_or_else(PoisonError::into_inner), State::Failed(_)) {
-            self.end(Some(500), None);
-        }
         self.leave();
     }
 }

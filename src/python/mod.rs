@@ -26,7 +26,7 @@ mod _core {
     #[pymodule_export]
     use super::gc_callback::GcCallback;
     #[pymodule_export]
-    use super::gunicorn::{Part, Request, Requests, lead_gunicorn};
+    use super::gunicorn::{GunicornMaster, Request, Requests, lead_gunicorn};
     #[pymodule_export]
     use super::running::{disable, enable, enable_automatically, enabled, flush, snapshot};
     #[pymodule_export]

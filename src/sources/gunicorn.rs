@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use super::requests::RequestCounters;
-use super::workers::{Master, PLACES, Told};
+use super::workers::{Master, PLACES};
 use crate::clock::Clock;
 use crate::snapshot::{self, Record, Server};
 
@@ -35,9 +35,9 @@ impl Gunicorn {
         self.records[record as usize].fetch_add(1, Relaxed);
     }
 
-    /// This process is the master of workers that are yet to be forked.
-    pub fn lead(&self) -> Arc<Master> {
-        let master = Arc::new(Master::new(Path::new("/"), PLACES));
+    /// This process is the master of workers that are yet to be forked; `root` is `/` but for tests.
+    pub fn lead(&self, root: &Path) -> Arc<Master> {
+        let master = Arc::new(Master::new(root, PLACES));
         self.master.store(Some(Arc::clone(&master)));
         master
     }
@@ -66,26 +66,24 @@ impl Gunicorn {
     /// What it does now, and begins a new window for single values. `server` is what its own objects say.
     #[must_use]
     pub fn drain(&self, server: Option<&Server>, now: Duration) -> snapshot::Gunicorn {
-        let told = self.master.load_full().zip(server).map(|(master, server)| master.tell(server, now));
-        let requests = self.worker.load_full().map(|worker| worker.requests.drain(worker.clock.now()));
-        self.told(told.unwrap_or_default(), requests)
+        snapshot::Gunicorn {
+            records: self.records(),
+            requests: self.worker.load_full().map(|worker| worker.requests.drain(worker.clock.now())),
+            master: self.master.load_full().zip(server).map(|(master, server)| master.tell(server, now)),
+        }
     }
 
     /// The same, leaving everything as it is.
     #[must_use]
     pub fn read(&self, server: Option<&Server>) -> snapshot::Gunicorn {
-        let told = self.master.load_full().zip(server).map(|(master, server)| master.peek(server));
-        let requests = self.worker.load_full().map(|worker| worker.requests.read(worker.clock.now()));
-        self.told(told.unwrap_or_default(), requests)
+        snapshot::Gunicorn {
+            records: self.records(),
+            requests: self.worker.load_full().map(|worker| worker.requests.read(worker.clock.now())),
+            master: self.master.load_full().zip(server).map(|(master, server)| master.peek(server)),
+        }
     }
 
-    fn told(&self, told: Told, requests: Option<snapshot::Requests>) -> snapshot::Gunicorn {
-        snapshot::Gunicorn {
-            records: self.records.each_ref().map(|count| count.load(Relaxed)),
-            requests,
-            workers: told.workers,
-            app: told.app,
-            running: told.running,
-        }
+    fn records(&self) -> [u64; 4] {
+        self.records.each_ref().map(|count| count.load(Relaxed))
     }
 }

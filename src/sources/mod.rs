@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::snapshot::{Process, Usage};
 
+pub mod board;
 pub mod gc;
 pub mod gunicorn;
 #[cfg(target_os = "linux")]

@@ -3,12 +3,12 @@
 //! Counters are sums. Durations are kept one by one, up to a limit and then a uniform choice of them, so that their
 //! memory and their lines stay bounded however busy the worker is.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::workers::Place;
+use super::board::Place;
 use crate::snapshot::{Ended, Observations, Requests};
 
 /// More durations than this are not kept of one interval.
@@ -55,9 +55,9 @@ pub struct Outcome {
 
 impl RequestCounters {
     /// Counters at zero, on a clock that begins with them. `place` shows the master how many requests are active,
-    /// `capacity` is how many the worker can serve at once.
+    /// `capacity` is how many the worker can serve at once; `seed` begins what chooses among many durations.
     #[must_use]
-    pub fn new(place: Option<Place>, counts: bool, capacity: Option<u64>) -> Self {
+    pub fn new(place: Option<Place>, counts: bool, capacity: Option<u64>, seed: u64) -> Self {
         let state = State {
             place,
             active: 0,
@@ -65,8 +65,7 @@ impl RequestCounters {
             since: Duration::ZERO,
             ended: Ended::default(),
             queue_times: Observations::default(),
-            // The choice has to be even, not secret.
-            random: Rng::with_seed(u64::from(std::process::id())),
+            random: Rng::with_seed(seed),
         };
         Self { counts, capacity, state: Mutex::new(state) }
     }
@@ -144,6 +143,72 @@ impl RequestCounters {
     }
 }
 
+/// A request that is being served, from its beginning on. Gone without an end it counts as none, unless it has failed.
+#[derive(Debug)]
+pub struct Request {
+    counters: Arc<RequestCounters>,
+    began: Duration,
+    stage: Mutex<Stage>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Open,
+    /// It has ended; with which status is not known yet.
+    Failed(Outcome),
+    Ended,
+}
+
+impl Request {
+    /// A request begins.
+    #[must_use]
+    pub fn begin(counters: Arc<RequestCounters>, now: Duration) -> Self {
+        counters.begin(now);
+        Self { counters, began: now, stage: Mutex::new(Stage::Open) }
+    }
+
+    /// How long it has taken up to now.
+    #[must_use]
+    pub fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.began)
+    }
+
+    /// It ends and counts. Of several calls the first counts.
+    pub fn end(&self, now: Duration, status: Option<u16>, queued: Option<Duration>) {
+        match self.turn(Stage::Ended) {
+            Stage::Open => {
+                self.counters.end(now);
+                self.counters.count(Outcome { duration: self.age(now), status, queued });
+            }
+            Stage::Failed(outcome) => self.counters.count(Outcome { status, ..outcome }),
+            Stage::Ended => {}
+        }
+    }
+
+    /// It ends without an answer. If the server answers in its place, [`end`](Self::end) says how; otherwise it counts
+    /// as 500.
+    pub fn fail(&self, now: Duration, queued: Option<Duration>) {
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*stage, Stage::Open) {
+            *stage = Stage::Failed(Outcome { duration: self.age(now), status: Some(500), queued });
+            self.counters.end(now);
+        }
+    }
+
+    /// It ends and does not count; one that has failed does.
+    pub fn leave(&self, now: Duration) {
+        match self.turn(Stage::Ended) {
+            Stage::Open => self.counters.end(now),
+            Stage::Failed(outcome) => self.counters.count(outcome),
+            Stage::Ended => {}
+        }
+    }
+
+    fn turn(&self, next: Stage) -> Stage {
+        std::mem::replace(&mut self.stage.lock().unwrap_or_else(PoisonError::into_inner), next)
+    }
+}
+
 impl State {
     fn pass(&mut self, now: Duration) {
         let elapsed = now.saturating_sub(self.since);
@@ -153,7 +218,7 @@ impl State {
 
     fn show(&self) {
         if let Some(place) = &self.place {
-            place.show(self.active);
+            place.note(self.active);
         }
     }
 
@@ -209,7 +274,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn counters() -> RequestCounters {
-        RequestCounters::new(None, true, None)
+        RequestCounters::new(None, true, None, 7)
     }
 
     fn answered(status: u16, duration: Duration) -> Outcome {
@@ -253,12 +318,43 @@ mod tests {
 
     #[test]
     fn where_gunicorn_counts_what_is_active_and_what_has_waited_is_known() {
-        let counters = RequestCounters::new(None, false, Some(4));
+        let counters = RequestCounters::new(None, false, Some(4), 7);
         counters.count(Outcome { queued: Some(SECOND), ..answered(200, SECOND) });
         counters.begin(SECOND);
         let requests = counters.drain(SECOND);
         assert_eq!((requests.ended, requests.active, requests.capacity), (None, 1, Some(4)));
         assert_eq!(requests.queue_times.kept, [1_000_000]);
+    }
+
+    #[test]
+    fn a_request_ends_once() {
+        let counters = Arc::new(counters());
+        let request = Request::begin(Arc::clone(&counters), SECOND);
+        assert_eq!(counters.read(SECOND).active, 1);
+        request.end(3 * SECOND, Some(204), None);
+        request.fail(4 * SECOND, None);
+        request.end(5 * SECOND, Some(500), None);
+        request.leave(6 * SECOND);
+        let Requests { ended, active, .. } = counters.read(6 * SECOND);
+        let ended = ended.unwrap();
+        assert_eq!((active, ended.by_status, ended.durations.kept), (0, vec![(204, 1)], vec![2_000_000]));
+    }
+
+    #[test]
+    fn a_request_that_failed_has_the_status_that_the_server_answers_with_or_500() {
+        let counters = Arc::new(counters());
+        for answer in [Some(400), None] {
+            let request = Request::begin(Arc::clone(&counters), SECOND);
+            request.fail(2 * SECOND, None);
+            assert_eq!(counters.read(SECOND).active, 0);
+            if answer.is_some() {
+                request.end(9 * SECOND, answer, None);
+            }
+            request.leave(9 * SECOND);
+        }
+        let ended = counters.read(SECOND).ended.unwrap();
+        assert_eq!(ended.by_status, [(400, 1), (500, 1)]);
+        assert_eq!(ended.durations.kept, [1_000_000, 1_000_000]);
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! What the workers of a Gunicorn master do, as the master sees it.
 //!
-//! Each worker notes how many requests it serves in memory that it shares with the master: one store, no lock, no
-//! system call. Where there is no such note, a worker that used CPU time within a tenth of a second works.
+//! Each worker notes how many requests it serves. Where there is no such note, a worker that used CPU time within a tenth
+//! of a second works.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::board::{Board, Place};
 use crate::identity::clean;
-use crate::snapshot::{Running, Server, Workers};
+use crate::snapshot::{self, Running, Server, Workers};
 
 /// Workers of one master that can note what they do; more of them are seen by their CPU time.
 pub const PLACES: usize = 1024;
@@ -40,19 +40,10 @@ struct State {
     pids: Vec<u32>,
     /// When CPU times were read, and what they were.
     first: Option<(Duration, Ticks)>,
+    /// It has had a worker.
+    has_begun: bool,
     told_critical: bool,
     is_over: bool,
-}
-
-/// What the master can say at one instant.
-#[derive(Debug, Default, PartialEq)]
-pub struct Told {
-    /// The tag that names the application.
-    pub app: Option<String>,
-    /// What its workers do.
-    pub workers: Option<Workers>,
-    /// Whether it runs.
-    pub running: Option<Running>,
 }
 
 impl Master {
@@ -101,9 +92,10 @@ impl Master {
 
     /// What there is to say of the workers that Gunicorn has by now. Nothing that it told is told again at its end.
     #[must_use]
-    pub fn tell(&self, server: &Server, now: Duration) -> Told {
+    pub fn tell(&self, server: &Server, now: Duration) -> snapshot::Master {
         let mut state = self.lock();
         state.pids.clone_from(&server.workers);
+        state.has_begun |= !server.workers.is_empty();
         let first = state.first.take().filter(|(then, _)| now.saturating_sub(*then) < STALE);
         let told = self.look(&state, server, first.map(|(_, ticks)| ticks));
         state.told_critical = told.running == Some(Running::Critical);
@@ -112,24 +104,31 @@ impl Master {
 
     /// The same, leaving everything as it is. By CPU time nothing can be told then.
     #[must_use]
-    pub fn peek(&self, server: &Server) -> Told {
+    pub fn peek(&self, server: &Server) -> snapshot::Master {
         self.look(&self.lock(), server, None)
     }
 
     /// The master is about to exit: what is told from now on is its last word.
     pub fn end(&self) {
-        self.lock().is_over = true;
+        let mut state = self.lock();
+        state.has_begun = true;
+        state.is_over = true;
     }
 
-    fn look(&self, state: &State, server: &Server, first: Option<Ticks>) -> Told {
-        // Who is left at the end has been killed or will be, and Gunicorn has not noticed it.
-        let workers = if state.is_over { &[] } else { server.workers.as_slice() };
-        let running = match workers {
-            [_, ..] => Some(Running::Ok),
-            [] if server.is_succeeded || (state.is_over && state.told_critical) => None,
-            [] => Some(Running::Critical),
-        };
-        Told { app: Some(state.app.clone()), workers: self.workers(workers, first), running }
+    fn look(&self, state: &State, server: &Server, first: Option<Ticks>) -> snapshot::Master {
+        let mut told = snapshot::Master { app: state.app.clone(), workers: None, running: None };
+        // Before there are workers the application is being loaded.
+        if state.has_begun {
+            // Who is left at the end has been killed or will be, and Gunicorn has not noticed it.
+            let workers = if state.is_over { &[] } else { server.workers.as_slice() };
+            told.workers = self.workers(workers, first);
+            told.running = match workers {
+                [_, ..] => Some(Running::Ok),
+                [] if server.is_replaced || (state.is_over && state.told_critical) => None,
+                [] => Some(Running::Critical),
+            };
+        }
+        told
     }
 
     fn workers(&self, pids: &[u32], first: Option<Ticks>) -> Option<Workers> {
@@ -145,7 +144,6 @@ impl Master {
             (false, Some(first)) => by_cpu.iter().filter(|pid| used_cpu(&first, **pid)).count(),
             (false, None) => return None,
         };
-        let noted = self.noted();
         let in_requests =
             |pid: &&u32| !by_cpu.contains(pid) && of(&noted, **pid).is_some_and(|count| count > 0);
         let working = (working + pids.iter().filter(in_requests).count()) as u64;
@@ -175,103 +173,6 @@ impl Master {
 /// What is known of a process. They are few.
 fn of<T: Copy>(known: &[(u32, T)], pid: u32) -> Option<T> {
     known.iter().find(|(of, _)| *of == pid).map(|(_, value)| *value)
-}
-
-/// Memory that a master shares with the workers it forks. It is never given back: a worker may write to it at any time.
-struct Board {
-    places: &'static [Cell],
-    /// How many places have ever been taken; the others need not be looked at.
-    used: &'static AtomicU32,
-}
-
-/// A cache line, so that no worker's stores disturb another's.
-#[repr(C, align(64))]
-struct Cell {
-    /// Whose it is; 0 if nobody's.
-    pid: AtomicU32,
-    active: AtomicU32,
-}
-
-/// Where one worker notes how many requests it serves.
-#[derive(Clone)]
-pub struct Place(&'static Cell);
-
-impl Place {
-    /// Notes it.
-    pub fn show(&self, active: u64) {
-        self.0.active.store(u32::try_from(active).unwrap_or(u32::MAX), Relaxed);
-    }
-}
-
-impl Board {
-    fn new(places: usize) -> Option<Self> {
-        // One more, for the count of those that are used.
-        let [first, places @ ..] = shared(places + 1)? else { return None };
-        Some(Self { places, used: &first.active })
-    }
-
-    fn take(&self, pid: u32) -> Option<Place> {
-        // A number that comes back is another process by now.
-        self.release(pid);
-        let is_free = |cell: &Cell| cell.pid.compare_exchange(0, pid, SeqCst, SeqCst).is_ok();
-        let (number, cell) = self.places.iter().enumerate().find(|(_, cell)| is_free(cell))?;
-        self.used.fetch_max(u32::try_from(number + 1).unwrap_or(u32::MAX), SeqCst);
-        cell.active.store(0, SeqCst);
-        Some(Place(cell))
-    }
-
-    fn release(&self, pid: u32) {
-        for cell in self.used() {
-            // A store of the worker may have come last: who takes the place next begins at 0.
-            let _ = cell.pid.compare_exchange(pid, 0, SeqCst, SeqCst);
-        }
-    }
-
-    /// Active requests by pid.
-    fn read(&self) -> Vec<(u32, u32)> {
-        let taken = self.used().iter().map(|cell| (cell.pid.load(SeqCst), cell.active.load(Relaxed)));
-        taken.filter(|(pid, _)| *pid != 0).collect()
-    }
-
-    fn is_full(&self) -> bool {
-        self.used().len() == self.places.len() && self.places.iter().all(|cell| cell.pid.load(SeqCst) != 0)
-    }
-
-    fn used(&self) -> &[Cell] {
-        let used = usize::try_from(self.used.load(SeqCst)).unwrap_or(usize::MAX);
-        &self.places[..used.min(self.places.len())]
-    }
-}
-
-impl fmt::Debug for Board {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Board").field("taken", &self.read()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.0.active.load(Relaxed)).finish()
-    }
-}
-
-/// Zeros that this process shares with the children it will fork.
-#[cfg(unix)]
-#[allow(unsafe_code, reason = "mapping memory is")]
-fn shared(cells: usize) -> Option<&'static [Cell]> {
-    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-
-    let length = std::num::NonZeroUsize::new(cells * size_of::<Cell>())?;
-    let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a new mapping wherever the kernel likes touches no memory that anybody has.
-    let start = unsafe { mmap_anonymous(None, length, writable, MapFlags::MAP_SHARED) }.ok()?;
-    // SAFETY: the mapping is zeroed, aligned to a page, long enough, never unmapped, and accessed through atomics alone.
-    Some(unsafe { std::slice::from_raw_parts(start.cast::<Cell>().as_ptr(), cells) })
-}
-
-#[cfg(not(unix))]
-fn shared(_cells: usize) -> Option<&'static [Cell]> {
-    None
 }
 
 /// CPU time of another process in user and kernel together, in the clock ticks of `/proc/PID/stat`.
@@ -323,31 +224,24 @@ mod tests {
     fn a_worker_with_a_request_works() {
         let (_root, master) = master(4);
         let places = [10, 11, 12].map(|pid| master.place(pid).unwrap());
-        places[0].show(1);
-        places[2].show(300);
+        places[0].note(1);
+        places[2].note(300);
         assert_eq!(working(&master, &[10, 11, 12]), Some((1, 2)));
-        places[0].show(0);
+        places[0].note(0);
         assert_eq!(working(&master, &[10, 11, 12]), Some((2, 1)));
     }
 
     #[test]
     fn a_worker_that_has_died_is_not_counted_and_its_place_is_taken_again() {
         let (_root, master) = master(1);
-        master.place(10).unwrap().show(1);
+        master.place(10).unwrap().note(1);
+        assert_eq!(working(&master, &[10]), Some((0, 1)));
         assert_eq!(working(&master, &[]), Some((0, 0)));
         master.release(10);
         let heir = master.place(11).unwrap();
         assert_eq!(working(&master, &[11]), Some((1, 0)));
-        heir.show(1);
+        heir.note(1);
         assert_eq!(working(&master, &[11]), Some((0, 1)));
-    }
-
-    #[test]
-    fn a_pid_that_comes_back_begins_at_nothing() {
-        let (_root, master) = master(2);
-        master.place(10).unwrap().show(1);
-        assert!(master.place(10).is_some());
-        assert_eq!(working(&master, &[10]), Some((1, 0)));
     }
 
     #[test]
@@ -361,7 +255,7 @@ mod tests {
     fn by_cpu_a_worker_works_that_used_some_within_the_window() {
         let (root, master) = master(4);
         master.describe("shop", true);
-        master.place(12).unwrap().show(1);
+        master.place(12).unwrap().note(1);
         for pid in [10, 11, 12] {
             use_cpu(&root, pid, 7, 0);
         }
@@ -390,7 +284,7 @@ mod tests {
     fn more_workers_than_places_are_seen_by_their_cpu_time() {
         let (root, master) = master(4);
         let places: Vec<_> = (10..14).map(|pid| master.place(pid).unwrap()).collect();
-        places[1].show(1);
+        places[1].note(1);
         assert!(master.place(14).is_none());
         use_cpu(&root, 14, 7, 0);
         let pids: Vec<_> = (10..15).collect();
@@ -433,16 +327,26 @@ mod tests {
     }
 
     #[test]
-    fn a_master_that_has_been_succeeded_ends_in_silence() {
+    fn a_master_that_another_replaces_ends_in_silence() {
         let (_root, master) = master(4);
-        let succeeded = Server { is_succeeded: true, ..Server::default() };
-        assert_eq!(master.tell(&succeeded, NOW).running, None);
+        master.end();
+        let replaced = Server { is_replaced: true, ..Server::default() };
+        assert_eq!(master.tell(&replaced, NOW).running, None);
+    }
+
+    #[test]
+    fn while_an_application_is_loaded_there_is_nothing_to_say() {
+        let (_root, master) = master(4);
+        let told = master.tell(&server(&[]), NOW);
+        assert_eq!((told.workers, told.running), (None, None));
+        assert!(master.tell(&server(&[10]), NOW).workers.is_some());
+        assert_eq!(master.tell(&server(&[]), NOW).running, Some(Running::Critical));
     }
 
     #[test]
     fn the_application_is_a_clean_tag() {
         let (_root, master) = master(4);
         master.describe("my shop|#x\n", false);
-        assert_eq!(master.tell(&server(&[]), NOW).app.unwrap(), "app:my_shop__x_");
+        assert_eq!(master.tell(&server(&[]), NOW).app, "app:my_shop__x_");
     }
 }

@@ -11,8 +11,8 @@ import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from gunicorn.config import KNOWN_SETTINGS, Config  # type: ignore[import-untyped]
-from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from gunicorn.config import KNOWN_SETTINGS, Config
+from gunicorn.glogging import Logger
 
 from runtime_metrics.gunicorn import install
 
@@ -60,7 +60,13 @@ settings = Config()
 for name, hook in namespace.items():
     settings.set(name, hook)
 server = SimpleNamespace(
-    cfg=settings, log=Logger(settings), setup=print, WORKERS={}, LISTENERS=[], reexec_pid=0
+    cfg=settings,
+    worker_class=settings.worker_class,
+    log=Logger(settings),
+    setup=print,
+    WORKERS={},
+    LISTENERS=[],
+    reexec_pid=0,
 )
 # The first that Gunicorn calls.
 settings.nworkers_changed(server, 1, None)

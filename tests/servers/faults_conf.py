@@ -34,7 +34,9 @@ class Faulty:
 
         def passed_on(*arguments: Any) -> Any:
             given = call(*arguments)
-            return Faulty(given) if type(given).__name__ in ("Gunicorn", "Requests", "Request") else given
+            return (
+                Faulty(given) if type(given).__name__ in ("GunicornMaster", "Requests", "Request") else given
+            )
 
         return passed_on
 

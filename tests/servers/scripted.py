@@ -19,8 +19,9 @@ STATUSES = {
     "/missing": "404 Not Found",
     "/failing": "500 Internal Server Error",
     "/slow": "200 OK",
+    "/late": "200 OK",
 }
-PAUSES = {"/slow": 0.02, "/raising": 0.4}
+PAUSES = {"/slow": 0.02, "/raising": 0.4, "/late": 0.2}
 PIECE = b"\0" * 65536
 
 
@@ -28,6 +29,8 @@ def wsgi(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byt
     """Answers, more or less."""
     path = environ["PATH_INFO"]
     time.sleep(PAUSES.get(path, 0))
+    if path == "/late":
+        note()
     if path in STATUSES:
         start_response(STATUSES[path], [("Content-Length", "2")])
         return [b"\r\n"]

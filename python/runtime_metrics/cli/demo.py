@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from runtime_metrics import _core
-from runtime_metrics.cli import screen, seconds
+from runtime_metrics.cli import catalogue, screen, seconds
 from runtime_metrics.cli.board import Board
 from runtime_metrics.cli.receiver import Receiver
 
@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Shows the metrics of the workload; fails if one of the default level never came."""
     metrics = _core.catalogue()
-    expected = {metric.name for metric in metrics if metric.level == "default"}
+    expected = {
+        metric.name
+        for metric in metrics
+        if metric.level == "default" and metric.name.startswith(catalogue.PREFIX)
+    }
     board = Board({metric.name: metric.unit for metric in metrics})
     with (
         tempfile.TemporaryFile() as complaints,
@@ -50,8 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         _say_goodbye(child)
         deadline = time.monotonic() + GOODBYE_SECONDS
         screen.show(receiver, shown, ended=lambda: child.poll() is not None or time.monotonic() >= deadline)
-        for sample in receiver.pending():
-            shown.add(sample)
+        for line in receiver.pending():
+            shown.add(line)
         shown.refresh()
         status = child.poll()
         complaints.seek(0)

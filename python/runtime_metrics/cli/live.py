@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TextIO
 
-    from runtime_metrics.cli.receiver import Sample
+    from runtime_metrics.cli.receiver import Line
 
 GAP = 2
 EXTREMES_WIDTH = 2 * (16 + GAP)
@@ -36,9 +36,9 @@ class LiveScreen:
         # Redrawn by us alone: a second thread that draws would have to share the board.
         self._live = Live(console=self._console, auto_refresh=False)
 
-    def add(self, sample: Sample) -> None:
-        """Files the sample; it is seen at the next refresh."""
-        self._board.add(sample)
+    def add(self, line: Line) -> None:
+        """Files the line; it is seen at the next refresh."""
+        self._board.add(line)
 
     def refresh(self) -> None:
         """Draws the table."""

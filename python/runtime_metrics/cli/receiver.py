@@ -1,7 +1,7 @@
-"""The local DogStatsD receiver: datagrams in, samples out.
+"""The local DogStatsD receiver: datagrams in, lines out, taken apart.
 
 It is stricter than the Datadog Agent: it stands where somebody looks at what a program sends, so a line that
-only lenient receivers take counts as malformed. Events and service checks are passed over, being no samples.
+only lenient receivers take counts as malformed. Events are passed over, having no number.
 """
 
 from __future__ import annotations
@@ -26,24 +26,31 @@ DATAGRAM_BYTES = 1 << 18
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]*")
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 TYPES = frozenset({"c", "g", "d", "h", "ms", "s"})
-FIELDS = {
+ANYWHERE = {
     "#": re.compile(r"[^,]+(,[^,]+)*"),
-    "@": re.compile(r"1(\.0+)?|0\.[0-9]*[1-9][0-9]*"),
-    "T": re.compile(r"[0-9]+"),
     "c:": re.compile(r"[A-Za-z0-9,-]+"),
     "e:": re.compile(r"[a-z0-9,-]+"),
     "card:": re.compile(r"none|low|orchestrator|high"),
 }
+FIELDS = ANYWHERE | {"@": re.compile(r"1(\.0+)?|0\.[0-9]*[1-9][0-9]*"), "T": re.compile(r"[0-9]+")}
+CHECK = "_sc"
+CHECK_STATES = {"0": 0.0, "1": 1.0, "2": 2.0, "3": 3.0}
+CHECK_FIELDS = ANYWHERE | {"d:": re.compile(r"[0-9]+"), "h:": re.compile(r".+"), "m:": re.compile(r".*")}
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One value of one metric. The value is text for a set (type `s`), else a finite number."""
+class Line:
+    """The samples of one line: values of one metric, or the state of a service check (type `_sc`).
+
+    The values of a set (type `s`) are text, all others finite numbers. A rate below 1 says which part of what was
+    observed they are.
+    """
 
     name: str
-    value: float | str
+    values: tuple[float, ...] | tuple[str, ...]
     type: str
     tags: tuple[str, ...]
+    rate: float = 1.0
 
 
 class MalformedLine(ValueError):  # noqa: N818 - it is a fact about a line, not an error of the program
@@ -57,8 +64,8 @@ class MalformedLine(ValueError):  # noqa: N818 - it is a fact about a line, not 
         self.reason = reason
 
 
-def decode(payload: bytes, malformed: list[MalformedLine] | None = None) -> Iterator[Sample]:
-    """Yields the samples of a datagram, line by line.
+def decode(payload: bytes, malformed: list[MalformedLine] | None = None) -> Iterator[Line]:
+    """Yields the lines of a datagram.
 
     Args:
         payload: The datagram: lines separated by a newline, which may also stand at the end.
@@ -69,13 +76,14 @@ def decode(payload: bytes, malformed: list[MalformedLine] | None = None) -> Iter
     """
     for line in payload.removesuffix(b"\n").split(b"\n"):
         try:
-            samples = _samples(line)
+            decoded = _decoded(line)
         except MalformedLine as error:
             if malformed is None:
                 raise
             malformed.append(error)
         else:
-            yield from samples
+            if decoded is not None:
+                yield decoded
 
 
 class Receiver:
@@ -116,16 +124,16 @@ class Receiver:
         path = os.path.abspath(path)
         return cls(_bound(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), path), f"unix://{path}")
 
-    def samples(self, timeout: float) -> Iterator[Sample]:
-        """Yields samples as they arrive, until `timeout` seconds have passed."""
+    def lines(self, timeout: float) -> Iterator[Line]:
+        """Yields lines as they arrive, until `timeout` seconds have passed."""
         deadline = time.monotonic() + timeout
         while (remaining := deadline - time.monotonic()) > 0:
             yield from self._receive(remaining) or ()
 
-    def pending(self) -> Iterator[Sample]:
+    def pending(self) -> Iterator[Line]:
         """Yields what has already arrived, without waiting."""
-        while (samples := self._receive(0)) is not None:
-            yield from samples
+        while (lines := self._receive(0)) is not None:
+            yield from lines
 
     def close(self) -> None:
         """Closes the socket and removes its file."""
@@ -144,18 +152,18 @@ class Receiver:
         """Closes the receiver."""
         self.close()
 
-    def _receive(self, timeout: float) -> list[Sample] | None:
-        """The samples of one datagram; None if none came in time."""
+    def _receive(self, timeout: float) -> list[Line] | None:
+        """The lines of one datagram; None if none came in time."""
         self._socket.settimeout(timeout)
         try:
             payload = self._socket.recv(DATAGRAM_BYTES)
         except (BlockingIOError, TimeoutError):
             return None
         malformed: list[MalformedLine] = []
-        samples = list(decode(payload, malformed))
+        lines = list(decode(payload, malformed))
         self.malformed_count += len(malformed)
         self.malformed += malformed[: 100 - len(self.malformed)]
-        return samples
+        return lines
 
 
 def _bound(unbound: socket.socket, where: object) -> socket.socket:
@@ -168,7 +176,7 @@ def _bound(unbound: socket.socket, where: object) -> socket.socket:
     return unbound
 
 
-def _samples(line: bytes) -> list[Sample]:
+def _decoded(line: bytes) -> Line | None:
     try:
         text = line.decode()
     except UnicodeDecodeError:
@@ -176,44 +184,55 @@ def _samples(line: bytes) -> list[Sample]:
     # What is shown on a terminal must not be able to command it.
     if not text.isprintable():
         raise MalformedLine(line, "a character that cannot be printed")
-    if text.startswith(("_e{", "_sc")):
-        return []
-
+    if text.startswith("_e{"):
+        return None
     head, *rest = text.split("|")
+    if head == CHECK:
+        return _check(line, rest)
     name, *values = head.split(":")
     if not NAME.fullmatch(name):
         raise MalformedLine(line, "not a metric name")
     if not rest or rest[0] not in TYPES:
         raise MalformedLine(line, "not a metric type")
-    kind, *fields = rest
-    tags = _tags(line, fields)
+    kind, *rest = rest
+    fields = _fields(line, rest, FIELDS)
     if not values:
         raise MalformedLine(line, "no value")
-    return [Sample(name, _value(line, value, kind), kind, tags) for value in values]
+    tags, rate = _tags(fields), float(fields.get("@", 1))
+    if kind == "s" and all(values):
+        return Line(name, tuple(values), kind, tags, rate)
+    return Line(name, tuple(_number(line, value) for value in values), kind, tags, rate)
 
 
-def _value(line: bytes, text: str, kind: str) -> float | str:
-    if kind == "s" and text:
-        return text
+def _check(line: bytes, parts: list[str]) -> Line:
+    name, state, *rest = parts if len(parts) >= 2 else ("", "")
+    if not NAME.fullmatch(name):
+        raise MalformedLine(line, "not the name of a service check")
+    if state not in CHECK_STATES:
+        raise MalformedLine(line, "not the state of a service check")
+    return Line(name, (CHECK_STATES[state],), CHECK, _tags(_fields(line, rest, CHECK_FIELDS)))
+
+
+def _number(line: bytes, text: str) -> float:
     if not NUMBER.fullmatch(text) or not math.isfinite(value := float(text)):
         raise MalformedLine(line, "not a finite decimal number")
     return value
 
 
-def _tags(line: bytes, fields: list[str]) -> tuple[str, ...]:
-    """Checks every field and gives the tags: the rest says nothing about the value."""
-    tags: tuple[str, ...] = ()
-    seen = set()
-    for field in fields:
-        prefix = next((prefix for prefix in FIELDS if field.startswith(prefix)), None)
+def _fields(line: bytes, texts: list[str], known: dict[str, re.Pattern[str]]) -> dict[str, str]:
+    """What stands behind each prefix."""
+    fields: dict[str, str] = {}
+    for text in texts:
+        prefix = next((prefix for prefix in known if text.startswith(prefix)), None)
         if prefix is None:
             raise MalformedLine(line, "an unknown field")
-        if prefix in seen:
+        if prefix in fields:
             raise MalformedLine(line, f"two fields {prefix}")
-        seen.add(prefix)
-        content = field.removeprefix(prefix)
-        if not FIELDS[prefix].fullmatch(content):
+        fields[prefix] = text.removeprefix(prefix)
+        if not known[prefix].fullmatch(fields[prefix]):
             raise MalformedLine(line, f"not a valid field {prefix}")
-        if prefix == "#":
-            tags = tuple(content.split(","))
-    return tags
+    return fields
+
+
+def _tags(fields: dict[str, str]) -> tuple[str, ...]:
+    return tuple(fields["#"].split(",")) if "#" in fields else ()

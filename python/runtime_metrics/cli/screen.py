@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from runtime_metrics.cli.board import Board, runtime_id, trend
+from runtime_metrics.cli.board import Board, label, runtime_id, trend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from typing import TextIO
 
-    from runtime_metrics.cli.receiver import Receiver, Sample
+    from runtime_metrics.cli.receiver import Line, Receiver
 
 REFRESH_SECONDS = 0.25
 LABEL_WIDTH = 41
@@ -25,8 +25,8 @@ VALUE_WIDTH = 16
 class Screen(Protocol):
     """Shows the samples it is given."""
 
-    def add(self, sample: Sample) -> None:
-        """Takes a sample."""
+    def add(self, line: Line) -> None:
+        """Takes a line."""
 
     def refresh(self) -> None:
         """Brings what is shown up to date."""
@@ -74,14 +74,14 @@ def opened(board: Board, address: str, stream: TextIO) -> AbstractContextManager
 def show(receiver: Receiver, screen: Screen, ended: Callable[[], bool]) -> None:
     """Shows what arrives until `ended` says so."""
     while not ended():
-        for sample in receiver.samples(REFRESH_SECONDS):
-            screen.add(sample)
+        for line in receiver.lines(REFRESH_SECONDS):
+            screen.add(line)
         screen.refresh()
 
 
 @contextmanager
 def plain_screen(board: Board, address: str, stream: TextIO) -> Iterator[PlainScreen]:
-    """A line per sample, and a summary at the end."""
+    """A line per line, and a summary at the end."""
     screen = PlainScreen(board, stream)
     print(f"listening on {address}", file=stream, flush=True)
     yield screen
@@ -90,28 +90,32 @@ def plain_screen(board: Board, address: str, stream: TextIO) -> Iterator[PlainSc
 
 
 class PlainScreen:
-    """A line per sample; the tags of a process once, when its first sample comes."""
+    """A line per line; the tags of a process once, when its first line comes."""
 
     def __init__(self, board: Board, stream: TextIO) -> None:
         """Takes the board to fill and the stream to write to."""
         self._board = board
         self._stream = stream
         self._start = time.monotonic()
-        self._introduced: set[str] = set()
+        # Of each process, the tags that all its lines have carried.
+        self._introduced: dict[str, tuple[str, ...]] = {}
 
-    def add(self, sample: Sample) -> None:
-        """Writes the sample."""
-        series = self._board.add(sample)
+    def add(self, line: Line) -> None:
+        """Writes the line."""
+        series = self._board.add(line)
         if series is None:
             return
-        process = runtime_id(sample.tags)
+        process = runtime_id(line.tags)
         if process not in self._introduced:
-            self._introduced.add(process)
-            self._write(f"tags of what follows: {' '.join(sample.tags)}")
+            self._introduced[process] = line.tags
+            self._write(f"tags of what follows: {' '.join(line.tags)}")
         # With several processes, the beginning of its runtime-id says whose line it is.
         owner = f"  {process[:8]}" if len(self._introduced) > 1 else ""
         passed = time.monotonic() - self._start
-        self._write(f"{passed:6.1f} s  {series.name:{LABEL_WIDTH}}  {series.latest:>{VALUE_WIDTH}}{owner}")
+        shared = tuple(tag for tag in self._introduced[process] if tag in line.tags)
+        self._introduced[process] = shared
+        name = label(series, shared)
+        self._write(f"{passed:6.1f} s  {name:{LABEL_WIDTH}}  {series.latest:>{VALUE_WIDTH}}{owner}")
 
     def refresh(self) -> None:
         """Lets the lines through to whoever reads a pipe."""

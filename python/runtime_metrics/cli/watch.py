@@ -20,6 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="UDP address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=port, default=8125, help="UDP port, 0 for any (default: %(default)s)")
     parser.add_argument("--unix", metavar="PATH", help="listen on a Unix datagram socket instead of UDP")
+    parser.add_argument(
+        "--only",
+        metavar="NAMES",
+        type=names,
+        default=(),
+        help="a comma list of names and groups like gunicorn.*",
+    )
     parser.add_argument("--seconds", type=seconds, help="end after this time (default: at Ctrl-C)")
 
 
@@ -35,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
 
     deadline = time.monotonic() + (arguments.seconds or float("inf"))
-    board = Board({metric.name: metric.unit for metric in _core.catalogue()})
+    board = Board({metric.name: metric.unit for metric in _core.catalogue()}, arguments.only)
     with (
         receiver,
         screen.signals_noted() as stop,
@@ -55,3 +62,8 @@ def port(text: str) -> int:
     if not 0 <= number <= 65535:
         raise ValueError(text)
     return number
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The argument type of a list of names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
