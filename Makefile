@@ -26,7 +26,7 @@ demo: setup ## a real workload's metrics, through a real socket, on the screen
 	@$(BIN)/runtime-metrics demo
 
 lambda: .lambda/.ready ## a function in AWS Lambda, run on this machine, and what it sends
-	@.lambda/bin/python examples/lambda/run.py
+	@.lambda/bin/python examples/lambda/invoke.py
 
 test: setup dist/.sdist dist/.autostart .servers/.ready .lambda/.ready .linters/.ready .peers/.ready ## every test
 	cargo test --quiet

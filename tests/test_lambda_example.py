@@ -51,7 +51,7 @@ LINTED: dict[str, tuple[Callable[[Path], str], list[Mistake]]] = {
 
 def test_the_function_runs_on_this_machine_by_one_command() -> None:
     need("awslambdaric", among=LAMBDA)
-    command: list[str | Path] = [PYTHON, EXAMPLE / "run.py"]
+    command: list[str | Path] = [PYTHON, EXAMPLE / "invoke.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     orders = done.stdout.strip().split("\n\n")
     assert len(orders) == 3
@@ -66,7 +66,7 @@ def test_the_function_runs_on_this_machine_by_one_command() -> None:
 
 def test_a_handler_that_is_not_there_is_told() -> None:
     need("awslambdaric", among=LAMBDA)
-    command: list[str | Path] = [PYTHON, EXAMPLE / "run.py", "function.nothing"]
+    command: list[str | Path] = [PYTHON, EXAMPLE / "invoke.py", "function.nothing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "Runtime.HandlerNotFound" in done.stdout

@@ -1,7 +1,7 @@
 """Runs the function on this machine: the real runtime, a Runtime API, and what the extension would get.
 
 pip install runtime-metrics awslambdaric
-python run.py
+python invoke.py
 """
 
 from __future__ import annotations
