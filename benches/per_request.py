@@ -207,6 +207,7 @@ def serving(subject: str, worker_class: Class, chosen: argparse.Namespace) -> It
 def receiving() -> Iterator[tuple[int, c_int64]]:
     """Receives datagrams in a process of its own, as an Agent does; the port, and how many have come."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         bound.bind(("127.0.0.1", 0))
         datagrams = multiprocessing.RawValue("q", 0)
         receiver = multiprocessing.get_context("fork").Process(target=receive, args=(bound, datagrams))

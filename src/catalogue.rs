@@ -685,5 +685,6 @@ fn backlog(snapshot: &Snapshot) -> Option<(Member, Value)> {
 fn busy_percent(interval: &Interval) -> Option<Value> {
     let capacity = requests(interval.end())?.capacity.filter(|capacity| *capacity > 0)?;
     let percent = interval.percent(|s| Some(requests(s).map_or(Duration::ZERO, |requests| requests.busy)))?;
-    Some(Value::Real(percent / capacity as f64))
+    // Its time is told by a clock of its own, read a moment later.
+    Some(Value::Real((percent / capacity as f64).min(100.0)))
 }

@@ -98,10 +98,9 @@ class Master(Gunicorn):
             assert request.end() == b"done\n"
             return request.pid
 
-    def open_to_everybody(self) -> None:
-        """Lets processes of other users send and ask, if they can see the folder."""
-        for path in (self.path.parent, self.path.parent / "dogstatsd", self.path):
-            path.chmod(0o777)
+    def let_everybody_send(self) -> None:
+        """Lets processes of other users send, if they can see the folder."""
+        (self.path.parent / "dogstatsd").chmod(0o777)
 
     def end(self, by: signal.Signals = signal.SIGTERM) -> int | None:
         """Ends the master by a signal, waits for all its processes, and gives the exit status."""

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: st
 
 HERE = Path(__file__).parent
 REQUESTS = 50
+# When it needs more memory depends on what there was.
+OF_THE_ALLOCATOR = ("brk", "madvise", "mmap", "mremap", "munmap")
 OURS = "--config python:runtime_metrics.gunicorn"
 
 
@@ -85,7 +87,9 @@ def system_calls(folder: Path, options: str) -> Counter[str]:
     calls = re.findall(r"^(\d+) +(\w+)\(", trace.read_text(), re.MULTILINE)
     begin, end = (place for place, (_, name) in enumerate(calls) if name == "getsid")
     serving = calls[begin][0]
-    return Counter(name for thread, name in calls[begin + 1 : end] if thread == serving)
+    return Counter(
+        name for thread, name in calls[begin + 1 : end] if thread == serving and name not in OF_THE_ALLOCATOR
+    )
 
 
 CLASSES = {
@@ -158,5 +162,6 @@ def test_the_bench_sees_what_each_request_sends() -> None:
     assert done.returncode == 0, done.stderr
     datagrams = dict(re.findall(r"^\| sync \| (.+?) \| [\d.]+ \| ([\d.]+) \|", done.stdout, re.MULTILINE))
     assert datagrams.keys() == {"plain", "plain again", "--statsd-host", "ours"}
-    assert (datagrams["plain"], datagrams["--statsd-host"]) == ("0", "3")
-    assert float(datagrams["ours"]) < 1
+    # On a busy machine the receiver is behind when a block ends, and may lose some.
+    assert datagrams["plain"] == "0"
+    assert float(datagrams["ours"]) < 1 < float(datagrams["--statsd-host"]) < 4

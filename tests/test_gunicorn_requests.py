@@ -193,12 +193,28 @@ def test_each_process_counts_what_it_writes_on_gunicorns_log(
         processes = {server.process.pid, *server.workers()}
         assert server.stop() == 0
     counting, silent = (server.own, server.lines) if options == "statsd" else (server.lines, server.own)
-    counted = Counter(
-        (line.pid, line.name) for line in counting.named("gunicorn.log.") if line.values != (0,)
-    )
+    counted: Counter[tuple[int, str]] = Counter()
+    for line in counting.named("gunicorn.log."):
+        counted[line.pid, line.name] += round(sum(line.values))
     levels = ("critical", "error", "warning", "exception")
     assert counted == dict.fromkeys(product(processes, (f"gunicorn.log.{level}" for level in levels)), 1)
     assert silent.named("gunicorn.log.") == []
+
+
+@pytest.mark.parametrize("worker", ["asgi", "uvicorn"])
+def test_what_an_application_does_after_its_answer_is_not_part_of_the_request(
+    worker: str, tmp_path: Path
+) -> None:
+    need("gunicorn", *NEEDS.get(worker, "").split())
+    with gunicorn(f"{OURS} {CLASSES[worker][0]} scripted:asgi", tmp_path) as server:
+        server.held.touch()
+        with closing(server.connection()) as connection:
+            connection.sendall(request("/background"))
+            assert status_of(received(connection)) == 200
+            server.until(lambda: server.lines.sums("gunicorn.requests"))
+        server.held.unlink()
+        assert server.stop() == 0
+    assert server.lines.sums("gunicorn.requests") == {"gunicorn.requests": 1}
 
 
 @pytest.mark.parametrize("worker", CLASSES)

@@ -22,6 +22,7 @@ from serving import PATIENCE, TROUBLE, need
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterator
 
     from masters import Master
 
@@ -97,7 +98,7 @@ def test_by_cpu_time_workers_work_that_spin_and_none_that_waits_as_for_the_agent
             assert one.pid != other.pid
             # What the master says next may have been on its way.
             server.next_states(1)
-            server.until(lambda: server.next_states(1) == [seen])
+            server.until(lambda: server.next_states(3) == [seen] * 3)
             server.until(lambda: as_the_agent_sees("shop") == seen)
         server.until_states(idle=3, working=0)
         assert server.end() == 0
@@ -474,15 +475,23 @@ def test_recycled_workers_report_what_each_has_answered(tmp_path: Path, preload:
     assert server.states()[-1] == States(idle=0, working=0)
 
 
+ANOTHER = f"{SYNC} --workers 2 --preload --user nobody --group nogroup"
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that everybody can see; what pytest gives only its own user can."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to become somebody else")
-def test_workers_that_become_somebody_else_report_as_before() -> None:
+def test_workers_that_become_somebody_else_report_as_before(public: Path) -> None:
     need("gunicorn")
-    # They need not be able to see the interpreter's files any more, nor the folders of other tests.
-    with (
-        TemporaryDirectory() as name,
-        leading(f"{SYNC} --workers 2 --preload --user nobody --group nogroup", Path(name)) as server,
-    ):
-        server.open_to_everybody()
+    # Preloaded, they need not see the interpreter's files any more.
+    with leading(ANOTHER, public) as server:
+        server.let_everybody_send()
         with server.request("/hold") as request:
             server.until_states(idle=1, working=1)
             server.until(lambda: identities(server).keys() >= {server.leader.pid, *server.workers()})
@@ -494,3 +503,19 @@ def test_workers_that_become_somebody_else_report_as_before() -> None:
         assert server.end() == 0
         assert TROUBLE.findall(server.stderr()) == []
     assert len(set.union(*identities(server).values())) == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to become somebody else")
+def test_workers_that_may_not_send_any_more_say_so_once_and_are_seen_by_their_master(public: Path) -> None:
+    need("gunicorn")
+    with leading(ANOTHER, public) as server:
+        server.until(lambda: server.stderr().count("Permission denied") == 2)
+        with server.request("/hold") as request:
+            server.until_states(idle=1, working=1)
+            request.release()
+            assert request.end() == b"done\n"
+        server.until_states(idle=2, working=0)
+        assert server.end() == 0
+        assert server.stderr().count("Permission denied") == 2
+        assert TROUBLE.findall(server.stderr()) == []
+    assert identities(server).keys() == {server.leader.pid}

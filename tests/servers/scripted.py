@@ -20,6 +20,7 @@ STATUSES = {
     "/failing": "500 Internal Server Error",
     "/slow": "200 OK",
     "/late": "200 OK",
+    "/background": "200 OK",
 }
 PAUSES = {"/slow": 0.02, "/raising": 0.4, "/late": 0.2}
 PIECE = b"\0" * 65536
@@ -104,16 +105,10 @@ async def asgi(scope: dict[str, Any], _: object, send: Send) -> None:
     await send({"type": "http.response.start", "status": int((status or "200")[:3]), "headers": length})
     if status is None:
         await body(path, send)
-    await send(
-        {"type": "http.response.body", "body": b"\r\n" if status and scope["method"] != "HEAD" else b""}
-    )
-
-
-async def pause(seconds: float) -> None:
-    """Sleeps not less: an event loop may be early by its clock's grain."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        await asyncio.sleep(left)
+    last = b"\r\n" if status and scope["method"] != "HEAD" else b""
+    await send({"type": "http.response.body", "body": last})
+    if path == "/background":
+        await hold()
 
 
 async def body(path: str, send: Send) -> None:
@@ -133,8 +128,20 @@ async def body(path: str, send: Send) -> None:
             note()
     elif path == "/held":
         await send(piece)
-        while await asyncio.to_thread(Path(os.environ["HELD"]).exists):
-            await asyncio.sleep(0.01)
+        await hold()
     else:
         await send(piece)
         raise RuntimeError(path)
+
+
+async def hold() -> None:
+    """Lasts until HELD is removed."""
+    while await asyncio.to_thread(Path(os.environ["HELD"]).exists):
+        await asyncio.sleep(0.01)
+
+
+async def pause(seconds: float) -> None:
+    """Sleeps not less: an event loop may be early by its clock's grain."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        await asyncio.sleep(left)
