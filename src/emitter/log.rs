@@ -1,4 +1,5 @@
-//! Lines for the log of a function, from which the vendor's forwarder takes metrics: one JSON object each.
+//! Lines for the log of a function, from which the vendor's forwarder takes metrics: one JSON object each, in ASCII, as
+//! nobody knows what else the log can hold.
 
 use std::fmt::Write;
 
@@ -9,8 +10,8 @@ use crate::catalogue::Value;
 pub struct LogLines(String);
 
 impl LogLines {
-    /// Adds a value at a time in seconds since 1970, if it is one finite number. Name and tags are clean: nothing in them
-    /// needs to be escaped.
+    /// Adds a value at a time in seconds since 1970, if it is one finite number. Name and tags are clean: no quote is in them
+    /// that would end them.
     pub fn push(&mut self, name: &str, value: &Value, at: u64, tags: &str) {
         let value = match value {
             Value::Whole(whole) => whole.to_string(),
@@ -18,7 +19,7 @@ impl LogLines {
             Value::Real(_) | Value::Observed(_) => return,
         };
         let tags: Vec<String> =
-            tags.split(',').filter(|tag| !tag.is_empty()).map(|tag| format!("\"{tag}\"")).collect();
+            tags.split(',').filter(|tag| !tag.is_empty()).map(|tag| format!("\"{}\"", ascii(tag))).collect();
         let tags = tags.join(",");
         // A String takes everything.
         let _ = writeln!(self.0, r#"{{"m":"{name}","v":{value},"e":{at},"t":[{tags}]}}"#);
@@ -29,6 +30,21 @@ impl LogLines {
     pub fn take(&mut self) -> String {
         std::mem::take(&mut self.0)
     }
+}
+
+/// What is beyond ASCII, by its UTF-16 code units.
+fn ascii(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_ascii() {
+            escaped.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            let _ = write!(escaped, "\\u{unit:04x}");
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
@@ -47,6 +63,17 @@ mod tests {
              {\"m\":\"c\",\"v\":0.25,\"e\":5,\"t\":[]}\n"
         );
         assert_eq!(lines.take(), "");
+    }
+
+    #[test]
+    fn what_is_beyond_ascii_is_escaped_as_json_has_it() {
+        let mut lines = LogLines::default();
+        lines.push("a", &Value::Whole(1), 5, "café:crème,日本,\u{20000}");
+        assert_eq!(
+            lines.take(),
+            r#"{"m":"a","v":1,"e":5,"t":["caf\u00e9:cr\u00e8me","\u65e5\u672c","\ud840\udc00"]}"#.to_owned()
+                + "\n"
+        );
     }
 
     #[test]
