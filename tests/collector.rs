@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use runtime_metrics::catalogue::Value;
 use runtime_metrics::clock::Clock;
 use runtime_metrics::collector::{Collector, Counters};
-use runtime_metrics::config::{Arguments, Occasion, Settings};
+use runtime_metrics::config::{Arguments, Occasion, Settings, Surroundings};
 use runtime_metrics::identity::{Claims, Subject};
 use runtime_metrics::invocation::{Function, Invoked, Start};
 use runtime_metrics::message::Message;
@@ -111,7 +111,8 @@ impl Running {
             flush_interval: Some(interval.as_secs_f64()),
             ..Arguments::default()
         };
-        Settings::new(&arguments, &Environment::default(), Path::new("/nowhere")).unwrap().0
+        let surroundings = Surroundings { default_socket: Path::new("/nowhere"), has_extension: false };
+        Settings::new(&arguments, &Environment::default(), surroundings).unwrap().0
     }
 
     /// The lines of the next flush.
@@ -142,7 +143,7 @@ fn of_a_function() -> (Arc<Collector>, Running) {
     let running = Running::start(NEVER);
     let mut settings = Running::settings(&running.receiver, SOON);
     settings.occasion = Occasion::EachInvocation;
-    settings.function = Some(true);
+    settings.function = Some(Function { has_extension: true, invoked: None });
     let subject = Subject { function: Some(Function::default()), ..subject("a:b") };
     let interpreter = Arc::clone(&running.interpreter) as _;
     let counters = Counters { gc: Arc::clone(&running.gc), ..Counters::default() };

@@ -19,15 +19,14 @@ use super::{arguments, aws_lambda, fork, log};
 use crate::catalogue::{Member, Value};
 use crate::clock::Clock;
 use crate::collector::{self, Collector, Counters};
-use crate::config::{Arguments, InvalidArgument, Settings, Warning};
+use crate::config::{Arguments, InvalidArgument, Settings, Surroundings, Warning};
 use crate::distribution::Distribution;
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::transport::Legacy;
 use crate::identity::{Claims, Entrypoint, Subject};
-use crate::invocation::Function;
 use crate::message::{Message, Severity};
 use crate::snapshot::Tracers;
-use crate::variables::{Environment, IDENTITY, VARIABLES};
+use crate::variables::{Environment, IDENTITY, LAMBDA_EXTENSION, LAMBDA_FUNCTION_NAME, VARIABLES};
 
 /// `disable()` ends within this.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -272,12 +271,18 @@ pub fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResul
     log::from_program(py, &messages)
 }
 
-/// The settings that arguments and environment make.
+/// The settings that arguments and environment make, and what is found around the process.
 pub fn settings(
     arguments: &Arguments,
     environment: &Environment,
 ) -> Result<(Settings, Vec<Warning>), InvalidArgument> {
-    Settings::new(arguments, environment, Path::new(DEFAULT_SOCKET))
+    let is_function = environment.get(&LAMBDA_FUNCTION_NAME).is_some();
+    let extension = environment.get(&LAMBDA_EXTENSION).unwrap_or(LAMBDA_EXTENSION.default);
+    let surroundings = Surroundings {
+        default_socket: Path::new(DEFAULT_SOCKET),
+        has_extension: is_function && Path::new(extension).exists(),
+    };
+    Settings::new(arguments, environment, surroundings)
 }
 
 /// Ends what is running, with a last sample.
@@ -319,7 +324,7 @@ impl Plan {
             reserved: self.settings.origin.longest_fields(),
             environment: self.environment.only(&IDENTITY),
             tracers,
-            function: self.settings.function.map(|has_extension| Function { has_extension, invoked: None }),
+            function: self.settings.function.clone(),
         }
     }
 }
