@@ -48,7 +48,7 @@ pub struct Output {
     pub telemetry: Option<Telemetry>,
     /// Who sends.
     pub subject: Subject,
-    /// How many of its tags do not fit.
+    /// How many of its tags do not fit, by what has been said.
     pub left_out: usize,
     /// What is sent, but for what ddtrace sends.
     pub selection: Selection,
@@ -90,7 +90,7 @@ impl Pipeline {
 
     /// Begins anew at `now`, for an invocation: what has gathered since the last is nobody's.
     pub fn begin(&mut self, now: impl FnOnce() -> Duration, invoked: Invoked) {
-        self.output.tell_of_invocation(invoked);
+        self.messages.extend(self.output.tell_of_invocation(invoked));
         let collections = self.gc.drain();
         self.earlier = self.snapshot(now(), Some(collections), None);
         self.earlier.gunicorn = self.gunicorn.read(None);
@@ -198,7 +198,7 @@ impl Pipeline {
         let before = std::mem::replace(&mut self.output, output);
         // It goes on, if there is one.
         if let Some(invoked) = before.subject.function.and_then(|function| function.invoked) {
-            self.output.tell_of_invocation(invoked);
+            self.messages.extend(self.output.tell_of_invocation(invoked));
         }
     }
 
@@ -262,13 +262,15 @@ impl Output {
         warning.into_iter().chain(self.tell_of_worker(before)).collect()
     }
 
-    fn tell_of_invocation(&mut self, invoked: Invoked) {
-        let Some(function) = &mut self.subject.function else { return };
-        if function.invoked.as_ref() != Some(&invoked) {
-            function.invoked = Some(invoked);
-            // It has been said when metrics were enabled.
-            drop(self.join_tags());
-        }
+    /// One invocation has more tags than another; what has been said of those that are left out is not said again.
+    fn tell_of_invocation(&mut self, invoked: Invoked) -> Option<Message> {
+        let function =
+            self.subject.function.as_mut().filter(|function| function.invoked.as_ref() != Some(&invoked))?;
+        function.invoked = Some(invoked);
+        let said = self.left_out;
+        let warning = self.join_tags();
+        self.left_out = self.left_out.max(said);
+        warning.filter(|_| said == 0)
     }
 
     fn join_tags(&mut self) -> Option<Message> {

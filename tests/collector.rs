@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use runtime_metrics::catalogue::Value;
 use runtime_metrics::clock::Clock;
 use runtime_metrics::collector::{Collector, Counters};
-use runtime_metrics::config::{Arguments, Occasion, Settings, Surroundings};
+use runtime_metrics::config::{Arguments, Occasion, Route, Settings, Surroundings};
 use runtime_metrics::identity::{Claims, Subject};
 use runtime_metrics::invocation::{Function, Invoked, Start};
 use runtime_metrics::message::Message;
@@ -140,11 +140,15 @@ fn names(lines: &[String], part: &str) -> usize {
 
 /// A collector of a function in AWS Lambda, and what it sends to.
 fn of_a_function() -> (Arc<Collector>, Running) {
+    of_a_function_by(Route::Socket, subject("a:b"))
+}
+
+fn of_a_function_by(route: Route, subject: Subject) -> (Arc<Collector>, Running) {
     let running = Running::start(NEVER);
     let mut settings = Running::settings(&running.receiver, SOON);
     settings.occasion = Occasion::EachInvocation;
-    settings.function = Some(Function { has_extension: true, invoked: None });
-    let subject = Subject { function: Some(Function::default()), ..subject("a:b") };
+    settings.route = route;
+    let subject = Subject { function: Some(Function::default()), ..subject };
     let interpreter = Arc::clone(&running.interpreter) as _;
     let counters = Counters { gc: Arc::clone(&running.gc), ..Counters::default() };
     let collector = Collector::new(Clock::start(), counters, &settings, subject, interpreter, None);
@@ -173,6 +177,20 @@ fn a_function_sends_what_an_invocation_has_used_and_nothing_else() {
     std::thread::sleep(3 * SOON);
     collector.stop(Some(snapshot::Interpreter::default()), PATIENCE, true);
     assert_eq!(running.flushes(), 0);
+}
+
+#[test]
+fn tags_that_the_function_leaves_no_room_for_are_told_of_once() {
+    // With those of the service and the interpreter it is one less than a line may have.
+    let tags = (0..94).map(|number| format!("{number}:x")).collect();
+    let claims = Claims { tags: Some(tags), ..Claims::default() };
+    let (collector, _running) = of_a_function_by(Route::Socket, Subject { claims, ..subject("") });
+    let told = |start| {
+        assert!(collector.begin_invocation(7, invoked(start)));
+        collector.end_invocation(8, || None);
+        collector.take_messages().iter().filter(|message| message.text.contains("user tags")).count()
+    };
+    assert_eq!([Start::Warm, Start::Proactive, Start::Warm, Start::Proactive].map(told), [0, 1, 0, 0]);
 }
 
 #[test]
