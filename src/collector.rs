@@ -63,6 +63,15 @@ pub struct Collector {
     unsaid: Mutex<Vec<Message>>,
 }
 
+/// What has come of a flush.
+#[derive(Debug)]
+pub struct Flushed {
+    /// Whether nothing has stayed behind.
+    pub everything_left: bool,
+    /// What is to be written to the log.
+    pub log: String,
+}
+
 /// What counts while the program runs.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -238,36 +247,38 @@ impl Collector {
         withheld.or_else(|| self.pipeline.salvage())
     }
 
-    /// Sends a sample now, in the calling thread. The interpreter's facts are the caller's to bring.
+    /// Sends a sample now, in the calling thread. The interpreter's facts are the caller's to bring; `at` is in seconds
+    /// since 1970.
     ///
-    /// False if something did not leave, or another flush is under way and does not end in 100 ms. The caller must
-    /// be detached from the interpreter, which a tick under way may be waiting for.
-    pub fn flush(&self, facts: Option<snapshot::Interpreter>) -> bool {
+    /// Not everything has left if another flush is under way and does not end in 100 ms. The caller must be detached from
+    /// the interpreter, which a tick under way may be waiting for.
+    pub fn flush(&self, at: u64, facts: Option<snapshot::Interpreter>) -> Flushed {
         let now = self.clock.now();
-        self.flush_by(now + BUSY, now + BUSY + SENDING, facts)
+        let mut log = LogLines::at(at);
+        let everything_left = self.flush_by(now + BUSY, now + BUSY + SENDING, Some(&mut log), facts);
+        Flushed { everything_left, log: log.into_text() }
     }
 
     /// Begins an invocation: what it sends at its [end](Self::end_invocation) is its own. False if the pipeline is in
-    /// somebody else's hands: then it sends nothing. `at` is in seconds since 1970.
-    pub fn begin_invocation(&self, at: u64, invoked: Invoked) -> bool {
+    /// somebody else's hands: then it sends nothing, and nobody asks how it was invoked.
+    pub fn begin_invocation(&self, invoked: impl FnOnce() -> Invoked) -> bool {
         let Some(mut pipeline) = self.pipeline.check_out(SOON) else {
             return false;
         };
-        pipeline.set_time(at);
-        pipeline.begin(|| self.clock.now(), invoked);
+        pipeline.begin(|| self.clock.now(), invoked());
         true
     }
 
     /// Sends what the invocation has used, in the calling thread, which is that of the invocation; gives what is to be
-    /// written to the log.
+    /// written to the log. `at` is in seconds since 1970.
     pub fn end_invocation(&self, at: u64, facts: impl FnOnce() -> Option<snapshot::Interpreter>) -> String {
         let Some(mut pipeline) = self.pipeline.check_out(SOON) else {
             return String::new();
         };
-        pipeline.set_time(at);
-        pipeline.flush(self.clock.now(), SENDING_IN_A_FUNCTION, facts);
+        let mut log = LogLines::at(at);
+        pipeline.flush(self.clock.now(), SENDING_IN_A_FUNCTION, Some(&mut log), facts);
         self.unsaid().append(&mut pipeline.take_messages());
-        pipeline.take_log()
+        log.into_text()
     }
 
     /// Sends a value of a metric of the program's own now, in the calling thread; gives what is to be written to the log.
@@ -277,10 +288,10 @@ impl Collector {
         let Some(mut pipeline) = self.pipeline.check_out(patience) else {
             return String::new();
         };
-        pipeline.set_time(at);
-        pipeline.distribute(distribution, self.clock.now(), SENDING_IN_A_FUNCTION);
+        let mut log = LogLines::at(at);
+        pipeline.distribute(distribution, self.clock.now(), SENDING_IN_A_FUNCTION, &mut log);
         self.unsaid().append(&mut pipeline.take_messages());
-        pipeline.take_log()
+        log.into_text()
     }
 
     /// Ends both threads and closes the socket, for an image of the process that is restored elsewhere.
@@ -329,7 +340,7 @@ impl Collector {
         self.sampler.halt(left());
         // Before the reader has ended, which may take as long as somebody keeps the interpreter.
         if self.occasion == Occasion::EveryInterval {
-            self.flush_by(deadline, deadline, facts);
+            self.flush_by(deadline, deadline, None, facts);
         }
         if ends {
             self.reader.await_interpreter();
@@ -354,19 +365,25 @@ impl Collector {
         }
         self.reader.ask();
         let patience = (pipeline.interval() / 10).min(LONGEST_WAIT);
-        pipeline.flush(self.clock.now(), SENDING, || self.reader.answer(patience));
+        pipeline.flush(self.clock.now(), SENDING, None, || self.reader.answer(patience));
         self.look_up_if_due(&mut pipeline);
         self.reader.say(pipeline.take_messages());
         None
     }
 
     /// Flushes if the pipeline is free by then, and has sent everything, or given up, by the other time.
-    fn flush_by(&self, free: Duration, sent: Duration, facts: Option<snapshot::Interpreter>) -> bool {
+    fn flush_by(
+        &self,
+        free: Duration,
+        sent: Duration,
+        log: Option<&mut LogLines>,
+        facts: Option<snapshot::Interpreter>,
+    ) -> bool {
         let Some(mut pipeline) = self.pipeline.check_out(free.saturating_sub(self.clock.now())) else {
             return false;
         };
         let now = self.clock.now();
-        let everything_left = pipeline.flush(now, sent.saturating_sub(now).min(SENDING), || facts);
+        let everything_left = pipeline.flush(now, sent.saturating_sub(now).min(SENDING), log, || facts);
         self.look_up_if_due(&mut pipeline);
         self.unsaid().append(&mut pipeline.take_messages());
         everything_left
@@ -396,9 +413,9 @@ impl Collector {
 pub fn distribute(settings: &Settings, subject: Subject, distribution: &Distribution, at: u64) -> String {
     let clock = Clock::start();
     let mut output = output(clock, &Arc::default(), settings, subject);
-    output.at = at;
-    output.distribute(distribution, clock.now(), SENDING_IN_A_FUNCTION);
-    output.log.take()
+    let mut log = LogLines::at(at);
+    output.distribute(distribution, clock.now(), SENDING_IN_A_FUNCTION, &mut log);
+    log.into_text()
 }
 
 fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: Subject) -> Output {
@@ -421,7 +438,5 @@ fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: S
             Occasion::EachInvocation => Duration::MAX,
         },
         route: settings.route,
-        log: LogLines::default(),
-        at: 0,
     }
 }

@@ -56,10 +56,6 @@ pub struct Output {
     pub interval: Duration,
     /// How they leave.
     pub route: Route,
-    /// What is to be written to the program's log.
-    pub log: LogLines,
-    /// When a flush is, in seconds since 1970; where metrics go to the log, the caller tells.
-    pub at: u64,
 }
 
 impl Pipeline {
@@ -96,20 +92,15 @@ impl Pipeline {
         self.earlier.gunicorn = self.gunicorn.read(None);
     }
 
-    /// Sends a value of a metric of the program's own, in at most `within`; says whether it has left.
-    pub fn distribute(&mut self, distribution: &Distribution, now: Duration, within: Duration) -> bool {
-        self.output.distribute(distribution, now, within)
-    }
-
-    /// A flush now is at this time, in seconds since 1970.
-    pub fn set_time(&mut self, at: u64) {
-        self.output.at = at;
-    }
-
-    /// What is to be written to the program's log since the last call.
-    #[must_use]
-    pub fn take_log(&mut self) -> String {
-        self.output.log.take()
+    /// Sends a value of a metric of the program's own, in at most `within`, or adds it to `log`.
+    pub fn distribute(
+        &mut self,
+        distribution: &Distribution,
+        now: Duration,
+        within: Duration,
+        log: &mut LogLines,
+    ) {
+        self.output.distribute(distribution, now, within, log);
     }
 
     /// Closes the socket until something is sent.
@@ -117,13 +108,15 @@ impl Pipeline {
         self.output.transport.disconnect();
     }
 
-    /// Sends the interval up to `now`, in at most `within`; says whether everything has left.
+    /// Sends the interval up to `now`, in at most `within`, or adds it to `log`, if there is somebody to write it; says
+    /// whether everything has left.
     ///
     /// `facts` of the interpreter are asked for after everything that does not need it has been read, and may be waited for.
     pub fn flush(
         &mut self,
         now: Duration,
         within: Duration,
+        log: Option<&mut LogLines>,
         facts: impl FnOnce() -> Option<Interpreter>,
     ) -> bool {
         // First, so that no collection that the rest provokes is counted in it.
@@ -146,7 +139,7 @@ impl Pipeline {
         // What ddtrace sent as it was stopped stands for this interval.
         let selection =
             self.output.selection().without(self.output.subject.tracers.worker.ended_with(before));
-        let everything_left = self.output.send(selection, &interval, now, within);
+        let everything_left = self.output.send(selection, &interval, now, within, log);
         later.collections = Some(collections);
         self.earlier = later;
         everything_left
@@ -281,19 +274,24 @@ impl Output {
         warning
     }
 
-    /// Sends a value of a metric of the program's own, in at most `within`; says whether it has left.
-    pub fn distribute(&mut self, distribution: &Distribution, now: Duration, within: Duration) -> bool {
+    /// Sends a value of a metric of the program's own, in at most `within`, or adds it to `log`.
+    pub fn distribute(
+        &mut self,
+        distribution: &Distribution,
+        now: Duration,
+        within: Duration,
+        log: &mut LogLines,
+    ) {
         if self.route == Route::Nowhere {
-            return false;
+            return;
         }
         let tags = self.subject.tags_beside(&distribution.tags);
         if self.route == Route::Log {
-            let at = distribution.timestamp.unwrap_or(self.at);
-            self.log.push(&distribution.name, &Value::Real(distribution.value), at, &tags);
-            return true;
+            log.push(&distribution.name, &Value::Real(distribution.value), distribution.timestamp, &tags);
+            return;
         }
         self.transport.prepare(now, within);
-        self.emitter.distribute(distribution, &tags)
+        self.emitter.distribute(distribution, &tags);
     }
 
     fn tell_of_worker(&self, before: Worker) -> Option<Message> {
@@ -317,12 +315,14 @@ impl Output {
         interval: &Interval<'_>,
         now: Duration,
         within: Duration,
+        log: Option<&mut LogLines>,
     ) -> bool {
         match self.route {
             Route::Socket => {}
             Route::Log => {
+                let Some(log) = log else { return false };
                 for sample in samples(selection, interval) {
-                    self.log.push(&sample.name(), &sample.value, self.at, &self.emitter.tags(&sample));
+                    log.push(&sample.name(), &sample.value, None, &self.emitter.tags(&sample));
                 }
                 return true;
             }

@@ -11,6 +11,7 @@ use runtime_metrics::catalogue::Value;
 use runtime_metrics::clock::Clock;
 use runtime_metrics::collector::{Collector, Counters};
 use runtime_metrics::config::{Arguments, Occasion, Route, Settings, Surroundings};
+use runtime_metrics::distribution::Distribution;
 use runtime_metrics::identity::{Claims, Subject};
 use runtime_metrics::invocation::{Function, Invoked, Start};
 use runtime_metrics::message::Message;
@@ -165,7 +166,7 @@ fn a_function_sends_what_an_invocation_has_used_and_nothing_else() {
     collector.run().unwrap();
     running.gc.start(1_000_000);
     running.gc.stop(3_000_000, 0);
-    assert!(collector.begin_invocation(7, invoked(Start::Cold)));
+    assert!(collector.begin_invocation(|| invoked(Start::Cold)));
     running.gc.start(4_000_000);
     running.gc.stop(5_000_000, 0);
     let logged = collector.end_invocation(8, || Some(snapshot::Interpreter::default()));
@@ -186,7 +187,7 @@ fn tags_that_the_function_leaves_no_room_for_are_told_of_once() {
     let claims = Claims { tags: Some(tags), ..Claims::default() };
     let (collector, _running) = of_a_function_by(Route::Socket, Subject { claims, ..subject("") });
     let told = |start| {
-        assert!(collector.begin_invocation(7, invoked(start)));
+        assert!(collector.begin_invocation(|| invoked(start)));
         collector.end_invocation(8, || None);
         collector.take_messages().iter().filter(|message| message.text.contains("user tags")).count()
     };
@@ -194,9 +195,40 @@ fn tags_that_the_function_leaves_no_room_for_are_told_of_once() {
 }
 
 #[test]
+fn what_goes_to_the_log_is_of_the_time_of_its_flush_and_is_given_once() {
+    let (collector, running) = of_a_function_by(Route::Log, subject("a:b"));
+    let flushed = collector.flush(7, None);
+    assert!(flushed.everything_left);
+    assert!(flushed.log.lines().all(|line| line.contains(r#","e":7,"#)), "{}", flushed.log);
+    assert_eq!(flushed.log.lines().count(), 12);
+    assert!(collector.begin_invocation(|| invoked(Start::Cold)));
+    let own = Distribution { name: "orders".to_owned(), value: 1.0, timestamp: None, tags: Vec::new() };
+    assert_eq!(collector.distribute(&own, 8).lines().count(), 1);
+    let ended = collector.end_invocation(9, || None);
+    assert!(!ended.is_empty() && ended.lines().all(|line| line.contains(r#","e":9,"#)), "{ended}");
+    assert_eq!(running.flushes(), 0);
+}
+
+#[test]
+fn an_invocation_that_finds_the_collector_busy_is_not_the_first() {
+    let (collector, _running) = of_a_function();
+    assert!(collector.begin_invocation(|| invoked(Start::Warm)));
+    let mut is_asked = false;
+    collector.end_invocation(7, || {
+        let begun = collector.begin_invocation(|| {
+            is_asked = true;
+            invoked(Start::Cold)
+        });
+        assert!(!begun);
+        None
+    });
+    assert!(!is_asked);
+}
+
+#[test]
 fn an_invocation_of_any_length_has_a_percentage() {
     let (collector, running) = of_a_function();
-    assert!(collector.begin_invocation(7, invoked(Start::Warm)));
+    assert!(collector.begin_invocation(|| invoked(Start::Warm)));
     // Longer than three intervals, which a server must have slept through.
     std::thread::sleep(4 * SOON);
     collector.end_invocation(7, || None);
@@ -258,7 +290,7 @@ fn collections_that_went_unseen_are_absent_for_one_interval_only() {
         running.gc.stop(1000, 0);
     };
     let flush = || {
-        assert!(running.collector.flush(None));
+        assert!(running.collector.flush(7, None).everything_left);
         running.lines()
     };
     collect();

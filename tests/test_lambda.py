@@ -479,6 +479,42 @@ def test_the_lines_of_an_invocation_are_written_at_once(run_program: RunProgram)
     assert said == f"[1, 0, {len(NAMES)}, 0]\n"
 
 
+def test_what_a_function_flushes_itself_is_written_to_its_log(run_program: RunProgram) -> None:
+    program = """
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+    handler = instrument(lambda event, context: RuntimeMetrics.flush())
+    assert handler(1, None)
+    print("returned")
+    """
+    began = int(time.time())
+    flushed, _, rest = run_program(
+        program,
+        AWS_LAMBDA_FUNCTION_NAME="coffee",
+        DD_FLUSH_TO_LOG="true",
+        DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
+    ).partition("returned")
+    assert rest == "\n"
+    points = [json.loads(line) for line in flushed.splitlines()]
+    assert sorted(point["m"] for point in points) == sorted(2 * [PREFIX + name for name in NAMES])
+    assert all(began <= point["e"] <= time.time() for point in points)
+
+
+def test_a_log_of_any_encoding_takes_the_lines(run_program: RunProgram) -> None:
+    program = """
+    from runtime_metrics.aws_lambda import lambda_metric
+    lambda_metric("orders", 1, tags=["café:日本", "\U00020000"])
+    """
+    said = run_program(
+        program,
+        AWS_LAMBDA_FUNCTION_NAME="coffee",
+        DD_FLUSH_TO_LOG="true",
+        DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
+        PYTHONIOENCODING="ascii",
+    )
+    assert json.loads(said)["t"][1:3] == ["café:日本", "\U00020000"]
+
+
 def test_a_configured_address_is_sent_to_with_the_tags_that_no_extension_adds(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent:
         agent.bind(str(tmp_path / "agent"))

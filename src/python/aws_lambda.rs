@@ -76,8 +76,8 @@ impl Invocations {
     }
 }
 
-/// Since 1970.
-fn wall() -> Duration {
+/// The time of the wall, since 1970.
+pub fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
@@ -216,9 +216,8 @@ fn begin<'a>(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Opt
     if !of.begin(context, id) {
         return Ok(None);
     }
-    let now = wall();
-    let invoked = Invoked { start: of.start(now), arn, version, memory };
-    if !running.collector().begin_invocation(now.as_secs(), invoked) {
+    let invoked = || Invoked { start: of.start(wall()), arn, version, memory };
+    if !running.collector().begin_invocation(invoked) {
         of.end();
         return Ok(None);
     }
@@ -241,7 +240,11 @@ impl Invocation<'_> {
 }
 
 /// Writes lines to the log at once, so that what others print does not cut them.
-fn write(py: Python<'_>, lines: &str) -> PyResult<()> {
+///
+/// # Errors
+///
+/// What a signal handler of the program has raised meanwhile.
+pub fn write(py: Python<'_>, lines: &str) -> PyResult<()> {
     if lines.is_empty() {
         return Ok(());
     }

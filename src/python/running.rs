@@ -147,9 +147,11 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
         let Some(running) = current(py) else { return Ok(false) };
         running.revive();
         let facts = running.interpreter.facts(py, Look::ToSend)?;
-        let everything_left = py.detach(|| running.collector.flush(Some(facts)));
+        let at = aws_lambda::wall().as_secs();
+        let flushed = py.detach(|| running.collector.flush(at, Some(facts)));
+        aws_lambda::write(py, &flushed.log)?;
         log::from_program(py, &running.collector.take_messages())?;
-        Ok(everything_left)
+        Ok(flushed.everything_left)
     })
 }
 
