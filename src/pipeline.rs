@@ -290,7 +290,7 @@ impl Output {
             log.push(&distribution.name, &Value::Real(distribution.value), distribution.timestamp, &tags);
             return;
         }
-        self.transport.prepare(now, within);
+        self.transport.prepare_for_own(now, within);
         self.emitter.distribute(distribution, &tags);
     }
 

@@ -194,6 +194,27 @@ fn tags_that_the_function_leaves_no_room_for_are_told_of_once() {
     assert_eq!([Start::Warm, Start::Proactive, Start::Warm, Start::Proactive].map(told), [0, 1, 0, 0]);
 }
 
+fn orders() -> Distribution {
+    Distribution { name: "orders".to_owned(), value: 1.0, timestamp: None, tags: Vec::new() }
+}
+
+#[test]
+fn a_slow_receiver_of_a_program_s_own_metrics_is_not_said_at_each_of_them() {
+    let (collector, running) = of_a_function();
+    running.receiver.socket.set_nonblocking(true).unwrap();
+    let mut said = 0;
+    for number in 0..1000 {
+        collector.distribute(&orders(), 7);
+        // Now and then it takes one.
+        if number % 20 == 0 {
+            running.receiver.socket.recv(&mut [0; 8192]).unwrap();
+        }
+        said += collector.take_messages().len();
+    }
+    assert!(said <= 1, "{said}");
+    assert!(collector.status().unwrap().totals.dropped.packets > 900);
+}
+
 #[test]
 fn what_goes_to_the_log_is_of_the_time_of_its_flush_and_is_given_once() {
     let (collector, running) = of_a_function_by(Route::Log, subject("a:b"));
@@ -202,8 +223,7 @@ fn what_goes_to_the_log_is_of_the_time_of_its_flush_and_is_given_once() {
     assert!(flushed.log.lines().all(|line| line.contains(r#","e":7,"#)), "{}", flushed.log);
     assert_eq!(flushed.log.lines().count(), 12);
     assert!(collector.begin_invocation(|| invoked(Start::Cold)));
-    let own = Distribution { name: "orders".to_owned(), value: 1.0, timestamp: None, tags: Vec::new() };
-    assert_eq!(collector.distribute(&own, 8).lines().count(), 1);
+    assert_eq!(collector.distribute(&orders(), 8).lines().count(), 1);
     let ended = collector.end_invocation(9, || None);
     assert!(!ended.is_empty() && ended.lines().all(|line| line.contains(r#","e":9,"#)), "{ended}");
     assert_eq!(running.flushes(), 0);

@@ -30,9 +30,9 @@ pub struct Status {
 pub enum Sending {
     /// This process has sent nothing yet.
     Untried,
-    /// The last flush left whole, as far as that can be known.
+    /// The last flush left whole, as far as that can be known, and so did the program's own values before it.
     Working,
-    /// The last flush did not leave whole, or over a network one not long ago.
+    /// The last flush did not leave whole, or a value of the program's own before it, or over a network one not long ago.
     Failing,
 }
 
