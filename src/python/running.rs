@@ -354,6 +354,8 @@ impl Running {
         if let Some(pipeline) = pipeline {
             subject.tracers = pipeline.subject().tracers.without_ids();
             subject.environment = pipeline.subject().environment.clone();
+            // It may be within an invocation.
+            subject.function.clone_from(&pipeline.subject().function);
         }
         // A finaliser may have forked within a collection.
         parents.interpreter.gc_counters().forget_start();
