@@ -278,7 +278,8 @@ pub static FLUSH_TO_LOG: Variable = Variable {
     default: "false",
     accepts: "true, false, 1 or 0",
     effect: "If true, metrics of a function in AWS Lambda that has neither the Datadog Lambda Extension nor an address go to \
-             its log, for the Datadog Forwarder.",
+             its log, for the Datadog Forwarder. Only where each invocation sends its own: not on managed instances, nor with \
+             the variable above.",
 };
 
 /// Where the extension is looked for.
