@@ -11,7 +11,7 @@ use crate::config::Route;
 use crate::distribution::Distribution;
 use crate::emitter::named_host::NamedHost;
 use crate::emitter::status::Status;
-use crate::emitter::telemetry::Telemetry;
+use crate::emitter::telemetry::{Telemetry, Totals};
 use crate::emitter::transport::{Legacy, Transport};
 use crate::emitter::{Emitter, LogLines};
 use crate::identity::Subject;
@@ -235,9 +235,12 @@ fn server(facts: Option<&Interpreter>) -> Option<&Server> {
 
 impl Output {
     fn status(&self) -> Status {
-        let mut status = self.transport.status();
-        status.totals.metrics = self.emitter.metrics();
-        status
+        let status = self.transport.status();
+        let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
+        match self.route {
+            Route::Socket => Status { totals, ..status },
+            Route::Log | Route::Nowhere => Status { destination: None, transport: None, totals, ..status },
+        }
     }
 
     /// What is ours to send.
@@ -329,10 +332,10 @@ impl Output {
             Route::Nowhere => return false,
         }
         self.transport.prepare(now, within);
-        let report = self.telemetry.as_ref().map(|telemetry| {
-            let status = self.status();
-            (telemetry.untold(&status.totals), status.transport)
-        });
+        let report = self
+            .telemetry
+            .as_ref()
+            .map(|telemetry| (telemetry.untold(&self.status().totals), self.transport.name()));
         let everything_left = self.emitter.emit(samples(selection, interval), report);
         if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
             self.transport.tell(telemetry, &untold);

@@ -227,6 +227,8 @@ fn what_goes_to_the_log_is_of_the_time_of_its_flush_and_is_given_once() {
     let ended = collector.end_invocation(9, || None);
     assert!(!ended.is_empty() && ended.lines().all(|line| line.contains(r#","e":9,"#)), "{ended}");
     assert_eq!(running.flushes(), 0);
+    let status = collector.status().unwrap();
+    assert_eq!((status.destination, status.transport), (None, None));
 }
 
 #[test]

@@ -515,6 +515,55 @@ def test_a_log_of_any_encoding_takes_the_lines(run_program: RunProgram) -> None:
     assert json.loads(said)["t"][1:3] == ["café:日本", "\U00020000"]
 
 
+def test_what_has_no_address_is_not_said_to_have_one(run_program: RunProgram) -> None:
+    program = """
+    import logging
+    from runtime_metrics import RuntimeMetrics
+    logging.disable()
+    RuntimeMetrics.enable()
+    status = RuntimeMetrics.status()
+    print([status[key] for key in ("state", "address", "chosen_by", "peer", "transport")])
+    """
+    for flushes_to_log in ("true", "false"):
+        said = run_program(
+            program,
+            AWS_LAMBDA_FUNCTION_NAME="coffee",
+            DD_FLUSH_TO_LOG=flushes_to_log,
+            DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
+        )
+        assert said == "['untried', None, None, None, None]\n"
+
+
+def test_a_child_that_an_invocation_forks_is_of_the_same_function(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    program = """
+    import os
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+
+    class Context:
+        aws_request_id = "1"
+        invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:coffee"
+        function_version = "1"
+        memory_limit_in_mb = "128"
+
+    @instrument
+    def handler(event, context):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if RuntimeMetrics.flush() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    handler(1, Context())
+    """
+    run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    child, parent = flushes.rest()
+    keys = ("functionname", "region", "account_id", "resource", "executedversion", "memorysize", "cold_start")
+    assert [child.tag(key) for key in keys] == [parent.tag(key) for key in keys]
+    assert child.tag("region") == "eu-central-1"
+    assert child.tag("runtime-id") != parent.tag("runtime-id")
+
+
 def test_a_configured_address_is_sent_to_with_the_tags_that_no_extension_adds(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent:
         agent.bind(str(tmp_path / "agent"))

@@ -88,7 +88,7 @@ def status() -> Status:
             "busy" if a flush takes longer than 2 s.
         since: When sending began to be so, as time.time() counts; None if nothing is collected.
         error: The last error with its likely cause, also where sending works again, or None.
-        address: Where metrics go, "udp://localhost:8125", or None.
+        address: Where metrics go, "udp://localhost:8125"; None if that is the log, or nowhere.
         chosen_by: The argument or variable that chose the address, "default" if none did, or None.
         peer: The address that a UDP host has been resolved to, "127.0.0.1:8125", or None.
         transport: "udp", "uds" for datagrams over a Unix socket, "uds-stream", or None.

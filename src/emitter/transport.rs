@@ -133,6 +133,12 @@ impl Transport {
         self.state().status()
     }
 
+    /// `udp`, `uds` or `uds-stream`: what it goes over, or would if nothing has been sent yet.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.state().name()
+    }
+
     /// Tells telemetry how the last flush went, in which it made this report.
     pub fn tell(&self, telemetry: &mut Telemetry, report: &Report) {
         telemetry.note(report, &self.state().last_delivery);
@@ -215,9 +221,9 @@ impl State {
     fn status(&self) -> Status {
         let (sending, since, error) = self.health.report();
         Status {
-            destination: self.destination.clone(),
+            destination: Some(self.destination.clone()),
             peer: self.connection.as_ref().and_then(Connection::peer),
-            transport: self.transport(),
+            transport: Some(self.name()),
             sending,
             error: error.map(str::to_owned),
             since,
@@ -225,8 +231,7 @@ impl State {
         }
     }
 
-    /// What it goes over, or would if nothing has been sent yet.
-    fn transport(&self) -> &'static str {
+    fn name(&self) -> &'static str {
         match (self.kind, &self.destination.address) {
             (Some(Kind::Udp), _) | (None, Address::Udp(..)) => "udp",
             (Some(Kind::UnixStream), _) | (None, Address::Unix(_, UnixKind::Stream)) => "uds-stream",
