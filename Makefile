@@ -15,7 +15,7 @@ endif
 AUTOSTART := $(addprefix autostart/,pyproject.toml README.md LICENSE runtime_metrics_autostart.py runtime_metrics_autostart.pth \
 	runtime_metrics_autostart.start)
 
-.PHONY: help setup demo test lint bench generate docs check wheel sdist clean
+.PHONY: help setup demo lambda test lint bench generate docs check wheel sdist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -25,7 +25,10 @@ setup: .venv/.installed ## a virtual environment with the tools and the package 
 demo: setup ## a real workload's metrics, through a real socket, on the screen
 	@$(BIN)/runtime-metrics demo
 
-test: setup dist/.sdist dist/.autostart .servers/.ready .linters/.ready .peers/.ready ## every test
+lambda: .lambda/.ready ## a function in AWS Lambda, run on this machine, and what it sends
+	@.lambda/bin/python examples/lambda/invoke.py
+
+test: setup dist/.sdist dist/.autostart .servers/.ready .lambda/.ready .linters/.ready .peers/.ready ## every test
 	cargo test --quiet
 	$(BIN)/python -m pytest
 
@@ -56,7 +59,7 @@ wheel: dist/.wheel dist/.autostart ## the wheels, in dist/ and dist/autostart/
 sdist: dist/.sdist dist/.autostart ## the source distributions, in dist/ and dist/autostart/
 
 clean: ## forget everything that was built
-	rm -rf .bench .linters .peers .servers .venv dist target
+	rm -rf .bench .lambda .linters .peers .servers .venv dist target
 
 .venv/.tools: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "runtime-metrics needs Python 3.10 or newer; set PYTHON=...")'
@@ -88,8 +91,13 @@ dist/.autostart: .venv/.tools $(AUTOSTART)
 	.servers/bin/python -m pip install --quiet --disable-pip-version-check $(addprefix -r ,$^)
 	@touch $@
 
-.servers/.ready: .servers/.packages dist/.wheel
-	.servers/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps dist/*.whl
+.lambda/.packages: requirements-lambda.txt
+	$(PYTHON) -m venv --clear .lambda
+	.lambda/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.lambda/.ready .servers/.ready: .%/.ready: .%/.packages dist/.wheel
+	.$*/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps dist/*.whl
 	@touch $@
 
 .linters/.ready .peers/.ready: .%/.ready: requirements-%.txt

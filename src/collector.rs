@@ -11,13 +11,15 @@ use std::time::Duration;
 
 use crate::catalogue::Sample;
 use crate::clock::Clock;
-use crate::config::Settings;
-use crate::emitter::Emitter;
+use crate::config::{Occasion, Settings};
+use crate::distribution::Distribution;
 use crate::emitter::origin::Ending;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Legacy, Transport};
+use crate::emitter::{Emitter, LogLines};
 use crate::identity::Subject;
+use crate::invocation::Invoked;
 use crate::message::Message;
 use crate::pipeline::{Output, Pipeline};
 use crate::reader::{Interpreter, Reader};
@@ -37,6 +39,12 @@ const BUSY: Duration = Duration::from_millis(100);
 /// How long a flush may take to connect and send.
 const SENDING: Duration = Duration::from_millis(100);
 
+/// How long an invocation may wait for a flush that another thread has under way.
+const SOON: Duration = Duration::from_millis(10);
+
+/// How long a function, whose time is paid for, may be held up by a slow stream.
+const SENDING_IN_A_FUNCTION: Duration = Duration::from_millis(20);
+
 /// A tick may wait for the interpreter and then for a slow stream; a look at the values waits longer than that.
 const ONE_TICK: Duration = Duration::from_secs(2);
 
@@ -48,10 +56,20 @@ pub struct Collector {
     pipeline: Slot<Box<Pipeline>>,
     sampler: Sampler,
     reader: Reader,
+    occasion: Occasion,
     withheld: Mutex<Withheld>,
     /// While it is true no flush waits for a slow receiver.
     hurry: Arc<AtomicBool>,
     unsaid: Mutex<Vec<Message>>,
+}
+
+/// What has come of a flush.
+#[derive(Debug)]
+pub struct Flushed {
+    /// Whether nothing has stayed behind.
+    pub everything_left: bool,
+    /// What is to be written to the log.
+    pub log: String,
 }
 
 /// What counts while the program runs.
@@ -101,6 +119,7 @@ impl Collector {
                 pipeline: Slot::new(Box::new(pipeline)),
                 sampler: Sampler::new(clock, settings.interval, beat),
                 reader: Reader::new(interpreter),
+                occasion: settings.occasion,
                 withheld: Mutex::default(),
                 hurry: Arc::clone(&hurry),
                 unsaid: Mutex::default(),
@@ -108,12 +127,16 @@ impl Collector {
         })
     }
 
-    /// Starts to tick, first one interval after the baseline; or goes on after a [`pause`](Self::pause).
+    /// Starts to tick, first one interval after the baseline; or goes on after a [`pause`](Self::pause). Where each
+    /// invocation is an occasion of its own, nothing ticks.
     ///
     /// # Errors
     ///
     /// If the system has no thread left.
     pub fn run(&self) -> io::Result<()> {
+        if self.occasion == Occasion::EachInvocation {
+            return Ok(());
+        }
         let started = self.sampler.run();
         self.reader.resume();
         if let Some(mut pipeline) = self.pipeline.check_out(Duration::ZERO) {
@@ -224,13 +247,65 @@ impl Collector {
         withheld.or_else(|| self.pipeline.salvage())
     }
 
-    /// Sends a sample now, in the calling thread. The interpreter's facts are the caller's to bring.
+    /// Sends a sample now, in the calling thread. The interpreter's facts are the caller's to bring; `at` is in seconds
+    /// since 1970.
     ///
-    /// False if something did not leave, or another flush is under way and does not end in 100 ms. The caller must
-    /// be detached from the interpreter, which a tick under way may be waiting for.
-    pub fn flush(&self, facts: Option<snapshot::Interpreter>) -> bool {
+    /// Not everything has left if another flush is under way and does not end in 100 ms. The caller must be detached from
+    /// the interpreter, which a tick under way may be waiting for.
+    pub fn flush(&self, at: u64, facts: Option<snapshot::Interpreter>) -> Flushed {
         let now = self.clock.now();
-        self.flush_by(now + BUSY, now + BUSY + SENDING, facts)
+        let mut log = LogLines::at(at);
+        let everything_left = self.flush_by(now + BUSY, now + BUSY + SENDING, Some(&mut log), facts);
+        Flushed { everything_left, log: log.into_text() }
+    }
+
+    /// Begins an invocation: what it sends at its [end](Self::end_invocation) is its own. False if the pipeline is in
+    /// somebody else's hands: then it sends nothing, and nobody asks how it was invoked.
+    pub fn begin_invocation(&self, invoked: impl FnOnce() -> Invoked) -> bool {
+        let Some(mut pipeline) = self.pipeline.check_out(SOON) else {
+            return false;
+        };
+        pipeline.begin(|| self.clock.now(), invoked());
+        true
+    }
+
+    /// Sends what the invocation has used, in the calling thread, which is that of the invocation; gives what is to be
+    /// written to the log. `at` is in seconds since 1970.
+    pub fn end_invocation(&self, at: u64, facts: impl FnOnce() -> Option<snapshot::Interpreter>) -> String {
+        let Some(mut pipeline) = self.pipeline.check_out(SOON) else {
+            return String::new();
+        };
+        let mut log = LogLines::at(at);
+        pipeline.flush(self.clock.now(), SENDING_IN_A_FUNCTION, Some(&mut log), facts);
+        self.unsaid().append(&mut pipeline.take_messages());
+        log.into_text()
+    }
+
+    /// Sends a value of a metric of the program's own now, in the calling thread; gives what is to be written to the log.
+    /// The caller must be detached from the interpreter, which a tick under way may be waiting for.
+    pub fn distribute(&self, distribution: &Distribution, at: u64) -> String {
+        let patience = if self.serves_invocations() { SOON } else { BUSY };
+        let Some(mut pipeline) = self.pipeline.check_out(patience) else {
+            return String::new();
+        };
+        let mut log = LogLines::at(at);
+        pipeline.distribute(distribution, self.clock.now(), SENDING_IN_A_FUNCTION, &mut log);
+        self.unsaid().append(&mut pipeline.take_messages());
+        log.into_text()
+    }
+
+    /// Ends both threads and closes the socket, for an image of the process that is restored elsewhere.
+    pub fn prepare_to_be_stored(&self, within: Duration) {
+        self.pause(within);
+        if let Some(pipeline) = self.pipeline.check_out(within) {
+            pipeline.disconnect();
+        }
+    }
+
+    /// Whether each invocation is an occasion of its own.
+    #[must_use]
+    pub fn serves_invocations(&self) -> bool {
+        self.occasion == Occasion::EachInvocation
     }
 
     /// The values a flush would send now. The caller must be detached from the interpreter.
@@ -254,7 +329,7 @@ impl Collector {
         self.sampler.reschedule(settings.interval);
     }
 
-    /// Stops both threads and sends a last sample, all within `budget`. The caller must be detached.
+    /// Stops both threads and sends a last sample, unless each invocation sends its own; all within `budget`. The caller must be detached.
     ///
     /// If the interpreter `ends`, a thread that is waiting for it is waited for all the same.
     pub fn stop(&self, facts: Option<snapshot::Interpreter>, budget: Duration, ends: bool) {
@@ -264,7 +339,9 @@ impl Collector {
         self.begin_pause();
         self.sampler.halt(left());
         // Before the reader has ended, which may take as long as somebody keeps the interpreter.
-        self.flush_by(deadline, deadline, facts);
+        if self.occasion == Occasion::EveryInterval {
+            self.flush_by(deadline, deadline, None, facts);
+        }
         if ends {
             self.reader.await_interpreter();
         }
@@ -288,25 +365,34 @@ impl Collector {
         }
         self.reader.ask();
         let patience = (pipeline.interval() / 10).min(LONGEST_WAIT);
-        pipeline.flush(self.clock.now(), SENDING, || self.reader.answer(patience));
+        pipeline.flush(self.clock.now(), SENDING, None, || self.reader.answer(patience));
         self.look_up_if_due(&mut pipeline);
         self.reader.say(pipeline.take_messages());
         None
     }
 
     /// Flushes if the pipeline is free by then, and has sent everything, or given up, by the other time.
-    fn flush_by(&self, free: Duration, sent: Duration, facts: Option<snapshot::Interpreter>) -> bool {
+    fn flush_by(
+        &self,
+        free: Duration,
+        sent: Duration,
+        log: Option<&mut LogLines>,
+        facts: Option<snapshot::Interpreter>,
+    ) -> bool {
         let Some(mut pipeline) = self.pipeline.check_out(free.saturating_sub(self.clock.now())) else {
             return false;
         };
         let now = self.clock.now();
-        let everything_left = pipeline.flush(now, sent.saturating_sub(now).min(SENDING), || facts);
+        let everything_left = pipeline.flush(now, sent.saturating_sub(now).min(SENDING), log, || facts);
         self.look_up_if_due(&mut pipeline);
         self.unsaid().append(&mut pipeline.take_messages());
         everything_left
     }
 
     fn look_up_if_due(&self, pipeline: &mut Pipeline) {
+        if self.occasion == Occasion::EachInvocation {
+            return;
+        }
         if let Some(host) = pipeline.due_look_up(self.clock.now()) {
             self.reader.look_up(host);
         }
@@ -319,6 +405,17 @@ impl Collector {
     fn unsaid(&self) -> MutexGuard<'_, Vec<Message>> {
         self.unsaid.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Sends a value of a metric of the program's own where no collector runs, through a socket of its own; gives what is to be
+/// written to the log. A host's name is not looked up.
+#[must_use]
+pub fn distribute(settings: &Settings, subject: Subject, distribution: &Distribution, at: u64) -> String {
+    let clock = Clock::start();
+    let mut output = output(clock, &Arc::default(), settings, subject);
+    let mut log = LogLines::at(at);
+    output.distribute(distribution, clock.now(), SENDING_IN_A_FUNCTION, &mut log);
+    log.into_text()
 }
 
 fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: Subject) -> Output {
@@ -335,6 +432,11 @@ fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: S
         subject,
         left_out: identity.left_out,
         selection: settings.selection,
-        interval: settings.interval,
+        // An invocation takes as long as it takes, and is not frozen meanwhile.
+        interval: match settings.occasion {
+            Occasion::EveryInterval => settings.interval,
+            Occasion::EachInvocation => Duration::MAX,
+        },
+        route: settings.route,
     }
 }

@@ -1,4 +1,4 @@
-//! Settings, their defaults and their validation: a pure function of arguments and environment.
+//! Settings, their defaults and their validation: a pure function of arguments, environment and what was found around it.
 //!
 //! A wrong argument is an error, a wrong variable a warning and the default.
 
@@ -11,6 +11,7 @@ use crate::catalogue::Level;
 use crate::emitter::address::{ACCEPTED, Address, ChosenBy, DEFAULT_PORT, Destination, Host, parse_port};
 use crate::emitter::origin::Origin;
 use crate::identity::Claims;
+use crate::invocation::Function;
 use crate::selection::Selection;
 use crate::variables::{self, Environment, Variable};
 
@@ -52,6 +53,15 @@ impl Arguments {
     }
 }
 
+/// What stands ready around the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// Where an Agent's socket is, if there is one.
+    pub default_socket: &'a Path,
+    /// Whether the Datadog Lambda Extension is there.
+    pub has_extension: bool,
+}
+
 /// What a collector is started with.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
@@ -78,6 +88,36 @@ pub struct Settings {
     pub process_tags: bool,
     /// What lines tell of their origin.
     pub origin: Origin,
+    /// When samples are taken.
+    pub occasion: Occasion,
+    /// How metrics leave.
+    pub route: Route,
+    /// The function, in AWS Lambda, before its first invocation.
+    pub function: Option<Function>,
+    /// Whether the process is stored as an image and restored from it.
+    pub is_stored: bool,
+}
+
+/// When samples are taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Occasion {
+    /// At every interval, by threads of ours.
+    #[default]
+    EveryInterval,
+    /// At the end of each invocation, by the thread that serves it; there is no thread of ours.
+    EachInvocation,
+}
+
+/// How metrics leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Route {
+    /// Through a socket.
+    #[default]
+    Socket,
+    /// As lines of the program's log.
+    Log,
+    /// Not at all: nobody is there to take them.
+    Nowhere,
 }
 
 /// The DogStatsD type of every line.
@@ -125,10 +165,10 @@ impl Settings {
     pub fn new(
         arguments: &Arguments,
         environment: &Environment,
-        default_socket: &Path,
+        surroundings: Surroundings<'_>,
     ) -> Result<(Self, Vec<Warning>), InvalidArgument> {
         let mut variables = Variables { environment, warnings: Vec::new() };
-        let settings = Self {
+        let mut settings = Self {
             interval: match arguments.flush_interval {
                 Some(seconds) => argument("flush_interval", seconds, variables::INTERVAL.accepts, interval)?,
                 None => {
@@ -173,9 +213,16 @@ impl Settings {
                     address: argument("dogstatsd_url", url, ACCEPTED, parse)?,
                     chosen_by: ChosenBy::Setting("dogstatsd_url"),
                 },
-                None => variables.destination(default_socket),
+                None => variables.destination(surroundings.default_socket),
             },
+            occasion: variables.occasion(),
+            route: Route::Socket,
+            function: None,
+            is_stored: environment.get(&variables::LAMBDA_INITIALIZATION_TYPE) == Some("snap-start"),
         };
+        if environment.get(&variables::LAMBDA_FUNCTION_NAME).is_some() {
+            variables.fit_into_lambda(&mut settings, surroundings.has_extension);
+        }
         Ok((settings, variables.warnings))
     }
 }
@@ -287,6 +334,55 @@ impl Variables<'_> {
         destination
     }
 
+    /// A function is frozen between its invocations; a thread would go on at a thaw, in the time of the next.
+    fn occasion(&mut self) -> Occasion {
+        let is_function = self.environment.get(&variables::LAMBDA_FUNCTION_NAME).is_some();
+        let is_server =
+            self.environment.get(&variables::LAMBDA_INITIALIZATION_TYPE) == Some("lambda-managed-instances");
+        let keeps_thread = self.flag(&variables::LAMBDA_THREAD).unwrap_or(false);
+        if is_function && !is_server && !keeps_thread {
+            Occasion::EachInvocation
+        } else {
+            Occasion::EveryInterval
+        }
+    }
+
+    /// Without an address of its own a function sends to the vendor's extension, else to its log if that is asked for.
+    fn fit_into_lambda(&mut self, settings: &mut Settings, has_extension: bool) {
+        let is_given = !matches!(settings.destination.chosen_by, ChosenBy::Nobody(_));
+        let flushes_to_log = self.flag(&variables::FLUSH_TO_LOG).unwrap_or(false);
+        if settings.occasion == Occasion::EachInvocation && !is_given {
+            if has_extension {
+                settings.destination = Destination::of_extension();
+            } else {
+                settings.route = if flushes_to_log { Route::Log } else { Route::Nowhere };
+            }
+            if settings.route == Route::Nowhere {
+                let text = "metrics are not sent: this function has no Datadog Lambda Extension, and no address of another \
+                            receiver; add the extension's layer, or set DD_FLUSH_TO_LOG=true to have them in the log";
+                self.warnings
+                    .push(Warning { variable: variables::LAMBDA_EXTENSION.name, text: text.to_owned() });
+            }
+        }
+        // An address within the function is the extension's all the same.
+        let is_extensions = match &settings.destination.address {
+            Address::Udp(host, port) => host.is_this_machine() && *port == DEFAULT_PORT,
+            Address::Unix(..) => false,
+        };
+        settings.function = Some(Function { has_extension: has_extension && is_extensions, invoked: None });
+        // Nothing waits for a name server while it is paid for.
+        if let (Occasion::EachInvocation, Address::Udp(Host::Name(name), _)) =
+            (settings.occasion, &settings.destination.address)
+        {
+            settings.route = Route::Nowhere;
+            let text = format!(
+                "nothing is sent to {}: in AWS Lambda the name {name} is not looked up; give an IP address",
+                settings.destination
+            );
+            self.warnings.push(Warning { variable: variables::LAMBDA_FUNCTION_NAME.name, text });
+        }
+    }
+
     /// A host, a port, or both.
     fn host_and_port(&mut self) -> Option<Destination> {
         let host = self.stronger([&variables::DOGSTATSD_HOST, &variables::AGENT_HOST], parse::<Host>);
@@ -378,15 +474,33 @@ mod tests {
 
     const NO_SOCKET: &str = "/nowhere/dsd.socket";
 
+    fn alone() -> Surroundings<'static> {
+        Surroundings { default_socket: Path::new(NO_SOCKET), has_extension: false }
+    }
+
+    fn beside_extension() -> Surroundings<'static> {
+        Surroundings { has_extension: true, ..alone() }
+    }
+
     fn settings<const N: usize>(environment: [(&str, &str); N]) -> (Settings, Vec<String>) {
+        settings_in(alone(), environment)
+    }
+
+    fn settings_in<const N: usize>(
+        surroundings: Surroundings<'_>,
+        environment: [(&str, &str); N],
+    ) -> (Settings, Vec<String>) {
         let environment = Environment::from(environment);
-        let (settings, warnings) =
-            Settings::new(&Arguments::default(), &environment, Path::new(NO_SOCKET)).unwrap();
+        let (settings, warnings) = Settings::new(&Arguments::default(), &environment, surroundings).unwrap();
         (settings, warnings.into_iter().map(|warning| warning.text).collect())
     }
 
+    fn of_function(has_extension: bool) -> Function {
+        Function { has_extension, invoked: None }
+    }
+
     fn refusal(arguments: &Arguments) -> String {
-        Settings::new(arguments, &Environment::default(), Path::new(NO_SOCKET)).unwrap_err().to_string()
+        Settings::new(arguments, &Environment::default(), alone()).unwrap_err().to_string()
     }
 
     #[test]
@@ -406,6 +520,10 @@ mod tests {
                 disabled: false,
                 process_tags: false,
                 origin: Origin { detect: true, external: None, cardinality: None },
+                occasion: Occasion::EveryInterval,
+                route: Route::Socket,
+                function: None,
+                is_stored: false,
             }
         );
         assert!(warnings.is_empty());
@@ -434,8 +552,7 @@ mod tests {
             let environment = Environment::collect(|name| {
                 environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
             });
-            let (settings, warnings) =
-                Settings::new(&Arguments::default(), &environment, Path::new(NO_SOCKET)).unwrap();
+            let (settings, warnings) = Settings::new(&Arguments::default(), &environment, alone()).unwrap();
             assert_eq!(settings.destination.to_string(), expected);
             assert_eq!(warnings, []);
         }
@@ -582,10 +699,84 @@ mod tests {
             ("DD_RUNTIME_METRICS_INTERVAL", "2"),
             ("DD_RUNTIME_METRICS_WIRE_TYPE", "gauge"),
         ]);
-        let (settings, _) = Settings::new(&arguments, &environment, Path::new(NO_SOCKET)).unwrap();
+        let (settings, _) = Settings::new(&arguments, &environment, alone()).unwrap();
         assert_eq!(settings.destination.to_string(), "unix:///a (from dogstatsd_url)");
         assert_eq!(settings.interval, Duration::from_secs(1));
         assert_eq!(settings.wire_type, WireType::Distribution);
+    }
+
+    const FUNCTION: (&str, &str) = ("AWS_LAMBDA_FUNCTION_NAME", "coffee");
+
+    #[test]
+    fn a_function_is_measured_at_each_invocation_unless_it_is_a_server_or_keeps_its_thread() {
+        let occasion = |name, value| settings_in(beside_extension(), [FUNCTION, (name, value)]).0.occasion;
+        let kind = "AWS_LAMBDA_INITIALIZATION_TYPE";
+        for value in ["on-demand", "provisioned-concurrency", "snap-start", ""] {
+            assert_eq!(occasion(kind, value), Occasion::EachInvocation, "{value}");
+        }
+        assert_eq!(occasion(kind, "lambda-managed-instances"), Occasion::EveryInterval);
+        let thread = "DD_RUNTIME_METRICS_LAMBDA_THREAD";
+        assert_eq!(occasion(thread, "TRUE"), Occasion::EveryInterval);
+        assert_eq!(occasion(thread, "0"), Occasion::EachInvocation);
+        assert_eq!(settings([(kind, "on-demand"), (thread, "false")]).0.occasion, Occasion::EveryInterval);
+        assert!(settings_in(beside_extension(), [FUNCTION, (kind, "snap-start")]).0.is_stored);
+    }
+
+    #[test]
+    fn a_function_without_an_address_sends_to_its_extension_or_to_its_log() {
+        let (with, warnings) = settings_in(beside_extension(), [FUNCTION, ("DD_FLUSH_TO_LOG", "true")]);
+        assert_eq!(with.destination.to_string(), "udp://127.0.0.1:8125 (from the Datadog Lambda Extension)");
+        assert_eq!((with.route, with.function, warnings.len()), (Route::Socket, Some(of_function(true)), 0));
+        let (logged, warnings) = settings([FUNCTION, ("DD_FLUSH_TO_LOG", "1")]);
+        assert_eq!(
+            (logged.route, logged.function, warnings.len()),
+            (Route::Log, Some(of_function(false)), 0)
+        );
+        let (lost, warnings) = settings([FUNCTION]);
+        assert_eq!((lost.route, lost.function), (Route::Nowhere, Some(of_function(false))));
+        let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+        assert!(warning.contains("layer") && warning.contains("DD_FLUSH_TO_LOG=true"), "{warning}");
+        let server = ("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances");
+        let (server, warnings) = settings([FUNCTION, server]);
+        assert_eq!(server.destination, Destination::by_default(Path::new(NO_SOCKET)));
+        assert_eq!((server.route, warnings.len()), (Route::Socket, 0));
+    }
+
+    #[test]
+    fn whether_there_is_an_extension_is_told_and_not_looked_for() {
+        let path = ("DD_RUNTIME_METRICS_LAMBDA_EXTENSION", "/");
+        assert_eq!(settings([FUNCTION, path]).0.route, Route::Nowhere);
+    }
+
+    #[test]
+    fn an_address_of_a_function_s_own_is_sent_to_and_is_the_extension_s_where_it_is_within_the_function() {
+        for (host, port, is_extensions) in [
+            ("127.0.0.1", "8125", true),
+            ("localhost", "8125", true),
+            ("127.0.0.1", "8126", false),
+            ("10.0.0.1", "8125", false),
+        ] {
+            let address = [("DD_AGENT_HOST", host), ("DD_DOGSTATSD_PORT", port)];
+            let (settings, warnings) = settings_in(beside_extension(), [FUNCTION, address[0], address[1]]);
+            assert_eq!(settings.destination.to_string(), format!("udp://{host}:{port} (from DD_AGENT_HOST)"));
+            assert_eq!(
+                (settings.route, settings.function),
+                (Route::Socket, Some(of_function(is_extensions))),
+                "{host}"
+            );
+            assert!(warnings.is_empty());
+        }
+    }
+
+    #[test]
+    fn in_a_function_no_name_is_looked_up_and_that_is_said() {
+        let (settings, warnings) = settings([FUNCTION, ("DD_AGENT_HOST", "agent.internal")]);
+        assert_eq!(settings.route, Route::Nowhere);
+        assert_eq!(
+            warnings,
+            ["nothing is sent to udp://agent.internal:8125 (from DD_AGENT_HOST): in AWS Lambda the name \
+              agent.internal is not looked up; give an IP address"]
+        );
     }
 
     proptest! {
@@ -593,7 +784,7 @@ mod tests {
         fn no_environment_makes_it_fail(values in prop::collection::vec(any::<String>(), variables::VARIABLES.len())) {
             let mut values = values.into_iter();
             let environment = Environment::collect(|_| values.next());
-            let settings = Settings::new(&Arguments::default(), &environment, Path::new(NO_SOCKET));
+            let settings = Settings::new(&Arguments::default(), &environment, alone());
             let (settings, _) = settings.expect("variables only warn");
             prop_assert!(settings.interval >= Duration::from_millis(10));
         }

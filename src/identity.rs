@@ -6,6 +6,7 @@ use std::path::Path;
 use percent_encoding::percent_decode_str;
 
 use crate::emitter;
+use crate::invocation::Function;
 use crate::message::Message;
 use crate::program::Program;
 use crate::snapshot::{Names, Tracers};
@@ -16,6 +17,9 @@ const UNNAMED: &str = "unnamed-python-service";
 
 /// No tag is longer, in characters: the back end cuts there.
 const LONGEST_TAG: usize = 200;
+
+/// The vendor's receiver in AWS Lambda refuses lines with more.
+const MOST_TAGS_IN_LAMBDA: usize = 100;
 
 /// What a line holds before and after its tags, in bytes: a name, a type, and a value, which as a float may take 327, or a
 /// metric's own tags, of which one may take 800. The fields of the origin are counted apart.
@@ -68,6 +72,8 @@ pub struct Extras<'a> {
     pub reserved: usize,
     /// What tracers in this process say.
     pub tracers: Option<&'a Tracers>,
+    /// The function, in AWS Lambda.
+    pub function: Option<&'a Function>,
 }
 
 /// All that an identity is made of.
@@ -87,6 +93,8 @@ pub struct Subject {
     pub environment: Environment,
     /// What tracers in this process say.
     pub tracers: Tracers,
+    /// The function, in AWS Lambda.
+    pub function: Option<Function>,
 }
 
 impl Subject {
@@ -98,8 +106,27 @@ impl Subject {
             entrypoint: self.entrypoint.as_ref(),
             reserved: self.reserved,
             tracers: Some(&self.tracers),
+            function: self.function.as_ref(),
         };
         Identity::new(&self.claims, &self.environment, &self.runtime, extras)
+    }
+
+    /// The tags of a metric of the program's own: beside those that it is given, which are left out last, only what is the
+    /// same in every process of the service, for each combination of tags is a metric that is paid for. What an extension
+    /// adds to every line, it adds to these.
+    #[must_use]
+    pub fn tags_beside(&self, own: &[String]) -> String {
+        let function = self.function.as_ref();
+        let program = Program::of(&self.runtime.command);
+        let mut user: Vec<String> = own.iter().map(|tag| clean(tag)).filter(|tag| !tag.is_empty()).collect();
+        let mut leading = Vec::new();
+        if !function.is_some_and(|function| function.has_extension) {
+            let named = Named::by(&self.claims, &self.environment, program, Some(&self.tracers));
+            user.extend(named.user.cleaned());
+            leading = named.leading(&self.environment, function);
+        }
+        let trailing = function.map(|function| tags_of(function, &self.environment)).unwrap_or_default();
+        join(&leading, &user, &trailing, Room::of(self.reserved, function)).tags
     }
 
     /// Takes over what environment and tracers say by now, if they do; says whether that is something new.
@@ -120,14 +147,74 @@ impl Subject {
 pub struct Identity {
     /// All tags, cleaned and joined by commas.
     pub tags: String,
-    /// How many user tags were left out because the block would not fit into a packet.
+    /// How many user tags were left out, for what a line takes.
     pub left_out: usize,
+    limit: Limit,
+}
+
+/// What keeps further tags from a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// The block would not fit into a packet.
+    Length,
+    /// The receiver takes no line with more.
+    Number,
 }
 
 impl Identity {
     /// Decides each key on its own, by the strongest source that knows it.
     #[must_use]
     pub fn new(claims: &Claims, environment: &Environment, runtime: &Runtime, extras: Extras<'_>) -> Self {
+        let program = Program::of(&runtime.command);
+        let named = Named::by(claims, environment, program, extras.tracers);
+        let mut trailing = tags(&[
+            ("lang", Some("python".to_owned())),
+            ("lang_interpreter", Some(runtime.implementation.clone())),
+            ("lang_version", Some(runtime.version.clone())),
+            ("runtime-id", extras.runtime_id.and_then(|own| runtime_id(own, extras.tracers))),
+        ]);
+        trailing.extend(extras.entrypoint.into_iter().flat_map(|entrypoint| {
+            process_tags(entrypoint, program, named.service_is_given, named.inferred_service.as_deref())
+        }));
+        if let Some(function) = extras.function {
+            trailing.extend(function.start_tags().iter().map(|tag| (*tag).to_owned()));
+            trailing.extend(tags_of(function, environment));
+        }
+        let leading = named.leading(environment, extras.function);
+        join(&leading, &named.user.cleaned(), &trailing, Room::of(extras.reserved, extras.function))
+    }
+
+    /// What to say where user tags were left out.
+    #[must_use]
+    pub fn warning(&self) -> Option<Message> {
+        let reason = match self.limit {
+            Limit::Length => "all tags together are too long".to_owned(),
+            Limit::Number => format!("in AWS Lambda a line has at most {MOST_TAGS_IN_LAMBDA} tags"),
+        };
+        let text = || format!("the last {} user tags are not sent: {reason}", self.left_out);
+        (self.left_out > 0).then(|| Message::warning(text()))
+    }
+}
+
+/// Who sends, by the strongest sources: what every line says of the service.
+struct Named {
+    entity_id: Option<String>,
+    service: Option<String>,
+    /// Somebody has named the service: it is not inferred.
+    service_is_given: bool,
+    inferred_service: Option<String>,
+    env: Option<String>,
+    version: Option<String>,
+    user: UserTags,
+}
+
+impl Named {
+    fn by(
+        claims: &Claims,
+        environment: &Environment,
+        program: Option<Program<'_>>,
+        tracers: Option<&Tracers>,
+    ) -> Self {
         let mut user = UserTags::default();
         user.extend(split(environment.get(&variables::DATADOG_TAGS), |text| text.split(',')));
         user.extend(environment.get(&variables::TAGS).map(split_dd_tags).unwrap_or_default());
@@ -137,15 +224,11 @@ impl Identity {
         user.replace(own);
 
         let attributes = environment.get(&variables::OTEL_RESOURCE_ATTRIBUTES).unwrap_or_default();
-        let of_tracer = |names: fn(&Tracers) -> &Option<Names>, name: fn(&Names) -> &Option<String>| {
-            name(names(extras.tracers?).as_ref()?).clone()
-        };
-        let of_ddtrace = |name| of_tracer(|tracers| &tracers.ddtrace, name);
-        let is_inferred_by_ddtrace = extras
-            .tracers
+        let of_ddtrace = |name| of_tracer(tracers, |tracers| &tracers.ddtrace, name);
+        let of_opentelemetry = |name| of_tracer(tracers, |tracers| &tracers.opentelemetry, name);
+        let is_inferred_by_ddtrace = tracers
             .and_then(|tracers| tracers.ddtrace.as_ref())
             .is_some_and(|names| names.service_is_inferred);
-        let of_opentelemetry = |name| of_tracer(|tracers| &tracers.opentelemetry, name);
         let given_service = first(&mut [
             claims.service.clone(),
             own_service,
@@ -156,13 +239,10 @@ impl Identity {
             user.take("service"),
             of_opentelemetry(|names| &names.service),
         ]);
-        let program = Program::of(&runtime.command);
         let inferred_service =
             first(&mut [of_ddtrace(|names| &names.service), inferred_service(environment, program)]);
-        let process_tags = extras.entrypoint.map(|entrypoint| {
-            process_tags(entrypoint, program, given_service.is_some(), inferred_service.as_deref())
-        });
-        let service = first(&mut [given_service, inferred_service, Some(UNNAMED.to_owned())]);
+        let service_is_given = given_service.is_some();
+        let service = first(&mut [given_service, inferred_service.clone(), Some(UNNAMED.to_owned())]);
         let env = first(&mut [
             claims.env.clone(),
             own_env,
@@ -182,54 +262,98 @@ impl Identity {
             user.take("version"),
             of_opentelemetry(|names| &names.version),
         ]);
-        // Their spans carry theirs. Without an id of our own none is asked for.
-        let runtime_id = extras.runtime_id.and_then(|own| {
-            first(&mut [
-                of_ddtrace(|names| &names.runtime_id),
-                of_opentelemetry(|names| &names.runtime_id),
-                Some(own.to_owned()),
-            ])
-        });
         let entity_id = first(&mut [environment.get(&variables::ENTITY_ID).map(str::to_owned)]);
+        Self { entity_id, service, service_is_given, inferred_service, env, version, user }
+    }
 
-        let leading = tags(&[
-            ("dd.internal.entity_id", entity_id),
+    /// What lines begin with.
+    fn leading(&self, environment: &Environment, function: Option<&Function>) -> Vec<String> {
+        let names = [&self.service, &self.env, &self.version].map(Clone::clone);
+        let [service, env, version] = match function {
+            Some(Function { has_extension: true, .. }) => uncontradicted(names, environment),
+            _ => names,
+        };
+        tags(&[
+            ("dd.internal.entity_id", self.entity_id.clone()),
             ("service", service),
             ("env", env),
             ("version", version),
-        ]);
-        let mut trailing = tags(&[
-            ("lang", Some("python".to_owned())),
-            ("lang_interpreter", Some(runtime.implementation.clone())),
-            ("lang_version", Some(runtime.version.clone())),
-            ("runtime-id", runtime_id),
-        ]);
-        trailing.extend(process_tags.unwrap_or_default());
-        let room = emitter::LONGEST.saturating_sub(BESIDE_THE_BLOCK + extras.reserved);
-        join(&leading, &user.cleaned(), &trailing, room)
-    }
-
-    /// What to say where user tags were left out.
-    #[must_use]
-    pub fn warning(&self) -> Option<Message> {
-        let text =
-            || format!("the last {} user tags are not sent: all tags together are too long", self.left_out);
-        (self.left_out > 0).then(|| Message::warning(text()))
+        ])
     }
 }
 
-/// Joins the tags, leaving out user tags from the last on until the block fits.
-fn join(leading: &[String], user: &[String], trailing: &[String], room: usize) -> Identity {
+/// What a tracer in this process says.
+fn of_tracer(
+    tracers: Option<&Tracers>,
+    names: fn(&Tracers) -> &Option<Names>,
+    name: fn(&Names) -> &Option<String>,
+) -> Option<String> {
+    name(names(tracers?).as_ref()?).clone()
+}
+
+/// That of their spans, else our own.
+fn runtime_id(own: &str, tracers: Option<&Tracers>) -> Option<String> {
+    first(&mut [
+        of_tracer(tracers, |tracers| &tracers.ddtrace, |names| &names.runtime_id),
+        of_tracer(tracers, |tracers| &tracers.opentelemetry, |names| &names.runtime_id),
+        Some(own.to_owned()),
+    ])
+}
+
+/// The tags of the function itself.
+fn tags_of(function: &Function, environment: &Environment) -> Vec<String> {
+    let name = environment.get(&variables::LAMBDA_FUNCTION_NAME);
+    function.tags(name).iter().map(|tag| clean(tag)).collect()
+}
+
+/// Service, env and version without those that the extension in AWS Lambda, which knows the variables alone, would add
+/// otherwise; it writes them in lower case, as the back end does.
+fn uncontradicted(names: [Option<String>; 3], environment: &Environment) -> [Option<String>; 3] {
+    let [service, env, version] = names;
+    let theirs = |variable| environment.get(variable);
+    let their_service = theirs(&variables::SERVICE).or_else(|| theirs(&variables::LAMBDA_FUNCTION_NAME));
+    let agreed = |ours: Option<String>, theirs: Option<&str>| {
+        ours.filter(|ours| theirs.is_none_or(|theirs| theirs.eq_ignore_ascii_case(ours)))
+    };
+    [
+        agreed(service, their_service),
+        agreed(env, theirs(&variables::ENV)),
+        agreed(version, theirs(&variables::VERSION)),
+    ]
+}
+
+/// What a line has room for.
+#[derive(Clone, Copy)]
+struct Room {
+    bytes: usize,
+    tags: usize,
+}
+
+impl Room {
+    /// Beside so many bytes of the fields of its origin.
+    fn of(reserved: usize, function: Option<&Function>) -> Self {
+        Self {
+            bytes: emitter::LONGEST.saturating_sub(BESIDE_THE_BLOCK + reserved),
+            tags: if function.is_some() { MOST_TAGS_IN_LAMBDA } else { usize::MAX },
+        }
+    }
+}
+
+/// Joins the tags, leaving out user tags from the last on until the block has room.
+fn join(leading: &[String], user: &[String], trailing: &[String], room: Room) -> Identity {
     let size = |tags: &[String]| tags.iter().map(|tag| tag.len() + 1).sum::<usize>();
-    let mut room = room.saturating_sub(size(leading) + size(trailing));
+    let mut bytes = room.bytes.saturating_sub(size(leading) + size(trailing));
+    let most = room.tags.saturating_sub(leading.len() + trailing.len());
     let mut kept: Vec<&str> = leading.iter().map(String::as_str).collect();
-    let fitting = user.iter().take_while(|tag| {
-        let fits = tag.len() < room;
-        room = room.saturating_sub(tag.len() + 1);
+    let fitting = user.iter().take(most).take_while(|tag| {
+        let fits = tag.len() < bytes;
+        bytes = bytes.saturating_sub(tag.len() + 1);
         fits
     });
     kept.extend(fitting.map(String::as_str));
-    let left_out = leading.len() + user.len() - kept.len();
+    let fitted = kept.len() - leading.len();
+    let left_out = user.len() - fitted;
+    let limit = if fitted == most { Limit::Number } else { Limit::Length };
     kept.extend(trailing.iter().map(String::as_str));
 
     let mut unique: Vec<&str> = Vec::with_capacity(kept.len());
@@ -238,7 +362,7 @@ fn join(leading: &[String], user: &[String], trailing: &[String], room: usize) -
             unique.push(tag);
         }
     }
-    Identity { tags: unique.join(","), left_out }
+    Identity { tags: unique.join(","), left_out, limit }
 }
 
 /// Tags by key: a later one takes the place of an earlier one with the same key.
@@ -566,6 +690,91 @@ mod tests {
         assert_eq!(long, format!("service:{},{TAIL}", "é".repeat(192)));
     }
 
+    fn function(has_extension: bool) -> Function {
+        Function { has_extension, invoked: None }
+    }
+
+    /// The tags of a function in an environment, up to those of the interpreter.
+    fn named<const N: usize>(function: &Function, claims: &Claims, environment: [(&str, &str); N]) -> String {
+        let extras = Extras { function: Some(function), ..Extras::default() };
+        let block = Identity::new(claims, &Environment::from(environment), &runtime(&[]), extras).tags;
+        block.split("lang:python").next().unwrap().trim_end_matches(',').to_owned()
+    }
+
+    #[test]
+    fn what_an_extension_would_name_otherwise_is_not_sent_to_it() {
+        const NAME: (&str, &str) = ("AWS_LAMBDA_FUNCTION_NAME", "Coffee");
+        let (with, without) = (function(true), function(false));
+        let claims = |service: &str| Claims { service: Some(service.into()), ..Claims::default() };
+        assert_eq!(named(&with, &Claims::default(), [NAME]), "service:Coffee");
+        assert_eq!(named(&with, &claims("COFFEE"), [NAME]), "service:COFFEE");
+        assert_eq!(named(&with, &claims("tea"), [NAME]), "");
+        assert_eq!(named(&without, &claims("tea"), [NAME]), "service:tea");
+        assert_eq!(named(&with, &claims("tea"), [NAME, ("DD_SERVICE", "Tea")]), "service:tea");
+        // It knows nothing of these.
+        let otel = ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=prod,service.version=2");
+        assert_eq!(named(&with, &Claims::default(), [NAME, otel]), "service:Coffee,env:prod,version:2");
+        let claims = Claims { env: Some("dev".into()), version: Some("1".into()), ..Claims::default() };
+        let variables = [NAME, ("DD_ENV", "prod"), ("DD_VERSION", "1")];
+        assert_eq!(named(&with, &claims, variables), "service:Coffee,version:1");
+    }
+
+    #[test]
+    fn in_a_function_a_line_has_at_most_a_hundred_tags() {
+        let dd_tags: Vec<String> = (0..150).map(|number| format!("{number}:x")).collect();
+        let environment = Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]);
+        let function = function(false);
+        let with = |function| {
+            let extras = Extras { function, runtime_id: Some("9f0c"), ..Extras::default() };
+            let identity =
+                Identity::new(&Claims::default(), &environment, &runtime(&["python", "app.py"]), extras);
+            let warning = identity.warning().map(|warning| warning.text);
+            (identity.tags.split(',').count(), warning.unwrap_or_default())
+        };
+        let text = "the last 55 user tags are not sent: in AWS Lambda a line has at most 100 tags";
+        assert_eq!(with(Some(&function)), (100, text.to_owned()));
+        assert_eq!(with(None), (155, String::new()));
+    }
+
+    #[test]
+    fn a_metric_of_the_program_s_own_has_its_tags_and_those_of_the_service() {
+        let own = ["product:latte".to_owned(), "a b|c".to_owned(), ":".to_owned()];
+        let environment = Environment::from([
+            ("AWS_LAMBDA_FUNCTION_NAME", "coffee"),
+            ("DD_ENV", "prod"),
+            ("DD_TAGS", "team:core"),
+        ]);
+        let beside = |function| {
+            let subject = Subject {
+                environment: environment.clone(),
+                runtime_id: Some("9f0c".to_owned()),
+                function,
+                ..Subject::default()
+            };
+            subject.tags_beside(&own)
+        };
+        let own = "product:latte,a_b_c";
+        assert_eq!(beside(None), format!("service:coffee,env:prod,{own},team:core"));
+        assert_eq!(beside(Some(function(true))), own);
+        assert_eq!(
+            beside(Some(function(false))),
+            format!("service:coffee,env:prod,{own},team:core,functionname:coffee")
+        );
+    }
+
+    #[test]
+    fn a_metric_of_the_program_s_own_keeps_its_tags_before_those_of_the_environment() {
+        let dd_tags: Vec<String> = (0..150).map(|number| format!("{number}:x")).collect();
+        let subject = Subject {
+            environment: Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]),
+            function: Some(function(false)),
+            ..Subject::default()
+        };
+        let tags = subject.tags_beside(&["product:latte".to_owned(), "order:online".to_owned()]);
+        assert!(tags.contains("product:latte,order:online,0:x,"), "{tags}");
+        assert_eq!(tags.split(',').count(), 100);
+    }
+
     #[test]
     fn user_tags_that_do_not_fit_are_left_out_from_the_last_on() {
         let dd_tags: Vec<String> = (0..100).map(|n| format!("{n}:{}", "x".repeat(150))).collect();
@@ -580,6 +789,8 @@ mod tests {
         assert!(identity.tags.contains(&format!(",{}:", kept - 1)));
         assert!(!identity.tags.contains(&format!(",{kept}:")));
         assert!(identity.tags.ends_with(TAIL));
+        let warning = identity.warning().unwrap().text;
+        assert!(warning.ends_with("are not sent: all tags together are too long"), "{warning}");
     }
 
     #[test]

@@ -6,14 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalogue::{Sample, samples};
-use crate::emitter::Emitter;
+use crate::catalogue::{Sample, Value, samples};
+use crate::config::Route;
+use crate::distribution::Distribution;
 use crate::emitter::named_host::NamedHost;
 use crate::emitter::status::Status;
-use crate::emitter::telemetry::Telemetry;
+use crate::emitter::telemetry::{Telemetry, Totals};
 use crate::emitter::transport::{Legacy, Transport};
+use crate::emitter::{Emitter, LogLines};
 use crate::identity::Subject;
 use crate::interval::Interval;
+use crate::invocation::Invoked;
 use crate::message::{Message, Severity};
 use crate::selection::Selection;
 use crate::snapshot::{Collections, Interpreter, Server, Snapshot, Worker};
@@ -45,12 +48,14 @@ pub struct Output {
     pub telemetry: Option<Telemetry>,
     /// Who sends.
     pub subject: Subject,
-    /// How many of its tags do not fit.
+    /// How many of its tags do not fit, by what has been said.
     pub left_out: usize,
     /// What is sent, but for what ddtrace sends.
     pub selection: Selection,
     /// Time between two flushes, as planned.
     pub interval: Duration,
+    /// How they leave.
+    pub route: Route,
 }
 
 impl Pipeline {
@@ -79,13 +84,39 @@ impl Pipeline {
         pipeline
     }
 
-    /// Sends the interval up to `now`, in at most `within`; says whether everything has left.
+    /// Begins anew at `now`, for an invocation: what has gathered since the last is nobody's.
+    pub fn begin(&mut self, now: impl FnOnce() -> Duration, invoked: Invoked) {
+        self.messages.extend(self.output.tell_of_invocation(invoked));
+        let collections = self.gc.drain();
+        self.earlier = self.snapshot(now(), Some(collections), None);
+        self.earlier.gunicorn = self.gunicorn.read(None);
+    }
+
+    /// Sends a value of a metric of the program's own, in at most `within`, or adds it to `log`.
+    pub fn distribute(
+        &mut self,
+        distribution: &Distribution,
+        now: Duration,
+        within: Duration,
+        log: &mut LogLines,
+    ) {
+        self.output.distribute(distribution, now, within, log);
+    }
+
+    /// Closes the socket until something is sent.
+    pub fn disconnect(&self) {
+        self.output.transport.disconnect();
+    }
+
+    /// Sends the interval up to `now`, in at most `within`, or adds it to `log`, if there is somebody to write it; says
+    /// whether everything has left.
     ///
     /// `facts` of the interpreter are asked for after everything that does not need it has been read, and may be waited for.
     pub fn flush(
         &mut self,
         now: Duration,
         within: Duration,
+        log: Option<&mut LogLines>,
         facts: impl FnOnce() -> Option<Interpreter>,
     ) -> bool {
         // First, so that no collection that the rest provokes is counted in it.
@@ -108,7 +139,7 @@ impl Pipeline {
         // What ddtrace sent as it was stopped stands for this interval.
         let selection =
             self.output.selection().without(self.output.subject.tracers.worker.ended_with(before));
-        let everything_left = self.output.send(selection, &interval, now, within);
+        let everything_left = self.output.send(selection, &interval, now, within, log);
         later.collections = Some(collections);
         self.earlier = later;
         everything_left
@@ -157,7 +188,11 @@ impl Pipeline {
 
     /// Sends elsewhere or otherwise from now on; what has gathered is kept.
     pub fn redirect(&mut self, output: Output) {
-        self.output = output;
+        let before = std::mem::replace(&mut self.output, output);
+        // It goes on, if there is one.
+        if let Some(invoked) = before.subject.function.and_then(|function| function.invoked) {
+            self.messages.extend(self.output.tell_of_invocation(invoked));
+        }
     }
 
     /// What there is to say since the last call.
@@ -200,9 +235,12 @@ fn server(facts: Option<&Interpreter>) -> Option<&Server> {
 
 impl Output {
     fn status(&self) -> Status {
-        let mut status = self.transport.status();
-        status.totals.metrics = self.emitter.metrics();
-        status
+        let status = self.transport.status();
+        let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
+        match self.route {
+            Route::Socket => Status { totals, ..status },
+            Route::Log | Route::Nowhere => Status { destination: None, transport: None, totals, ..status },
+        }
     }
 
     /// What is ours to send.
@@ -216,11 +254,47 @@ impl Output {
         if !self.subject.follow(&facts.environment, facts.tracers.as_ref()) {
             return Vec::new();
         }
+        let warning = self.join_tags();
+        warning.into_iter().chain(self.tell_of_worker(before)).collect()
+    }
+
+    /// One invocation has more tags than another; what has been said of those that are left out is not said again.
+    fn tell_of_invocation(&mut self, invoked: Invoked) -> Option<Message> {
+        let function =
+            self.subject.function.as_mut().filter(|function| function.invoked.as_ref() != Some(&invoked))?;
+        function.invoked = Some(invoked);
+        let said = self.left_out;
+        let warning = self.join_tags();
+        self.left_out = self.left_out.max(said);
+        warning.filter(|_| said == 0)
+    }
+
+    fn join_tags(&mut self) -> Option<Message> {
         let identity = self.subject.identity();
         let warning = if identity.left_out > self.left_out { identity.warning() } else { None };
         self.left_out = identity.left_out;
         self.emitter.set_tags(identity.tags);
-        warning.into_iter().chain(self.tell_of_worker(before)).collect()
+        warning
+    }
+
+    /// Sends a value of a metric of the program's own, in at most `within`, or adds it to `log`.
+    pub fn distribute(
+        &mut self,
+        distribution: &Distribution,
+        now: Duration,
+        within: Duration,
+        log: &mut LogLines,
+    ) {
+        if self.route == Route::Nowhere {
+            return;
+        }
+        let tags = self.subject.tags_beside(&distribution.tags);
+        if self.route == Route::Log {
+            log.push(&distribution.name, &Value::Real(distribution.value), distribution.timestamp, &tags);
+            return;
+        }
+        self.transport.prepare_for_own(now, within);
+        self.emitter.distribute(distribution, &tags);
     }
 
     fn tell_of_worker(&self, before: Worker) -> Option<Message> {
@@ -244,12 +318,24 @@ impl Output {
         interval: &Interval<'_>,
         now: Duration,
         within: Duration,
+        log: Option<&mut LogLines>,
     ) -> bool {
+        match self.route {
+            Route::Socket => {}
+            Route::Log => {
+                let Some(log) = log else { return false };
+                for sample in samples(selection, interval) {
+                    log.push(&sample.name(), &sample.value, None, &self.emitter.tags(&sample));
+                }
+                return true;
+            }
+            Route::Nowhere => return false,
+        }
         self.transport.prepare(now, within);
-        let report = self.telemetry.as_ref().map(|telemetry| {
-            let status = self.status();
-            (telemetry.untold(&status.totals), status.transport)
-        });
+        let report = self
+            .telemetry
+            .as_ref()
+            .map(|telemetry| (telemetry.untold(&self.status().totals), self.transport.name()));
         let everything_left = self.emitter.emit(samples(selection, interval), report);
         if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
             self.transport.tell(telemetry, &untold);

@@ -229,6 +229,67 @@ pub static LAMBDA_FUNCTION_NAME: Variable = Variable {
     effect: "The tag service, if nothing above names it.",
 };
 
+/// How AWS Lambda has set up the environment.
+pub static LAMBDA_INITIALIZATION_TYPE: Variable = Variable {
+    name: "AWS_LAMBDA_INITIALIZATION_TYPE",
+    default: "",
+    accepts: "text",
+    effect: "Where AWS Lambda has set it to lambda-managed-instances, metrics are sent at every interval as on any server; \
+             with snap-start they begin anew after each restore.",
+};
+
+/// The function's handler in AWS Lambda. Read by `runtime_metrics/aws_lambda.py`.
+pub static LAMBDAS_HANDLER: Variable = Variable {
+    name: "_HANDLER",
+    default: "",
+    accepts: "module.function",
+    effect: "If AWS Lambda has set it to runtime_metrics.aws_lambda.handler, importing that module imports the handler that \
+             the next variable names.",
+};
+
+/// The handler beneath ours. Read there, too.
+pub static LAMBDA_HANDLER: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_LAMBDA_HANDLER",
+    default: "",
+    accepts: "module.function",
+    effect: "The function's own handler, where runtime_metrics.aws_lambda.handler stands in its place.",
+};
+
+/// What is beneath datadog-lambda's handler, or ours. Read there, too.
+pub static DATADOG_LAMBDA_HANDLER: Variable = Variable {
+    name: "DD_LAMBDA_HANDLER",
+    default: "",
+    accepts: "module.function",
+    effect: "The same, if the variable above is unset and this one does not name runtime_metrics.aws_lambda.handler.",
+};
+
+/// Whether a function keeps the schedule of a server.
+pub static LAMBDA_THREAD: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_LAMBDA_THREAD",
+    default: "false",
+    accepts: "true, false, 1 or 0",
+    effect: "If true, metrics are sent at every interval in AWS Lambda, too, and not at the end of each invocation: late, \
+             and at the cost of the function's time ([lambda.md](lambda.md)).",
+};
+
+/// Whether metrics go to the log.
+pub static FLUSH_TO_LOG: Variable = Variable {
+    name: "DD_FLUSH_TO_LOG",
+    default: "false",
+    accepts: "true, false, 1 or 0",
+    effect: "If true, metrics of a function in AWS Lambda that has neither the Datadog Lambda Extension nor an address go to \
+             its log, for the Datadog Forwarder. Only where each invocation sends its own: not on managed instances, nor with \
+             the variable above.",
+};
+
+/// Where the extension is looked for.
+pub static LAMBDA_EXTENSION: Variable = Variable {
+    name: "DD_RUNTIME_METRICS_LAMBDA_EXTENSION",
+    default: "/opt/extensions/datadog-agent",
+    accepts: "a path",
+    effect: "Where AWS Lambda has the Datadog Lambda Extension; for tests.",
+};
+
 /// The service's name in Cloud Run.
 pub static K_SERVICE: Variable =
     Variable { name: "K_SERVICE", default: "", accepts: "text", effect: "The same (Cloud Run)." };
@@ -294,7 +355,7 @@ pub static DATADOG_CARDINALITY: Variable = Variable {
 };
 
 /// Every variable, in the order of the documentation.
-pub static VARIABLES: [&Variable; 36] = [
+pub static VARIABLES: [&Variable; 43] = [
     &ENABLED,
     &OTEL_METRICS_EXPORTER,
     &INTERVAL,
@@ -331,6 +392,13 @@ pub static VARIABLES: [&Variable; 36] = [
     &EXTERNAL_ENV,
     &CARDINALITY,
     &DATADOG_CARDINALITY,
+    &LAMBDA_INITIALIZATION_TYPE,
+    &LAMBDAS_HANDLER,
+    &LAMBDA_HANDLER,
+    &DATADOG_LAMBDA_HANDLER,
+    &LAMBDA_THREAD,
+    &FLUSH_TO_LOG,
+    &LAMBDA_EXTENSION,
 ];
 
 /// Those that say who the process is. They are read at every flush: a program may set them for itself.

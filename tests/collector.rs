@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use runtime_metrics::catalogue::Value;
 use runtime_metrics::clock::Clock;
 use runtime_metrics::collector::{Collector, Counters};
-use runtime_metrics::config::{Arguments, Settings};
+use runtime_metrics::config::{Arguments, Occasion, Route, Settings, Surroundings};
+use runtime_metrics::distribution::Distribution;
 use runtime_metrics::identity::{Claims, Subject};
+use runtime_metrics::invocation::{Function, Invoked, Start};
 use runtime_metrics::message::Message;
 use runtime_metrics::reader::Interpreter;
 use runtime_metrics::selection::Selection;
@@ -110,7 +112,8 @@ impl Running {
             flush_interval: Some(interval.as_secs_f64()),
             ..Arguments::default()
         };
-        Settings::new(&arguments, &Environment::default(), Path::new("/nowhere")).unwrap().0
+        let surroundings = Surroundings { default_socket: Path::new("/nowhere"), has_extension: false };
+        Settings::new(&arguments, &Environment::default(), surroundings).unwrap().0
     }
 
     /// The lines of the next flush.
@@ -134,6 +137,124 @@ impl Running {
 
 fn names(lines: &[String], part: &str) -> usize {
     lines.iter().filter(|line| line.contains(part)).count()
+}
+
+/// A collector of a function in AWS Lambda, and what it sends to.
+fn of_a_function() -> (Arc<Collector>, Running) {
+    of_a_function_by(Route::Socket, subject("a:b"))
+}
+
+fn of_a_function_by(route: Route, subject: Subject) -> (Arc<Collector>, Running) {
+    let running = Running::start(NEVER);
+    let mut settings = Running::settings(&running.receiver, SOON);
+    settings.occasion = Occasion::EachInvocation;
+    settings.route = route;
+    let subject = Subject { function: Some(Function::default()), ..subject };
+    let interpreter = Arc::clone(&running.interpreter) as _;
+    let counters = Counters { gc: Arc::clone(&running.gc), ..Counters::default() };
+    let collector = Collector::new(Clock::start(), counters, &settings, subject, interpreter, None);
+    (collector, running)
+}
+
+fn invoked(start: Start) -> Invoked {
+    Invoked { start, arn: None, version: None, memory: None }
+}
+
+#[test]
+fn a_function_sends_what_an_invocation_has_used_and_nothing_else() {
+    let (collector, running) = of_a_function();
+    collector.run().unwrap();
+    running.gc.start(1_000_000);
+    running.gc.stop(3_000_000, 0);
+    assert!(collector.begin_invocation(|| invoked(Start::Cold)));
+    running.gc.start(4_000_000);
+    running.gc.stop(5_000_000, 0);
+    let logged = collector.end_invocation(8, || Some(snapshot::Interpreter::default()));
+    assert_eq!(logged, "");
+    let lines = running.lines();
+    assert_eq!(names(&lines, "gc.pause.time:1000000|"), 1, "{lines:?}");
+    assert_eq!(names(&lines, "cold_start:true"), lines.len());
+    // Neither a tick nor a last sample: whoever ends the process does so between invocations.
+    std::thread::sleep(3 * SOON);
+    collector.stop(Some(snapshot::Interpreter::default()), PATIENCE, true);
+    assert_eq!(running.flushes(), 0);
+}
+
+#[test]
+fn tags_that_the_function_leaves_no_room_for_are_told_of_once() {
+    // With those of the service and the interpreter it is one less than a line may have.
+    let tags = (0..94).map(|number| format!("{number}:x")).collect();
+    let claims = Claims { tags: Some(tags), ..Claims::default() };
+    let (collector, _running) = of_a_function_by(Route::Socket, Subject { claims, ..subject("") });
+    let told = |start| {
+        assert!(collector.begin_invocation(|| invoked(start)));
+        collector.end_invocation(8, || None);
+        collector.take_messages().iter().filter(|message| message.text.contains("user tags")).count()
+    };
+    assert_eq!([Start::Warm, Start::Proactive, Start::Warm, Start::Proactive].map(told), [0, 1, 0, 0]);
+}
+
+fn orders() -> Distribution {
+    Distribution { name: "orders".to_owned(), value: 1.0, timestamp: None, tags: Vec::new() }
+}
+
+#[test]
+fn a_slow_receiver_of_a_program_s_own_metrics_is_not_said_at_each_of_them() {
+    let (collector, running) = of_a_function();
+    running.receiver.socket.set_nonblocking(true).unwrap();
+    let mut said = 0;
+    for number in 0..1000 {
+        collector.distribute(&orders(), 7);
+        // Now and then it takes one.
+        if number % 20 == 0 {
+            running.receiver.socket.recv(&mut [0; 8192]).unwrap();
+        }
+        said += collector.take_messages().len();
+    }
+    assert!(said <= 1, "{said}");
+    assert!(collector.status().unwrap().totals.dropped.packets > 900);
+}
+
+#[test]
+fn what_goes_to_the_log_is_of_the_time_of_its_flush_and_is_given_once() {
+    let (collector, running) = of_a_function_by(Route::Log, subject("a:b"));
+    let flushed = collector.flush(7, None);
+    assert!(flushed.everything_left);
+    assert!(flushed.log.lines().all(|line| line.contains(r#","e":7,"#)), "{}", flushed.log);
+    assert_eq!(flushed.log.lines().count(), 12);
+    assert!(collector.begin_invocation(|| invoked(Start::Cold)));
+    assert_eq!(collector.distribute(&orders(), 8).lines().count(), 1);
+    let ended = collector.end_invocation(9, || None);
+    assert!(!ended.is_empty() && ended.lines().all(|line| line.contains(r#","e":9,"#)), "{ended}");
+    assert_eq!(running.flushes(), 0);
+    let status = collector.status().unwrap();
+    assert_eq!((status.destination, status.transport), (None, None));
+}
+
+#[test]
+fn an_invocation_that_finds_the_collector_busy_is_not_the_first() {
+    let (collector, _running) = of_a_function();
+    assert!(collector.begin_invocation(|| invoked(Start::Warm)));
+    let mut is_asked = false;
+    collector.end_invocation(7, || {
+        let begun = collector.begin_invocation(|| {
+            is_asked = true;
+            invoked(Start::Cold)
+        });
+        assert!(!begun);
+        None
+    });
+    assert!(!is_asked);
+}
+
+#[test]
+fn an_invocation_of_any_length_has_a_percentage() {
+    let (collector, running) = of_a_function();
+    assert!(collector.begin_invocation(|| invoked(Start::Warm)));
+    // Longer than three intervals, which a server must have slept through.
+    std::thread::sleep(4 * SOON);
+    collector.end_invocation(7, || None);
+    assert_eq!(names(&running.lines(), "cpu.percent:"), 1);
 }
 
 #[test]
@@ -191,7 +312,7 @@ fn collections_that_went_unseen_are_absent_for_one_interval_only() {
         running.gc.stop(1000, 0);
     };
     let flush = || {
-        assert!(running.collector.flush(None));
+        assert!(running.collector.flush(7, None).everything_left);
         running.lines()
     };
     collect();

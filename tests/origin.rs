@@ -14,7 +14,7 @@ use cadence::MetricSink;
 use proptest::prelude::*;
 use runtime_metrics::catalogue::{CATALOGUE, Member, Metric, Sample, Value, Wire};
 use runtime_metrics::clock::Clock;
-use runtime_metrics::config::{Arguments, Settings, WireType};
+use runtime_metrics::config::{Arguments, Settings, Surroundings, WireType};
 use runtime_metrics::emitter::Emitter;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
 use runtime_metrics::emitter::origin::{Cardinality, Ending, Origin};
@@ -34,6 +34,11 @@ const OWN: Option<&str> = Some("cgroup:[4026532178]");
 
 fn detecting() -> Origin {
     Origin { detect: true, ..Origin::default() }
+}
+
+/// No Agent's socket and no extension.
+fn alone() -> Surroundings<'static> {
+    Surroundings { default_socket: Path::new("/nowhere"), has_extension: false }
 }
 
 fn fields(root: &Path) -> String {
@@ -270,7 +275,7 @@ proptest! {
             let environment =
                 Environment::from([("DD_EXTERNAL_ENV", external.as_str()), ("DD_CARDINALITY", &cardinality)]);
             let (settings, warnings) =
-                Settings::new(&Arguments::default(), &environment, Path::new("/nowhere")).unwrap();
+                Settings::new(&Arguments::default(), &environment, alone()).unwrap();
             let sent = settings.origin.fields(Path::new("/nowhere"));
             let kept = usize::from(settings.origin.external.is_some());
             prop_assert_eq!(sent.matches('|').count(), kept + usize::from(settings.origin.cardinality.is_some()));
@@ -404,8 +409,7 @@ fn switched_off_lines_are_what_they_are_without_an_origin() {
         let environment = Environment::collect(|name| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         });
-        let (settings, _) =
-            Settings::new(&Arguments::default(), &environment, Path::new("/nowhere")).unwrap();
+        let (settings, _) = Settings::new(&Arguments::default(), &environment, alone()).unwrap();
         let (transport, receive) = receiver(Ending::new(settings.origin, tree.path()), None);
         let mut emitter = Emitter::new(transport, "a:b".into(), WireType::Distribution);
         let samples = rows().map(|metric| Sample { metric, member: Member::Only, value: Value::Whole(1) });

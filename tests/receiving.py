@@ -100,6 +100,10 @@ class Flushes:
         """The flushes that have arrived already."""
         return list(iter(lambda: self.within(0.2), None))
 
+    def datagrams(self) -> list[bytes]:
+        """The datagrams that have arrived already, whatever they hold."""
+        return [datagram for datagram, _ in iter(lambda: self._datagram(0.2), None)]
+
     def _datagram(self, timeout: float) -> tuple[bytes, float] | None:
         if self._ahead:
             return self._ahead.pop()

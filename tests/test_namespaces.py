@@ -5,16 +5,13 @@ Nothing outside the two is touched, and they are gone with the processes that ho
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from agents import Udp
+from namespaces import Namespace, need_tools
 from outages import Busy, running
 
 if TYPE_CHECKING:
@@ -23,48 +20,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 
 HOST = "10.9.0.1"
-CLONE_NEWNET = 0x40000000
-
-
-class Namespace:
-    """A network of its own, held by a process."""
-
-    def __init__(self) -> None:
-        """With nothing but a loopback interface."""
-        self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "ip link set lo up && echo && cat"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert self._holder.stdout is not None
-        self.exists = self._holder.stdout.readline() == b"\n"
-        self.pid = str(self._holder.pid)
-        self.entering = ["nsenter", "--net", "--target", self.pid]
-
-    def ip(self, command: str) -> bool:
-        """Changes the network; says whether that was possible."""
-        return subprocess.run([*self.entering, "ip", *command.split()], check=False).returncode == 0
-
-    def listen(self, address: str, port: int = 0) -> Udp:
-        """A receiver in this network. A socket stays where it was opened."""
-        opened = []
-
-        def open_there() -> None:
-            with open(f"/proc/{self.pid}/ns/net") as namespace:
-                entered = ctypes.CDLL(None).setns(namespace.fileno(), CLONE_NEWNET)
-            assert entered == 0
-            opened.append(Udp(port, address))
-
-        # Only this thread moves.
-        thread = threading.Thread(target=open_there)
-        thread.start()
-        thread.join()
-        return opened[0]
-
-    def close(self) -> None:
-        """Ends with its holder."""
-        self._holder.communicate()
 
 
 class Container:
@@ -92,9 +47,7 @@ class Container:
 @pytest.fixture
 def container() -> Iterator[Container]:
     """A container and its host."""
-    tools = ["ip", "nsenter", "unshare"]
-    if missing := [tool for tool in tools if shutil.which(tool) is None]:
-        pytest.skip(f"needs {', '.join(missing)} to make network namespaces")
+    need_tools()
     host, inside = Namespace(), Namespace()
     try:
         if not (host.exists and inside.exists):
@@ -107,11 +60,16 @@ def container() -> Iterator[Container]:
         host.close()
 
 
+def listening(container: Container, address: str, port: int = 0) -> Udp:
+    """A receiver on the host."""
+    return container.host.inside(lambda: Udp(port, address))
+
+
 def test_an_agent_of_local_traffic_gets_nothing_and_one_warning_names_the_setting(
     container: Container,
 ) -> None:
     # Long enough for the host to tell of some refusals and not of others.
-    with container.host.listen("127.0.0.1") as agent, container.running(agent.port) as program:
+    with listening(container, "127.0.0.1") as agent, container.running(agent.port) as program:
         report = program.flushes(15, agent)
         books = program.books(agent)
     assert agent.packets == []
@@ -123,7 +81,7 @@ def test_an_agent_of_local_traffic_gets_nothing_and_one_warning_names_the_settin
 
 
 def test_an_agent_of_all_traffic_gets_everything(container: Container) -> None:
-    with container.host.listen("0.0.0.0") as agent, container.running(agent.port) as program:
+    with listening(container, "0.0.0.0") as agent, container.running(agent.port) as program:
         report = program.flushes(4, agent)
         books = program.books(agent)
     assert (books.lines, books.got, books.dropped) == (books.metrics, books.sent, (0, 0))
@@ -132,10 +90,10 @@ def test_an_agent_of_all_traffic_gets_everything(container: Container) -> None:
 
 
 def test_an_agent_that_begins_to_take_all_traffic_gets_everything_from_then_on(container: Container) -> None:
-    with container.host.listen("127.0.0.1") as local, container.running(local.port) as program:
+    with listening(container, "127.0.0.1") as local, container.running(local.port) as program:
         program.flushes(3)
         local.close()
-        with container.host.listen("0.0.0.0", local.port) as agent:
+        with listening(container, "0.0.0.0", local.port) as agent:
             begun = program.books(agent)
             report = program.flushes(4, agent)
             books = program.books(agent)
@@ -147,7 +105,7 @@ def test_an_agent_that_begins_to_take_all_traffic_gets_everything_from_then_on(c
 def test_a_route_that_is_prohibited_is_said_once_until_it_is_open(container: Container) -> None:
     prohibit = f"prohibit {HOST}/32"
     assert container.inside.ip(f"route add {prohibit}")
-    with container.host.listen("0.0.0.0") as agent, container.running(agent.port) as program:
+    with listening(container, "0.0.0.0") as agent, container.running(agent.port) as program:
         refused = program.flushes(3, agent)
         lost = program.books(agent)
         assert container.inside.ip(f"route del {prohibit}")

@@ -15,6 +15,7 @@ use runtime_metrics::clock::Clock;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
 use runtime_metrics::emitter::origin::Ending;
 use runtime_metrics::emitter::status::Sending;
+use runtime_metrics::emitter::telemetry::{Telemetry, Totals};
 use runtime_metrics::emitter::transport::Transport;
 use runtime_metrics::message::Severity;
 
@@ -35,6 +36,13 @@ fn flush(transport: &Transport, second: u64, lines: &[String]) -> bool {
     for line in lines {
         transport.emit(line).unwrap();
     }
+    transport.flush().is_ok()
+}
+
+/// Flushes a value of the program's own; says whether it has left.
+fn flush_own(transport: &Transport, second: u64) -> bool {
+    transport.prepare_for_own(Duration::from_secs(second), LIMIT);
+    transport.emit("orders:1|d").unwrap();
     transport.flush().is_ok()
 }
 
@@ -357,4 +365,42 @@ fn an_unknown_name_is_a_warning_that_names_it() {
     let due = |milliseconds| transport.due_look_up(Duration::from_millis(milliseconds)).is_some();
     let seconds: Vec<_> = (1..=3000).filter(|tenth| due(tenth * 100)).map(|tenth| tenth / 10).collect();
     assert_eq!(seconds, [1, 3, 7, 15, 31, 63, 123, 183, 243]);
+}
+
+#[test]
+fn what_is_lost_of_a_program_s_own_is_said_with_the_next_flush() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dsd.socket");
+    let transport = transport(&format!("unixgram://{}", path.display()));
+    assert!((0..1000).all(|_| !flush_own(&transport, 1)), "nobody is there");
+    assert_eq!(transport.stats().packets_dropped, 1000);
+    assert_eq!(severities(&transport), []);
+    let receiver = unix_receiver(&path);
+    assert!(flush(&transport, 2, &some_lines(1)), "it has left itself");
+    assert_eq!(severities(&transport), [Severity::Warning]);
+    assert!(flush_own(&transport, 3) && flush(&transport, 3, &some_lines(1)));
+    let info = transport.take_messages().remove(0);
+    assert!(info.text.ends_with("works again after 1 s; 1000 packets were lost"), "{}", info.text);
+    drop(receiver);
+}
+
+#[test]
+fn what_was_told_is_told_again_although_a_program_s_own_came_between() {
+    let (receiver, address) = udp_receiver();
+    let transport = transport(&address);
+    let (mut telemetry, totals) = (Telemetry::default(), Totals { metrics: 5, ..Totals::default() });
+    let mut told = |second| {
+        let report = telemetry.untold(&totals);
+        flush(&transport, second, &report.map(|count| format!("a:{count}|c")));
+        transport.tell(&mut telemetry, &report);
+        report[0]
+    };
+    let port = receiver.local_addr().unwrap();
+    drop(receiver);
+    assert_eq!(told(1), 5, "it is refused, as the next datagram learns");
+    flush_own(&transport, 2);
+    let receiver = UdpSocket::bind(port).unwrap();
+    flush_own(&transport, 3);
+    assert_eq!([told(4), told(5), told(6)], [0, 5, 0]);
+    drop(receiver);
 }

@@ -7,6 +7,7 @@ use cadence::{MetricSink, SpyMetricSink};
 use proptest::prelude::*;
 use runtime_metrics::catalogue::{CATALOGUE, Level, Member, Metric, Sample, Value, Wire, samples};
 use runtime_metrics::config::WireType;
+use runtime_metrics::distribution::Distribution;
 use runtime_metrics::emitter::Emitter;
 use runtime_metrics::identity::{Claims, Extras, Identity, Runtime};
 use runtime_metrics::interval::Interval;
@@ -112,6 +113,18 @@ fn the_lines_of_a_flush_are_exactly_these() {
     .map(|line| format!("runtime.python.{line}|d|#{tags}"))
     .collect();
     assert_eq!(lines(&earlier(), &later(), &identity.tags, WireType::Distribution), expected);
+}
+
+#[test]
+fn a_metric_of_the_program_s_own_is_a_distribution_with_its_time_at_the_end() {
+    let (receiver, sink) = SpyMetricSink::new();
+    let emitter = Emitter::new(sink, "not:its".to_owned(), WireType::Gauge);
+    let now = Duration::from_secs(1_700_000_000);
+    let distribution = |timestamp| Distribution::new("orders", 12.45, timestamp, Vec::new(), now).unwrap();
+    emitter.distribute(&distribution(None), "");
+    emitter.distribute(&distribution(Some(1_699_999_990.9)), "a:b,c");
+    let lines: Vec<_> = receiver.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
+    assert_eq!(lines, ["orders:12.45|d", "orders:12.45|d|#a:b,c|T1699999990"]);
 }
 
 #[test]

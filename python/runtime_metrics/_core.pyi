@@ -1,5 +1,18 @@
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal, TypedDict, final, type_check_only
+from datetime import datetime
+from typing import (
+    Any,
+    Final,
+    Literal,
+    SupportsFloat,
+    SupportsIndex,
+    TypedDict,
+    TypeVar,
+    final,
+    type_check_only,
+)
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
 __version__: Final[str]
 
@@ -18,7 +31,8 @@ def enable(
     """Start to collect this process's runtime metrics and to send them at every interval.
 
     What is not given comes from the environment (DD_DOGSTATSD_URL, DD_SERVICE, ...), else from the defaults. The
-    first metrics leave one interval from now, the last at the interpreter's exit.
+    first metrics leave one interval from now, the last at the interpreter's exit. In AWS Lambda nothing leaves but at
+    the end of each invocation of a handler that runtime_metrics.aws_lambda has wrapped.
 
     Called again without arguments it does nothing. Called with arguments after an automatic start it applies
     them; after an explicit one it ignores them with a warning.
@@ -74,7 +88,7 @@ def status() -> Status:
             "busy" if a flush takes longer than 2 s.
         since: When sending began to be so, as time.time() counts; None if nothing is collected.
         error: The last error with its likely cause, also where sending works again, or None.
-        address: Where metrics go, "udp://localhost:8125", or None.
+        address: Where metrics go, "udp://localhost:8125"; None if that is the log, or nowhere.
         chosen_by: The argument or variable that chose the address, "default" if none did, or None.
         peer: The address that a UDP host has been resolved to, "127.0.0.1:8125", or None.
         transport: "udp", "uds" for datagrams over a Unix socket, "uds-stream", or None.
@@ -85,6 +99,40 @@ def status() -> Status:
 
 def enabled() -> bool:
     """Tell whether metrics are collected."""
+
+def instrument(handler: _Handler) -> _Handler:
+    """Wrap the handler of a function in AWS Lambda: each invocation sends its metrics when it ends.
+
+    However often a handler is wrapped, an invocation sends them once. Result, exception and stack are the handler's
+    own. Outside AWS Lambda the handler is only called.
+
+    Args:
+        handler: A function of an event and a context, or anything else that can be called so.
+
+    Returns:
+        What is to be called in its place; it has the handler's name, attributes and __wrapped__.
+
+    Raises:
+        TypeError: The handler cannot be called.
+    """
+
+def lambda_metric(
+    metric_name: str,
+    value: SupportsFloat | SupportsIndex | str,
+    timestamp: float | datetime | None = None,
+    tags: Iterable[str] | None = None,
+) -> None:
+    """Send one value of a distribution now, through the socket of the runtime metrics.
+
+    In AWS Lambda with neither the Datadog Lambda Extension nor an address it goes to the log if DD_FLUSH_TO_LOG is
+    true, else nowhere. Nothing is raised on account of a wrong value; the first of each kind is a warning.
+
+    Args:
+        metric_name: The name of the metric.
+        value: The value.
+        timestamp: When it was so: seconds since 1970 or a datetime, at most 4 hours ago. Now by default.
+        tags: Its tags: "key:value" strings.
+    """
 
 def lead_gunicorn(question: Callable[[], dict[str, Any]]) -> GunicornMaster:
     """Make this process Gunicorn's master, before it forks its workers.

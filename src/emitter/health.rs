@@ -8,7 +8,7 @@ use super::address::{Address, Destination};
 use super::status::Sending;
 use crate::message::{Message, Severity};
 
-/// A queue that was full for this many flushes in a row is a receiver too slow, not a burst.
+/// A queue that was full for this many flushes of the schedule in a row is a receiver too slow, not a burst.
 const PATIENCE: u32 = 6;
 
 /// A kernel tells a stranger at most once a second that nobody listens, and all who send from one address share that.

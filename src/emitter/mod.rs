@@ -13,12 +13,14 @@ use cadence::{ErrorKind, Metric, MetricBuilder, MetricError, MetricResult, Metri
 use self::telemetry::{COUNTERS, Report};
 use crate::catalogue::{Member, Sample, Value, Wire};
 use crate::config::WireType;
+use crate::distribution::Distribution;
 use crate::snapshot::Observations;
 
 pub mod address;
 #[cfg(target_os = "linux")]
 mod container;
 mod health;
+mod log;
 pub mod named_host;
 pub mod origin;
 mod packets;
@@ -27,6 +29,7 @@ pub mod status;
 pub mod telemetry;
 pub mod transport;
 
+pub use log::LogLines;
 pub use packets::LONGEST;
 
 /// Lines of many values are cut to share a UDP payload with others, unless the tags alone need more.
@@ -98,6 +101,19 @@ impl Emitter {
         self.client.flush().is_ok() && all_written
     }
 
+    /// Writes a metric of the program's own with these tags alone, and flushes the sink, which counts what is lost.
+    pub fn distribute(&self, distribution: &Distribution, tags: &str) {
+        let mut line = self.client.distribution_with_tags(&distribution.name, distribution.value);
+        if !tags.is_empty() {
+            line = line.with_tag_value(tags);
+        }
+        if let Some(timestamp) = distribution.timestamp {
+            line = line.with_timestamp(timestamp);
+        }
+        drop(line.try_send());
+        drop(self.client.flush());
+    }
+
     fn write(&self, sample: &Sample) -> bool {
         let (client, name, value, tags) = (&self.client, &sample.name(), &sample.value, &self.tags(sample));
         match sample.metric.wire {
@@ -119,7 +135,8 @@ impl Emitter {
     }
 
     /// One block for all tags: they are joined once, not per line.
-    fn tags(&self, sample: &Sample) -> Cow<'_, str> {
+    #[must_use]
+    pub fn tags(&self, sample: &Sample) -> Cow<'_, str> {
         match &sample.member {
             Member::Tagged(own) if self.tags.is_empty() => own.clone().into(),
             Member::Tagged(own) => format!("{own},{}", self.tags).into(),

@@ -9,12 +9,12 @@ use super::telemetry::Totals;
 /// How it stands with sending.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// Where metrics go, and what chose that.
-    pub destination: Destination,
+    /// Where metrics go, and what chose that; `None` if they go to the log, or nowhere.
+    pub destination: Option<Destination>,
     /// What a UDP destination has turned out to be; `None` until something was sent.
     pub peer: Option<SocketAddr>,
-    /// `udp`, `uds` for Unix datagrams, or `uds-stream`.
-    pub transport: &'static str,
+    /// `udp`, `uds` for Unix datagrams, or `uds-stream`; `None` where there is no destination.
+    pub transport: Option<&'static str>,
     /// Whether sending works.
     pub sending: Sending,
     /// The last error and its likely cause, also where sending works again.
@@ -30,9 +30,9 @@ pub struct Status {
 pub enum Sending {
     /// This process has sent nothing yet.
     Untried,
-    /// The last flush left whole, as far as that can be known.
+    /// The last flush left whole, as far as that can be known, and so did the program's own values before it.
     Working,
-    /// The last flush did not leave whole, or over a network one not long ago.
+    /// The last flush did not leave whole, or a value of the program's own before it, or over a network one not long ago.
     Failing,
 }
 

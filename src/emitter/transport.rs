@@ -65,6 +65,10 @@ struct State {
     totals: Totals,
     last_sent: Sent,
     last_delivery: Delivery,
+    /// The flush under way is a program's own.
+    is_own: bool,
+    /// What the program's own have brought to light since the last of the schedule.
+    unnoted: Delivery,
     messages: Vec<Message>,
     now: Duration,
 }
@@ -100,6 +104,8 @@ impl Transport {
             totals: Totals::default(),
             last_sent: Sent::default(),
             last_delivery: Delivery::default(),
+            is_own: false,
+            unnoted: Delivery::default(),
             messages: Vec::new(),
             now: Duration::ZERO,
         };
@@ -110,17 +116,27 @@ impl Transport {
     /// Gets ready for a flush at `now` that may take so long: finds a socket that has appeared, takes over what a
     /// look-up found.
     pub fn prepare(&self, now: Duration, within: Duration) {
+        self.state().prepare(now, within);
+    }
+
+    /// Gets ready for a flush of a value of the program's own. A program may make thousands a second: what becomes of it is
+    /// counted, and said with that of the next flush that is none.
+    pub fn prepare_for_own(&self, now: Duration, within: Duration) {
         let mut state = self.state();
-        state.now = now;
-        state.deadline = state.clock.now() + within;
-        state.find_default_socket();
-        state.take_look_up();
+        state.prepare(now, within);
+        state.is_own = true;
     }
 
     /// How it stands with sending, and what has been sent and lost.
     #[must_use]
     pub fn status(&self) -> Status {
         self.state().status()
+    }
+
+    /// `udp`, `uds` or `uds-stream`: what it goes over, or would if nothing has been sent yet.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.state().name()
     }
 
     /// Tells telemetry how the last flush went, in which it made this report.
@@ -139,6 +155,11 @@ impl Transport {
     pub fn legacy(&self) -> Legacy {
         let state = self.state();
         Legacy { health: state.health.of_heir(), addresses: state.addresses.clone() }
+    }
+
+    /// Closes the socket; the next flush opens another.
+    pub fn disconnect(&self) {
+        self.state().connection = None;
     }
 
     /// Takes over what the parent process knew.
@@ -189,12 +210,20 @@ impl MetricSink for Transport {
 }
 
 impl State {
+    fn prepare(&mut self, now: Duration, within: Duration) {
+        self.is_own = false;
+        self.now = now;
+        self.deadline = self.clock.now() + within;
+        self.find_default_socket();
+        self.take_look_up();
+    }
+
     fn status(&self) -> Status {
         let (sending, since, error) = self.health.report();
         Status {
-            destination: self.destination.clone(),
+            destination: Some(self.destination.clone()),
             peer: self.connection.as_ref().and_then(Connection::peer),
-            transport: self.transport(),
+            transport: Some(self.name()),
             sending,
             error: error.map(str::to_owned),
             since,
@@ -202,8 +231,7 @@ impl State {
         }
     }
 
-    /// What it goes over, or would if nothing has been sent yet.
-    fn transport(&self) -> &'static str {
+    fn name(&self) -> &'static str {
         match (self.kind, &self.destination.address) {
             (Some(Kind::Udp), _) | (None, Address::Udp(..)) => "udp",
             (Some(Kind::UnixStream), _) | (None, Address::Unix(_, UnixKind::Stream)) => "uds-stream",
@@ -273,12 +301,21 @@ impl State {
 
     fn flush(&mut self) -> io::Result<()> {
         self.check_connection();
-        let delivery = self.deliver();
+        let mut delivery = self.deliver();
         self.packets.clear();
         self.totals.add_delivery(&delivery);
-        self.messages.extend(self.health.note(&delivery, &self.destination, self.now));
         let result = delivery.failure.as_ref().map_or(Ok(()), |failure| Err(failure.kind().into()));
-        self.last_delivery = delivery;
+        if self.is_own {
+            if delivery.sent != Amount::default() {
+                // None of them is in a report.
+                self.last_sent.lines = 0..0;
+            }
+            self.unnoted.hear_of(delivery);
+        } else {
+            delivery.hear_of(std::mem::take(&mut self.unnoted));
+            self.messages.extend(self.health.note(&delivery, &self.destination, self.now));
+            self.last_delivery = delivery;
+        }
         result
     }
 
@@ -381,6 +418,17 @@ impl Delivery {
         lost.push(payload.lines.clone());
         self.dropped = self.dropped + payload.amount;
         self.failure.get_or_insert(io::ErrorKind::ConnectionRefused.into());
+    }
+
+    /// Takes over what a flush of the program's own has lost, itself or of the last of the schedule.
+    fn hear_of(&mut self, own: Self) {
+        self.dropped = self.dropped + own.dropped;
+        self.failure = self.failure.take().or(own.failure);
+        for lines in own.lost_lines_of_last {
+            if !lines.is_empty() && !self.lost_lines_of_last.contains(&lines) {
+                self.lost_lines_of_last.push(lines);
+            }
+        }
     }
 }
 

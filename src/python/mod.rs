@@ -3,6 +3,7 @@
 //! Nothing here raises into the program but a wrong argument of `enable()`.
 
 mod arguments;
+mod aws_lambda;
 mod fork;
 mod gc_callback;
 mod gunicorn;
@@ -20,6 +21,8 @@ mod _core {
     use pyo3::exceptions::PyImportError;
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use super::aws_lambda::{instrument, lambda_metric};
     #[pymodule_export]
     use super::gc_callback::GcCallback;
     #[pymodule_export]

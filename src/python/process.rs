@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyString};
 use uuid::Uuid;
 
+use super::aws_lambda::Invocations;
 use super::fork;
 use super::gunicorn::Questions;
 use super::log::{loaded, unless_exception};
@@ -41,6 +42,8 @@ pub struct Process {
     pub threads_at_fork: ThreadsAtFork,
     /// What multiprocessing calls in its children, once it has been registered.
     pub multiprocessing_hook: OnceCell<Py<PyAny>>,
+    /// The invocations that it serves, in AWS Lambda.
+    pub invocations: Invocations,
     /// Its part in Gunicorn.
     pub gunicorn: Arc<Gunicorn>,
     /// What asks Gunicorn's own objects.
@@ -88,6 +91,7 @@ impl Process {
                 image: ProcessImage::mark(),
                 threads_at_fork: ThreadsAtFork::of(hexversion(py)?),
                 multiprocessing_hook: OnceCell::new(),
+                invocations: Invocations::default(),
                 gunicorn: Arc::default(),
                 questions: Questions::default(),
                 parents: ArcSwapOption::const_empty(),
@@ -132,7 +136,8 @@ impl Process {
         self.parents.store(Some(parents));
     }
 
-    fn draw_runtime_id(&self) {
+    /// Gives this run of the process an id of its own, from the operating system's random numbers.
+    pub fn draw_runtime_id(&self) {
         let (upper, lower) = Uuid::new_v4().as_u64_pair();
         self.runtime_id[0].store(upper, SeqCst);
         self.runtime_id[1].store(lower, SeqCst);
@@ -247,8 +252,12 @@ fn runtime(py: Python<'_>) -> PyResult<Runtime> {
 
 /// Texts, of which bytes that are not UTF-8 are replaced.
 fn texts(words: Bound<'_, PyIterator>) -> Vec<String> {
-    let text = |word: PyResult<Bound<'_, PyAny>>| {
-        Some(word.ok()?.cast::<PyString>().ok()?.to_string_lossy().into_owned())
-    };
-    words.filter_map(text).collect()
+    let mut texts = Vec::new();
+    // Collected, it would be asked how many there are, for which a module is imported.
+    for word in words {
+        if let Ok(word) = word.and_then(|word| Ok(word.cast_into::<PyString>()?)) {
+            texts.push(word.to_string_lossy().into_owned());
+        }
+    }
+    texts
 }

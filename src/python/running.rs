@@ -15,17 +15,18 @@ use pyo3::types::PyDict;
 
 use super::interpreter::{CPython, Look};
 use super::process::{self, Process};
-use super::{arguments, fork, log};
+use super::{arguments, aws_lambda, fork, log};
 use crate::catalogue::{Member, Value};
 use crate::clock::Clock;
-use crate::collector::{Collector, Counters};
-use crate::config::{Arguments, InvalidArgument, Settings, Warning};
+use crate::collector::{self, Collector, Counters};
+use crate::config::{Arguments, InvalidArgument, Settings, Surroundings, Warning};
+use crate::distribution::Distribution;
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::transport::Legacy;
 use crate::identity::{Claims, Entrypoint, Subject};
 use crate::message::{Message, Severity};
 use crate::snapshot::Tracers;
-use crate::variables::{Environment, IDENTITY, VARIABLES};
+use crate::variables::{Environment, IDENTITY, LAMBDA_EXTENSION, LAMBDA_FUNCTION_NAME, VARIABLES};
 
 /// `disable()` ends within this.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -51,7 +52,7 @@ pub struct Running {
 /// What a collector was started with.
 struct Plan {
     settings: Settings,
-    claims: Claims,
+    arguments: Arguments,
     environment: Environment,
     /// If process tags are asked for.
     entrypoint: Option<Entrypoint>,
@@ -60,7 +61,8 @@ struct Plan {
 /// Start to collect this process's runtime metrics and to send them at every interval.
 ///
 /// What is not given comes from the environment (DD_DOGSTATSD_URL, DD_SERVICE, ...), else from the defaults. The
-/// first metrics leave one interval from now, the last at the interpreter's exit.
+/// first metrics leave one interval from now, the last at the interpreter's exit. In AWS Lambda nothing leaves but at
+/// the end of each invocation of a handler that runtime_metrics.aws_lambda has wrapped.
 ///
 /// Called again without arguments it does nothing. Called with arguments after an automatic start it applies
 /// them; after an explicit one it ignores them with a warning.
@@ -145,9 +147,11 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
         let Some(running) = current(py) else { return Ok(false) };
         running.revive();
         let facts = running.interpreter.facts(py, Look::ToSend)?;
-        let everything_left = py.detach(|| running.collector.flush(Some(facts)));
+        let at = aws_lambda::wall().as_secs();
+        let flushed = py.detach(|| running.collector.flush(at, Some(facts)));
+        aws_lambda::write(py, &flushed.log)?;
         log::from_program(py, &running.collector.take_messages())?;
-        Ok(everything_left)
+        Ok(flushed.everything_left)
     })
 }
 
@@ -192,6 +196,26 @@ pub fn at_exit(py: Python<'_>) {
     });
 }
 
+/// Sends a value of a metric of the program's own where nothing runs; gives what is to be written to the log.
+///
+/// # Errors
+///
+/// What a signal handler of the program has raised meanwhile.
+pub fn distribute(
+    py: Python<'_>,
+    process: &Process,
+    distribution: &Distribution,
+    at: u64,
+) -> PyResult<String> {
+    let (plan, warnings) = Plan::new(py, &Arguments::default())?;
+    if plan.settings.disabled {
+        return Ok(String::new());
+    }
+    log::from_program(py, &process.messages(warnings))?;
+    let subject = plan.subject(process, Tracers::default());
+    Ok(collector::distribute(&plan.settings, subject, distribution, at))
+}
+
 /// What runs in this process: a child that has not been recognised as one is first.
 pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
     if Process::known().is_some_and(|process| process.image.is_of_a_parent()) {
@@ -208,20 +232,22 @@ pub fn forget() {
     }
 }
 
-fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()> {
+/// Starts what is not running.
+///
+/// # Errors
+///
+/// A wrong argument, or what a signal handler of the program has raised meanwhile.
+pub fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()> {
     let process = match Process::this(py) {
         Ok(process) => process,
         Err(error) => return give_up(py, error),
     };
     let running = current(py);
-    let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), &VARIABLES)?;
-    let (settings, warnings) = settings(arguments, &environment)?;
-    if settings.disabled {
+    let (plan, warnings) = Plan::new(py, arguments)?;
+    if plan.settings.disabled {
         let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set";
         return log::from_program(py, &[Message::new(Severity::Info, text.to_owned())]);
     }
-    let entrypoint = settings.process_tags.then(|| process::entrypoint(py)).transpose()?;
-    let plan = Plan { settings, claims: arguments.claims.clone(), environment, entrypoint };
     let mut messages = process.messages(warnings);
     if process.is_closed() {
         return Ok(());
@@ -239,17 +265,26 @@ fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()
         if before.is_none() {
             messages.extend(running.plan.subject(process, Tracers::default()).identity().warning());
             messages.extend(running.start(py));
+            if running.plan.settings.function.is_some() {
+                aws_lambda::prepare(py, process, running.plan.settings.is_stored);
+            }
         }
     }
     log::from_program(py, &messages)
 }
 
-/// The settings that arguments and environment make.
+/// The settings that arguments and environment make, and what is found around the process.
 pub fn settings(
     arguments: &Arguments,
     environment: &Environment,
 ) -> Result<(Settings, Vec<Warning>), InvalidArgument> {
-    Settings::new(arguments, environment, Path::new(DEFAULT_SOCKET))
+    let is_function = environment.get(&LAMBDA_FUNCTION_NAME).is_some();
+    let extension = environment.get(&LAMBDA_EXTENSION).unwrap_or(LAMBDA_EXTENSION.default);
+    let surroundings = Surroundings {
+        default_socket: Path::new(DEFAULT_SOCKET),
+        has_extension: is_function && Path::new(extension).exists(),
+    };
+    Settings::new(arguments, environment, surroundings)
 }
 
 /// Ends what is running, with a last sample.
@@ -274,16 +309,24 @@ fn stop(py: Python<'_>, budget: Duration, ends: bool) -> PyResult<Option<Arc<Col
 }
 
 impl Plan {
+    fn new(py: Python<'_>, arguments: &Arguments) -> PyResult<(Self, Vec<Warning>)> {
+        let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), &VARIABLES)?;
+        let (settings, warnings) = settings(arguments, &environment)?;
+        let entrypoint = settings.process_tags.then(|| process::entrypoint(py)).transpose()?;
+        Ok((Self { settings, arguments: arguments.clone(), environment, entrypoint }, warnings))
+    }
+
     /// Who sends, by what tracers say at this moment.
     fn subject(&self, process: &Process, tracers: Tracers) -> Subject {
         Subject {
-            claims: self.claims.clone(),
+            claims: self.arguments.claims.clone(),
             runtime: process.runtime.clone(),
             runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
             entrypoint: self.entrypoint.clone(),
             reserved: self.settings.origin.longest_fields(),
             environment: self.environment.only(&IDENTITY),
             tracers,
+            function: self.settings.function.clone(),
         }
     }
 }
@@ -295,7 +338,7 @@ impl Running {
         let tracers = interpreter.tracers(py, Look::Only)?.unwrap_or_default();
         // By the first flush the program has set up its log.
         let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
-        let collector = collector(&plan, subject, clock, &interpreter, None);
+        let collector = collector_of(&plan, subject, clock, &interpreter, None);
         Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), explicitly, parents: None })
     }
 
@@ -311,11 +354,13 @@ impl Running {
         if let Some(pipeline) = pipeline {
             subject.tracers = pipeline.subject().tracers.without_ids();
             subject.environment = pipeline.subject().environment.clone();
+            // It may be within an invocation.
+            subject.function.clone_from(&pipeline.subject().function);
         }
         // A finaliser may have forked within a collection.
         parents.interpreter.gc_counters().forget_start();
         let heir = Self {
-            collector: collector(
+            collector: collector_of(
                 &parents.plan,
                 subject,
                 parents.clock,
@@ -333,6 +378,36 @@ impl Running {
         if let Some(heir) = current(py) {
             heir.go_on();
         }
+    }
+
+    /// Where the process is restored from an image, puts a collector of its own in the place of that which was stored.
+    ///
+    /// # Errors
+    ///
+    /// What a signal handler of the program has raised meanwhile.
+    pub fn restore(py: Python<'_>, process: &Process) -> PyResult<()> {
+        let Some(stored) = RUNNING.load_full() else { return Ok(()) };
+        // The extension may be another than where the image was made.
+        let (plan, warnings) = Plan::new(py, &stored.plan.arguments)?;
+        let mut messages = process.messages(warnings);
+        let tracers = stored.interpreter.tracers(py, Look::Only)?.unwrap_or_default();
+        let subject = plan.subject(process, tracers);
+        let restored = Arc::new(Self {
+            collector: collector_of(&plan, subject, stored.clock, &stored.interpreter, None),
+            interpreter: Arc::clone(&stored.interpreter),
+            clock: stored.clock,
+            plan: Arc::new(plan),
+            explicitly: stored.explicitly,
+            parents: stored.parents.clone(),
+        });
+        RUNNING.store(Some(Arc::clone(&restored)));
+        messages.extend(restored.start(py));
+        log::from_program(py, &messages)
+    }
+
+    /// What the interpreter knows.
+    pub fn interpreter(&self) -> &CPython {
+        &self.interpreter
     }
 
     /// What collects.
@@ -417,7 +492,7 @@ impl Running {
     }
 }
 
-fn collector(
+fn collector_of(
     plan: &Plan,
     subject: Subject,
     clock: Clock,

@@ -22,7 +22,7 @@ use crate::variables::VARIABLES;
 ///         "busy" if a flush takes longer than 2 s.
 ///     since: When sending began to be so, as time.time() counts; None if nothing is collected.
 ///     error: The last error with its likely cause, also where sending works again, or None.
-///     address: Where metrics go, "udp://localhost:8125", or None.
+///     address: Where metrics go, "udp://localhost:8125"; None if that is the log, or nowhere.
 ///     chosen_by: The argument or variable that chose the address, "default" if none did, or None.
 ///     peer: The address that a UDP host has been resolved to, "127.0.0.1:8125", or None.
 ///     transport: "udp", "uds" for datagrams over a Unix socket, "uds-stream", or None.
@@ -48,12 +48,13 @@ pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let told = PyDict::new(py);
     told.set_item("state", state)?;
     told.set_item("since", since)?;
+    let destination = status.as_ref().and_then(|status| status.destination.as_ref());
     let texts = [
         ("error", status.as_ref().and_then(|status| status.error.clone())),
-        ("address", status.as_ref().map(|status| status.destination.address.to_string())),
-        ("chosen_by", status.as_ref().map(|status| status.destination.chosen_by.as_str().to_owned())),
+        ("address", destination.map(|destination| destination.address.to_string())),
+        ("chosen_by", destination.map(|destination| destination.chosen_by.as_str().to_owned())),
         ("peer", status.as_ref().and_then(|status| status.peer).map(|peer| peer.to_string())),
-        ("transport", status.as_ref().map(|status| status.transport.to_owned())),
+        ("transport", status.as_ref().and_then(|status| status.transport).map(str::to_owned)),
     ];
     for (key, text) in texts {
         told.set_item(key, text)?;

@@ -1,0 +1,71 @@
+"""Runs the function on this machine: the real runtime, a Runtime API, and what the extension would get.
+
+pip install runtime-metrics awslambdaric
+python invoke.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from runtime_api import Invocation, RuntimeApi
+
+HERE = Path(__file__).resolve().parent
+ORDERS = [{"value": 12.45}, {"value": 3.2}, {"value": 7}]
+
+
+def main() -> None:
+    """Has three orders taken, and prints each answer after what was sent for it."""
+    handler = sys.argv[1] if len(sys.argv) > 1 else "function.handler"
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.bind(("127.0.0.1", 0))
+    happened: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+    listener = socket.create_server(("127.0.0.1", 0))
+    api = RuntimeApi(listener, "coffee", lambda what, _, body: happened.put((what, body)))
+    threading.Thread(target=api.serve_forever, daemon=True).start()
+    function = {
+        "AWS_LAMBDA_FUNCTION_NAME": "coffee",
+        "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{listener.getsockname()[1]}",
+        "DD_DOGSTATSD_URL": f"udp://127.0.0.1:{receiver.getsockname()[1]}",
+        "_HANDLER": handler,
+    }
+    runtime = subprocess.Popen(
+        [sys.executable, "-m", "awslambdaric", handler], cwd=HERE, env=os.environ | function
+    )
+    try:
+        for number, order in enumerate(ORDERS):
+            api.invocations.put(Invocation(f"order-{number}", json.dumps(order).encode()))
+        answers = 0
+        while answers < len(ORDERS):
+            what, body = happened.get(timeout=30)
+            if what in ("response", "error", "init error"):
+                # All of it has arrived: it was sent before the answer.
+                print(*lines(receiver), sep="\n")
+                print(f"{what}: {body.decode()}\n", flush=True)
+                answers += 1
+            if what == "init error":
+                sys.exit(1)
+    finally:
+        runtime.kill()
+        runtime.wait()
+
+
+def lines(receiver: socket.socket) -> list[str]:
+    """What has arrived."""
+    arrived: list[str] = []
+    while True:
+        try:
+            arrived += receiver.recv(8192, socket.MSG_DONTWAIT).decode().splitlines()
+        except BlockingIOError:
+            return arrived
+
+
+if __name__ == "__main__":
+    main()

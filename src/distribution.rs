@@ -1,0 +1,134 @@
+//! One value of a metric of the program's own: what is taken, and what is refused.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The back end takes no value of a time before that.
+const OLDEST: Duration = Duration::from_hours(4);
+
+/// No name is longer, in characters: the back end cuts there.
+const LONGEST_NAME: usize = 200;
+
+/// A value of a distribution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distribution {
+    /// Letters, digits, underscores and points.
+    pub name: String,
+    /// A finite number.
+    pub value: f64,
+    /// When it was so, in seconds since 1970; `None` is now.
+    pub timestamp: Option<u64>,
+    /// Its tags as they were given.
+    pub tags: Vec<String>,
+}
+
+/// Why a value is not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing is left of the name.
+    Name,
+    /// It is no finite number.
+    Value,
+    /// Its time is none.
+    Timestamp,
+    /// It is too old.
+    Old,
+    /// Its tags are no texts.
+    Tags,
+}
+
+impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Name, Self::Value, Self::Timestamp, Self::Old, Self::Tags];
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "its name is not a text with a letter",
+            Self::Value => "its value is not a finite number",
+            Self::Timestamp => "its timestamp is neither seconds since 1970 nor a datetime",
+            Self::Old => "its timestamp is older than 4 hours",
+            Self::Tags => "its tags are not texts",
+        })
+    }
+}
+
+impl Distribution {
+    /// Takes a value, whose `timestamp` is in seconds since 1970, as `now` is.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not sent.
+    pub fn new(
+        name: &str,
+        value: f64,
+        timestamp: Option<f64>,
+        tags: Vec<String>,
+        now: Duration,
+    ) -> Result<Self, Refusal> {
+        let name = cleaned(name).ok_or(Refusal::Name)?;
+        if !value.is_finite() {
+            return Err(Refusal::Value);
+        }
+        let timestamp = timestamp.map(|seconds| taken(seconds, now)).transpose()?;
+        Ok(Self { name, value, timestamp, tags })
+    }
+}
+
+fn taken(seconds: f64, now: Duration) -> Result<u64, Refusal> {
+    let at = Duration::try_from_secs_f64(seconds).map_err(|_| Refusal::Timestamp)?.as_secs();
+    if at < now.saturating_sub(OLDEST).as_secs() { Err(Refusal::Old) } else { Ok(at) }
+}
+
+/// The name as the back end would write it: nothing in it can end the name or the line. It begins with a letter.
+fn cleaned(name: &str) -> Option<String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
+    let name = name.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+    let name: String = name.chars().take(LONGEST_NAME).map(|c| if allowed(c) { c } else { '_' }).collect();
+    (!name.is_empty()).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+    fn of(name: &str, value: f64, timestamp: Option<f64>) -> Result<Distribution, Refusal> {
+        Distribution::new(name, value, timestamp, Vec::new(), NOW)
+    }
+
+    #[test]
+    fn a_name_is_cleaned_and_begins_with_a_letter() {
+        let name = |name: &str| of(name, 1.0, None).map(|taken| taken.name);
+        assert_eq!(name("coffee_house.order_value"), Ok("coffee_house.order_value".to_owned()));
+        assert_eq!(name("1_a:b|c#d\ne,é-f"), Ok("a_b_c_d_e___f".to_owned()));
+        assert_eq!(name(&"x".repeat(300)), Ok("x".repeat(200)));
+        for nothing in ["", "123", "日本", "_."] {
+            assert_eq!(name(nothing), Err(Refusal::Name), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_a_finite_number() {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(of("a", value, None), Err(Refusal::Value));
+        }
+        assert_eq!(of("a", -2.5, None).map(|taken| taken.value), Ok(-2.5));
+    }
+
+    #[test]
+    fn a_timestamp_may_be_four_hours_old() {
+        let now = NOW.as_secs_f64();
+        let at = |seconds| of("a", 1.0, Some(seconds)).map(|taken| taken.timestamp);
+        assert_eq!(of("a", 1.0, None).map(|taken| taken.timestamp), Ok(None));
+        assert_eq!(at(now - 0.5), Ok(Some(NOW.as_secs() - 1)));
+        assert_eq!(at(now - 14_400.0), Ok(Some(NOW.as_secs() - 14_400)));
+        assert_eq!(at(now + 60.0), Ok(Some(NOW.as_secs() + 60)));
+        assert_eq!(at(now - 14_401.0), Err(Refusal::Old));
+        for never in [-1.0, f64::NAN, f64::INFINITY, 1e300] {
+            assert_eq!(at(never), Err(Refusal::Timestamp), "{never}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+"""Networks of their own: nothing outside is touched, and they are gone with the processes that hold them."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLONE_NEWNET = 0x40000000
+
+Opened = TypeVar("Opened")
+
+
+class Namespace:
+    """A network of its own, held by a process."""
+
+    def __init__(self) -> None:
+        """With nothing but a loopback interface."""
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "ip link set lo up && echo && cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self._holder.stdout is not None
+        self.exists = self._holder.stdout.readline() == b"\n"
+        self.pid = str(self._holder.pid)
+        self.entering = ["nsenter", "--net", "--target", self.pid]
+
+    def ip(self, command: str) -> bool:
+        """Changes the network; says whether that was possible."""
+        return subprocess.run([*self.entering, "ip", *command.split()], check=False).returncode == 0
+
+    def inside(self, open_there: Callable[[], Opened]) -> Opened:
+        """Opens something in this network. A socket stays where it was opened."""
+        opened = []
+
+        def enter_and_open() -> None:
+            with open(f"/proc/{self.pid}/ns/net") as namespace:
+                entered = ctypes.CDLL(None).setns(namespace.fileno(), CLONE_NEWNET)
+            assert entered == 0
+            opened.append(open_there())
+
+        # Only this thread moves.
+        thread = threading.Thread(target=enter_and_open)
+        thread.start()
+        thread.join()
+        return opened[0]
+
+    def close(self) -> None:
+        """Ends with its holder."""
+        self._holder.communicate()
+
+
+def need_tools() -> None:
+    """Skips the test where no namespace can be made for want of a program."""
+    tools = ["ip", "nsenter", "unshare"]
+    if missing := [tool for tool in tools if shutil.which(tool) is None]:
+        pytest.skip(f"needs {', '.join(missing)} to make network namespaces")

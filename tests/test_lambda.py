@@ -1,0 +1,1064 @@
+"""AWS Lambda: the real runtime, the real datadog-lambda and the real Chalice, frozen between invocations."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from lambda_runtime import FUNCTIONS, LAMBDA, Answer, Environment, environment, init_error
+from peers import Line
+from receiving import NAMES, PREFIX
+from serving import PATIENCE, need
+from test_wheel import wheel
+from vendor import PassedOn, VendorsReceiver, arrived, passed_on, refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import RunProgram
+    from receiving import Flushes
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="AWS Lambda is Linux")
+
+OURS = "runtime_metrics.aws_lambda.handler"
+THEIRS = "datadog_lambda.handler.handler"
+HANDLER = "DD_RUNTIME_METRICS_LAMBDA_HANDLER"
+# Longer than an interval, so that a thread with a schedule would have something to do at the thaw.
+GAP = 11.0
+
+
+def together(*cases: Callable[[], Any]) -> list[Any]:
+    """Runs cases side by side: most of them wait."""
+    with ThreadPoolExecutor(len(cases)) as pool:
+        return [running.result() for running in [pool.submit(case) for case in cases]]
+
+
+def served(
+    handler: str,
+    folder: Path,
+    events: list[Any],
+    variables: dict[str, str] | None = None,
+    *,
+    frozen: float = 0,
+    **options: Any,
+) -> tuple[list[Answer], Environment]:
+    """Has events served, and nothing sent but by them; gives the answers, and what has served them."""
+    with environment(handler, folder, variables, **options) as running:
+        running.init()
+        answers = [running.invoke(event, frozen=frozen) for event in events]
+        assert running.stray() == []
+    return answers, running
+
+
+def plain(name: str) -> dict[str, str]:
+    """Has our handler take the place of a plain one."""
+    return {HANDLER: f"plain.{name}"}
+
+
+# A frozen world.
+
+
+def test_each_invocation_sends_one_set_between_its_event_and_its_answer(tmp_path: Path) -> None:
+    variables = plain("echo") | {"DD_RUNTIME_METRICS_INTERVAL": "0.1"}
+    with environment(OURS, tmp_path, variables) as running:
+        running.init()
+        for number in range(4):
+            # The schedule of a thread would be over many times, frozen and at the thaw.
+            answer = running.invoke(number, frozen=0.3, thawed=0.2)
+            assert sorted(answer.flush.values) == sorted(NAMES)
+            assert answer.flush.type == "d"
+            assert max(map(len, answer.datagrams)) <= 1432
+            assert answer.flush.tag("cold_start") == ("false" if number else "true")
+            # The runtime has one more for a moment, frozen or not, which looks up a name. Ours would tell their name.
+            assert answer.flush["thread_count"] <= 2
+            assert set(running.threads()) == {"python"}
+        running.freeze()
+        running.kill()
+        assert running.timeline.count("freeze") == 5
+        assert running.stray() == []
+
+
+def test_a_thread_would_send_when_nobody_asked(tmp_path: Path) -> None:
+    variables = {"DD_RUNTIME_METRICS_INTERVAL": "0.1", "DD_RUNTIME_METRICS_LAMBDA_THREAD": "true"}
+    with environment(OURS, tmp_path, variables | plain("echo")) as running:
+        running.init()
+        running.invoke(frozen=0.3, thawed=0.5)
+        assert {"rtm-sampler", "rtm-reader"} <= set(running.threads())
+        assert len(running.stray()) > 2
+
+
+def test_values_are_those_of_the_invocation_also_after_a_freeze(tmp_path: Path) -> None:
+    def around_a_freeze(name: str, event: object) -> list[Answer]:
+        with environment(OURS, tmp_path / name, plain(name)) as running:
+            # The first is frozen as well, by the time it comes: its environment was set up in advance.
+            return [running.invoke(event, frozen=GAP), running.invoke(event)]
+
+    def restored_from_an_old_image() -> Answer:
+        with environment(
+            "stored.handler", tmp_path / "stored", initialization="snap-start", stored_for=GAP
+        ) as running:
+            return running.invoke()
+
+    spins, dozes, restored = together(
+        partial(around_a_freeze, "spin", 0.2),
+        partial(around_a_freeze, "doze", 0.3),
+        restored_from_an_old_image,
+    )
+    for answer in spins:
+        assert answer.flush["cpu.time.user"] == pytest.approx(0.2, abs=0.03)
+        # Near 100 but for what else runs on this machine, which the handler has noticed as well. With the time of the
+        # freeze it would be 2.
+        own = 100 * answer.body["cpu"] / answer.body["seconds"]
+        assert answer.flush["cpu.percent"] == pytest.approx(own, rel=0.1)
+    for answer in dozes:
+        assert answer.flush["cpu.time.user"] < 0.02
+        assert answer.flush["cpu.percent"] < 5
+    for first, second in (spins, dozes):
+        assert first.flush.tags[-2:] == ("cold_start:false", "proactive_initialization:true")
+        assert second.flush.tags[-1] == "cold_start:false"
+    assert restored.flush.tags[-1] == "cold_start:true", "it is set up when it is restored"
+
+
+def test_an_invocation_that_is_killed_at_its_deadline_sends_nothing_and_the_next_is_clean(
+    tmp_path: Path,
+) -> None:
+    with environment(OURS, tmp_path / "killed", plain("doze")) as running:
+        running.invoke(0)
+        running.invoke_to_its_end(30, deadline=0.3)
+        assert running.stray() == []
+        assert running.timeline.count("datagram") == 2
+    (answer,), _ = served(OURS, tmp_path / "next", [0], plain("doze"))
+    assert answer.flush.tag("cold_start") == "true"
+
+
+# The handler's own answer.
+
+FAILURES = ["value", "system", "key"]
+
+# The same handlers without us and with us.
+PAIRS: dict[str, tuple[tuple[str, dict[str, str]], tuple[str, dict[str, str]], list[Any]]] = {
+    "echo": (("plain.echo", {}), (OURS, plain("echo")), [{"a": 1}, None, "é"]),
+    "fail": (("plain.fail", {}), (OURS, plain("fail")), FAILURES),
+    "decorated": (("plain.fail", {}), ("decorated.fail", {}), FAILURES),
+    "unprintable": (("plain.unprintable", {}), (OURS, plain("unprintable")), [1]),
+    "coroutine": (("plain.wait", {}), (OURS, plain("wait")), [1, 2]),
+    "generator": (("plain.stream", {}), (OURS, plain("stream")), [1, 2]),
+    "fallback": (("plain.fail", {}), (OURS, {"DD_LAMBDA_HANDLER": "plain.fail"}), FAILURES),
+    "within a package": (
+        ("shop/orders/place.handler", {}),
+        (OURS, {HANDLER: "shop/orders/place.handler"}),
+        ["flat white"],
+    ),
+    "beneath theirs": (
+        (THEIRS, {"DD_LAMBDA_HANDLER": "plain.fail"}),
+        (THEIRS, {"DD_LAMBDA_HANDLER": OURS, **plain("fail")}),
+        FAILURES,
+    ),
+    "around theirs": (
+        (THEIRS, {"DD_LAMBDA_HANDLER": "plain.fail"}),
+        (OURS, {"DD_LAMBDA_HANDLER": "plain.fail", HANDLER: THEIRS}),
+        FAILURES,
+    ),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_an_answer_and_an_error_with_its_stack_are_the_handler_s_own(pair: str, tmp_path: Path) -> None:
+    (bare, its_variables), (wrapped, our_variables), events = PAIRS[pair]
+    (without, _), (ours, running) = together(
+        lambda: served(bare, tmp_path / "bare", events, its_variables),
+        lambda: served(wrapped, tmp_path / "ours", events, our_variables),
+    )
+    assert [(answer.kind, answer.body) for answer in ours] == [
+        (answer.kind, answer.body) for answer in without
+    ]
+    assert [sorted(answer.flush.values) for answer in ours] == [sorted(NAMES)] * len(events)
+    assert [answer.datagrams for answer in without] == [()] * len(events)
+    if events == FAILURES:
+        assert all(len(answer.body["stackTrace"]) >= 2 for answer in ours), "frames are what is compared"
+    assert "runtime_metrics" not in running.said()
+
+
+def test_a_handler_that_ends_the_process_has_sent_its_set_first(tmp_path: Path) -> None:
+    for handler in ("decorated.leave", "plain.leave"):
+        with environment(handler, tmp_path / handler) as running:
+            running.init()
+            running.hand_out(None)
+            assert running.process.wait(PATIENCE) == 3
+            sent = running.datagrams()
+        assert len(sent) == (2 if handler == "decorated.leave" else 0)
+
+
+# Time.
+
+
+def test_little_time_is_added_whatever_the_receiver_does(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as full, socket.socket(socket.AF_UNIX) as slow:
+        full.bind(str(tmp_path / "full"))
+        slow.bind(str(tmp_path / "slow"))
+        slow.listen(0)
+
+        def times(name: str, calls: int, variables: dict[str, str] | None = None) -> list[float]:
+            variables = {"CALLS": str(calls)} | (variables or {})
+            with environment("timing.handler", tmp_path / f"{name}-runs", variables) as running:
+                return sorted(running.invoke().body)
+
+        def rounds_to_a_listener() -> list[list[float]]:
+            return [times(f"listener-{number}", 500) for number in range(5)]
+
+        listened, nobody, queue, stream, name = together(
+            rounds_to_a_listener,
+            lambda: times("nobody", 2000, {"DD_DOGSTATSD_URL": "udp://127.0.0.1:9"}),
+            lambda: times("full", 2000, {"DD_DOGSTATSD_URL": f"unixgram://{tmp_path}/full"}),
+            lambda: times("slow", 100, {"DD_DOGSTATSD_URL": f"unixstream://{tmp_path}/slow"}),
+            lambda: times("name", 500, {"DD_AGENT_HOST": "agent.invalid"}),
+        )
+    # In the other rounds is what else this machine does at the time.
+    assert min(calls[len(calls) * 99 // 100] for calls in listened) < 0.002
+    for calls in (nobody, queue, stream, name):
+        assert calls[len(calls) * 98 // 100] < 0.05
+    # It has been waited for, and not for long.
+    assert stream[-1] > 0.01
+
+
+# Who else is around.
+
+
+def test_an_invocation_that_passes_through_us_twice_sends_one_set(tmp_path: Path) -> None:
+    def sets(handler: str, name: str, variables: dict[str, str] | None = None) -> list[list[str]]:
+        answers, _ = served(handler, tmp_path / name, ["a", "b"], variables)
+        return [sorted(answer.flush.values) for answer in answers]
+
+    once = [sorted(NAMES)] * 2
+    assert (
+        together(
+            lambda: sets("decorated.twice", "twice"),
+            lambda: sets("decorated.route", "routed"),
+            lambda: sets(OURS, "redirected", {HANDLER: "decorated.echo"}),
+            lambda: sets(THEIRS, "theirs", {"DD_LAMBDA_HANDLER": OURS, HANDLER: "decorated.twice"}),
+        )
+        == [once] * 4
+    )
+
+
+def test_the_same_request_tried_again_sends_another_set(tmp_path: Path) -> None:
+    with environment("decorated.fail", tmp_path) as running:
+        tries = [running.invoke("value", request="same") for _ in range(3)]
+    assert [sorted(answer.flush.values) for answer in tries] == [sorted(NAMES)] * 3
+
+
+def test_beneath_datadog_lambda_the_id_and_the_cold_start_are_those_of_the_span(tmp_path: Path) -> None:
+    need("datadog_lambda", among=LAMBDA)
+    variables = {"DD_LAMBDA_HANDLER": OURS, **plain("echo")}
+    answers, running = served(THEIRS, tmp_path, [1, 2], variables)
+    traces = [json.loads(line)["traces"] for line in running.said().splitlines() if '"traces"' in line]
+    spans = [
+        span["meta"]
+        for chunks in traces
+        for chunk in chunks
+        for span in chunk
+        if span["name"] == "aws.lambda"
+    ]
+    assert len(spans) == 2
+    for answer, span in zip(answers, spans, strict=True):
+        assert answer.flush.tag("runtime-id") == span["runtime-id"]
+        assert answer.flush.tag("cold_start") == span["cold_start"]
+
+
+HTTP: dict[str, Any] = {
+    "httpMethod": "GET",
+    "headers": {},
+    "multiValueHeaders": {},
+    "queryStringParameters": None,
+    "multiValueQueryStringParameters": None,
+    "pathParameters": None,
+    "stageVariables": None,
+    "body": None,
+    "isBase64Encoded": False,
+}
+
+
+def request(path: str) -> dict[str, Any]:
+    """A request as API Gateway passes it on."""
+    context = {"httpMethod": "GET", "resourcePath": path, "identity": {"sourceIp": "192.0.2.1"}}
+    return HTTP | {"resource": path, "path": path, "requestContext": context}
+
+
+CHALICE: dict[str, list[Any]] = {
+    "app": [request("/"), request("/fail"), request("/nowhere")],
+    "pure": [{"a": 1}],
+    "orders": [{"Records": [{"body": "flat white", "receiptHandle": "1"}]}],
+}
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["alone", "beneath theirs"])
+def test_each_event_of_chalice_sends_one_set_and_its_answer_is_unchanged(
+    tmp_path: Path, theirs: bool
+) -> None:
+    need("chalice", among=LAMBDA)
+
+    def answers(application: str, handler: str) -> list[Answer]:
+        path = f"{application}.{handler}"
+        variables = {"DD_LAMBDA_HANDLER": path} if theirs else {}
+        return served(THEIRS if theirs else path, tmp_path / path, CHALICE[handler], variables)[0]
+
+    for handler, events in CHALICE.items():
+        without, ours = together(
+            partial(answers, "chalice_bare", handler), partial(answers, "chalice_app", handler)
+        )
+        assert [answer.body for answer in ours] == [answer.body for answer in without]
+        assert [answer.datagrams for answer in without] == [()] * len(events)
+        # A path that no route leads to is refused before any middleware.
+        routed = [answer for answer in ours if not str(answer.body).count("MissingAuthentication")]
+        unrouted = [answer for answer in ours if answer not in routed]
+        assert len(unrouted) <= 1
+        assert [sorted(answer.flush.values) for answer in routed] == [sorted(NAMES)] * len(routed)
+
+
+# What cannot be set up.
+
+
+def test_a_handler_that_is_not_there_is_reported_as_without_us(tmp_path: Path) -> None:
+    (tmp_path / "misspelt.py").write_text("def handler(event, context)\n")
+    cases = {
+        "no_such.handler": "No module named 'no_such'",
+        "broken.handler": "No module named 'no_such_module'",
+        "misspelt.handler": "Syntax error in module",
+        "plain.nothing": "Handler ",
+    }
+
+    def errors(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        variables = {"PYTHONPATH": str(tmp_path)}
+        return (
+            init_error(path, tmp_path / f"bare-{path}", variables),
+            init_error(OURS, tmp_path / f"ours-{path}", variables | {HANDLER: path}),
+        )
+
+    reported = together(*(partial(errors, path) for path in cases))
+    for (path, text), (without, ours) in zip(cases.items(), reported, strict=True):
+        assert ours["errorType"] == without["errorType"], path
+        assert text in ours["errorMessage"]
+        assert text in without["errorMessage"]
+    assert {without["errorType"] for without, _ in reported} == {
+        "Runtime.ImportModuleError",
+        "Runtime.UserCodeSyntaxError",
+        "Runtime.HandlerNotFound",
+    }
+    # The runtime tells of our own handler only.
+    said = (tmp_path / "ours-plain.nothing" / "stdout").read_text()
+    assert "DD_RUNTIME_METRICS_LAMBDA_HANDLER: there is no nothing in the module plain" in said
+
+
+@pytest.mark.parametrize(
+    ("variables", "text"),
+    [
+        ({}, "set DD_RUNTIME_METRICS_LAMBDA_HANDLER to the function's own handler"),
+        ({"DD_LAMBDA_HANDLER": OURS, HANDLER: ""}, "set DD_RUNTIME_METRICS_LAMBDA_HANDLER"),
+        ({HANDLER: OURS, "DD_LAMBDA_HANDLER": "plain.echo"}, f"{HANDLER}={OURS} names {OURS} itself"),
+        ({HANDLER: OURS.replace(".", "/", 1)}, "itself"),
+        ({HANDLER: "handler"}, f"{HANDLER}=handler: expected module.function"),
+        ({"DD_LAMBDA_HANDLER": "plain."}, "DD_LAMBDA_HANDLER=plain.: expected module.function"),
+    ],
+    ids=["unset", "themselves", "ourselves", "ourselves with a slash", "no module", "no function"],
+)
+def test_a_variable_that_names_no_handler_is_an_error_that_says_which(
+    tmp_path: Path, variables: dict[str, str], text: str
+) -> None:
+    error = init_error(OURS, tmp_path, variables)
+    assert error["errorType"] == "Runtime.ImportModuleError"
+    assert text in error["errorMessage"]
+
+
+def test_beneath_datadog_lambda_an_unset_variable_is_an_error_too(tmp_path: Path) -> None:
+    error = init_error(THEIRS, tmp_path, {"DD_LAMBDA_HANDLER": OURS})
+    assert "set DD_RUNTIME_METRICS_LAMBDA_HANDLER to the function's own handler" in error["errorMessage"]
+
+
+# Where metrics go, and what they carry.
+
+
+def test_the_extension_is_found_where_it_is(tmp_path: Path) -> None:
+    """And in an empty /opt it is not."""
+    for command, sets in (("mkdir /opt/extensions && touch /opt/extensions/datadog-agent", 1), (":", 0)):
+        within = (
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f'mount -t tmpfs none /opt && {command} && exec "$@"',
+            "sh",
+        )
+        with environment(
+            OURS,
+            tmp_path / str(sets),
+            plain("descriptors") | {"DD_RUNTIME_METRICS_LAMBDA_EXTENSION": ""},
+            within=within,
+        ) as running:
+            answers = [running.invoke(), running.invoke()]
+            assert len(running.datagrams()) == 4 * sets
+            # Without it no socket is opened: there is one less than with it, at the second invocation.
+            assert len(answers[1].body) - len(answers[0].body) == sets
+            assert running.said().count("[WARNING]") == 1 - sets
+
+
+def test_without_anybody_to_send_to_one_warning_names_both_remedies(tmp_path: Path) -> None:
+    answers, running = served("decorated.order", tmp_path, [1, 2, 3], extension=False)
+    assert [answer.datagrams for answer in answers] == [()] * 3
+    (warning,) = [line for line in running.said().splitlines() if "extension" in line.lower()]
+    assert "add the extension's layer" in warning
+    assert "DD_FLUSH_TO_LOG=true" in warning
+
+
+def test_without_an_extension_metrics_go_to_the_log_if_that_is_asked_for(tmp_path: Path) -> None:
+    began = int(time.time())
+    answers, running = served(
+        "decorated.order", tmp_path, [1, 2], {"DD_FLUSH_TO_LOG": "true"}, extension=False
+    )
+    assert [answer.datagrams for answer in answers] == [()] * 2
+    points = [json.loads(line) for line in running.said().splitlines() if line.startswith("{")]
+    assert len(points) == 2 * (len(NAMES) + 3)
+    assert all(sorted(point) == ["e", "m", "t", "v"] for point in points)
+    sets = [point for point in points if point["m"].startswith(PREFIX)]
+    assert sorted(point["m"] for point in sets) == sorted(2 * [PREFIX + name for name in NAMES])
+    assert all(began <= point["e"] <= time.time() for point in sets)
+    assert all(isinstance(point["v"], (int, float)) for point in points)
+    order, seconds, datetime, *_ = points
+    function = [
+        "functionname:coffee",
+        "region:eu-central-1",
+        "account_id:123456789012",
+        "resource:coffee",
+        "executedversion:LATEST",
+        "memorysize:128",
+    ]
+    assert (order["m"], order["v"]) == ("coffee_house.order_value", 12.45)
+    assert order["t"] == ["service:coffee", "product:latte", "order:online", *function]
+    assert seconds["e"] == pytest.approx(time.time() - 3600, abs=30)
+    assert datetime["t"][1] == "a_b:c_d"
+    assert "WARNING" not in running.said().replace("[WARNING]", "", 2), "of what is refused only"
+
+
+def test_the_lines_of_an_invocation_are_written_at_once(run_program: RunProgram) -> None:
+    program = """
+    import sys
+    from runtime_metrics.aws_lambda import instrument, lambda_metric
+
+    class Log:
+        writes = []
+        def write(self, text):
+            self.writes.append(text)
+        def flush(self):
+            self.writes.append("")
+
+    @instrument
+    def handler(event, context):
+        lambda_metric("orders", 1)
+    stdout, sys.stdout = sys.stdout, Log()
+    handler(1, None)
+    sys.stdout = None
+    handler(2, None)
+    sys.stdout = stdout
+    print([text.count("\\n") for text in Log.writes])
+    """
+    said = run_program(
+        program,
+        AWS_LAMBDA_FUNCTION_NAME="coffee",
+        DD_FLUSH_TO_LOG="true",
+        DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
+    )
+    assert said == f"[1, 0, {len(NAMES)}, 0]\n"
+
+
+def test_what_a_function_flushes_itself_is_written_to_its_log(run_program: RunProgram) -> None:
+    program = """
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+    handler = instrument(lambda event, context: RuntimeMetrics.flush())
+    assert handler(1, None)
+    print("returned")
+    """
+    began = int(time.time())
+    flushed, _, rest = run_program(
+        program,
+        AWS_LAMBDA_FUNCTION_NAME="coffee",
+        DD_FLUSH_TO_LOG="true",
+        DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
+    ).partition("returned")
+    assert rest == "\n"
+    points = [json.loads(line) for line in flushed.splitlines()]
+    assert sorted(point["m"] for point in points) == sorted(2 * [PREFIX + name for name in NAMES])
+    assert all(began <= point["e"] <= time.time() for point in points)
+
+
+def test_a_log_of_any_encoding_takes_the_lines(run_program: RunProgram) -> None:
+    program = """
+    from runtime_metrics.aws_lambda import lambda_metric
+    lambda_metric("orders", 1, tags=["café:日本", "\U00020000"])
+    """
+    said = run_program(
+        program,
+        AWS_LAMBDA_FUNCTION_NAME="coffee",
+        DD_FLUSH_TO_LOG="true",
+        DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
+        PYTHONIOENCODING="ascii",
+    )
+    assert json.loads(said)["t"][1:3] == ["café:日本", "\U00020000"]
+
+
+def test_what_has_no_address_is_not_said_to_have_one(run_program: RunProgram) -> None:
+    program = """
+    import logging
+    from runtime_metrics import RuntimeMetrics
+    logging.disable()
+    RuntimeMetrics.enable()
+    status = RuntimeMetrics.status()
+    print([status[key] for key in ("state", "address", "chosen_by", "peer", "transport")])
+    """
+    for flushes_to_log in ("true", "false"):
+        said = run_program(
+            program,
+            AWS_LAMBDA_FUNCTION_NAME="coffee",
+            DD_FLUSH_TO_LOG=flushes_to_log,
+            DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
+        )
+        assert said == "['untried', None, None, None, None]\n"
+
+
+def test_a_child_that_an_invocation_forks_is_of_the_same_function(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    program = """
+    import os
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+
+    class Context:
+        aws_request_id = "1"
+        invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:coffee"
+        function_version = "1"
+        memory_limit_in_mb = "128"
+
+    @instrument
+    def handler(event, context):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if RuntimeMetrics.flush() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    handler(1, Context())
+    """
+    run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    child, parent = flushes.rest()
+    keys = ("functionname", "region", "account_id", "resource", "executedversion", "memorysize", "cold_start")
+    assert [child.tag(key) for key in keys] == [parent.tag(key) for key in keys]
+    assert child.tag("region") == "eu-central-1"
+    assert child.tag("runtime-id") != parent.tag("runtime-id")
+
+
+def test_a_configured_address_is_sent_to_with_the_tags_that_no_extension_adds(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent:
+        agent.bind(str(tmp_path / "agent"))
+        url = f"unix://{tmp_path}/agent"
+        answers, _ = served("decorated.echo", tmp_path / "function", [1], {"DD_DOGSTATSD_URL": url})
+        assert answers[0].datagrams == ()
+        tags = agent.recv(65536).decode().splitlines()[0].partition("|#")[2].split(",")
+    assert {
+        "cold_start:true",
+        "functionname:coffee",
+        "region:eu-central-1",
+        "account_id:123456789012",
+        "memorysize:128",
+    } <= set(tags)
+
+
+def test_what_the_extension_adds_is_not_sent_and_not_contradicted(tmp_path: Path) -> None:
+    agreed = {"DD_SERVICE": "Shop", "DD_ENV": "prod", "DD_VERSION": "1"}
+    otherwise = agreed | {"DD_SERVICE": "shop", "CLAIM": "other"}
+    (ours,), (others,) = together(
+        lambda: served("claimed.handler", tmp_path / "agreed", [1], agreed)[0],
+        lambda: served("claimed.handler", tmp_path / "otherwise", [1], otherwise)[0],
+    )
+    assert ours.flush.tags[:3] == ("service:Shop", "env:prod", "version:1")
+    # Its own name would be beside ours: what it says of the others is what we say.
+    assert others.flush.tags[:3] == ("env:prod", "version:1", "lang:python")
+    for answer in (ours, others):
+        assert not re.search("functionname|region|account_id|memorysize", ",".join(answer.flush.tags))
+
+
+def test_no_line_has_more_tags_than_the_extension_takes(tmp_path: Path) -> None:
+    tags = ",".join(f"tag{number}:x" for number in range(150))
+    answers, running = served(OURS, tmp_path, [1, 2], plain("echo") | {"DD_TAGS": tags})
+    for answer in answers:
+        assert len(answer.flush.tags) == 100
+        assert answer.flush.tags[-1].startswith("cold_start:")
+    assert running.said().count("user tags are not sent") == 1
+
+
+def test_the_vendor_s_receiver_takes_every_line(tmp_path: Path) -> None:
+    answers, _ = served("decorated.order", tmp_path, [1])
+    datagrams = [datagram.decode() for datagram in answers[0].datagrams]
+    lines = [line for datagram in datagrams for line in datagram.splitlines()]
+    assert len(lines) == len(NAMES) + 3
+    receiver = VendorsReceiver(tmp_path)
+    try:
+        for datagram in datagrams:
+            receiver.send(datagram)
+        receiver.send("end.of.distributions:1|d\n")
+        receiver.until('Sketch { metric: "end.of.distributions"')
+        origin = {"origin:azurespringapp", "dd.origin:azurespringapp"}
+        taken = arrived(receiver.said, "coffee")
+        assert sorted(line.name for line in taken) == sorted(PREFIX + name for name in NAMES)
+        assert passed_on(receiver.said, "coffee") == {
+            line.name: PassedOn(float(line.value), line.type, line.tags | origin) for line in taken
+        }
+        # Its times are of ten seconds each.
+        sketch = r'metric: "coffee_house\.(\w+)"[^{]*dogsketches: \[Dogsketch \{ ts: (\d+), cnt: 1,'
+        stamped = dict(re.findall(sketch, receiver.said))
+        sent = dict(re.findall(r"coffee_house\.(\w+):[^T\n]*\|T(\d+)", "\n".join(lines)))
+        assert {name: int(at) // 10 * 10 for name, at in sent.items()} == {
+            name: int(at) for name, at in stamped.items() if name != "order_value"
+        }
+        assert sent.keys() == {"seconds", "datetime"}
+        assert refused(receiver.said) == []
+        assert all(not receiver.refuses(line) for line in lines)
+    finally:
+        receiver.stop()
+    assert {Line.of(line).type for line in lines if line.startswith(PREFIX)} == {"d"}
+
+
+def test_a_program_s_own_metric_goes_through_the_same_socket(tmp_path: Path) -> None:
+    (answer,), running = served("decorated.order", tmp_path, [1])
+    own = [datagram for datagram in answer.datagrams if datagram.startswith(b"coffee_house")]
+    assert own[0] == b"coffee_house.order_value:12.45|d|#product:latte,order:online\n"
+    assert re.fullmatch(rb"coffee_house\.seconds:1\|d\|T\d+\n", own[1])
+    assert re.fullmatch(rb"coffee_house\.datetime:2\|d\|#a_b:c_d\|T\d+\n", own[2])
+    assert len(own) == 3
+    said = running.said()
+    assert said.count("its timestamp is older than 4 hours") == 1
+    assert said.count("its value is not a finite number") == 1
+
+
+@pytest.mark.parametrize("wire_type", ["distribution", "gauge"])
+def test_lines_are_of_types_that_the_extension_takes(tmp_path: Path, wire_type: str) -> None:
+    variables = {"DD_RUNTIME_METRICS_WIRE_TYPE": wire_type, "DD_RUNTIME_METRICS_CLIENT_TELEMETRY": "true"}
+    (answer,), _ = served(OURS, tmp_path, [1], variables | plain("echo"))
+    assert answer.flush.type == wire_type[0]
+
+
+# Images, managed instances, odd places.
+
+
+def test_a_function_that_was_stored_begins_anew_after_each_restore(tmp_path: Path) -> None:
+    with environment("stored.handler", tmp_path, initialization="snap-start") as running:
+        answers = [running.invoke(), running.invoke()]
+        events = [event for event in running.timeline if event.what in ("restore", "datagram", "invoke")]
+    # What the program has flushed itself, before the image.
+    assert [event.what for event in events[:3]] == ["datagram", "datagram", "restore"]
+    (before,) = set(re.findall(rb"runtime-id:([0-9a-f]+)", events[0].body))
+    ids = {answer.flush.tag("runtime-id") for answer in answers}
+    assert len(ids) == 1
+    assert before.decode() not in ids
+    assert answers[0].body["at the image"] == []
+    assert [answer.flush.tag("cold_start") for answer in answers] == ["true", "false"]
+
+
+def test_with_its_thread_a_function_is_stored_without_it_and_goes_on_after_a_restore(tmp_path: Path) -> None:
+    variables = {"DD_RUNTIME_METRICS_INTERVAL": "0.2", "DD_RUNTIME_METRICS_LAMBDA_THREAD": "true"}
+    with environment("stored.handler", tmp_path, variables, initialization="snap-start") as running:
+        assert running.invoke().body["at the image"] == []
+        happened = [event.what for event in running.timeline]
+        restored = happened.index("restore")
+        assert running.timeline.until(lambda: len(running.timeline) > len(happened) + 4)
+        assert {"rtm-sampler", "rtm-reader"} <= set(running.threads())
+        sent = [event.body for event in running.timeline if event.what == "datagram"]
+        before = happened[:restored].count("datagram")
+    ids = [
+        set(re.findall(rb"runtime-id:([0-9a-f]+)", b"".join(part))) for part in (sent[:before], sent[before:])
+    ]
+    assert [len(part) for part in ids] == [1, 1]
+    assert ids[0].isdisjoint(ids[1])
+
+
+def test_managed_instances_report_as_a_forking_server_does(tmp_path: Path) -> None:
+    with environment(
+        OURS,
+        tmp_path,
+        plain("echo") | {"AWS_LAMBDA_MAX_CONCURRENCY": "2", "DD_RUNTIME_METRICS_INTERVAL": "0.2"},
+        initialization="lambda-managed-instances",
+    ) as running:
+
+        def ids() -> set[bytes]:
+            sent = b"".join(event.body for event in running.timeline if event.what == "datagram")
+            return set(re.findall(rb"runtime-id:([0-9a-f]+)", sent))
+
+        assert running.timeline.until(lambda: len(ids()) >= 2), running.said()
+        assert running.timeline.count("next") == 2
+        assert b"cold_start" not in running.datagrams()[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [("mount -t tmpfs none /proc", {"mem.rss", "thread_count"}), ("mount -o remount,bind,ro /proc", set())],
+    ids=["absent", "read-only"],
+)
+def test_of_a_restricted_proc_only_what_it_would_tell_is_missing(
+    tmp_path: Path, command: str, missing: set[str]
+) -> None:
+    within = ("unshare", "--mount", "sh", "-c", f'{command} && exec "$@"', "sh")
+    (answer,), _ = served(OURS, tmp_path, [1], plain("echo"), within=within)
+    assert set(NAMES) - answer.flush.values.keys() == missing
+
+
+# The package.
+
+
+def test_the_package_in_a_function_s_folder_is_small_and_imported_in_no_time(tmp_path: Path) -> None:
+    folder = tmp_path / "function"
+    install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]
+    subprocess.run([sys.executable, *install, folder, wheel()], check=True)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2_000_000
+    (folder / "function.py").write_text((FUNCTIONS / "plain.py").read_text())
+    program = (
+        "import os, sys, time; before = set(sys.modules); began = time.perf_counter()\n"
+        "from runtime_metrics.aws_lambda import instrument\n"
+        "instrument(lambda event, context: None)\n"
+        "print(time.perf_counter() - began, *sorted(set(sys.modules) - before))"
+    )
+
+    def init() -> tuple[float, set[str]]:
+        seconds, *modules = subprocess.run(
+            [sys.executable, "-S", "-c", program],
+            cwd=folder,
+            env={"AWS_LAMBDA_FUNCTION_NAME": "coffee", "DD_RUNTIME_METRICS_LAMBDA_EXTENSION": str(folder)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        return float(seconds), set(modules)
+
+    init()
+    rounds = [init() for _ in range(5)]
+    assert statistics.median(seconds for seconds, _ in rounds) < 0.01
+    ours = {"runtime_metrics", "runtime_metrics._core", "runtime_metrics.aws_lambda"}
+    small = {"__future__", "atexit", "gc"}
+    assert ours <= rounds[0][1] <= ours | small
+
+    with environment(
+        OURS, tmp_path / "run", {HANDLER: "function.echo"}, functions=folder, options=("-W", "error")
+    ) as running:
+        assert sorted(running.invoke().flush.values) == sorted(NAMES)
+
+
+# The decorator and the metric, without a runtime.
+
+
+def test_a_decorated_handler_is_what_it_was(run_program: RunProgram, flushes: Flushes) -> None:
+    program = """
+    import asyncio, functools, inspect, os, weakref
+    os.environ["AWS_LAMBDA_FUNCTION_NAME"] = "coffee"
+    from runtime_metrics.aws_lambda import instrument
+
+    def handler(event, context: object = None) -> int:
+        "Says it."
+        return event
+    handler.colour = "red"
+    wrapped = instrument(handler)
+    for name in functools.WRAPPER_ASSIGNMENTS:
+        assert getattr(wrapped, name) == getattr(handler, name), name
+    assert wrapped.__wrapped__ is handler and inspect.unwrap(wrapped) is handler
+    assert inspect.signature(wrapped) == inspect.signature(handler)
+    assert wrapped.colour == "red" and not hasattr(wrapped, "other")
+    wrapped.shape = "round"
+    assert wrapped.shape == handler.shape == "round"
+    del wrapped.shape
+    assert not hasattr(handler, "shape")
+    assert weakref.ref(wrapped)() is wrapped and callable(wrapped)
+    assert "handler" in repr(wrapped)
+    assert wrapped(1) == 1 and wrapped(event=2) == 2 and wrapped(3, context=None) == 3
+
+    class Callable:
+        def __call__(self, event, context):
+            return (self, event)
+        @instrument
+        def method(self, event, context):
+            return (self, event)
+    one = Callable()
+    assert instrument(one)(1, None) == (one, 1) == one.method(1, None)
+    assert Callable.method(one, 1, None) == (one, 1)
+    async def coroutine(event, context):
+        return event
+    def generator(event, context):
+        yield event
+    for made in (handler, coroutine, generator, one, print, Callable):
+        for question in (inspect.isfunction, inspect.iscoroutinefunction, inspect.isgeneratorfunction):
+            assert question(instrument(made)) == question(made)
+        assert isinstance(instrument(made), type(made))
+    assert inspect.iscoroutine(pending := instrument(coroutine)(4, None)) and asyncio.run(pending) == 4
+    assert inspect.isgenerator(stream := instrument(generator)(5, None)) and list(stream) == [5]
+    try:
+        instrument("handler")
+    except TypeError as error:
+        print(error)
+    """
+    said = run_program(program, DD_DOGSTATSD_URL=flushes.url)
+    assert said == "handler='handler': expected something that can be called\n"
+
+
+def test_any_context_will_do_and_none_as_well(run_program: RunProgram, flushes: Flushes) -> None:
+    program = """
+    from runtime_metrics.aws_lambda import instrument
+
+    class Odd:
+        @property
+        def aws_request_id(self):
+            raise ValueError("no id")
+        invoked_function_arn = function_version = memory_limit_in_mb = None
+    class Numbered:
+        aws_request_id = 7
+        invoked_function_arn = 8
+
+    @instrument
+    def handler(event, context=None):
+        return inner(event, context)
+    @instrument
+    def inner(event, context):
+        return event
+    for context in (None, Odd(), Numbered(), {}, "text"):
+        assert handler(1, context) == 1
+    assert handler(2) == 2
+    """
+    run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    sent = flushes.rest()
+    assert [sorted(flush.values) for flush in sent] == [sorted(NAMES)] * 6
+    assert [flush.tag("cold_start") for flush in sent] == ["true", *["false"] * 5]
+    assert {flush.tag("functionname") for flush in sent} == {"coffee"}
+
+
+def test_outside_of_lambda_a_decorated_handler_is_only_called(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    program = """
+    import threading
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+    assert instrument(lambda event, context: event)(1, None) == 1
+    assert not RuntimeMetrics._enabled
+    """
+    run_program(program, DD_DOGSTATSD_URL=flushes.url)
+    assert flushes.rest() == []
+
+
+def test_enabling_in_a_function_only_arms(run_program: RunProgram, flushes: Flushes) -> None:
+    program = """
+    import os, time
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+    @instrument
+    def handler(event, context):
+        return event
+    RuntimeMetrics.enable(tags=["team:core"], flush_interval=0.05)
+    assert RuntimeMetrics._enabled
+    assert len(os.listdir("/proc/self/task")) == 1
+    deadline = time.monotonic() + 0.3
+    while time.monotonic() < deadline:
+        pass
+    handler(1, None)
+    assert len(os.listdir("/proc/self/task")) == 1
+    child = os.fork()
+    if child == 0:
+        assert len(os.listdir("/proc/self/task")) == 1
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    RuntimeMetrics.disable()
+    handler(2, None)
+    RuntimeMetrics.enable()
+    """
+    run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    (only,) = flushes.rest()
+    assert "team:core" in only.tags
+    assert only["cpu.time.user"] < 0.05
+
+
+def test_with_its_thread_a_function_is_a_server(
+    run_program: RunProgram, flushes: Flushes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = """
+    import os, time
+    from runtime_metrics.aws_lambda import instrument
+    instrument(lambda event, context: event)(1, None)
+    assert len(os.listdir("/proc/self/task")) > 1
+    """
+    monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "coffee")
+    monkeypatch.setenv("DD_DOGSTATSD_URL", flushes.url)
+    for name, value in (
+        ("DD_RUNTIME_METRICS_LAMBDA_THREAD", "true"),
+        ("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, value)
+            run_program(program)
+        (last,) = flushes.rest()
+        assert not any(tag.startswith("cold_start") for tag in last.tags)
+
+
+def test_without_hooks_the_first_invocation_is_taken_for_one_after_a_restore(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    program = """
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+    handler = instrument(lambda event, context: event)
+    RuntimeMetrics.flush()
+    handler(1, None)
+    handler(2, None)
+    """
+    run_program(
+        program,
+        AWS_LAMBDA_FUNCTION_NAME="coffee",
+        AWS_LAMBDA_INITIALIZATION_TYPE="snap-start",
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    before, *after = (flush.tag("runtime-id") for flush in flushes.rest())
+    assert len(after) == 2
+    assert len(set(after)) == 1
+    assert before not in after
+
+
+def test_outside_of_lambda_a_metric_goes_to_the_configured_address(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    program = """
+    import os
+    from decimal import Decimal
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import lambda_metric
+    lambda_metric("orders", 1)
+    lambda_metric("2 orders|x:y", Decimal("2.5"), tags=("a:b", "a:c"))
+    RuntimeMetrics.enable(service="café", flush_interval=3600)
+    lambda_metric("orders", True, None, [])
+    lambda_metric("orders", "3")
+    print(lambda_metric(metric_name="orders", value=-4, timestamp=None, tags=None))
+    RuntimeMetrics.disable()
+    """
+    assert run_program(program, DD_DOGSTATSD_URL=flushes.url, DD_SERVICE="shop") == "None\n"
+    sent = flushes.datagrams()
+    assert sent[:5] == [
+        b"orders:1|d|#service:shop\n",
+        b"orders_x_y:2.5|d|#service:shop,a:b,a:c\n",
+        "orders:1|d|#service:café\n".encode(),
+        "orders:3|d|#service:café\n".encode(),
+        "orders:-4|d|#service:café\n".encode(),
+    ]
+    assert all(datagram.startswith(PREFIX.encode()) for datagram in sent[5:])
+
+
+def test_beside_a_tick_no_metric_is_lost(run_program: RunProgram, flushes: Flushes) -> None:
+    program = """
+    import time
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import lambda_metric
+    # A tick waits for the interpreter longer than a metric waits for the tick.
+    RuntimeMetrics.enable(flush_interval=2)
+    began = time.monotonic()
+    number = 0
+    while time.monotonic() < began + 2.3:
+        lambda_metric("orders", number)
+        number += 1
+        soon = time.monotonic() + 0.001
+        while time.monotonic() < soon:
+            pass
+    print(number)
+    """
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run_program, program, DD_DOGSTATSD_URL=flushes.url)
+        arrived: list[bytes] = []
+        while not running.done():
+            arrived += flushes.datagrams()
+        arrived += flushes.datagrams()
+    orders = [datagram.partition(b"|")[0] for datagram in arrived if datagram.startswith(b"orders")]
+    assert orders == [b"orders:%d" % number for number in range(int(running.result()))]
+    # The tick, and the last sample.
+    assert sum(datagram.startswith(b"runtime.python.cpu.time.sys") for datagram in arrived) == 2
+
+
+def test_arguments_that_come_in_the_midst_of_an_invocation_hold_for_it(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    program = """
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+    @instrument
+    def handler(event, context):
+        RuntimeMetrics.enable(service="tea")
+    handler(1, None)
+    """
+    run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    (only,) = flushes.rest()
+    assert (only.tag("service"), only.tag("cold_start")) == ("tea", "true")
+
+
+def test_what_is_no_metric_is_not_sent_and_each_kind_is_said_once(tmp_path: Path) -> None:
+    program = """
+    import math, sys
+    from runtime_metrics.aws_lambda import lambda_metric
+    for _ in range(3):
+        for name in (None, "", 7):
+            lambda_metric(name, 1)
+        for value in (None, "many", math.inf, object()):
+            lambda_metric("orders", value)
+        for timestamp in ("now", -1, math.nan, object()):
+            lambda_metric("orders", 1, timestamp)
+        lambda_metric("orders", 1, 1)
+        for tags in ("text", 7, [7]):
+            lambda_metric("orders", 1, tags=tags)
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent:
+        agent.bind(str(tmp_path / "agent"))
+        agent.setblocking(False)
+        done = subprocess.run(
+            [sys.executable, "-c", "\n".join(line[4:] for line in program.splitlines())],
+            env={"DD_DOGSTATSD_URL": f"unix://{tmp_path}/agent"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        with pytest.raises(BlockingIOError):
+            agent.recv(1)
+    reasons = [
+        "its name is not a text with a letter",
+        "its value is not a finite number",
+        "its timestamp is neither seconds since 1970 nor a datetime",
+        "its timestamp is older than 4 hours",
+        "its tags are not texts",
+    ]
+    assert [line.split(": ")[1].split(";")[0] for line in done.stderr.splitlines()] == [
+        f"the metric is not sent: {reason}".split(": ")[1] for reason in reasons
+    ]
+
+
+def test_a_disabled_function_sends_nothing(run_program: RunProgram, flushes: Flushes) -> None:
+    program = """
+    from runtime_metrics.aws_lambda import instrument, lambda_metric
+    @instrument
+    def handler(event, context):
+        lambda_metric("orders", 1)
+        return event
+    assert handler(1, None) == 1
+    """
+    run_program(
+        program,
+        AWS_LAMBDA_FUNCTION_NAME="coffee",
+        DD_DOGSTATSD_DISABLE="true",
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    assert flushes.rest() == []
