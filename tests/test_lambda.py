@@ -729,6 +729,143 @@ def test_a_decorated_handler_is_what_it_was(run_program: RunProgram, flushes: Fl
     assert said == "handler='handler': expected something that can be called\n"
 
 
+def test_a_handler_of_a_class_is_bound_as_without_us_and_each_request_sends_one_set(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    program = """
+    from runtime_metrics.aws_lambda import instrument
+
+    class Context:
+        invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:tea"
+        def __init__(self, number):
+            self.aws_request_id = f"request-{number}"
+    class Slotted:
+        __slots__ = ("aws_request_id",)
+        invoked_function_arn = Context.invoked_function_arn
+        __init__ = Context.__init__
+    class Callable:
+        def __call__(self, event, context):
+            return event
+    class Shop:
+        called = instrument(Callable())
+        @instrument
+        @staticmethod
+        def static(event, context):
+            return event
+        @instrument
+        def method(self, event, context):
+            assert type(self) is Shop
+            return event
+        twice = instrument(method)
+    shop = Shop()
+    assert shop.called is Shop.called and shop.method.__self__ is shop
+    number = 0
+    for handler in (shop.called, Shop.called, shop.static, Shop.static, shop.method, shop.twice):
+        for kind in (Context, Slotted):
+            for tries in (1, 2):
+                context = kind(number := number + 1)
+                if tries == 1:
+                    calls = lambda: handler(number, context)
+                else:
+                    calls = lambda: handler(number, context=context)
+                # Who is asked again is somebody within the same invocation.
+                assert [calls(), calls()] == [number, number]
+    print(number)
+    """
+    said = run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    sent = flushes.rest()
+    assert [sorted(flush.values) for flush in sent] == [sorted(NAMES)] * int(said)
+    assert [flush.tag("functionname") for flush in sent] == ["tea"] * 24
+
+
+def test_a_decorated_handler_can_be_copied_and_stored_as_it_could_before(run_program: RunProgram) -> None:
+    program = """
+    import copy, functools, inspect, pickle
+    from runtime_metrics.aws_lambda import instrument
+
+    @instrument
+    def handler(event, context):
+        return event
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(handler, protocol)) is handler
+    assert copy.copy(handler) is copy.deepcopy(handler) is handler
+
+    class Callable:
+        def __init__(self):
+            self.names = []
+        def __call__(self, event, context):
+            return event
+    one = instrument(Callable())
+    for other in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert type(other) is type(one) and other is not one and other(1, None) == 1
+        assert other.names is not one.names
+    assert copy.copy(one).__wrapped__ is one.__wrapped__
+
+    def plain(event, context):
+        return event
+    wrapped = functools.wraps(plain)(instrument(plain))
+    assert inspect.unwrap(wrapped) is inspect.unwrap(plain) is plain
+    del wrapped.__wrapped__
+    assert wrapped.__wrapped__ is plain and not hasattr(plain, "__wrapped__")
+    """
+    run_program(program)
+
+
+def test_the_context_of_an_invocation_ends_with_it(run_program: RunProgram, flushes: Flushes) -> None:
+    program = """
+    import weakref
+    from runtime_metrics.aws_lambda import instrument
+
+    class Context:
+        aws_request_id = "one"
+    handler = instrument(lambda event, context: event)
+    context = Context()
+    ended = weakref.ref(context)
+    handler(1, context)
+    del context
+    assert ended() is None
+    """
+    run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    assert len(flushes.rest()) == 1
+
+
+def test_while_a_stream_is_waited_for_other_threads_run(run_program: RunProgram, tmp_path: Path) -> None:
+    program = """
+    import threading, time
+    from runtime_metrics.aws_lambda import instrument
+
+    @instrument
+    def handler(event, context):
+        global ended
+        ended = time.monotonic()
+    seen = []
+    def look():
+        while not stopped.wait(0.001):
+            seen.append(time.monotonic())
+    stopped = threading.Event()
+    looking = threading.Thread(target=look)
+    looking.start()
+    waits = []
+    for number in range(2000):
+        handler(number, None)
+        waits.append((ended, time.monotonic()))
+        if waits[-1][1] - ended > 0.015:
+            break
+    stopped.set()
+    looking.join()
+    began, over = waits[-1]
+    assert over - began > 0.015, "it has been waited for"
+    print(sum(began < at < over for at in seen))
+    """
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.bind(str(tmp_path / "slow"))
+        slow.listen(1)
+        said = run_program(
+            program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=f"unixstream://{tmp_path}/slow"
+        )
+    assert int(said) >= 3
+
+
 def test_any_context_will_do_and_none_as_well(run_program: RunProgram, flushes: Flushes) -> None:
     program = """
     from runtime_metrics.aws_lambda import instrument
@@ -741,6 +878,13 @@ def test_any_context_will_do_and_none_as_well(run_program: RunProgram, flushes: 
     class Numbered:
         aws_request_id = 7
         invoked_function_arn = 8
+    class Rude:
+        @property
+        def aws_request_id(self):
+            raise SystemExit("no id")
+        @property
+        def invoked_function_arn(self):
+            raise KeyboardInterrupt
 
     @instrument
     def handler(event, context=None):
@@ -748,14 +892,14 @@ def test_any_context_will_do_and_none_as_well(run_program: RunProgram, flushes: 
     @instrument
     def inner(event, context):
         return event
-    for context in (None, Odd(), Numbered(), {}, "text"):
+    for context in (None, Odd(), Numbered(), Rude(), {}, "text"):
         assert handler(1, context) == 1
     assert handler(2) == 2
     """
     run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
     sent = flushes.rest()
-    assert [sorted(flush.values) for flush in sent] == [sorted(NAMES)] * 6
-    assert [flush.tag("cold_start") for flush in sent] == ["true", *["false"] * 5]
+    assert [sorted(flush.values) for flush in sent] == [sorted(NAMES)] * 7
+    assert [flush.tag("cold_start") for flush in sent] == ["true", *["false"] * 6]
     assert {flush.tag("functionname") for flush in sent} == {"coffee"}
 
 

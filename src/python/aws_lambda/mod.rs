@@ -20,13 +20,14 @@ use crate::invocation::Guard;
 use crate::variables::LAMBDA_FUNCTION_NAME;
 
 pub use metric::lambda_metric;
+use wrapper::Context;
 pub use wrapper::instrument;
 
 /// The invocations that this process serves, and what has been done for them once.
 #[derive(Default)]
 pub struct Invocations {
     /// Tells them apart, by their contexts.
-    guard: Guard<Py<PyAny>>,
+    guard: Guard<Context>,
     /// Whether somebody has had metrics started for them.
     is_prepared: AtomicBool,
     /// Whether hooks around a stored image have been asked for.
