@@ -109,10 +109,18 @@ def test_values_are_those_of_the_invocation_also_after_a_freeze(tmp_path: Path) 
         ) as running:
             return running.invoke()
 
-    spins, dozes, restored = together(
+    def in_chalice(name: str, frozen: float, **options: Any) -> Answer:
+        # It makes its handler from ours at each event, and none before.
+        with environment("chalice_app.pure", tmp_path / name, **options) as running:
+            return running.invoke({}, frozen=frozen)
+
+    need("chalice", among=LAMBDA)
+    spins, dozes, restored, chalice, restored_chalice = together(
         partial(around_a_freeze, "spin", 0.2),
         partial(around_a_freeze, "doze", 0.3),
         restored_from_an_old_image,
+        partial(in_chalice, "chalice", GAP),
+        partial(in_chalice, "stored chalice", 0, initialization="snap-start", stored_for=GAP),
     )
     for answer in spins:
         assert answer.flush["cpu.time.user"] == pytest.approx(0.2, abs=0.03)
@@ -126,7 +134,9 @@ def test_values_are_those_of_the_invocation_also_after_a_freeze(tmp_path: Path) 
     for first, second in (spins, dozes):
         assert first.flush.tags[-2:] == ("cold_start:false", "proactive_initialization:true")
         assert second.flush.tags[-1] == "cold_start:false"
-    assert restored.flush.tags[-1] == "cold_start:true", "it is set up when it is restored"
+    assert chalice.flush.tags[-2:] == ("cold_start:false", "proactive_initialization:true")
+    for answer in (restored, restored_chalice):
+        assert answer.flush.tags[-1] == "cold_start:true", "it is set up when it is restored"
 
 
 def test_an_invocation_that_is_killed_at_its_deadline_sends_nothing_and_the_next_is_clean(
@@ -337,19 +347,21 @@ def test_a_handler_that_is_not_there_is_reported_as_without_us(tmp_path: Path) -
         "plain.nothing": "Handler ",
     }
 
-    def errors(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    def errors(path: str) -> list[dict[str, Any]]:
         variables = {"PYTHONPATH": str(tmp_path)}
-        return (
+        ours = variables | {HANDLER: path}
+        return [
             init_error(path, tmp_path / f"bare-{path}", variables),
-            init_error(OURS, tmp_path / f"ours-{path}", variables | {HANDLER: path}),
-        )
+            init_error(OURS, tmp_path / f"ours-{path}", ours),
+            # An image with an entry point of its own.
+            init_error(OURS, tmp_path / f"argument-{path}", ours | {"_HANDLER": ""}),
+        ]
 
     reported = together(*(partial(errors, path) for path in cases))
-    for (path, text), (without, ours) in zip(cases.items(), reported, strict=True):
-        assert ours["errorType"] == without["errorType"], path
-        assert text in ours["errorMessage"]
-        assert text in without["errorMessage"]
-    assert {without["errorType"] for without, _ in reported} == {
+    for (path, text), errors_of_one in zip(cases.items(), reported, strict=True):
+        assert len({error["errorType"] for error in errors_of_one}) == 1, path
+        assert all(text in error["errorMessage"] for error in errors_of_one)
+    assert {without["errorType"] for without, *_ in reported} == {
         "Runtime.ImportModuleError",
         "Runtime.UserCodeSyntaxError",
         "Runtime.HandlerNotFound",
@@ -357,6 +369,29 @@ def test_a_handler_that_is_not_there_is_reported_as_without_us(tmp_path: Path) -
     # The runtime tells of our own handler only.
     said = (tmp_path / "ours-plain.nothing" / "stdout").read_text()
     assert "DD_RUNTIME_METRICS_LAMBDA_HANDLER: there is no nothing in the module plain" in said
+
+
+def test_who_asks_for_a_handler_is_told_what_its_module_raises(
+    run_program: RunProgram, tmp_path: Path
+) -> None:
+    (tmp_path / "raising.py").write_text("raise AttributeError('of its own')\n")
+    program = """
+    from runtime_metrics import aws_lambda
+    try:
+        aws_lambda.handler
+    except AttributeError as error:
+        print(error)
+    """
+    variables: dict[str, Any] = {"PYTHONPATH": str(tmp_path), HANDLER: "raising.handler"}
+    assert run_program(program, **variables) == "of its own\n"
+
+
+def test_other_processes_of_a_function_do_not_import_its_handler(tmp_path: Path) -> None:
+    program = "import sys, runtime_metrics.aws_lambda; print('plain' in sys.modules)"
+    for handler, theirs in ((OURS, ""), (THEIRS, OURS)):
+        variables = plain("run") | {"DD_LAMBDA_HANDLER": theirs}
+        (answer,), _ = served(handler, tmp_path / handler, [program], variables)
+        assert answer.body == "False\n"
 
 
 @pytest.mark.parametrize(
@@ -946,6 +981,85 @@ def test_enabling_in_a_function_only_arms(run_program: RunProgram, flushes: Flus
     (only,) = flushes.rest()
     assert "team:core" in only.tags
     assert only["cpu.time.user"] < 0.05
+
+
+SILENT: dict[str, Any] = {
+    "AWS_LAMBDA_FUNCTION_NAME": "coffee",
+    "DD_RUNTIME_METRICS_LAMBDA_EXTENSION": "/nowhere/datadog-agent",
+}
+
+
+@pytest.mark.parametrize("variables", [{}, {"DD_AGENT_HOST": "agent.invalid"}], ids=["nothing", "a name"])
+def test_an_address_may_be_given_after_the_decorator(
+    run_program: RunProgram, flushes: Flushes, variables: dict[str, Any]
+) -> None:
+    program = """
+    import os
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+    @instrument
+    def handler(event, context):
+        if event == WHEN:
+            RuntimeMetrics.enable(dogstatsd_url=os.environ["URL"])
+    if WHEN == 0:
+        RuntimeMetrics.enable(dogstatsd_url=os.environ["URL"])
+    handler(1, None)
+    """
+    for when in ("0", "1"):
+        run_program(program.replace("WHEN", when), URL=flushes.url, **SILENT, **variables)
+        assert len(flushes.rest()) == 1
+
+
+@pytest.mark.parametrize("first", ["handler(1, None)", "lambda_metric('orders', 1)"])
+def test_that_nothing_is_sent_is_said_when_something_would_be(run_program: RunProgram, first: str) -> None:
+    program = f"""
+    import logging, sys
+    logging.basicConfig(stream=sys.stdout, format="%(message).20s")
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument, lambda_metric
+    handler = instrument(lambda event, context: event)
+    RuntimeMetrics.enable()
+    print("set up")
+    for _ in range(2):
+        {first}
+        print("done")
+    """
+    assert run_program(program, **SILENT) == "set up\nmetrics are not sent\ndone\ndone\n"
+
+
+@pytest.mark.parametrize(
+    ("switch", "said"),
+    [
+        ({"DD_RUNTIME_METRICS_ENABLED": "False"}, ""),
+        ({"OTEL_METRICS_EXPORTER": "none"}, "runtime metrics are not started automatically\n"),
+    ],
+    ids=["ours", "OpenTelemetry's"],
+)
+def test_a_function_is_switched_off_as_every_automatic_start_is(
+    run_program: RunProgram, flushes: Flushes, switch: dict[str, Any], said: str
+) -> None:
+    program = """
+    import logging, sys
+    logging.basicConfig(stream=sys.stdout, format="%(message).45s")
+    from runtime_metrics import RuntimeMetrics, aws_lambda
+    decorated = aws_lambda.instrument(lambda event, context: aws_lambda.lambda_metric("orders", event))
+    assert decorated(1, None) is None and aws_lambda.handler(1, None) is False
+    assert not RuntimeMetrics._enabled
+    EXPLICITLY
+    decorated(2, None)
+    """
+    variables: dict[str, Any] = {
+        "AWS_LAMBDA_FUNCTION_NAME": "coffee",
+        "DD_DOGSTATSD_URL": flushes.url,
+        HANDLER: "operator.eq",
+    }
+    for explicitly, sets in (("", 0), ("RuntimeMetrics.enable()", 1)):
+        source = program.replace("EXPLICITLY", explicitly)
+        assert run_program(source, **variables, **switch) == said
+        first, second, *sent = flushes.datagrams()
+        assert (first[:8], second[:8]) == (b"orders:1", b"orders:2")
+        assert sum(datagram.startswith(b"runtime.python.cpu.time.sys:") for datagram in sent) == sets
+        assert bool(sent) == bool(sets)
 
 
 def test_with_its_thread_a_function_is_a_server(

@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReferenc
 use pyo3::{IntoPyObjectExt, intern};
 
 use super::image::renew;
-use super::{Invocations, enable_in_lambda, wall, write};
+use super::{enable_in_lambda, tell_of_silence, wall, write};
 use crate::emitter::address::{Address, UnixKind};
 use crate::invocation::Invoked;
 use crate::python::interpreter::Look;
@@ -190,14 +190,14 @@ impl Context {
 }
 
 /// An invocation under way, and what collects in it.
-struct Invocation<'a> {
+struct Invocation {
     running: Arc<Running>,
-    of: &'a Invocations,
+    process: &'static Process,
 }
 
 /// Takes the baselines, last of all; `None` if the call is within an invocation that is served already, or each is no
 /// occasion.
-fn begin<'a>(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Invocation<'a>>> {
+fn begin(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Invocation>> {
     let Some(process) = Process::known() else { return Ok(None) };
     let of = &process.invocations;
     if of.is_restored_unseen.swap(false, SeqCst) {
@@ -224,13 +224,13 @@ fn begin<'a>(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Opt
         of.guard.end();
         return Ok(None);
     }
-    Ok(Some(Invocation { running, of }))
+    Ok(Some(Invocation { running, process }))
 }
 
-impl Invocation<'_> {
+impl Invocation {
     fn send(self, py: Python<'_>) -> PyResult<()> {
         // Whatever comes of it, it is over.
-        self.of.guard.end();
+        self.process.invocations.guard.end();
         let at = wall().as_secs();
         let collector = self.running.collector();
         let facts = || self.running.interpreter().facts(py, Look::ToSend);
@@ -246,6 +246,10 @@ impl Invocation<'_> {
             lines
         };
         write(py, &lines)?;
+        // The handler itself may have given an address.
+        if let Some(running) = current(py) {
+            tell_of_silence(py, self.process, &running)?;
+        }
         log::from_program(py, &self.running.collector().take_messages())
     }
 }
