@@ -243,8 +243,8 @@ pub static LAMBDAS_HANDLER: Variable = Variable {
     name: "_HANDLER",
     default: "",
     accepts: "module.function",
-    effect: "If AWS Lambda has set it to runtime_metrics.aws_lambda.handler, importing that module imports the handler that \
-             the next variable names.",
+    effect: "If AWS Lambda has set it to runtime_metrics.aws_lambda.handler, the runtime imports with that module the handler \
+             that the next variable names.",
 };
 
 /// The handler beneath ours. Read there, too.
