@@ -21,8 +21,8 @@ pub static ENABLED: Variable = Variable {
     name: "DD_RUNTIME_METRICS_ENABLED",
     default: "true",
     accepts: "true, false, 1 or 0",
-    effect: "Whether `runtime-metrics run` and `import runtime_metrics.auto` start metrics. With runtime-metrics-autostart \
-             the default is false. enable() starts in any case.",
+    effect: "Whether `runtime-metrics run`, `import runtime_metrics.auto` and runtime_metrics.aws_lambda start metrics. With \
+             runtime-metrics-autostart the default is false. enable() starts in any case.",
 };
 
 /// OpenTelemetry's switch, which turns automatic starts off. Read there, too.
@@ -243,8 +243,8 @@ pub static LAMBDAS_HANDLER: Variable = Variable {
     name: "_HANDLER",
     default: "",
     accepts: "module.function",
-    effect: "If AWS Lambda has set it to runtime_metrics.aws_lambda.handler, importing that module imports the handler that \
-             the next variable names.",
+    effect: "If AWS Lambda has set it to runtime_metrics.aws_lambda.handler, the runtime imports with that module the handler \
+             that the next variable names.",
 };
 
 /// The handler beneath ours. Read there, too.

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from lambda_runtime import FUNCTIONS, LAMBDA, Answer, Environment, environment, init_error
-from peers import Line
 from receiving import NAMES, PREFIX
 from serving import PATIENCE, need
 from test_wheel import wheel
 from vendor import PassedOn, VendorsReceiver, arrived, passed_on, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from conftest import RunProgram
@@ -98,10 +97,12 @@ def test_a_thread_would_send_when_nobody_asked(tmp_path: Path) -> None:
 
 
 def test_values_are_those_of_the_invocation_also_after_a_freeze(tmp_path: Path) -> None:
-    def around_a_freeze(name: str, event: object) -> list[Answer]:
-        with environment(OURS, tmp_path / name, plain(name)) as running:
+    def around_a_freeze(name: str, event: object, later: float = 0) -> list[Answer]:
+        # Ahead of what else runs on this machine, where that is permitted.
+        within = ("sh", "-c", 'chrt --fifo --pid 1 $$; exec "$@"', "sh")
+        with environment(OURS, tmp_path / f"{name}-{later}", plain(name), within=within) as running:
             # The first is frozen as well, by the time it comes: its environment was set up in advance.
-            return [running.invoke(event, frozen=GAP), running.invoke(event)]
+            return [running.invoke(event, frozen=GAP + later), running.invoke(event)]
 
     def restored_from_an_old_image() -> Answer:
         with environment(
@@ -109,24 +110,37 @@ def test_values_are_those_of_the_invocation_also_after_a_freeze(tmp_path: Path) 
         ) as running:
             return running.invoke()
 
-    spins, dozes, restored = together(
-        partial(around_a_freeze, "spin", 0.2),
+    def in_chalice(name: str, frozen: float, **options: Any) -> Answer:
+        # It makes its handler from ours at each event, and none before.
+        with environment("chalice_app.pure", tmp_path / name, **options) as running:
+            return running.invoke({}, frozen=frozen)
+
+    need("chalice", among=LAMBDA)
+    *spins, dozes, restored, chalice, restored_chalice = together(
+        # One after the other: each needs a processor for itself.
+        *(partial(around_a_freeze, "spin", 0.2, later) for later in (1, 2, 3, 4)),
         partial(around_a_freeze, "doze", 0.3),
         restored_from_an_old_image,
+        partial(in_chalice, "chalice", GAP),
+        partial(in_chalice, "stored chalice", 0, initialization="snap-start", stored_for=GAP),
     )
-    for answer in spins:
+    for answer in [answer for around in spins for answer in around]:
         assert answer.flush["cpu.time.user"] == pytest.approx(0.2, abs=0.03)
         # Near 100 but for what else runs on this machine, which the handler has noticed as well. With the time of the
         # freeze it would be 2.
         own = 100 * answer.body["cpu"] / answer.body["seconds"]
         assert answer.flush["cpu.percent"] == pytest.approx(own, rel=0.1)
+    # And there is a round in which little else did run.
+    assert max(first.flush["cpu.percent"] for first, _ in spins) == pytest.approx(100, abs=10)
     for answer in dozes:
         assert answer.flush["cpu.time.user"] < 0.02
         assert answer.flush["cpu.percent"] < 5
-    for first, second in (spins, dozes):
+    for first, second in (*spins, dozes):
         assert first.flush.tags[-2:] == ("cold_start:false", "proactive_initialization:true")
         assert second.flush.tags[-1] == "cold_start:false"
-    assert restored.flush.tags[-1] == "cold_start:true", "it is set up when it is restored"
+    assert chalice.flush.tags[-2:] == ("cold_start:false", "proactive_initialization:true")
+    for answer in (restored, restored_chalice):
+        assert answer.flush.tags[-1] == "cold_start:true", "it is set up when it is restored"
 
 
 def test_an_invocation_that_is_killed_at_its_deadline_sends_nothing_and_the_next_is_clean(
@@ -206,29 +220,40 @@ def test_little_time_is_added_whatever_the_receiver_does(tmp_path: Path) -> None
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as full, socket.socket(socket.AF_UNIX) as slow:
         full.bind(str(tmp_path / "full"))
         slow.bind(str(tmp_path / "slow"))
-        slow.listen(0)
+        # For each round's connection.
+        slow.listen(5)
 
-        def times(name: str, calls: int, variables: dict[str, str] | None = None) -> list[float]:
+        def rounds(
+            name: str, calls: int, variables: dict[str, str] | None = None
+        ) -> tuple[list[list[float]], list[int]]:
+            """The times of the calls of each round, sorted, and what was dropped in each."""
             variables = {"CALLS": str(calls)} | (variables or {})
-            with environment("timing.handler", tmp_path / f"{name}-runs", variables) as running:
-                return sorted(running.invoke().body)
+            bodies = []
+            for number in range(5):
+                with environment("timing.handler", tmp_path / f"{name}-{number}", variables) as running:
+                    bodies.append(running.invoke().body)
+            return [sorted(body["times"]) for body in bodies], [body["dropped"] for body in bodies]
 
-        def rounds_to_a_listener() -> list[list[float]]:
-            return [times(f"listener-{number}", 500) for number in range(5)]
-
-        listened, nobody, queue, stream, name = together(
-            rounds_to_a_listener,
-            lambda: times("nobody", 2000, {"DD_DOGSTATSD_URL": "udp://127.0.0.1:9"}),
-            lambda: times("full", 2000, {"DD_DOGSTATSD_URL": f"unixgram://{tmp_path}/full"}),
-            lambda: times("slow", 100, {"DD_DOGSTATSD_URL": f"unixstream://{tmp_path}/slow"}),
-            lambda: times("name", 500, {"DD_AGENT_HOST": "agent.invalid"}),
-        )
+        places = {
+            "listener": partial(rounds, "listener", 500),
+            "nobody": partial(rounds, "nobody", 500, {"DD_DOGSTATSD_URL": "udp://127.0.0.1:9"}),
+            "queue": partial(rounds, "queue", 500, {"DD_DOGSTATSD_URL": f"unixgram://{tmp_path}/full"}),
+            "stream": partial(rounds, "stream", 100, {"DD_DOGSTATSD_URL": f"unixstream://{tmp_path}/slow"}),
+            "name": partial(rounds, "name", 500, {"DD_AGENT_HOST": "agent.invalid"}),
+        }
+        measured = dict(zip(places, together(*places.values()), strict=True))
     # In the other rounds is what else this machine does at the time.
-    assert min(calls[len(calls) * 99 // 100] for calls in listened) < 0.002
-    for calls in (nobody, queue, stream, name):
-        assert calls[len(calls) * 98 // 100] < 0.05
-    # It has been waited for, and not for long.
-    assert stream[-1] > 0.01
+    times = {place: rounds for place, (rounds, _) in measured.items()}
+    assert min(calls[len(calls) * 99 // 100] for calls in times["listener"]) < 0.002
+    for place, calls_of_rounds in times.items():
+        assert min(calls[-1] for calls in calls_of_rounds) < 0.05, place
+    dropped = {place: counts for place, (_, counts) in measured.items()}
+    assert dropped["listener"] == [0] * 5
+    # Of a thousand datagrams a queue that nobody reads takes the first few.
+    assert min(dropped["queue"]) > 400
+    assert min(dropped["nobody"]) > 0
+    # A stream has been waited for, and not for long.
+    assert min(calls[-1] for calls in times["stream"]) > 0.01
 
 
 # Who else is around.
@@ -337,19 +362,21 @@ def test_a_handler_that_is_not_there_is_reported_as_without_us(tmp_path: Path) -
         "plain.nothing": "Handler ",
     }
 
-    def errors(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    def errors(path: str) -> list[dict[str, Any]]:
         variables = {"PYTHONPATH": str(tmp_path)}
-        return (
+        ours = variables | {HANDLER: path}
+        return [
             init_error(path, tmp_path / f"bare-{path}", variables),
-            init_error(OURS, tmp_path / f"ours-{path}", variables | {HANDLER: path}),
-        )
+            init_error(OURS, tmp_path / f"ours-{path}", ours),
+            # An image with an entry point of its own.
+            init_error(OURS, tmp_path / f"argument-{path}", ours | {"_HANDLER": ""}),
+        ]
 
     reported = together(*(partial(errors, path) for path in cases))
-    for (path, text), (without, ours) in zip(cases.items(), reported, strict=True):
-        assert ours["errorType"] == without["errorType"], path
-        assert text in ours["errorMessage"]
-        assert text in without["errorMessage"]
-    assert {without["errorType"] for without, _ in reported} == {
+    for (path, text), errors_of_one in zip(cases.items(), reported, strict=True):
+        assert len({error["errorType"] for error in errors_of_one}) == 1, path
+        assert all(text in error["errorMessage"] for error in errors_of_one)
+    assert {without["errorType"] for without, *_ in reported} == {
         "Runtime.ImportModuleError",
         "Runtime.UserCodeSyntaxError",
         "Runtime.HandlerNotFound",
@@ -357,6 +384,29 @@ def test_a_handler_that_is_not_there_is_reported_as_without_us(tmp_path: Path) -
     # The runtime tells of our own handler only.
     said = (tmp_path / "ours-plain.nothing" / "stdout").read_text()
     assert "DD_RUNTIME_METRICS_LAMBDA_HANDLER: there is no nothing in the module plain" in said
+
+
+def test_who_asks_for_a_handler_is_told_what_its_module_raises(
+    run_program: RunProgram, tmp_path: Path
+) -> None:
+    (tmp_path / "raising.py").write_text("raise AttributeError('of its own')\n")
+    program = """
+    from runtime_metrics import aws_lambda
+    try:
+        aws_lambda.handler
+    except AttributeError as error:
+        print(error)
+    """
+    variables: dict[str, Any] = {"PYTHONPATH": str(tmp_path), HANDLER: "raising.handler"}
+    assert run_program(program, **variables) == "of its own\n"
+
+
+def test_other_processes_of_a_function_do_not_import_its_handler(tmp_path: Path) -> None:
+    program = "import sys, runtime_metrics.aws_lambda; print('plain' in sys.modules)"
+    for handler, theirs in ((OURS, ""), (THEIRS, OURS)):
+        variables = plain("run") | {"DD_LAMBDA_HANDLER": theirs}
+        (answer,), _ = served(handler, tmp_path / handler, [program], variables)
+        assert answer.body == "False\n"
 
 
 @pytest.mark.parametrize(
@@ -604,35 +654,61 @@ def test_no_line_has_more_tags_than_the_extension_takes(tmp_path: Path) -> None:
 
 
 def test_the_vendor_s_receiver_takes_every_line(tmp_path: Path) -> None:
-    answers, _ = served("decorated.order", tmp_path, [1])
-    datagrams = [datagram.decode() for datagram in answers[0].datagrams]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent:
+        agent.bind(str(tmp_path / "agent"))
+        elsewhere = {"DD_DOGSTATSD_URL": f"unix://{tmp_path}/agent", "DD_SERVICE": "elsewhere"}
+        many = {"DD_TAGS": ",".join(f"tag{number}:x" for number in range(150)), "DD_SERVICE": "many"}
+        gauges = {"DD_RUNTIME_METRICS_WIRE_TYPE": "gauge", "DD_SERVICE": "gauges"}
+
+        def sent(name: str, handler: str, variables: dict[str, str], frozen: float = 0) -> list[bytes]:
+            (answer,), _ = served(handler, tmp_path / name, [1], variables, frozen=frozen)
+            return list(answer.datagrams)
+
+        sets = together(
+            partial(sent, "order", "decorated.order", {}),
+            partial(sent, "early", "decorated.echo", {"DD_SERVICE": "early"}, GAP),
+            partial(sent, "elsewhere", "decorated.echo", elsewhere),
+            partial(sent, "many", "decorated.echo", many),
+            partial(sent, "gauges", "decorated.echo", gauges),
+        )
+        assert sets[2] == []
+        agent.settimeout(PATIENCE)
+        while b"".join(sets[2]).count(b"\n") < len(NAMES):
+            sets[2].append(agent.recv(65536))
+    datagrams = [datagram.decode() for sent in sets for datagram in sent]
     lines = [line for datagram in datagrams for line in datagram.splitlines()]
-    assert len(lines) == len(NAMES) + 3
+    assert len(lines) == 5 * len(NAMES) + 3
     receiver = VendorsReceiver(tmp_path)
     try:
         for datagram in datagrams:
             receiver.send(datagram)
-        receiver.send("end.of.distributions:1|d\n")
-        receiver.until('Sketch { metric: "end.of.distributions"')
+        receiver.send("end.of.distributions:1|d\nend.of.gauges:1|g\n")
+        receiver.until('Sketch { metric: "end.of.distributions"', 'Metric { metric: "end.of.gauges"')
         origin = {"origin:azurespringapp", "dd.origin:azurespringapp"}
-        taken = arrived(receiver.said, "coffee")
-        assert sorted(line.name for line in taken) == sorted(PREFIX + name for name in NAMES)
-        assert passed_on(receiver.said, "coffee") == {
-            line.name: PassedOn(float(line.value), line.type, line.tags | origin) for line in taken
-        }
+        tags = {}
+        for service in ("coffee", "early", "elsewhere", "many", "gauges"):
+            taken = arrived(receiver.said, service)
+            assert sorted(line.name for line in taken) == sorted(PREFIX + name for name in NAMES)
+            assert {line.type for line in taken} == {"g" if service == "gauges" else "d"}
+            assert passed_on(receiver.said, service) == {
+                line.name: PassedOn(float(line.value), line.type, line.tags | origin) for line in taken
+            }
+            tags[service] = taken[0].tags
+        assert "proactive_initialization:true" in tags["early"]
+        assert {"functionname:coffee", "executedversion:LATEST", "memorysize:128"} <= tags["elsewhere"]
+        assert len(tags["many"]) == 100
         # Its times are of ten seconds each.
         sketch = r'metric: "coffee_house\.(\w+)"[^{]*dogsketches: \[Dogsketch \{ ts: (\d+), cnt: 1,'
         stamped = dict(re.findall(sketch, receiver.said))
-        sent = dict(re.findall(r"coffee_house\.(\w+):[^T\n]*\|T(\d+)", "\n".join(lines)))
-        assert {name: int(at) // 10 * 10 for name, at in sent.items()} == {
+        told = dict(re.findall(r"coffee_house\.(\w+):[^T\n]*\|T(\d+)", "\n".join(lines)))
+        assert {name: int(at) // 10 * 10 for name, at in told.items()} == {
             name: int(at) for name, at in stamped.items() if name != "order_value"
         }
-        assert sent.keys() == {"seconds", "datetime"}
+        assert told.keys() == {"seconds", "datetime"}
         assert refused(receiver.said) == []
-        assert all(not receiver.refuses(line) for line in lines)
+        assert all(not receiver.refuses(line) for line in lines[: len(NAMES) + 3])
     finally:
         receiver.stop()
-    assert {Line.of(line).type for line in lines if line.startswith(PREFIX)} == {"d"}
 
 
 def test_a_program_s_own_metric_goes_through_the_same_socket(tmp_path: Path) -> None:
@@ -648,10 +724,24 @@ def test_a_program_s_own_metric_goes_through_the_same_socket(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("wire_type", ["distribution", "gauge"])
-def test_lines_are_of_types_that_the_extension_takes(tmp_path: Path, wire_type: str) -> None:
+def test_lines_are_of_types_that_the_extension_takes(
+    tmp_path: Path, flushes: Flushes, run_program: RunProgram, wire_type: str
+) -> None:
     variables = {"DD_RUNTIME_METRICS_WIRE_TYPE": wire_type, "DD_RUNTIME_METRICS_CLIENT_TELEMETRY": "true"}
-    (answer,), _ = served(OURS, tmp_path, [1], variables | plain("echo"))
-    assert answer.flush.type == wire_type[0]
+    answers, _ = served(OURS, tmp_path, [1, 2], variables | plain("echo"))
+    for answer in answers:
+        assert types(answer.datagrams) == {wire_type[0]}
+    # Elsewhere there would be others.
+    program = "from runtime_metrics import RuntimeMetrics; RuntimeMetrics.enable(); RuntimeMetrics.flush()"
+    elsewhere: dict[str, Any] = variables | {"DD_DOGSTATSD_URL": flushes.url}
+    run_program(program, **elsewhere)
+    assert types(flushes.datagrams()) == {wire_type[0], "c"}
+
+
+def types(datagrams: Iterable[bytes]) -> set[str]:
+    """The types of all lines."""
+    lines = [line for datagram in datagrams for line in datagram.decode().splitlines()]
+    return {line.split("|")[1] for line in lines}
 
 
 # Images, managed instances, odd places.
@@ -749,7 +839,7 @@ def test_the_package_in_a_function_s_folder_is_small_and_imported_in_no_time(tmp
     init()
     rounds = [init() for _ in range(5)]
     assert statistics.median(seconds for seconds, _ in rounds) < 0.01
-    ours = {"runtime_metrics", "runtime_metrics._core", "runtime_metrics.aws_lambda"}
+    ours = {"runtime_metrics"} | {f"runtime_metrics.{name}" for name in ("_core", "automatic", "aws_lambda")}
     small = {"__future__", "atexit", "gc"}
     assert ours <= rounds[0][1] <= ours | small
 
@@ -814,6 +904,143 @@ def test_a_decorated_handler_is_what_it_was(run_program: RunProgram, flushes: Fl
     assert said == "handler='handler': expected something that can be called\n"
 
 
+def test_a_handler_of_a_class_is_bound_as_without_us_and_each_request_sends_one_set(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    program = """
+    from runtime_metrics.aws_lambda import instrument
+
+    class Context:
+        invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:tea"
+        def __init__(self, number):
+            self.aws_request_id = f"request-{number}"
+    class Slotted:
+        __slots__ = ("aws_request_id",)
+        invoked_function_arn = Context.invoked_function_arn
+        __init__ = Context.__init__
+    class Callable:
+        def __call__(self, event, context):
+            return event
+    class Shop:
+        called = instrument(Callable())
+        @instrument
+        @staticmethod
+        def static(event, context):
+            return event
+        @instrument
+        def method(self, event, context):
+            assert type(self) is Shop
+            return event
+        twice = instrument(method)
+    shop = Shop()
+    assert shop.called is Shop.called and shop.method.__self__ is shop
+    number = 0
+    for handler in (shop.called, Shop.called, shop.static, Shop.static, shop.method, shop.twice):
+        for kind in (Context, Slotted):
+            for tries in (1, 2):
+                context = kind(number := number + 1)
+                if tries == 1:
+                    calls = lambda: handler(number, context)
+                else:
+                    calls = lambda: handler(number, context=context)
+                # Who is asked again is somebody within the same invocation.
+                assert [calls(), calls()] == [number, number]
+    print(number)
+    """
+    said = run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    sent = flushes.rest()
+    assert [sorted(flush.values) for flush in sent] == [sorted(NAMES)] * int(said)
+    assert [flush.tag("functionname") for flush in sent] == ["tea"] * 24
+
+
+def test_a_decorated_handler_can_be_copied_and_stored_as_it_could_before(run_program: RunProgram) -> None:
+    program = """
+    import copy, functools, inspect, pickle
+    from runtime_metrics.aws_lambda import instrument
+
+    @instrument
+    def handler(event, context):
+        return event
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(handler, protocol)) is handler
+    assert copy.copy(handler) is copy.deepcopy(handler) is handler
+
+    class Callable:
+        def __init__(self):
+            self.names = []
+        def __call__(self, event, context):
+            return event
+    one = instrument(Callable())
+    for other in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert type(other) is type(one) and other is not one and other(1, None) == 1
+        assert other.names is not one.names
+    assert copy.copy(one).__wrapped__ is one.__wrapped__
+
+    def plain(event, context):
+        return event
+    wrapped = functools.wraps(plain)(instrument(plain))
+    assert inspect.unwrap(wrapped) is inspect.unwrap(plain) is plain
+    del wrapped.__wrapped__
+    assert wrapped.__wrapped__ is plain and not hasattr(plain, "__wrapped__")
+    """
+    run_program(program)
+
+
+def test_the_context_of_an_invocation_ends_with_it(run_program: RunProgram, flushes: Flushes) -> None:
+    program = """
+    import weakref
+    from runtime_metrics.aws_lambda import instrument
+
+    class Context:
+        aws_request_id = "one"
+    handler = instrument(lambda event, context: event)
+    context = Context()
+    ended = weakref.ref(context)
+    handler(1, context)
+    del context
+    assert ended() is None
+    """
+    run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    assert len(flushes.rest()) == 1
+
+
+def test_while_a_stream_is_waited_for_other_threads_run(run_program: RunProgram, tmp_path: Path) -> None:
+    program = """
+    import threading, time
+    from runtime_metrics.aws_lambda import instrument
+
+    @instrument
+    def handler(event, context):
+        global ended
+        ended = time.monotonic()
+    seen = []
+    def look():
+        while not stopped.wait(0.001):
+            seen.append(time.monotonic())
+    stopped = threading.Event()
+    looking = threading.Thread(target=look)
+    looking.start()
+    waits = []
+    for number in range(2000):
+        handler(number, None)
+        waits.append((ended, time.monotonic()))
+        if waits[-1][1] - ended > 0.015:
+            break
+    stopped.set()
+    looking.join()
+    began, over = waits[-1]
+    assert over - began > 0.015, "it has been waited for"
+    print(sum(began < at < over for at in seen))
+    """
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.bind(str(tmp_path / "slow"))
+        slow.listen(1)
+        said = run_program(
+            program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=f"unixstream://{tmp_path}/slow"
+        )
+    assert int(said) >= 3
+
+
 def test_any_context_will_do_and_none_as_well(run_program: RunProgram, flushes: Flushes) -> None:
     program = """
     from runtime_metrics.aws_lambda import instrument
@@ -826,6 +1053,13 @@ def test_any_context_will_do_and_none_as_well(run_program: RunProgram, flushes: 
     class Numbered:
         aws_request_id = 7
         invoked_function_arn = 8
+    class Rude:
+        @property
+        def aws_request_id(self):
+            raise SystemExit("no id")
+        @property
+        def invoked_function_arn(self):
+            raise KeyboardInterrupt
 
     @instrument
     def handler(event, context=None):
@@ -833,14 +1067,14 @@ def test_any_context_will_do_and_none_as_well(run_program: RunProgram, flushes: 
     @instrument
     def inner(event, context):
         return event
-    for context in (None, Odd(), Numbered(), {}, "text"):
+    for context in (None, Odd(), Numbered(), Rude(), {}, "text"):
         assert handler(1, context) == 1
     assert handler(2) == 2
     """
     run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
     sent = flushes.rest()
-    assert [sorted(flush.values) for flush in sent] == [sorted(NAMES)] * 6
-    assert [flush.tag("cold_start") for flush in sent] == ["true", *["false"] * 5]
+    assert [sorted(flush.values) for flush in sent] == [sorted(NAMES)] * 7
+    assert [flush.tag("cold_start") for flush in sent] == ["true", *["false"] * 6]
     assert {flush.tag("functionname") for flush in sent} == {"coffee"}
 
 
@@ -887,6 +1121,85 @@ def test_enabling_in_a_function_only_arms(run_program: RunProgram, flushes: Flus
     (only,) = flushes.rest()
     assert "team:core" in only.tags
     assert only["cpu.time.user"] < 0.05
+
+
+SILENT: dict[str, Any] = {
+    "AWS_LAMBDA_FUNCTION_NAME": "coffee",
+    "DD_RUNTIME_METRICS_LAMBDA_EXTENSION": "/nowhere/datadog-agent",
+}
+
+
+@pytest.mark.parametrize("variables", [{}, {"DD_AGENT_HOST": "agent.invalid"}], ids=["nothing", "a name"])
+def test_an_address_may_be_given_after_the_decorator(
+    run_program: RunProgram, flushes: Flushes, variables: dict[str, Any]
+) -> None:
+    program = """
+    import os
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument
+    @instrument
+    def handler(event, context):
+        if event == WHEN:
+            RuntimeMetrics.enable(dogstatsd_url=os.environ["URL"])
+    if WHEN == 0:
+        RuntimeMetrics.enable(dogstatsd_url=os.environ["URL"])
+    handler(1, None)
+    """
+    for when in ("0", "1"):
+        run_program(program.replace("WHEN", when), URL=flushes.url, **SILENT, **variables)
+        assert len(flushes.rest()) == 1
+
+
+@pytest.mark.parametrize("first", ["handler(1, None)", "lambda_metric('orders', 1)"])
+def test_that_nothing_is_sent_is_said_when_something_would_be(run_program: RunProgram, first: str) -> None:
+    program = f"""
+    import logging, sys
+    logging.basicConfig(stream=sys.stdout, format="%(message).20s")
+    from runtime_metrics import RuntimeMetrics
+    from runtime_metrics.aws_lambda import instrument, lambda_metric
+    handler = instrument(lambda event, context: event)
+    RuntimeMetrics.enable()
+    print("set up")
+    for _ in range(2):
+        {first}
+        print("done")
+    """
+    assert run_program(program, **SILENT) == "set up\nmetrics are not sent\ndone\ndone\n"
+
+
+@pytest.mark.parametrize(
+    ("switch", "said"),
+    [
+        ({"DD_RUNTIME_METRICS_ENABLED": "False"}, ""),
+        ({"OTEL_METRICS_EXPORTER": "none"}, "runtime metrics are not started automatically\n"),
+    ],
+    ids=["ours", "OpenTelemetry's"],
+)
+def test_a_function_is_switched_off_as_every_automatic_start_is(
+    run_program: RunProgram, flushes: Flushes, switch: dict[str, Any], said: str
+) -> None:
+    program = """
+    import logging, sys
+    logging.basicConfig(stream=sys.stdout, format="%(message).45s")
+    from runtime_metrics import RuntimeMetrics, aws_lambda
+    decorated = aws_lambda.instrument(lambda event, context: aws_lambda.lambda_metric("orders", event))
+    assert decorated(1, None) is None and aws_lambda.handler(1, None) is False
+    assert not RuntimeMetrics._enabled
+    EXPLICITLY
+    decorated(2, None)
+    """
+    variables: dict[str, Any] = {
+        "AWS_LAMBDA_FUNCTION_NAME": "coffee",
+        "DD_DOGSTATSD_URL": flushes.url,
+        HANDLER: "operator.eq",
+    }
+    for explicitly, sets in (("", 0), ("RuntimeMetrics.enable()", 1)):
+        source = program.replace("EXPLICITLY", explicitly)
+        assert run_program(source, **variables, **switch) == said
+        first, second, *sent = flushes.datagrams()
+        assert (first[:8], second[:8]) == (b"orders:1", b"orders:2")
+        assert sum(datagram.startswith(b"runtime.python.cpu.time.sys:") for datagram in sent) == sets
+        assert bool(sent) == bool(sets)
 
 
 def test_with_its_thread_a_function_is_a_server(

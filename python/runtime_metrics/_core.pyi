@@ -116,6 +116,12 @@ def instrument(handler: _Handler) -> _Handler:
         TypeError: The handler cannot be called.
     """
 
+def note_set_up() -> None:
+    """Note that a function has been set up by now, if this is one; nothing is started.
+
+    In an image that is stored it is set up where the image is restored.
+    """
+
 def lambda_metric(
     metric_name: str,
     value: SupportsFloat | SupportsIndex | str,

@@ -33,8 +33,9 @@ def __getattr__(name: str) -> object:
     if name != "handler":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     variable, module_name, function_name = _named()
+    module = _imported(module_name)
     try:
-        function = getattr(_imported(module_name), function_name)
+        function = getattr(module, function_name)
     except AttributeError:
         # The runtime says only that we have no handler.
         import logging
@@ -77,7 +78,26 @@ def _imported(module_name: str) -> object:
     return sys.modules[module_name]
 
 
+def _is_imported_as_handler() -> bool:
+    """Whether the runtime, or datadog-lambda in its place, is importing us to have the handler.
+
+    What the variables name is not enough: other processes of the function have them, too.
+    """
+    frame = sys._getframe().f_back
+    while frame is not None:
+        importer = frame.f_globals.get("__name__")
+        if importer == "datadog_lambda.handler":
+            return _is_ours(os.environ.get(THEIRS, ""))
+        if importer == "awslambdaric.bootstrap":
+            # An image with an entry point of its own gives it as an argument.
+            return any(map(_is_ours, [os.environ.get("_HANDLER", ""), *sys.argv[1:2]]))
+        frame = frame.f_back
+    return False
+
+
+_core.note_set_up()
+
 # A module that cannot be imported is told as such only while we are imported ourselves, by the runtime or by
 # datadog-lambda. A function that it lacks is not missing before it is asked for.
-if _is_ours(os.environ.get("_HANDLER", "")) or _is_ours(os.environ.get(THEIRS, "")):
+if _is_imported_as_handler():
     _imported(_named()[1])

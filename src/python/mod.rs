@@ -22,7 +22,7 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::aws_lambda::{instrument, lambda_metric};
+    use super::aws_lambda::{instrument, lambda_metric, note_set_up};
     #[pymodule_export]
     use super::gc_callback::GcCallback;
     #[pymodule_export]

@@ -248,7 +248,7 @@ pub fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResul
         let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set";
         return log::from_program(py, &[Message::new(Severity::Info, text.to_owned())]);
     }
-    let mut messages = process.messages(warnings);
+    let mut messages = process.messages(aws_lambda::without_silence(warnings));
     if process.is_closed() {
         return Ok(());
     }
@@ -418,6 +418,13 @@ impl Running {
     /// What it was started with.
     pub fn settings(&self) -> &Settings {
         &self.plan.settings
+    }
+
+    /// What there is to say of the arguments and the environment that it was started with.
+    pub fn warnings(&self) -> Vec<Warning> {
+        settings(&self.plan.arguments, &self.plan.environment)
+            .map(|(_, warnings)| warnings)
+            .unwrap_or_default()
     }
 
     /// The clock of what collects.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,11 @@ def spin(event: float, context: Any) -> Any:
 def doze(event: float, context: Any) -> None:
     """Sleeps so long."""
     time.sleep(event)
+
+
+def run(event: str, context: Any) -> str:
+    """Runs a program in a process of its own, and says what it has printed."""
+    return subprocess.run([sys.executable, "-c", event], capture_output=True, text=True, check=True).stdout
 
 
 def descriptors(event: Any, context: Any) -> list[str]:
