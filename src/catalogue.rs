@@ -485,8 +485,7 @@ impl Reading {
         }
     }
 
-    fn values(&self, interval: &Interval) -> impl Iterator<Item = (Member, Value)> + use<> {
-        let mut members = Vec::new();
+    fn read(&self, interval: &Interval, mut take: impl FnMut(Member, Value)) {
         let only = match self {
             Self::Now(read) | Self::Aggregate(read) => read(interval.end()),
             Self::Change(read) => read(interval),
@@ -494,11 +493,14 @@ impl Reading {
                 read(interval.end()).filter(|all| all.seen > 0).cloned().map(Value::Observed)
             }
             Self::Family(family) => {
-                members = (family.members)(interval);
-                None
+                return (family.members)(interval)
+                    .into_iter()
+                    .for_each(|(member, value)| take(member, value));
             }
         };
-        only.map(|value| (Member::Only, value)).into_iter().chain(members)
+        if let Some(value) = only {
+            take(Member::Only, value);
+        }
     }
 }
 
@@ -609,12 +611,16 @@ impl Sample {
 }
 
 /// The samples of an interval that are selected, in catalogue order; what is unknown is left out.
-pub fn samples<'a>(selection: Selection, interval: &'a Interval<'a>) -> impl Iterator<Item = Sample> + 'a {
-    let selected = CATALOGUE.iter().enumerate().filter(move |(row, _)| selection.contains(*row));
-    selected.flat_map(move |(_, metric)| {
-        let values = metric.reading.values(interval);
-        values.map(move |(member, value)| Sample { metric, member, value })
-    })
+#[must_use]
+pub fn samples(selection: Selection, interval: &Interval<'_>) -> Vec<Sample> {
+    let mut samples = Vec::with_capacity(CATALOGUE.len());
+    // A loop, as what iterators make of this takes three times as long.
+    for (row, metric) in CATALOGUE.iter().enumerate() {
+        if selection.contains(row) {
+            metric.reading.read(interval, |member, value| samples.push(Sample { metric, member, value }));
+        }
+    }
+    samples
 }
 
 fn usage(snapshot: &Snapshot) -> Option<&Usage> {

@@ -153,7 +153,7 @@ impl Pipeline {
             .map_or_else(|| self.output.selection(), |worker| self.output.selection.without(worker.sends()));
         let mut later = self.snapshot(now, collections, facts);
         later.gunicorn = self.gunicorn.read(server(later.interpreter.as_ref()));
-        samples(selection, &Interval::new(&self.earlier, &later, self.output.interval)).collect()
+        samples(selection, &Interval::new(&self.earlier, &later, self.output.interval))
     }
 
     /// The host whose name should be looked up now, if there is one.

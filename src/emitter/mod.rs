@@ -86,7 +86,7 @@ impl Emitter {
     /// A number that is not finite is not written.
     pub fn emit(
         &mut self,
-        samples: impl Iterator<Item = Sample>,
+        samples: impl IntoIterator<Item = Sample>,
         report: Option<(Report, &'static str)>,
     ) -> bool {
         let mut all_written = true;
