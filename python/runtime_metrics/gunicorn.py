@@ -176,7 +176,8 @@ def _adopt(server: Any, *_: Any) -> None:
     cfg.set("on_exit", _chained(cfg.on_exit, after=_on_exit))
     if kind == "wsgi":
         cfg.set("pre_request", _pre_request(cfg.pre_request))
-        cfg.set("post_request", _post_request(cfg.post_request))
+        is_default = cfg.post_request is cfg.settings["post_request"].default
+        cfg.set("post_request", _post_request(cfg.post_request, does_nothing=is_default))
 
 
 def _follow(server: Any) -> None:
@@ -292,7 +293,7 @@ def _post_fork(_server: Any, worker: Any) -> None:
     counts = kind is not None and not gunicorn_counts
     _requests = _master.part.work(lambda: {"connections": _connections(worker)}, counts, _capacity(worker))
     if counts and kind == "wsgi":
-        _count_refused(worker.log, _requests)
+        _count_refused(worker, _requests)
 
 
 def _capacity(worker: Any) -> int | None:
@@ -369,12 +370,14 @@ def _pre_request(theirs: _Hook) -> _Hook:
     return pre_request
 
 
-def _post_request(theirs: _Hook) -> _Hook:
+def _post_request(theirs: _Hook, *, does_nothing: bool) -> _Hook:
     @functools.wraps(theirs)
     def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> Any:
         # What the application raised, which is on its way while this hook runs.
         raised = sys.exc_info()[1]
         request = getattr(req, "_runtime_metrics", None)
+        if does_nothing:
+            return _finish(request, req, environ, resp, raised)
         try:
             if request is not None:
                 request.answer()
@@ -383,23 +386,30 @@ def _post_request(theirs: _Hook) -> _Hook:
         try:
             return theirs(worker, req, environ, resp)
         finally:
-            try:
-                has_begun = resp is not None and resp.headers_sent
-                if request is None:
-                    pass
-                elif raised is None or has_begun or _is_gone(raised):
-                    request.end(resp and _status(resp), environ.get("HTTP_X_REQUEST_START"))
-                elif hasattr(req, "stream"):
-                    # Over HTTP/2 the worker answers at once, and logs no other access.
-                    request.end(500, environ.get("HTTP_X_REQUEST_START"))
-                else:
-                    # The worker may answer yet, and logs that as another access.
-                    request.fail(environ.get("HTTP_X_REQUEST_START"))
-                    req._runtime_metrics_failed = True
-            except Exception as error:
-                _complain("post_request", error)
+            _finish(request, req, environ, resp, raised)
 
     return post_request
+
+
+def _finish(
+    request: _core.Request | None, req: Any, environ: Any, resp: Any, raised: BaseException | None
+) -> None:
+    """Ends a request whose answer has left, or will not."""
+    try:
+        has_begun = resp is not None and resp.headers_sent
+        if request is None:
+            pass
+        elif raised is None or has_begun or _is_gone(raised):
+            request.end(resp and _status(resp), environ.get("HTTP_X_REQUEST_START"))
+        elif hasattr(req, "stream"):
+            # Over HTTP/2 the worker answers at once, and logs no other access.
+            request.end(500, environ.get("HTTP_X_REQUEST_START"))
+        else:
+            # The worker may answer yet, and logs that as another access.
+            request.fail(environ.get("HTTP_X_REQUEST_START"))
+            req._runtime_metrics_failed = True
+    except Exception as error:
+        _complain("post_request", error)
 
 
 def _is_gone(raised: BaseException) -> bool:
@@ -416,11 +426,12 @@ def _status(resp: Any) -> int | None:
     return int(status.split(None, 1)[0]) if status else None
 
 
-def _count_refused(log: Any, requests: _core.Requests) -> None:
+def _count_refused(worker: Any, requests: _core.Requests) -> None:
     """Counts what the worker itself answers: requests that it cannot read, and those that the application failed."""
-    theirs = log.access
+    log = worker.log
+    log_access, handle = log.access, worker.handle_error
 
-    @functools.wraps(theirs)
+    @functools.wraps(log_access)
     def access(resp: Any, req: Any, *arguments: Any) -> Any:
         try:
             request = getattr(req, "_runtime_metrics", None)
@@ -430,6 +441,16 @@ def _count_refused(log: Any, requests: _core.Requests) -> None:
                 request.end(_status(resp))
         except Exception as error:
             _complain("access", error)
-        return theirs(resp, req, *arguments)
+        return log_access(resp, req, *arguments)
 
-    log.access = access
+    @functools.wraps(handle)
+    def handle_error(*arguments: Any) -> Any:
+        # Only the log gets to know the answer, and is left as it is until there is one. In one step, as threads may
+        # come to this at once.
+        vars(log).setdefault("access", access)
+        return handle(*arguments)
+
+    if "access" in vars(log):
+        log.access = access
+    else:
+        worker.handle_error = handle_error

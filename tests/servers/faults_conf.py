@@ -44,3 +44,8 @@ class Faulty:
 vars(gunicorn)["_core"] = Faulty(_core)
 if FAULT in vars(gunicorn):
     vars(gunicorn)[FAULT] = fail
+
+if FAULT == "Request.answer":
+    # It is for what a hook of the user's does after the answer.
+    def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
+        """A hook of the user's."""
