@@ -208,6 +208,27 @@ def test_each_process_counts_what_it_writes_on_gunicorns_log(
 
 
 @pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
+def test_a_body_that_cannot_be_read_has_the_status_that_the_worker_answers_with(
+    worker: str, tmp_path: Path
+) -> None:
+    need("gunicorn", *NEEDS.get(worker, "").split())
+    body = b"POST /taking HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n"
+    with gunicorn(f"{OURS} {CLASSES[worker][0]} scripted:wsgi", tmp_path) as server:
+        assert tell(server, "/taking", body).status == 400
+        assert server.stop() == 0
+    assert server.lines.sums("gunicorn.request") == {"gunicorn.requests": 1, "gunicorn.request.status.400": 1}
+
+
+def test_requests_are_counted_where_gunicorns_own_receiver_was_not_there_at_the_start(tmp_path: Path) -> None:
+    need("gunicorn")
+    options = f"{OURS} {CLASSES['sync'][0]} --statsd-host unix://{tmp_path}/nobody scripted:wsgi"
+    with gunicorn(options, tmp_path) as server:
+        ask(server, "/")
+        assert server.stop() == 0
+    assert server.lines.sums("gunicorn.requests") == {"gunicorn.requests": 1}
+
+
+@pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
 def test_what_a_users_hook_does_after_an_answer_is_not_part_of_the_request(
     worker: str, tmp_path: Path
 ) -> None:

@@ -32,6 +32,8 @@ def wsgi(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byt
     time.sleep(PAUSES.get(path, 0))
     if path == "/late":
         note()
+    if path == "/taking":
+        environ["wsgi.input"].read()
     if path in STATUSES:
         start_response(STATUSES[path], [("Content-Length", "2")])
         return [b"\r\n"]
