@@ -19,6 +19,7 @@ use runtime_metrics::reader::Interpreter;
 use runtime_metrics::selection::Selection;
 use runtime_metrics::snapshot::{self, Names, Tracers, Worker};
 use runtime_metrics::sources::gc::GcCounters;
+use runtime_metrics::sources::requests::{Outcome, RequestCounters};
 use runtime_metrics::variables::Environment;
 use tempfile::TempDir;
 
@@ -255,6 +256,31 @@ fn an_invocation_of_any_length_has_a_percentage() {
     std::thread::sleep(4 * SOON);
     collector.end_invocation(7, || None);
     assert_eq!(names(&running.lines(), "cpu.percent:"), 1);
+}
+
+#[test]
+fn requests_from_before_the_baseline_are_nobody_s() {
+    let receiver = Receiver::new();
+    let settings = Running::settings(&receiver, NEVER);
+    let (clock, counters, interpreter) = (Clock::start(), Counters::default(), Arc::new(Played::default()));
+    let requests = Arc::new(RequestCounters::new(None, true, None, 7));
+    counters.gunicorn.work(Arc::clone(&requests), clock);
+    let answer = |milliseconds| {
+        let duration = Duration::from_millis(milliseconds);
+        requests.count(Outcome { duration, status: Some(200), queued: None });
+    };
+    answer(5);
+    let (gc, played) = (Arc::clone(&counters.gc), Arc::clone(&interpreter) as _);
+    let collector = Collector::new(clock, counters, &settings, subject("a:b"), played, None);
+    let running = Running { collector, interpreter, gc, receiver };
+    answer(7);
+    running.collector.flush(0, None);
+    let lines = running.lines();
+    for line in
+        ["gunicorn.requests:1|c|", "gunicorn.request.status.200:1|c|", "gunicorn.request.duration:7|ms|"]
+    {
+        assert!(lines.iter().any(|sent| sent.starts_with(line)), "{line} in {lines:?}");
+    }
 }
 
 #[test]
