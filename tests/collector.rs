@@ -7,20 +7,21 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use runtime_metrics::catalogue::Value;
+use runtime_metrics::catalogue::metric::Value;
+use runtime_metrics::catalogue::selection::Selection;
 use runtime_metrics::clock::Clock;
+use runtime_metrics::collector::reader::Interpreter;
 use runtime_metrics::collector::{Collector, Counters};
-use runtime_metrics::config::{Arguments, Occasion, Route, Settings, Surroundings};
-use runtime_metrics::distribution::Distribution;
-use runtime_metrics::identity::{Claims, Subject};
-use runtime_metrics::invocation::{Function, Invoked, Start};
+use runtime_metrics::emitter::distribution::Distribution;
+use runtime_metrics::identity::IdentityInputs;
+use runtime_metrics::identity::function::{Function, Invoked, Start};
+use runtime_metrics::identity::tracers::{Names, RuntimeWorker, Tracers};
 use runtime_metrics::message::Message;
-use runtime_metrics::reader::Interpreter;
-use runtime_metrics::selection::Selection;
-use runtime_metrics::snapshot::{self, Names, Tracers, Worker};
+use runtime_metrics::settings::variables::Environment;
+use runtime_metrics::settings::{Arguments, Schedule, ServiceArguments, Settings, Sink, Surroundings};
+use runtime_metrics::snapshot;
 use runtime_metrics::sources::gc::GcCounters;
-use runtime_metrics::sources::requests::{Outcome, RequestCounters};
-use runtime_metrics::variables::Environment;
+use runtime_metrics::sources::gunicorn::requests::{Outcome, RequestCounters};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,9 +68,9 @@ impl Interpreter for Played {
 }
 
 /// Who has this tag.
-fn subject(tag: &str) -> Subject {
-    let claims = Claims { tags: Some(vec![tag.to_owned()]), ..Claims::default() };
-    Subject { claims, runtime_id: Some("own".into()), ..Subject::default() }
+fn subject(tag: &str) -> IdentityInputs {
+    let claims = ServiceArguments { tags: Some(vec![tag.to_owned()]), ..ServiceArguments::default() };
+    IdentityInputs { claims, runtime_id: Some("own".into()), ..IdentityInputs::default() }
 }
 
 struct Running {
@@ -142,15 +143,15 @@ fn names(lines: &[String], part: &str) -> usize {
 
 /// A collector of a function in AWS Lambda, and what it sends to.
 fn of_a_function() -> (Arc<Collector>, Running) {
-    of_a_function_by(Route::Socket, subject("a:b"))
+    of_a_function_by(Sink::Socket, subject("a:b"))
 }
 
-fn of_a_function_by(route: Route, subject: Subject) -> (Arc<Collector>, Running) {
+fn of_a_function_by(route: Sink, subject: IdentityInputs) -> (Arc<Collector>, Running) {
     let running = Running::start(NEVER);
     let mut settings = Running::settings(&running.receiver, SOON);
-    settings.occasion = Occasion::EachInvocation;
+    settings.schedule = Schedule::PerInvocation;
     settings.route = route;
-    let subject = Subject { function: Some(Function::default()), ..subject };
+    let subject = IdentityInputs { function: Some(Function::default()), ..subject };
     let interpreter = Arc::clone(&running.interpreter) as _;
     let counters = Counters { gc: Arc::clone(&running.gc), ..Counters::default() };
     let collector = Collector::new(Clock::start(), counters, &settings, subject, interpreter, None);
@@ -185,8 +186,8 @@ fn a_function_sends_what_an_invocation_has_used_and_nothing_else() {
 fn tags_that_the_function_leaves_no_room_for_are_told_of_once() {
     // With those of the service and the interpreter it is one less than a line may have.
     let tags = (0..94).map(|number| format!("{number}:x")).collect();
-    let claims = Claims { tags: Some(tags), ..Claims::default() };
-    let (collector, _running) = of_a_function_by(Route::Socket, Subject { claims, ..subject("") });
+    let claims = ServiceArguments { tags: Some(tags), ..ServiceArguments::default() };
+    let (collector, _running) = of_a_function_by(Sink::Socket, IdentityInputs { claims, ..subject("") });
     let told = |start| {
         assert!(collector.begin_invocation(|| invoked(start)));
         collector.end_invocation(8, || None);
@@ -218,7 +219,7 @@ fn a_slow_receiver_of_a_program_s_own_metrics_is_not_said_at_each_of_them() {
 
 #[test]
 fn what_goes_to_the_log_is_of_the_time_of_its_flush_and_is_given_once() {
-    let (collector, running) = of_a_function_by(Route::Log, subject("a:b"));
+    let (collector, running) = of_a_function_by(Sink::Log, subject("a:b"));
     let flushed = collector.flush(7, None);
     assert!(flushed.everything_left);
     assert!(flushed.log.lines().all(|line| line.contains(r#","e":7,"#)), "{}", flushed.log);
@@ -445,12 +446,12 @@ fn what_ddtrace_sends_is_left_to_it_while_it_does() {
     let flush_of =
         |number| (0..100).map(|_| running.lines()).find(|lines| lines.len() == number).expect("soon");
     flush_of(15);
-    worker(Worker::Sends(Selection::named("gc.*").with(Selection::named("mem.rss"))));
+    worker(RuntimeWorker::Sends(Selection::named("gc.*").with(Selection::named("mem.rss"))));
     assert_eq!(names(&flush_of(6), "runtime.python.cpu."), 5);
-    worker(Worker::Off);
+    worker(RuntimeWorker::Off);
     flush_of(15);
     // What it sends as it is stopped stands for one interval.
-    worker(Worker::Stopped(Selection::named("gc.*"), 1));
+    worker(RuntimeWorker::Stopped(Selection::named("gc.*"), 1));
     flush_of(7);
     flush_of(15);
     running.stop();

@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use cadence::MetricSink;
 use proptest::prelude::*;
-use runtime_metrics::catalogue::{CATALOGUE, Member, Metric, Sample, Value, Wire};
+use runtime_metrics::catalogue::CATALOGUE;
+use runtime_metrics::catalogue::metric::{Member, Metric, Sample, Value, Wire, WireType};
 use runtime_metrics::clock::Clock;
-use runtime_metrics::config::{Arguments, Settings, Surroundings, WireType};
 use runtime_metrics::emitter::Emitter;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
-use runtime_metrics::emitter::origin::{Cardinality, Ending, Origin};
+use runtime_metrics::emitter::origin::{Cardinality, Origin, OriginFields};
 use runtime_metrics::emitter::transport::Transport;
-use runtime_metrics::identity::{Claims, Extras, Identity, Runtime};
-use runtime_metrics::variables::Environment;
+use runtime_metrics::identity::{Extras, Identity, Runtime};
+use runtime_metrics::settings::variables::Environment;
+use runtime_metrics::settings::{Arguments, ServiceArguments, Settings, Surroundings};
 use tempfile::TempDir;
 
 /// The container of every tree that has one.
@@ -337,7 +338,10 @@ fn in_a_real_namespace_the_inode_is_that_of_the_cgroup_seen_from_outside() {
 }
 
 /// A transport to a receiver of ours, with the receiver; of lines up to `target` bytes several share a payload.
-fn receiver(ending: Ending, datagram_socket: Option<&Path>) -> (Transport, Box<dyn Fn() -> Option<String>>) {
+fn receiver(
+    ending: OriginFields,
+    datagram_socket: Option<&Path>,
+) -> (Transport, Box<dyn Fn() -> Option<String>>) {
     let wait = Some(Duration::from_millis(1));
     let text = |buffer: &[u8]| String::from_utf8(buffer.to_vec()).unwrap();
     let (address, receive): (_, Box<dyn Fn() -> Option<String>>) = if let Some(path) = datagram_socket {
@@ -382,7 +386,7 @@ fn the_fields_end_every_line_of_every_flush_as_they_were_at_the_first() {
         external: Some("it-false,cn-web".parse().unwrap()),
         cardinality: Some(Cardinality::Orchestrator),
     };
-    let (transport, receive) = receiver(Ending::new(origin, tree.path()), None);
+    let (transport, receive) = receiver(OriginFields::new(origin, tree.path()), None);
     let cgroup = tree.path().join("proc/self/cgroup");
     // After the start, before the first line.
     fs::write(&cgroup, format!("0::/docker/{ID}\n")).unwrap();
@@ -410,7 +414,7 @@ fn switched_off_lines_are_what_they_are_without_an_origin() {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         });
         let (settings, _) = Settings::new(&Arguments::default(), &environment, alone()).unwrap();
-        let (transport, receive) = receiver(Ending::new(settings.origin, tree.path()), None);
+        let (transport, receive) = receiver(OriginFields::new(settings.origin, tree.path()), None);
         let mut emitter = Emitter::new(transport, "a:b".into(), WireType::Distribution);
         let samples = rows().map(|metric| Sample { metric, member: Member::Only, value: Value::Whole(1) });
         assert!(emitter.emit(samples, None));
@@ -451,16 +455,16 @@ proptest! {
         over_udp: bool,
     ) {
         let folder = tree(format!("0::/docker/{ID}\n").as_bytes(), b"", HOST);
-        let claims = Claims { tags: Some(tags), ..Claims::default() };
+        let claims = ServiceArguments { tags: Some(tags), ..ServiceArguments::default() };
         let runtime = Runtime { implementation: "CPython".into(), version: "3.13.1".into(), ..Runtime::default() };
         let extras = Extras { reserved: origin.longest_fields(), ..Extras::default() };
         let identity = Identity::new(&claims, &Environment::default(), &runtime, extras);
-        prop_assert_eq!(identity.warning().is_some(), identity.left_out > 0);
+        prop_assert_eq!(identity.warning().is_some(), identity.dropped_tags > 0);
         let end = format!("|d|#{}{}", identity.tags, origin.fields(folder.path()));
 
         let socket = (!over_udp).then(|| folder.path().join("dsd.socket"));
         let target = if over_udp { 1432 } else { 8192 };
-        let (transport, receive) = receiver(Ending::new(origin, folder.path()), socket.as_deref());
+        let (transport, receive) = receiver(OriginFields::new(origin, folder.path()), socket.as_deref());
         let mut emitter = Emitter::new(transport, identity.tags, WireType::Distribution);
         let samples = values.iter().zip(&CATALOGUE).map(|(value, metric)| Sample { metric, member: Member::Only, value: value.clone() });
         prop_assert!(emitter.emit(samples, None), "everything has left");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cadence::MetricSink;
 use runtime_metrics::clock::Clock;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
-use runtime_metrics::emitter::origin::Ending;
+use runtime_metrics::emitter::origin::OriginFields;
 use runtime_metrics::emitter::status::Sending;
 use runtime_metrics::emitter::telemetry::{Telemetry, Totals};
 use runtime_metrics::emitter::transport::Transport;
@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_millis(100);
 fn transport(address: &str) -> Transport {
     let address = address.parse().unwrap();
     let destination = Destination { address, chosen_by: ChosenBy::Setting("a test") };
-    Transport::new(destination, Ending::default(), Clock::start(), Arc::default())
+    Transport::new(destination, OriginFields::default(), Clock::start(), Arc::default())
 }
 
 /// Flushes these lines at a second; says whether everything has left.
@@ -41,7 +41,7 @@ fn flush(transport: &Transport, second: u64, lines: &[String]) -> bool {
 
 /// Flushes a value of the program's own; says whether it has left.
 fn flush_own(transport: &Transport, second: u64) -> bool {
-    transport.prepare_for_own(Duration::from_secs(second), LIMIT);
+    transport.prepare_for_custom(Duration::from_secs(second), LIMIT);
     transport.emit("orders:1|d").unwrap();
     transport.flush().is_ok()
 }
@@ -310,8 +310,12 @@ fn by_default_a_socket_that_appears_while_sending_fails_is_found() {
     let path = folder.path().join("dsd.socket");
     // Nothing listens there: the test claims the port of an Agent for a moment to know that it is free.
     let free = UdpSocket::bind("127.0.0.1:8125");
-    let transport =
-        Transport::new(Destination::by_default(&path), Ending::default(), Clock::start(), Arc::default());
+    let transport = Transport::new(
+        Destination::by_default(&path),
+        OriginFields::default(),
+        Clock::start(),
+        Arc::default(),
+    );
     drop(free.expect("port 8125 is free on the machine that runs the tests"));
     while flush(&transport, 1, &some_lines(1)) {}
     let receiver = unix_receiver(&path);

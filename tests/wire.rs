@@ -5,18 +5,19 @@ use std::time::Duration;
 
 use cadence::{MetricSink, SpyMetricSink};
 use proptest::prelude::*;
-use runtime_metrics::catalogue::{CATALOGUE, Level, Member, Metric, Sample, Value, Wire, samples};
-use runtime_metrics::config::WireType;
-use runtime_metrics::distribution::Distribution;
+use runtime_metrics::catalogue::CATALOGUE;
+use runtime_metrics::catalogue::metric::{Level, Member, Metric, Sample, Value, Wire, WireType};
+use runtime_metrics::catalogue::selection::{Selection, samples};
 use runtime_metrics::emitter::Emitter;
-use runtime_metrics::identity::{Claims, Extras, Identity, Runtime};
+use runtime_metrics::emitter::distribution::Distribution;
+use runtime_metrics::identity::{Extras, Identity, Runtime};
 use runtime_metrics::interval::Interval;
-use runtime_metrics::selection::Selection;
+use runtime_metrics::settings::ServiceArguments;
+use runtime_metrics::settings::variables::Environment;
 use runtime_metrics::snapshot::{
     Collections, Ended, Gunicorn, Interpreter, Master, Observations, Process, Requests, Running, Server,
     Snapshot, Usage, Workers,
 };
-use runtime_metrics::variables::Environment;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -89,7 +90,7 @@ fn the_lines_of_a_flush_are_exactly_these() {
         ("DD_TAGS", "team:core"),
     ]);
     let extras = Extras { runtime_id: Some("9f0c"), ..Extras::default() };
-    let identity = Identity::new(&Claims::default(), &environment, &runtime(), extras);
+    let identity = Identity::new(&ServiceArguments::default(), &environment, &runtime(), extras);
     let tags = "service:web,env:prod,version:1.4,team:core,\
                 lang:python,lang_interpreter:CPython,lang_version:3.13.1,runtime-id:9f0c";
     let expected: Vec<String> = [
@@ -358,7 +359,7 @@ proptest! {
         dd_tags: String,
         runtime_id in "[0-9a-f]{32}",
     ) {
-        let claims = Claims { service: Some(service), tags: Some(user_tags), ..Claims::default() };
+        let claims = ServiceArguments { service: Some(service), tags: Some(user_tags), ..ServiceArguments::default() };
         let environment = Environment::from([("DD_TAGS", dd_tags.as_str())]);
         let extras = Extras { runtime_id: Some(&runtime_id), ..Extras::default() };
         let identity = Identity::new(&claims, &environment, &runtime(), extras);
@@ -390,12 +391,12 @@ proptest! {
     #[allow(clippy::cast_precision_loss, reason = "the wire has what a float can hold")]
     fn packed_durations_leave_once_each_in_lines_that_fit(
         kept in prop::collection::vec(prop_oneof![0_u64..5_000_000, 0_u64..10_000_000_000_000], 1..3000),
-        left_out in 0_u64..10_000,
+        dropped_tags in 0_u64..10_000,
         tags in "[a-z]{0,20}:[a-z]{1,200}(,[a-z]{1,9}:[a-z]{1,190}){0,38}",
         ending in 0_usize..600,
     ) {
         let metric = CATALOGUE.iter().find(|metric| metric.name == "gunicorn.request.duration").unwrap();
-        let seen = kept.len() as u64 + left_out;
+        let seen = kept.len() as u64 + dropped_tags;
         let sink = Lines::default();
         let mut emitter =
             Emitter::new(sink.clone(), tags.clone(), WireType::Distribution).with_room_for(ending);
@@ -404,7 +405,7 @@ proptest! {
         prop_assert!(emitter.emit(std::iter::once(sample), None));
 
         let lines = sink.0.lock().unwrap();
-        let rate = if left_out > 0 { format!("|@{}", kept.len() as f64 / seen as f64) } else { String::new() };
+        let rate = if dropped_tags > 0 { format!("|@{}", kept.len() as f64 / seen as f64) } else { String::new() };
         let end = format!("|ms{rate}|#{tags}");
         prop_assume!(!(800..1000).contains(&(tags.len() + ending)), "what is many tags is the emitter's to say");
         let longest = if tags.len() + ending < 800 { 1432 } else { 8192 };

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::catalogue::Value;
+use crate::catalogue::metric::Value;
 
 /// Lines to be written at once.
 #[derive(Debug)]

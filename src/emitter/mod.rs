@@ -11,19 +11,17 @@ use cadence::prelude::*;
 use cadence::{ErrorKind, Metric, MetricBuilder, MetricError, MetricResult, MetricSink, StatsdClient};
 
 use self::telemetry::{COUNTERS, Report};
-use crate::catalogue::{Member, Sample, Value, Wire};
-use crate::config::WireType;
-use crate::distribution::Distribution;
+use crate::catalogue::metric::{Member, Sample, Value, Wire, WireType};
+use crate::emitter::distribution::Distribution;
 use crate::snapshot::Observations;
 
 pub mod address;
-#[cfg(target_os = "linux")]
-mod container;
+pub mod distribution;
 mod health;
 mod log;
-pub mod named_host;
 pub mod origin;
 mod packets;
+pub mod resolver;
 mod socket;
 pub mod status;
 pub mod telemetry;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 #[cfg(target_os = "linux")]
-use super::container;
+use crate::sources::container;
 
 /// No external data is longer, in bytes.
 const LONGEST_EXTERNAL: usize = 512;
@@ -108,13 +108,13 @@ impl FromStr for Cardinality {
 ///
 /// Not before: a server may drop its privileges or be put into another cgroup after its start.
 #[derive(Debug, Default)]
-pub struct Ending {
+pub struct OriginFields {
     origin: Origin,
     root: PathBuf,
     text: Option<String>,
 }
 
-impl Ending {
+impl OriginFields {
     /// Nothing is looked for yet; it will be below `root`.
     #[must_use]
     pub fn new(origin: Origin, root: &Path) -> Self {

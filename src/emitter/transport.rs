@@ -13,9 +13,9 @@ use cadence::{MetricSink, SinkStats};
 
 use super::address::{Address, ChosenBy, Destination, UnixKind};
 use super::health::{Amount, Delivery, Health};
-use super::named_host::NamedHost;
-use super::origin::Ending;
+use super::origin::OriginFields;
 use super::packets::{LONGEST, Packets};
+use super::resolver::Resolver;
 use super::socket::{ALL_AT_ONCE, Connection, Fate, Kind};
 use super::status::Status;
 use super::telemetry::{Report, Telemetry, Totals};
@@ -38,7 +38,7 @@ pub struct Transport(Arc<Mutex<State>>);
 
 /// What one process leaves to the next of its knowledge of the way to the receiver.
 #[derive(Clone, Debug)]
-pub struct Legacy {
+pub struct Handover {
     health: Health,
     addresses: Vec<SocketAddr>,
 }
@@ -50,7 +50,7 @@ struct State {
     /// A flush has given up by then, or as soon as somebody is in a hurry.
     deadline: Duration,
     hurry: Arc<AtomicBool>,
-    host: Option<Arc<NamedHost>>,
+    host: Option<Arc<Resolver>>,
     looked_up: Option<Duration>,
     look_ups_in_vain: u32,
     addresses: Vec<SocketAddr>,
@@ -60,13 +60,13 @@ struct State {
     packets: Packets,
     /// A line of this flush was too long for any payload.
     refused: bool,
-    ending: Ending,
+    ending: OriginFields,
     health: Health,
     totals: Totals,
     last_sent: Sent,
     last_delivery: Delivery,
     /// The flush under way is a program's own.
-    is_own: bool,
+    is_custom: bool,
     /// What the program's own have brought to light since the last of the schedule.
     unnoted: Delivery,
     messages: Vec<Message>,
@@ -85,7 +85,7 @@ impl Transport {
     /// A sink that opens its socket at the first flush; every line gets the `ending`. While `hurry` is true no flush
     /// waits for a slow receiver.
     #[must_use]
-    pub fn new(destination: Destination, ending: Ending, clock: Clock, hurry: Arc<AtomicBool>) -> Self {
+    pub fn new(destination: Destination, ending: OriginFields, clock: Clock, hurry: Arc<AtomicBool>) -> Self {
         let mut state = State {
             destination: destination.clone(),
             clock,
@@ -104,7 +104,7 @@ impl Transport {
             totals: Totals::default(),
             last_sent: Sent::default(),
             last_delivery: Delivery::default(),
-            is_own: false,
+            is_custom: false,
             unnoted: Delivery::default(),
             messages: Vec::new(),
             now: Duration::ZERO,
@@ -121,10 +121,10 @@ impl Transport {
 
     /// Gets ready for a flush of a value of the program's own. A program may make thousands a second: what becomes of it is
     /// counted, and said with that of the next flush that is none.
-    pub fn prepare_for_own(&self, now: Duration, within: Duration) {
+    pub fn prepare_for_custom(&self, now: Duration, within: Duration) {
         let mut state = self.state();
         state.prepare(now, within);
-        state.is_own = true;
+        state.is_custom = true;
     }
 
     /// How it stands with sending, and what has been sent and lost.
@@ -146,15 +146,15 @@ impl Transport {
 
     /// The host whose name should be looked up, if it is time to.
     #[must_use]
-    pub fn due_look_up(&self, now: Duration) -> Option<Arc<NamedHost>> {
+    pub fn due_look_up(&self, now: Duration) -> Option<Arc<Resolver>> {
         self.state().due_look_up(now)
     }
 
     /// What a child process can use: it says nothing that its parent has said, and needs no look-up to begin with.
     #[must_use]
-    pub fn legacy(&self) -> Legacy {
+    pub fn handover(&self) -> Handover {
         let state = self.state();
-        Legacy { health: state.health.of_heir(), addresses: state.addresses.clone() }
+        Handover { health: state.health.of_heir(), addresses: state.addresses.clone() }
     }
 
     /// Closes the socket; the next flush opens another.
@@ -163,11 +163,11 @@ impl Transport {
     }
 
     /// Takes over what the parent process knew.
-    pub fn inherit(&self, legacy: &Legacy) {
+    pub fn inherit(&self, handover: &Handover) {
         let mut state = self.state();
-        state.health = legacy.health.clone();
+        state.health = handover.health.clone();
         if state.host.is_some() {
-            state.addresses.clone_from(&legacy.addresses);
+            state.addresses.clone_from(&handover.addresses);
         }
     }
 
@@ -211,7 +211,7 @@ impl MetricSink for Transport {
 
 impl State {
     fn prepare(&mut self, now: Duration, within: Duration) {
-        self.is_own = false;
+        self.is_custom = false;
         self.now = now;
         self.deadline = self.clock.now() + within;
         self.find_default_socket();
@@ -243,7 +243,7 @@ impl State {
         let (host, addresses, target) = match &destination.address {
             Address::Udp(host, port) => match host.known(*port) {
                 Some(addresses) => (None, addresses, UDP_TARGET),
-                None => (Some(Arc::new(NamedHost::new(host, *port))), Vec::new(), UDP_TARGET),
+                None => (Some(Arc::new(Resolver::new(host, *port))), Vec::new(), UDP_TARGET),
             },
             Address::Unix(..) => (None, Vec::new(), LONGEST),
         };
@@ -279,7 +279,7 @@ impl State {
         }
     }
 
-    fn due_look_up(&mut self, now: Duration) -> Option<Arc<NamedHost>> {
+    fn due_look_up(&mut self, now: Duration) -> Option<Arc<Resolver>> {
         let host = self.host.as_ref()?;
         let every = if self.addresses.is_empty() {
             LOOK_UP_AFTER_FAILURE
@@ -305,7 +305,7 @@ impl State {
         self.packets.clear();
         self.totals.add_delivery(&delivery);
         let result = delivery.failure.as_ref().map_or(Ok(()), |failure| Err(failure.kind().into()));
-        if self.is_own {
+        if self.is_custom {
             if delivery.sent != Amount::default() {
                 // None of them is in a report.
                 self.last_sent.lines = 0..0;
@@ -485,7 +485,7 @@ mod tests {
         let text = format!("unix://{}", path.display());
         let destination =
             Destination { address: text.parse().unwrap(), chosen_by: ChosenBy::Setting("a test") };
-        let transport = Transport::new(destination, Ending::default(), Clock::start(), Arc::default());
+        let transport = Transport::new(destination, OriginFields::default(), Clock::start(), Arc::default());
         transport.flush().unwrap();
         transport.emit("first").unwrap();
         transport.flush().unwrap();

@@ -4,8 +4,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMapping, PyString};
 
-use crate::config::InvalidArgument;
-use crate::variables;
+use crate::settings::InvalidArgument;
+use crate::settings::variables;
 
 /// What an error shows of a value, in characters.
 const SHOWN: usize = 200;

@@ -18,7 +18,7 @@ use super::log::loaded;
 use super::process::{Process, ThreadsAtFork};
 use super::running::{self, Running};
 use crate::collector::Collector;
-use crate::process_image::is_main_thread;
+use crate::fork_mark::is_main_thread;
 
 /// How long a fork waits at most for a flush under way, and for our threads to end where they must; both take a few
 /// microseconds unless the machine has no time for any thread. Whichever has not ended is left.
@@ -45,7 +45,7 @@ pub fn chain_uwsgi(py: Python<'_>) -> PyResult<()> {
     let theirs = uwsgi.getattr_opt("post_fork_hook")?.map(Bound::unbind);
     let chained = PyCFunction::new_closure(py, None, None, move |arguments, _keywords| {
         let py = arguments.py();
-        quietly(|| mend(py));
+        quietly(|| become_child(py));
         theirs.as_ref().map_or_else(|| Ok(py.None()), |theirs| theirs.call0(py))
     })?;
     uwsgi.setattr("post_fork_hook", chained)
@@ -70,7 +70,7 @@ fn before(py: Python<'_>) {
         if process.threads_at_fork != ThreadsAtFork::NotCounted {
             end_threads(py, collector);
         }
-        collector.withhold(PATIENCE);
+        collector.hold_pipeline(PATIENCE);
         // It may have been asked just before.
         if collector.is_in_interpreter() {
             py.detach(|| collector.await_reader(PATIENCE));
@@ -104,22 +104,22 @@ fn after_in_parent(py: Python<'_>) {
         // whatever we do.
         if process.threads_at_fork == ThreadsAtFork::CountedAfterHooks && is_main_thread() {
             FORKING_FRAME.store(current_frame(py), SeqCst);
-            if go_on_soon() {
+            if resume_soon() {
                 return;
             }
         }
-        running.go_on();
+        running.resume();
     });
 }
 
 /// Becomes a process of its own.
 #[pyfunction]
 fn after_in_child(py: Python<'_>) {
-    quietly(|| mend(py));
+    quietly(|| become_child(py));
 }
 
 /// Becomes a process of its own, if that has not happened yet.
-pub fn mend(py: Python<'_>) {
+pub fn become_child(py: Python<'_>) {
     if let Some(process) = Process::known()
         && process.renew()
     {
@@ -129,11 +129,11 @@ pub fn mend(py: Python<'_>) {
     }
 }
 
-/// Has the main thread go on, or mend what a fork has left, as soon as it runs Python code. Says whether it will.
+/// Has the main thread go on, or become_child what a fork has left, as soon as it runs Python code. Says whether it will.
 ///
 /// May be called with or without the interpreter, and from within a garbage collection.
 #[allow(unsafe_code, reason = "pending calls exist in the C API alone")]
-pub fn go_on_soon() -> bool {
+pub fn resume_soon() -> bool {
     // SAFETY: the call may be added from any thread in any state, and the function lives as long as the process.
     unsafe { pyo3::ffi::Py_AddPendingCall(Some(pending), std::ptr::null_mut()) == 0 }
 }
@@ -144,13 +144,13 @@ extern "C" fn pending(_: *mut c_void) -> c_int {
     quietly(|| {
         let _ = Python::try_attach(|py| {
             let forking = FORKING_FRAME.load(SeqCst);
-            if forking != 0 && forking != current_frame(py) && is_calling(py, forking) && go_on_soon() {
+            if forking != 0 && forking != current_frame(py) && is_calling(py, forking) && resume_soon() {
                 // Within a hook of somebody else: the fork has not returned.
                 return;
             }
             FORKING_FRAME.store(0, SeqCst);
             if let Some(running) = running::current(py) {
-                running.go_on();
+                running.resume();
             }
         });
     });

@@ -10,7 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
-use super::fork::go_on_soon;
+use super::fork::resume_soon;
 use super::process::Process;
 use crate::clock::Clock;
 use crate::sources::gc::GcCounters;
@@ -27,8 +27,8 @@ impl GcCallback {
     /// Note the start or the stop of a collection; what gc calls.
     fn observe(&self, phase: &Bound<'_, PyAny>, info: &Bound<'_, PyAny>) {
         // The first chance that a child gives us which was forked by C code: the rest must wait until it runs Python.
-        if Process::known().is_some_and(|process| process.image.is_of_a_parent()) {
-            go_on_soon();
+        if Process::known().is_some_and(|process| process.image.is_inherited()) {
+            resume_soon();
             return;
         }
         let now = self.clock.nanoseconds();

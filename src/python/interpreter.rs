@@ -11,19 +11,20 @@ use super::gc_callback::Installation;
 use super::process::Process;
 use super::{log, process, tracers};
 use crate::clock::Clock;
+use crate::collector::reader::Interpreter;
+use crate::identity::tracers::Tracers;
 use crate::message::Message;
-use crate::reader::Interpreter;
-use crate::snapshot::{self, Tracers};
+use crate::settings::variables::IDENTITY;
+use crate::snapshot;
 use crate::sources::gc::GcCounters;
-use crate::variables::IDENTITY;
 
 /// What facts are wanted for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub enum Purpose {
     /// To send them, and to go on sending: whoever else sends the same may be stopped.
-    ToSend,
+    Flush,
     /// To see them, or to send them for the last time.
-    Only,
+    Inspect,
 }
 
 /// The running interpreter.
@@ -78,7 +79,7 @@ impl CPython {
     /// # Errors
     ///
     /// What a signal handler of the program has raised meanwhile.
-    pub fn facts(&self, py: Python<'_>, look: Look) -> PyResult<snapshot::Interpreter> {
+    pub fn facts(&self, py: Python<'_>, purpose: Purpose) -> PyResult<snapshot::Interpreter> {
         if self.gc_callback.install(py).unwrap_or(false) {
             self.gc_counters.note_unseen();
         }
@@ -86,7 +87,7 @@ impl CPython {
         Ok(snapshot::Interpreter {
             gc_count: gc_count.ok().map(Into::into),
             environment: process::environment(self.os.bind(py), &IDENTITY)?,
-            tracers: self.tracers(py, look)?,
+            tracers: self.tracers(py, purpose)?,
             gunicorn: Process::known().map_or(Ok(None), |process| process.questions.ask(py))?,
         })
     }
@@ -96,8 +97,8 @@ impl CPython {
     /// # Errors
     ///
     /// What a signal handler of the program has raised meanwhile.
-    pub fn tracers(&self, py: Python<'_>, look: Look) -> PyResult<Option<Tracers>> {
-        tracers::read(self.modules.bind(py), look == Look::ToSend && self.force.load(SeqCst))
+    pub fn tracers(&self, py: Python<'_>, purpose: Purpose) -> PyResult<Option<Tracers>> {
+        tracers::read(self.modules.bind(py), purpose == Purpose::Flush && self.force.load(SeqCst))
     }
 }
 
@@ -106,7 +107,7 @@ impl Interpreter for CPython {
         Python::try_attach(|py| {
             entered();
             // Signal handlers run on the main thread alone.
-            self.facts(py, Look::ToSend).ok()
+            self.facts(py, Purpose::Flush).ok()
         })
         .flatten()
     }

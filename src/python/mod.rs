@@ -6,11 +6,11 @@ mod arguments;
 mod aws_lambda;
 mod fork;
 mod gc_callback;
-mod gunicorn;
 mod interpreter;
 mod log;
 mod process;
 mod running;
+mod server;
 mod status;
 mod tables;
 mod tracers;
@@ -26,9 +26,9 @@ mod _core {
     #[pymodule_export]
     use super::gc_callback::GcCallback;
     #[pymodule_export]
-    use super::gunicorn::{GunicornMaster, Request, Requests, lead_gunicorn};
-    #[pymodule_export]
     use super::running::{disable, enable, enable_automatically, enabled, flush, snapshot};
+    #[pymodule_export]
+    use super::server::{GunicornMaster, Request, Requests, lead_gunicorn};
     #[pymodule_export]
     use super::status::status;
     #[pymodule_export]

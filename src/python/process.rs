@@ -15,15 +15,15 @@ use uuid::Uuid;
 
 use super::aws_lambda::Invocations;
 use super::fork;
-use super::gunicorn::Questions;
 use super::log::{loaded, unless_exception};
 use super::running::{self, Running};
-use crate::config::Warning;
+use super::server::Questions;
+use crate::fork_mark::ForkMark;
 use crate::identity::{Entrypoint, Runtime};
 use crate::message::Message;
-use crate::process_image::ProcessImage;
+use crate::settings::Warning;
+use crate::settings::variables::{Environment, VARIABLES, Variable};
 use crate::sources::gunicorn::Gunicorn;
-use crate::variables::{Environment, VARIABLES, Variable};
 
 /// What multiprocessing's fork server is started with.
 const FORK_SERVER: &str = "from multiprocessing.forkserver import main";
@@ -37,7 +37,7 @@ pub struct Process {
     /// The interpreter it runs.
     pub runtime: Runtime,
     /// Its mark, which a child does not inherit.
-    pub image: ProcessImage,
+    pub image: ForkMark,
     /// Whether the interpreter minds our threads when a fork is made.
     pub threads_at_fork: ThreadsAtFork,
     /// What multiprocessing calls in its children, once it has been registered.
@@ -88,7 +88,7 @@ impl Process {
             let process = Self {
                 only_forks: AtomicBool::new(is_fork_server(py, &runtime)),
                 runtime,
-                image: ProcessImage::mark(),
+                image: ForkMark::mark(),
                 threads_at_fork: ThreadsAtFork::of(hexversion(py)?),
                 multiprocessing_hook: OnceCell::new(),
                 invocations: Invocations::default(),
@@ -121,7 +121,7 @@ impl Process {
 
     /// Makes this process one of its own, if it is a child still in its parent's image; says whether it was.
     pub fn renew(&self) -> bool {
-        let is_child = self.image.renew();
+        let is_child = self.image.rearm();
         if is_child {
             self.only_forks.store(false, SeqCst);
             self.gunicorn.leave();

@@ -13,20 +13,21 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::interpreter::{CPython, Look};
+use super::interpreter::{CPython, Purpose};
 use super::process::{self, Process};
 use super::{arguments, aws_lambda, fork, log};
-use crate::catalogue::{Member, Value};
+use crate::catalogue::metric::{Member, Value};
 use crate::clock::Clock;
 use crate::collector::{self, Collector, Counters};
-use crate::config::{Arguments, InvalidArgument, Settings, Surroundings, Warning};
-use crate::distribution::Distribution;
 use crate::emitter::address::DEFAULT_SOCKET;
-use crate::emitter::transport::Legacy;
-use crate::identity::{Claims, Entrypoint, Subject};
+use crate::emitter::distribution::Distribution;
+use crate::emitter::transport::Handover;
+use crate::identity::tracers::Tracers;
+use crate::identity::{Entrypoint, IdentityInputs};
 use crate::message::{Message, Severity};
-use crate::snapshot::Tracers;
-use crate::variables::{Environment, IDENTITY, LAMBDA_EXTENSION, LAMBDA_FUNCTION_NAME, VARIABLES};
+use crate::settings::ServiceArguments;
+use crate::settings::variables::{Environment, IDENTITY, LAMBDA_EXTENSION, LAMBDA_FUNCTION_NAME, VARIABLES};
+use crate::settings::{Arguments, InvalidArgument, Settings, Surroundings, Warning};
 
 /// `disable()` ends within this.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -109,7 +110,7 @@ pub fn enable(
         flush_interval: arguments::number("flush_interval", flush_interval)?,
         level: arguments::text("level", level)?,
         wire_type: arguments::text("wire_type", wire_type)?,
-        claims: Claims {
+        claims: ServiceArguments {
             service: arguments::text("service", service)?,
             env: arguments::text("env", env)?,
             version: arguments::text("version", version)?,
@@ -145,8 +146,8 @@ pub fn disable(py: Python<'_>) -> PyResult<()> {
 pub fn flush(py: Python<'_>) -> PyResult<bool> {
     shielded(Ok(false), || {
         let Some(running) = current(py) else { return Ok(false) };
-        running.revive();
-        let facts = running.interpreter.facts(py, Look::ToSend)?;
+        running.ensure_running();
+        let facts = running.interpreter.facts(py, Purpose::Flush)?;
         let at = aws_lambda::wall().as_secs();
         let flushed = py.detach(|| running.collector.flush(at, Some(facts)));
         aws_lambda::write(py, &flushed.log)?;
@@ -164,7 +165,7 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let samples = shielded(Ok(Vec::new()), || {
         let Some(running) = current(py) else { return Ok(Vec::new()) };
-        let facts = running.interpreter.facts(py, Look::Only)?;
+        let facts = running.interpreter.facts(py, Purpose::Inspect)?;
         Ok::<_, PyErr>(py.detach(|| running.collector.look(Some(facts))))
     })?;
     let values = PyDict::new(py);
@@ -218,8 +219,8 @@ pub fn distribute(
 
 /// What runs in this process: a child that has not been recognised as one is first.
 pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
-    if Process::known().is_some_and(|process| process.image.is_of_a_parent()) {
-        fork::mend(py);
+    if Process::known().is_some_and(|process| process.image.is_inherited()) {
+        fork::become_child(py);
     }
     RUNNING.load_full()
 }
@@ -253,7 +254,7 @@ pub fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResul
         return Ok(());
     }
     if let Some(running) = running {
-        running.revive();
+        running.ensure_running();
         messages.extend(running.apply(py, process, arguments, plan)?);
     } else {
         let running = match Running::new(py, process, plan, explicitly) {
@@ -295,7 +296,7 @@ pub fn settings(
 fn stop(py: Python<'_>, budget: Duration, ends: bool) -> PyResult<Option<Arc<Collector>>> {
     current(py);
     let Some(running) = RUNNING.swap(None) else { return Ok(None) };
-    let (facts, interrupted) = match running.interpreter.facts(py, Look::Only) {
+    let (facts, interrupted) = match running.interpreter.facts(py, Purpose::Inspect) {
         Ok(facts) => (Some(facts), Ok(())),
         Err(error) => (None, Err(error)),
     };
@@ -317,8 +318,8 @@ impl Plan {
     }
 
     /// Who sends, by what tracers say at this moment.
-    fn subject(&self, process: &Process, tracers: Tracers) -> Subject {
-        Subject {
+    fn subject(&self, process: &Process, tracers: Tracers) -> IdentityInputs {
+        IdentityInputs {
             claims: self.arguments.claims.clone(),
             runtime: process.runtime.clone(),
             runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
@@ -335,7 +336,7 @@ impl Running {
     fn new(py: Python<'_>, process: &Process, plan: Plan, explicitly: bool) -> PyResult<Self> {
         let clock = Clock::start();
         let interpreter = Arc::new(CPython::new(py, clock, plan.settings.force)?);
-        let tracers = interpreter.tracers(py, Look::Only)?.unwrap_or_default();
+        let tracers = interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         // By the first flush the program has set up its log.
         let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
         let collector = collector_of(&plan, subject, clock, &interpreter, None);
@@ -349,7 +350,7 @@ impl Running {
     pub fn inherit(py: Python<'_>, process: &Process) {
         let Some(parents) = RUNNING.load_full() else { return };
         let pipeline = parents.collector.salvage();
-        let legacy = pipeline.as_ref().map(|pipeline| pipeline.legacy());
+        let handover = pipeline.as_ref().map(|pipeline| pipeline.handover());
         let mut subject = parents.plan.subject(process, Tracers::default());
         if let Some(pipeline) = pipeline {
             subject.tracers = pipeline.subject().tracers.without_ids();
@@ -365,7 +366,7 @@ impl Running {
                 subject,
                 parents.clock,
                 &parents.interpreter,
-                legacy.as_ref(),
+                handover.as_ref(),
             ),
             interpreter: Arc::clone(&parents.interpreter),
             clock: parents.clock,
@@ -376,7 +377,7 @@ impl Running {
         process.keep(parents);
         RUNNING.store(Some(Arc::new(heir)));
         if let Some(heir) = current(py) {
-            heir.go_on();
+            heir.resume();
         }
     }
 
@@ -390,7 +391,7 @@ impl Running {
         // The extension may be another than where the image was made.
         let (plan, warnings) = Plan::new(py, &stored.plan.arguments)?;
         let mut messages = process.messages(warnings);
-        let tracers = stored.interpreter.tracers(py, Look::Only)?.unwrap_or_default();
+        let tracers = stored.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let subject = plan.subject(process, tracers);
         let restored = Arc::new(Self {
             collector: collector_of(&plan, subject, stored.clock, &stored.interpreter, None),
@@ -433,16 +434,16 @@ impl Running {
     }
 
     /// Lets the collector tick, now or again.
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         if Self::may_run() {
-            self.collector.go_on();
+            self.collector.resume();
         }
     }
 
     /// Lets it tick again if it does not, unless a fork is under way.
-    fn revive(&self) {
+    fn ensure_running(&self) {
         if Self::may_run() {
-            self.collector.revive();
+            self.collector.ensure_running();
         }
     }
 
@@ -480,7 +481,7 @@ impl Running {
             let text = format!("RuntimeMetrics is enabled already; enable() ignored its arguments {names}");
             return Ok(Some(Message::warning(text)));
         }
-        let tracers = self.interpreter.tracers(py, Look::Only)?.unwrap_or_default();
+        let tracers = self.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
         let warning = subject.identity().warning();
         self.interpreter.set_force(plan.settings.force);
@@ -501,14 +502,14 @@ impl Running {
 
 fn collector_of(
     plan: &Plan,
-    subject: Subject,
+    subject: IdentityInputs,
     clock: Clock,
     interpreter: &Arc<CPython>,
-    legacy: Option<&Legacy>,
+    handover: Option<&Handover>,
 ) -> Arc<Collector> {
     let gunicorn = Process::known().map(|process| Arc::clone(&process.gunicorn)).unwrap_or_default();
     let counters = Counters { gc: interpreter.gc_counters(), gunicorn };
-    Collector::new(clock, counters, &plan.settings, subject, Arc::clone(interpreter) as _, legacy)
+    Collector::new(clock, counters, &plan.settings, subject, Arc::clone(interpreter) as _, handover)
 }
 
 /// Whatever keeps us from starting is no reason to disturb the program.

@@ -10,9 +10,9 @@ use pyo3::types::PyDict;
 
 use super::process;
 use super::running::{current, settings, shielded};
-use crate::config::Arguments;
 use crate::emitter::telemetry::Totals;
-use crate::variables::VARIABLES;
+use crate::settings::Arguments;
+use crate::settings::variables::VARIABLES;
 
 /// Tell how it stands with sending.
 ///

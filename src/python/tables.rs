@@ -5,7 +5,7 @@ use pyo3::types::PyDict;
 
 use crate::catalogue::CATALOGUE;
 use crate::emitter::telemetry::COUNTERS;
-use crate::variables::VARIABLES;
+use crate::settings::variables::VARIABLES;
 
 /// A row of the catalogue.
 #[pyclass(frozen, get_all, module = "runtime_metrics._core")]
@@ -50,7 +50,7 @@ pub struct Variable {
 /// List every metric there is, in the order in which they are sent.
 #[pyfunction]
 pub fn catalogue() -> Vec<Metric> {
-    let row = |metric: &crate::catalogue::Metric| Metric {
+    let row = |metric: &crate::catalogue::metric::Metric| Metric {
         wire: metric.wire.to_string(),
         suffix: metric.reading.family().and_then(|family| family.suffix),
         tags: metric.reading.family().map(|family| family.tags.to_vec()).unwrap_or_default(),
@@ -79,7 +79,7 @@ pub fn client_telemetry(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// List every environment variable that is read.
 #[pyfunction]
 pub fn variables() -> Vec<Variable> {
-    let row = |variable: &&'static crate::variables::Variable| Variable {
+    let row = |variable: &&'static crate::settings::variables::Variable| Variable {
         name: variable.name,
         default: variable.default,
         accepts: variable.accepts,

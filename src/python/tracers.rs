@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::log::unless_exception;
-use crate::catalogue::Level;
-use crate::selection::Selection;
-use crate::snapshot::{Names, Tracers, Worker};
+use crate::catalogue::metric::Level;
+use crate::catalogue::selection::Selection;
+use crate::identity::tracers::{Names, RuntimeWorker, Tracers};
 
 /// What ddtrace's worker sends: its release does not change while a process lives.
 static DDTRACES_NAMES: OnceBox<Selection> = OnceBox::new();
@@ -76,29 +76,29 @@ fn opentelemetry(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
 }
 
 /// ddtrace's own runtime metrics.
-fn worker(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<Worker> {
+fn worker(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<RuntimeWorker> {
     let py = modules.py();
     let module = modules.get_item(intern!(py, "ddtrace.internal.runtime.runtime_metrics"))?;
     let worker = module.map(|module| module.getattr_opt(intern!(py, "RuntimeWorker"))).transpose()?.flatten();
-    let Some(worker) = worker else { return Ok(Worker::Off) };
+    let Some(worker) = worker else { return Ok(RuntimeWorker::Off) };
     let sent = || {
         *DDTRACES_NAMES
             .get_or_init(|| Box::new(names_of(modules).unwrap_or_else(|_| Selection::at(Level::Default))))
     };
     if !worker.getattr(intern!(py, "enabled"))?.is_truthy()? {
         return Ok(match STOPS.load(SeqCst) {
-            0 => Worker::Off,
-            stops => Worker::Stopped(sent(), stops),
+            0 => RuntimeWorker::Off,
+            stops => RuntimeWorker::Stopped(sent(), stops),
         });
     }
     if force {
         // Of ddtrace nothing but this is called to change it. It is loaded, so this costs one small module.
         let disable = || py.import("ddtrace.runtime")?.getattr("RuntimeMetrics")?.call_method0("disable");
         if unless_exception(py, disable())?.is_some() {
-            return Ok(Worker::Stopped(sent(), STOPS.fetch_add(1, SeqCst) + 1));
+            return Ok(RuntimeWorker::Stopped(sent(), STOPS.fetch_add(1, SeqCst) + 1));
         }
     }
-    Ok(Worker::Sends(sent()))
+    Ok(RuntimeWorker::Sends(sent()))
 }
 
 /// The names that this release of ddtrace sends; releases before 4 send fewer.

@@ -4,16 +4,15 @@ use std::path::Path;
 
 use crate::snapshot::{Process, Usage};
 
-pub mod board;
+#[cfg(target_os = "linux")]
+pub mod container;
 pub mod gc;
 pub mod gunicorn;
 #[cfg(target_os = "linux")]
 pub mod linux;
 pub mod portable;
-pub mod requests;
 #[cfg(unix)]
 pub mod rusage;
-pub mod workers;
 
 /// The operating system's facts about this process, from the best origins it offers.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The edge to AWS Lambda: what has metrics started in a function, and the invocations that its process serves.
 
-mod image;
 mod metric;
+mod snapstart;
 mod wrapper;
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -14,10 +14,10 @@ use pyo3::prelude::*;
 use super::log::{self, unless_exception};
 use super::process::{self, Process};
 use super::running::{self, Running, shielded};
-use crate::config::{Route, Warning};
-use crate::distribution::Refusal;
-use crate::invocation::Guard;
-use crate::variables::{LAMBDA_EXTENSION, LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE};
+use crate::emitter::distribution::Refusal;
+use crate::identity::function::Guard;
+use crate::settings::variables::{LAMBDA_EXTENSION, LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE};
+use crate::settings::{Sink, Warning};
 
 pub use metric::lambda_metric;
 use wrapper::Context;
@@ -108,7 +108,7 @@ pub fn without_silence(warnings: Vec<Warning>) -> Vec<Warning> {
 
 /// Says that nothing is sent, if that is so and has not been said.
 fn tell_of_silence(py: Python<'_>, process: &Process, running: &Running) -> PyResult<()> {
-    if running.settings().route != Route::Nowhere || process.invocations.told_of_silence.swap(true, SeqCst) {
+    if running.settings().route != Sink::Nowhere || process.invocations.told_of_silence.swap(true, SeqCst) {
         return Ok(());
     }
     let warnings = running.warnings().into_iter().filter(tells_of_silence).collect();
@@ -126,6 +126,6 @@ pub fn prepare(py: Python<'_>, process: &Process, is_stored: bool) {
     of.is_prepared.store(true, SeqCst);
     of.guard.set_up(wall());
     if is_stored {
-        image::hook(py, of);
+        snapstart::hook(py, of);
     }
 }

@@ -10,11 +10,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 use pyo3::{IntoPyObjectExt, intern};
 
-use super::image::renew;
+use super::snapstart::renew;
 use super::{enable_in_lambda, tell_of_silence, wall, write};
 use crate::emitter::address::{Address, UnixKind};
-use crate::invocation::Invoked;
-use crate::python::interpreter::Look;
+use crate::identity::function::Invoked;
+use crate::python::interpreter::Purpose;
 use crate::python::log;
 use crate::python::process::Process;
 use crate::python::running::{Running, current, shielded};
@@ -232,7 +232,7 @@ impl Invocation {
         self.process.invocations.guard.end();
         let at = wall().as_secs();
         let collector = self.running.collector();
-        let facts = || self.running.interpreter().facts(py, Look::ToSend);
+        let facts = || self.running.interpreter().facts(py, Purpose::Flush);
         let lines = if may_be_waited_for(&self.running.settings().destination.address) {
             let facts = facts()?;
             py.detach(|| collector.end_invocation(at, || Some(facts)))

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst};
 
 /// Memory that a process shares with the children it forks. It is never given back: a child may write to it at any time.
-pub struct Board {
+pub struct Scoreboard {
     places: &'static [Cell],
     /// How many places have ever been taken; the others need not be looked at.
     used: &'static AtomicU32,
@@ -20,16 +20,16 @@ struct Cell {
 
 /// Where one process notes its number.
 #[derive(Clone)]
-pub struct Place(&'static Cell);
+pub struct Slot(&'static Cell);
 
-impl Place {
+impl Slot {
     /// Notes it, or the largest that there is room for.
     pub fn note(&self, number: u64) {
         self.0.number.store(u32::try_from(number).unwrap_or(u32::MAX), Relaxed);
     }
 }
 
-impl Board {
+impl Scoreboard {
     /// So many places, all of them free; `None` where memory cannot be shared so.
     #[must_use]
     pub fn new(places: usize) -> Option<Self> {
@@ -38,21 +38,21 @@ impl Board {
         Some(Self { places, used: &first.number })
     }
 
-    /// A place for this process, where it has noted 0; `None` if there is none left.
+    /// A slot for this process, where it has noted 0; `None` if there is none left.
     #[must_use]
-    pub fn take(&self, pid: u32) -> Option<Place> {
+    pub fn take(&self, pid: u32) -> Option<Slot> {
         // A pid that comes back is another process by now.
         self.release(pid);
         let is_free = |cell: &Cell| cell.pid.compare_exchange(0, pid, SeqCst, SeqCst).is_ok();
         let (index, cell) = self.places.iter().enumerate().find(|(_, cell)| is_free(cell))?;
         self.used.fetch_max(u32::try_from(index + 1).unwrap_or(u32::MAX), SeqCst);
-        Some(Place(cell))
+        Some(Slot(cell))
     }
 
-    /// Frees the place of a process that has ended.
+    /// Frees the slot of a process that has ended.
     pub fn release(&self, pid: u32) {
         for cell in self.used().iter().filter(|cell| cell.pid.load(SeqCst) == pid) {
-            // First, so that whoever takes the place is never seen with what another has noted.
+            // First, so that whoever takes the slot is never seen with what another has noted.
             cell.number.store(0, SeqCst);
             cell.pid.store(0, SeqCst);
         }
@@ -65,7 +65,7 @@ impl Board {
         taken.filter(|(pid, _)| *pid != 0).collect()
     }
 
-    /// Whether no place is free.
+    /// Whether no slot is free.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.used().len() == self.places.len() && self.places.iter().all(|cell| cell.pid.load(SeqCst) != 0)
@@ -77,15 +77,15 @@ impl Board {
     }
 }
 
-impl fmt::Debug for Board {
+impl fmt::Debug for Scoreboard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Board").field("taken", &self.read()).finish_non_exhaustive()
+        f.debug_struct("Scoreboard").field("taken", &self.read()).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.0.number.load(Relaxed)).finish()
+        f.debug_tuple("Slot").field(&self.0.number.load(Relaxed)).finish()
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_its_process_has_ended() {
-        let board = Board::new(1).unwrap();
+        let board = Scoreboard::new(1).unwrap();
         board.take(10).unwrap().note(3);
         assert_eq!((board.read(), board.is_full()), (vec![(10, 3)], true));
         assert!(board.take(11).is_none());
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_pid_that_comes_back_begins_at_nothing() {
-        let board = Board::new(2).unwrap();
+        let board = Scoreboard::new(2).unwrap();
         board.take(10).unwrap().note(1);
         assert!(board.take(10).is_some());
         assert_eq!(board.read(), [(10, 0)]);
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_as_large_as_can_be() {
-        let board = Board::new(1).unwrap();
+        let board = Scoreboard::new(1).unwrap();
         board.take(10).unwrap().note(u64::MAX);
         assert_eq!(board.read(), [(10, u32::MAX)]);
     }

@@ -17,8 +17,8 @@ use super::process::Process;
 use super::running::{self, shielded};
 use crate::clock::Clock;
 use crate::snapshot::{Record, Server};
-use crate::sources::requests::{self, Outcome, RequestCounters, waited};
-use crate::sources::workers::Master;
+use crate::sources::gunicorn::master::Master;
+use crate::sources::gunicorn::requests::{self, Outcome, RequestCounters, waited};
 
 /// What asks Gunicorn's own objects.
 #[derive(Default)]
@@ -116,7 +116,7 @@ impl GunicornMaster {
     ) -> PyResult<Requests> {
         guarded(|| {
             // A fork in C has not told yet.
-            fork::mend(py);
+            fork::become_child(py);
             let (clock, pid) = (Clock::start(), std::process::id());
             let place = self.master.place(pid);
             let counters = Arc::new(RequestCounters::new(place, counts, capacity, pid.into()));

@@ -6,17 +6,21 @@ use std::path::Path;
 use percent_encoding::percent_decode_str;
 
 use crate::emitter;
-use crate::invocation::Function;
 use crate::message::Message;
-use crate::program::Program;
-use crate::snapshot::{Names, Tracers};
-use crate::variables::{self, Environment};
+use crate::settings::ServiceArguments;
+use crate::settings::variables::{self, Environment};
+use crate::tag::clean;
+
+pub mod command_line;
+pub mod function;
+pub mod tracers;
+
+use self::command_line::Program;
+use self::function::Function;
+use self::tracers::{Names, Tracers};
 
 /// The service of a program that nothing names.
 const UNNAMED: &str = "unnamed-python-service";
-
-/// No tag is longer, in characters: the back end cuts there.
-const LONGEST_TAG: usize = 200;
 
 /// The vendor's receiver in AWS Lambda refuses lines with more.
 const MOST_TAGS_IN_LAMBDA: usize = 100;
@@ -27,19 +31,6 @@ const BESIDE_THE_BLOCK: usize = 900;
 
 /// No value of a process tag is longer, in characters.
 const LONGEST_PROCESS_VALUE: usize = 100;
-
-/// What `enable()` was told about the service.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Claims {
-    /// The tag `service`.
-    pub service: Option<String>,
-    /// The tag `env`.
-    pub env: Option<String>,
-    /// The tag `version`.
-    pub version: Option<String>,
-    /// Further tags, each `key:value` or bare.
-    pub tags: Option<Vec<String>>,
-}
 
 /// The interpreter this process runs.
 #[derive(Clone, Debug, Default)]
@@ -78,9 +69,9 @@ pub struct Extras<'a> {
 
 /// All that an identity is made of.
 #[derive(Clone, Debug, Default)]
-pub struct Subject {
+pub struct IdentityInputs {
     /// What `enable()` was told.
-    pub claims: Claims,
+    pub claims: ServiceArguments,
     /// The interpreter.
     pub runtime: Runtime,
     /// Our own id of this run of the process, if lines are to carry one.
@@ -97,7 +88,7 @@ pub struct Subject {
     pub function: Option<Function>,
 }
 
-impl Subject {
+impl IdentityInputs {
     /// The identity as it is now.
     #[must_use]
     pub fn identity(&self) -> Identity {
@@ -148,7 +139,7 @@ pub struct Identity {
     /// All tags, cleaned and joined by commas.
     pub tags: String,
     /// How many user tags were left out, for what a line takes.
-    pub left_out: usize,
+    pub dropped_tags: usize,
     limit: Limit,
 }
 
@@ -164,7 +155,12 @@ enum Limit {
 impl Identity {
     /// Decides each key on its own, by the strongest source that knows it.
     #[must_use]
-    pub fn new(claims: &Claims, environment: &Environment, runtime: &Runtime, extras: Extras<'_>) -> Self {
+    pub fn new(
+        claims: &ServiceArguments,
+        environment: &Environment,
+        runtime: &Runtime,
+        extras: Extras<'_>,
+    ) -> Self {
         let program = Program::of(&runtime.command);
         let named = Named::by(claims, environment, program, extras.tracers);
         let mut trailing = tags(&[
@@ -191,8 +187,8 @@ impl Identity {
             Limit::Length => "all tags together are too long".to_owned(),
             Limit::Number => format!("in AWS Lambda a line has at most {MOST_TAGS_IN_LAMBDA} tags"),
         };
-        let text = || format!("the last {} user tags are not sent: {reason}", self.left_out);
-        (self.left_out > 0).then(|| Message::warning(text()))
+        let text = || format!("the last {} user tags are not sent: {reason}", self.dropped_tags);
+        (self.dropped_tags > 0).then(|| Message::warning(text()))
     }
 }
 
@@ -210,7 +206,7 @@ struct Named {
 
 impl Named {
     fn by(
-        claims: &Claims,
+        claims: &ServiceArguments,
         environment: &Environment,
         program: Option<Program<'_>>,
         tracers: Option<&Tracers>,
@@ -352,7 +348,7 @@ fn join(leading: &[String], user: &[String], trailing: &[String], room: Room) ->
     });
     kept.extend(fitting.map(String::as_str));
     let fitted = kept.len() - leading.len();
-    let left_out = user.len() - fitted;
+    let dropped_tags = user.len() - fitted;
     let limit = if fitted == most { Limit::Number } else { Limit::Length };
     kept.extend(trailing.iter().map(String::as_str));
 
@@ -362,7 +358,7 @@ fn join(leading: &[String], user: &[String], trailing: &[String], room: Room) ->
             unique.push(tag);
         }
     }
-    Identity { tags: unique.join(","), left_out, limit }
+    Identity { tags: unique.join(","), dropped_tags, limit }
 }
 
 /// Tags by key: a later one takes the place of an earlier one with the same key.
@@ -411,14 +407,6 @@ impl UserTags {
         };
         self.0.iter().map(text).filter(|tag| !tag.is_empty()).collect()
     }
-}
-
-/// Makes any text a tag: nothing in it can end the tag, the line or the packet.
-#[must_use]
-pub fn clean(tag: &str) -> String {
-    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | ':' | '.' | '/');
-    let cleaned: String = tag.chars().take(LONGEST_TAG).map(|c| if allowed(c) { c } else { '_' }).collect();
-    cleaned.trim_end_matches(':').to_owned()
 }
 
 /// The first value that leaves something of a tag.
@@ -522,14 +510,18 @@ mod tests {
         }
     }
 
-    fn tags<const N: usize>(claims: &Claims, environment: [(&str, &str); N]) -> String {
+    fn tags<const N: usize>(claims: &ServiceArguments, environment: [(&str, &str); N]) -> String {
         let runtime = runtime(&["python", "app.py"]);
         Identity::new(claims, &Environment::from(environment), &runtime, Extras::default()).tags
     }
 
     fn service_of(command: &[&str]) -> String {
-        let identity =
-            Identity::new(&Claims::default(), &Environment::default(), &runtime(command), Extras::default());
+        let identity = Identity::new(
+            &ServiceArguments::default(),
+            &Environment::default(),
+            &runtime(command),
+            Extras::default(),
+        );
         let service = identity.tags.split(',').next().unwrap().to_owned();
         service.strip_prefix("service:").unwrap().to_owned()
     }
@@ -547,7 +539,7 @@ mod tests {
         ]);
         let entrypoint = entrypoint();
         let extras = Extras { runtime_id: Some("9f0c"), entrypoint: Some(&entrypoint), ..Extras::default() };
-        let identity = Identity::new(&Claims::default(), &environment, &runtime(&[]), extras);
+        let identity = Identity::new(&ServiceArguments::default(), &environment, &runtime(&[]), extras);
         assert_eq!(
             identity.tags,
             format!(
@@ -563,7 +555,7 @@ mod tests {
 
     #[test]
     fn an_entity_id_is_cleaned_and_never_empty() {
-        let with = |id| tags(&Claims::default(), [("DD_ENTITY_ID", id)]);
+        let with = |id| tags(&ServiceArguments::default(), [("DD_ENTITY_ID", id)]);
         assert_eq!(with("a|b,c\nd"), format!("dd.internal.entity_id:a_b_c_d,service:app,{TAIL}"));
         assert_eq!(with(""), format!("service:app,{TAIL}"));
         assert_eq!(with("::"), format!("service:app,{TAIL}"));
@@ -576,7 +568,8 @@ mod tests {
                 environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
             });
             let extras = Extras { entrypoint: Some(entrypoint), ..Extras::default() };
-            let block = Identity::new(&Claims::default(), &environment, &runtime(command), extras).tags;
+            let block =
+                Identity::new(&ServiceArguments::default(), &environment, &runtime(command), extras).tags;
             block.split_once(&format!("{TAIL},")).unwrap().1.to_owned()
         };
         let script =
@@ -629,14 +622,19 @@ mod tests {
             ("OTEL_RESOURCE_ATTRIBUTES", "service.name=attr,deployment.environment=old,service.version=9"),
             ("DD_TAGS", "service:tag,env:tag,version:tag,a:b"),
         ];
-        let claims =
-            Claims { tags: Some(vec!["env:arg".into(), "service:weaker".into()]), ..Claims::default() };
+        let claims = ServiceArguments {
+            tags: Some(vec!["env:arg".into(), "service:weaker".into()]),
+            ..ServiceArguments::default()
+        };
         assert_eq!(tags(&claims, all), format!("service:weaker,env:arg,version:9,a:b,{TAIL}"));
-        let claims = Claims { service: Some("arg".into()), ..Claims::default() };
+        let claims = ServiceArguments { service: Some("arg".into()), ..ServiceArguments::default() };
         assert_eq!(tags(&claims, all), format!("service:arg,env:old,version:9,a:b,{TAIL}"));
-        assert_eq!(tags(&Claims::default(), all), format!("service:dd,env:old,version:9,a:b,{TAIL}"));
+        assert_eq!(
+            tags(&ServiceArguments::default(), all),
+            format!("service:dd,env:old,version:9,a:b,{TAIL}")
+        );
         let [_, otel, attributes, dd_tags] = all;
-        let none = Claims::default();
+        let none = ServiceArguments::default();
         assert_eq!(tags(&none, [otel, attributes]), format!("service:otel,env:old,version:9,{TAIL}"));
         assert_eq!(tags(&none, [attributes]), format!("service:attr,env:old,version:9,{TAIL}"));
         assert_eq!(tags(&none, [dd_tags]), format!("service:tag,env:tag,version:tag,a:b,{TAIL}"));
@@ -647,7 +645,7 @@ mod tests {
     #[test]
     fn an_opentelemetry_attribute_is_decoded_and_the_newer_environment_name_wins() {
         let attributes = "deployment.environment=old,deployment.environment.name=a%2Fb";
-        let block = tags(&Claims::default(), [("OTEL_RESOURCE_ATTRIBUTES", attributes)]);
+        let block = tags(&ServiceArguments::default(), [("OTEL_RESOURCE_ATTRIBUTES", attributes)]);
         assert_eq!(block, format!("service:app,env:a/b,{TAIL}"));
     }
 
@@ -665,7 +663,10 @@ mod tests {
             ("git.commit.sha:f00,git.repository_url:x,a:1", "", None, "a:1"),
             ("", "a:1 b:2", None, "a:1_b:2"),
         ] {
-            let claims = Claims { tags: argument.map(|tag| vec![tag.to_owned()]), ..Claims::default() };
+            let claims = ServiceArguments {
+                tags: argument.map(|tag| vec![tag.to_owned()]),
+                ..ServiceArguments::default()
+            };
             let block = tags(&claims, [("DD_TAGS", dd_tags), ("DATADOG_TAGS", datadog_tags)]);
             // Order between sources is not promised, so tags are compared sorted.
             let sorted = |text: &str| {
@@ -680,13 +681,15 @@ mod tests {
     #[test]
     fn no_text_can_end_a_tag_or_a_line() {
         let service = "a\nb|c,d#e\u{1F600}f é";
-        let block = tags(&Claims { service: Some(service.into()), ..Claims::default() }, []);
+        let block =
+            tags(&ServiceArguments { service: Some(service.into()), ..ServiceArguments::default() }, []);
         assert_eq!(block, format!("service:a_b_c_d_e_f_é,{TAIL}"));
         assert_eq!(
-            tags(&Claims { service: Some(":".into()), ..Claims::default() }, []),
+            tags(&ServiceArguments { service: Some(":".into()), ..ServiceArguments::default() }, []),
             format!("service:app,{TAIL}")
         );
-        let long = tags(&Claims { service: Some("é".repeat(10_000)), ..Claims::default() }, []);
+        let long =
+            tags(&ServiceArguments { service: Some("é".repeat(10_000)), ..ServiceArguments::default() }, []);
         assert_eq!(long, format!("service:{},{TAIL}", "é".repeat(192)));
     }
 
@@ -695,7 +698,11 @@ mod tests {
     }
 
     /// The tags of a function in an environment, up to those of the interpreter.
-    fn named<const N: usize>(function: &Function, claims: &Claims, environment: [(&str, &str); N]) -> String {
+    fn named<const N: usize>(
+        function: &Function,
+        claims: &ServiceArguments,
+        environment: [(&str, &str); N],
+    ) -> String {
         let extras = Extras { function: Some(function), ..Extras::default() };
         let block = Identity::new(claims, &Environment::from(environment), &runtime(&[]), extras).tags;
         block.split("lang:python").next().unwrap().trim_end_matches(',').to_owned()
@@ -705,16 +712,24 @@ mod tests {
     fn what_an_extension_would_name_otherwise_is_not_sent_to_it() {
         const NAME: (&str, &str) = ("AWS_LAMBDA_FUNCTION_NAME", "Coffee");
         let (with, without) = (function(true), function(false));
-        let claims = |service: &str| Claims { service: Some(service.into()), ..Claims::default() };
-        assert_eq!(named(&with, &Claims::default(), [NAME]), "service:Coffee");
+        let claims =
+            |service: &str| ServiceArguments { service: Some(service.into()), ..ServiceArguments::default() };
+        assert_eq!(named(&with, &ServiceArguments::default(), [NAME]), "service:Coffee");
         assert_eq!(named(&with, &claims("COFFEE"), [NAME]), "service:COFFEE");
         assert_eq!(named(&with, &claims("tea"), [NAME]), "");
         assert_eq!(named(&without, &claims("tea"), [NAME]), "service:tea");
         assert_eq!(named(&with, &claims("tea"), [NAME, ("DD_SERVICE", "Tea")]), "service:tea");
         // It knows nothing of these.
         let otel = ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=prod,service.version=2");
-        assert_eq!(named(&with, &Claims::default(), [NAME, otel]), "service:Coffee,env:prod,version:2");
-        let claims = Claims { env: Some("dev".into()), version: Some("1".into()), ..Claims::default() };
+        assert_eq!(
+            named(&with, &ServiceArguments::default(), [NAME, otel]),
+            "service:Coffee,env:prod,version:2"
+        );
+        let claims = ServiceArguments {
+            env: Some("dev".into()),
+            version: Some("1".into()),
+            ..ServiceArguments::default()
+        };
         let variables = [NAME, ("DD_ENV", "prod"), ("DD_VERSION", "1")];
         assert_eq!(named(&with, &claims, variables), "service:Coffee,version:1");
     }
@@ -726,8 +741,12 @@ mod tests {
         let function = function(false);
         let with = |function| {
             let extras = Extras { function, runtime_id: Some("9f0c"), ..Extras::default() };
-            let identity =
-                Identity::new(&Claims::default(), &environment, &runtime(&["python", "app.py"]), extras);
+            let identity = Identity::new(
+                &ServiceArguments::default(),
+                &environment,
+                &runtime(&["python", "app.py"]),
+                extras,
+            );
             let warning = identity.warning().map(|warning| warning.text);
             (identity.tags.split(',').count(), warning.unwrap_or_default())
         };
@@ -745,11 +764,11 @@ mod tests {
             ("DD_TAGS", "team:core"),
         ]);
         let beside = |function| {
-            let subject = Subject {
+            let subject = IdentityInputs {
                 environment: environment.clone(),
                 runtime_id: Some("9f0c".to_owned()),
                 function,
-                ..Subject::default()
+                ..IdentityInputs::default()
             };
             subject.tags_beside(&own)
         };
@@ -765,10 +784,10 @@ mod tests {
     #[test]
     fn a_metric_of_the_program_s_own_keeps_its_tags_before_those_of_the_environment() {
         let dd_tags: Vec<String> = (0..150).map(|number| format!("{number}:x")).collect();
-        let subject = Subject {
+        let subject = IdentityInputs {
             environment: Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]),
             function: Some(function(false)),
-            ..Subject::default()
+            ..IdentityInputs::default()
         };
         let tags = subject.tags_beside(&["product:latte".to_owned(), "order:online".to_owned()]);
         assert!(tags.contains("product:latte,order:online,0:x,"), "{tags}");
@@ -782,10 +801,10 @@ mod tests {
         let room = 8192 - BESIDE_THE_BLOCK - 600;
         let extras = Extras { reserved: 600, ..Extras::default() };
         let command = runtime(&["python", "app.py"]);
-        let identity = Identity::new(&Claims::default(), &environment, &command, extras);
+        let identity = Identity::new(&ServiceArguments::default(), &environment, &command, extras);
         assert!(identity.tags.len() <= room);
         assert!(identity.tags.len() > room - 160);
-        let kept = 100 - identity.left_out;
+        let kept = 100 - identity.dropped_tags;
         assert!(identity.tags.contains(&format!(",{}:", kept - 1)));
         assert!(!identity.tags.contains(&format!(",{kept}:")));
         assert!(identity.tags.ends_with(TAIL));
@@ -824,13 +843,13 @@ mod tests {
             env: None,
             version: Some(format!("{name}-version")),
         };
-        let mut subject = Subject {
-            claims: Claims { version: Some("claimed".into()), ..Claims::default() },
+        let mut subject = IdentityInputs {
+            claims: ServiceArguments { version: Some("claimed".into()), ..ServiceArguments::default() },
             runtime_id: Some("own-id".into()),
             environment: Environment::from([("DD_SERVICE", "set"), ("DD_ENV", "set")]),
-            ..Subject::default()
+            ..IdentityInputs::default()
         };
-        let told = |subject: &Subject| {
+        let told = |subject: &IdentityInputs| {
             let tags = subject.identity().tags;
             let kept = tags.split(',').filter(|tag| !tag.starts_with("lang"));
             kept.collect::<Vec<_>>().join(" ")
@@ -863,7 +882,7 @@ mod tests {
             service: String, dd_tags: String, tag: String, entity: String, directory: String, file: String,
             datadog_tags in "[ab:,|#é \n\t]{0,60}"
         ) {
-            let claims = Claims { service: Some(service), tags: Some(vec![tag]), ..Claims::default() };
+            let claims = ServiceArguments { service: Some(service), tags: Some(vec![tag]), ..ServiceArguments::default() };
             let environment = Environment::from([
                 ("DD_TAGS", dd_tags.as_str()), ("DATADOG_TAGS", &datadog_tags), ("DD_ENTITY_ID", &entity)
             ]);
@@ -874,7 +893,7 @@ mod tests {
             prop_assert!(block.len() <= emitter::LONGEST - BESIDE_THE_BLOCK);
             prop_assert!(!block.contains(['|', '\n', '#', '\0']));
             for tag in block.split(',') {
-                prop_assert!(!tag.is_empty() && tag.chars().count() <= LONGEST_TAG && !tag.ends_with(':'));
+                prop_assert!(!tag.is_empty() && tag.chars().count() <= crate::tag::MAX_TAG_LENGTH && !tag.ends_with(':'));
             }
         }
     }

@@ -6,20 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalogue::{Sample, Value, samples};
-use crate::config::Route;
-use crate::distribution::Distribution;
-use crate::emitter::named_host::NamedHost;
+use crate::catalogue::metric::{Sample, Value};
+use crate::catalogue::selection::{Selection, samples};
+use crate::emitter::distribution::Distribution;
+use crate::emitter::resolver::Resolver;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::{Telemetry, Totals};
-use crate::emitter::transport::{Legacy, Transport};
+use crate::emitter::transport::{Handover, Transport};
 use crate::emitter::{Emitter, LogLines};
-use crate::identity::Subject;
+use crate::identity::IdentityInputs;
+use crate::identity::function::Invoked;
+use crate::identity::tracers::RuntimeWorker;
 use crate::interval::Interval;
-use crate::invocation::Invoked;
 use crate::message::{Message, Severity};
-use crate::selection::Selection;
-use crate::snapshot::{Collections, Interpreter, Server, Snapshot, Worker};
+use crate::settings::Sink;
+use crate::snapshot::{Collections, Interpreter, Server, Snapshot};
 use crate::sources::OperatingSystem;
 use crate::sources::gc::GcCounters;
 use crate::sources::gunicorn::Gunicorn;
@@ -33,7 +34,7 @@ pub struct Pipeline {
     earlier: Snapshot,
     output: Output,
     messages: Vec<Message>,
-    told_of_unseen: bool,
+    warned_gc_callback_removed: bool,
     told_of_silence: bool,
 }
 
@@ -47,15 +48,15 @@ pub struct Output {
     /// What the receiver has been told of our own sending, if it is told.
     pub telemetry: Option<Telemetry>,
     /// Who sends.
-    pub subject: Subject,
+    pub subject: IdentityInputs,
     /// How many of its tags do not fit, by what has been said.
-    pub left_out: usize,
+    pub dropped_tags: usize,
     /// What is sent, but for what ddtrace sends.
     pub selection: Selection,
     /// Time between two flushes, as planned.
     pub interval: Duration,
     /// How they leave.
-    pub route: Route,
+    pub route: Sink,
 }
 
 impl Pipeline {
@@ -75,7 +76,7 @@ impl Pipeline {
             earlier: Snapshot::default(),
             output,
             messages: Vec::new(),
-            told_of_unseen: false,
+            warned_gc_callback_removed: false,
             told_of_silence: false,
         };
         let collections = pipeline.gc.drain();
@@ -133,7 +134,7 @@ impl Pipeline {
         }
         if self.gc.take_unseen() {
             later.collections = None;
-            self.tell_of_unseen();
+            self.warn_gc_callback_removed();
         }
         let interval = Interval::new(&self.earlier, &later, self.output.interval);
         // What ddtrace sent as it was stopped stands for this interval.
@@ -158,7 +159,7 @@ impl Pipeline {
 
     /// The host whose name should be looked up now, if there is one.
     #[must_use]
-    pub fn due_look_up(&self, now: Duration) -> Option<Arc<NamedHost>> {
+    pub fn due_look_up(&self, now: Duration) -> Option<Arc<Resolver>> {
         self.output.transport.due_look_up(now)
     }
 
@@ -170,13 +171,13 @@ impl Pipeline {
 
     /// What a child process can use of the way to the receiver.
     #[must_use]
-    pub fn legacy(&self) -> Legacy {
-        self.output.transport.legacy()
+    pub fn handover(&self) -> Handover {
+        self.output.transport.handover()
     }
 
     /// Who sends.
     #[must_use]
-    pub fn subject(&self) -> &Subject {
+    pub fn subject(&self) -> &IdentityInputs {
         &self.output.subject
     }
 
@@ -203,8 +204,8 @@ impl Pipeline {
         messages
     }
 
-    fn tell_of_unseen(&mut self) {
-        if !std::mem::replace(&mut self.told_of_unseen, true) {
+    fn warn_gc_callback_removed(&mut self) {
+        if !std::mem::replace(&mut self.warned_gc_callback_removed, true) {
             let text = "the program has cleared gc.callbacks: our entry is back, the metrics of collections and pauses \
                         are left out for the interval";
             self.messages.push(Message::warning(text));
@@ -238,8 +239,8 @@ impl Output {
         let status = self.transport.status();
         let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
         match self.route {
-            Route::Socket => Status { totals, ..status },
-            Route::Log | Route::Nowhere => Status { destination: None, transport: None, totals, ..status },
+            Sink::Socket => Status { totals, ..status },
+            Sink::Log | Sink::Nowhere => Status { destination: None, transport: None, totals, ..status },
         }
     }
 
@@ -263,16 +264,16 @@ impl Output {
         let function =
             self.subject.function.as_mut().filter(|function| function.invoked.as_ref() != Some(&invoked))?;
         function.invoked = Some(invoked);
-        let said = self.left_out;
+        let said = self.dropped_tags;
         let warning = self.join_tags();
-        self.left_out = self.left_out.max(said);
+        self.dropped_tags = self.dropped_tags.max(said);
         warning.filter(|_| said == 0)
     }
 
     fn join_tags(&mut self) -> Option<Message> {
         let identity = self.subject.identity();
-        let warning = if identity.left_out > self.left_out { identity.warning() } else { None };
-        self.left_out = identity.left_out;
+        let warning = if identity.dropped_tags > self.dropped_tags { identity.warning() } else { None };
+        self.dropped_tags = identity.dropped_tags;
         self.emitter.set_tags(identity.tags);
         warning
     }
@@ -285,27 +286,27 @@ impl Output {
         within: Duration,
         log: &mut LogLines,
     ) {
-        if self.route == Route::Nowhere {
+        if self.route == Sink::Nowhere {
             return;
         }
         let tags = self.subject.tags_beside(&distribution.tags);
-        if self.route == Route::Log {
+        if self.route == Sink::Log {
             log.push(&distribution.name, &Value::Real(distribution.value), distribution.timestamp, &tags);
             return;
         }
-        self.transport.prepare_for_own(now, within);
+        self.transport.prepare_for_custom(now, within);
         self.emitter.distribute(distribution, &tags);
     }
 
-    fn tell_of_worker(&self, before: Worker) -> Option<Message> {
+    fn tell_of_worker(&self, before: RuntimeWorker) -> Option<Message> {
         let text = match (before, self.subject.tracers.worker) {
             (before, now) if before == now => return None,
-            (Worker::Sent(_) | Worker::Stopped(..), Worker::Off) => return None,
-            (_, Worker::Sent(rows) | Worker::Sends(rows)) => {
+            (RuntimeWorker::Sent(_) | RuntimeWorker::Stopped(..), RuntimeWorker::Off) => return None,
+            (_, RuntimeWorker::Sent(rows) | RuntimeWorker::Sends(rows)) => {
                 format!("ddtrace sends runtime metrics: {} of the names are left to it", rows.len())
             }
-            (_, Worker::Off) => "ddtrace sends no runtime metrics any more: all names are ours".to_owned(),
-            (_, Worker::Stopped(..)) => {
+            (_, RuntimeWorker::Off) => "ddtrace sends no runtime metrics any more: all names are ours".to_owned(),
+            (_, RuntimeWorker::Stopped(..)) => {
                 "ddtrace's runtime metrics were disabled, as DD_RUNTIME_METRICS_FORCE says: all names are ours".to_owned()
             }
         };
@@ -321,15 +322,15 @@ impl Output {
         log: Option<&mut LogLines>,
     ) -> bool {
         match self.route {
-            Route::Socket => {}
-            Route::Log => {
+            Sink::Socket => {}
+            Sink::Log => {
                 let Some(log) = log else { return false };
                 for sample in samples(selection, interval) {
                     log.push(&sample.name(), &sample.value, None, &self.emitter.tags(&sample));
                 }
                 return true;
             }
-            Route::Nowhere => return false,
+            Sink::Nowhere => return false,
         }
         self.transport.prepare(now, within);
         let report = self

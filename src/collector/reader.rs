@@ -6,9 +6,9 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::emitter::named_host::NamedHost;
+use crate::collector::sampler::{self, Thread};
+use crate::emitter::resolver::Resolver;
 use crate::message::Message;
-use crate::sampler::{self, Thread};
 use crate::snapshot;
 
 /// Python code may run on it, in a user's log handler: 400 calls deep through C need more than 256 kB.
@@ -43,9 +43,9 @@ struct State {
     /// The interpreter has been asked and has not answered.
     asked: bool,
     answer: Option<snapshot::Interpreter>,
-    host: Option<Arc<NamedHost>>,
+    host: Option<Arc<Resolver>>,
     messages: Vec<Message>,
-    unsayable: Vec<Message>,
+    unlogged: Vec<Message>,
     halting: bool,
     phase: Phase,
 }
@@ -93,7 +93,7 @@ impl Reader {
     }
 
     /// Has a host's name looked up.
-    pub fn look_up(&self, host: Arc<NamedHost>) {
+    pub fn look_up(&self, host: Arc<Resolver>) {
         self.request(|state| state.host = Some(host));
     }
 
@@ -106,9 +106,9 @@ impl Reader {
 
     /// What the thread could not log, or has not logged before it was halted.
     #[must_use]
-    pub fn take_unsaid(&self) -> Vec<Message> {
+    pub fn take_unlogged(&self) -> Vec<Message> {
         let mut state = self.shared.lock();
-        let mut unsaid = std::mem::take(&mut state.unsayable);
+        let mut unsaid = std::mem::take(&mut state.unlogged);
         if state.halting {
             unsaid.append(&mut state.messages);
         }
@@ -208,7 +208,7 @@ impl Shared {
             Errand::Log(messages) => {
                 let left = self.interpreter.log(messages);
                 let mut state = self.lock();
-                keep(&mut state.unsayable, left);
+                keep(&mut state.unlogged, left);
             }
         }
     }
@@ -267,6 +267,6 @@ impl Drop for Ended<'_> {
 
 enum Errand {
     Read,
-    LookUp(Arc<NamedHost>),
+    LookUp(Arc<Resolver>),
     Log(Vec<Message>),
 }

@@ -6,24 +6,24 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 /// A mark on the process that its children do not inherit.
 #[derive(Debug)]
-pub struct ProcessImage {
+pub struct ForkMark {
     /// A page that the kernel wipes in a child: one load tells.
     page: Option<&'static AtomicU32>,
     /// Elsewhere the pid tells, at the price of a system call.
     pid: AtomicU32,
 }
 
-impl ProcessImage {
+impl ForkMark {
     /// Marks this process.
     #[must_use]
     pub fn mark() -> Self {
         let image = Self { page: wiped_on_fork(), pid: AtomicU32::new(0) };
-        image.renew();
+        image.rearm();
         image
     }
 
     /// Whether this is a child of the process that was marked last.
-    pub fn is_of_a_parent(&self) -> bool {
+    pub fn is_inherited(&self) -> bool {
         match self.page {
             Some(page) => page.load(SeqCst) == 0,
             None => self.pid.load(SeqCst) != std::process::id(),
@@ -31,7 +31,7 @@ impl ProcessImage {
     }
 
     /// Marks this process in its own right; says whether it was not marked yet.
-    pub fn renew(&self) -> bool {
+    pub fn rearm(&self) -> bool {
         match self.page {
             Some(page) => page.swap(1, SeqCst) == 0,
             None => self.pid.swap(std::process::id(), SeqCst) != std::process::id(),
@@ -80,22 +80,22 @@ mod tests {
 
     #[test]
     fn a_process_is_its_own_image() {
-        let image = ProcessImage::mark();
-        assert!(!image.is_of_a_parent());
-        assert!(!image.renew());
+        let image = ForkMark::mark();
+        assert!(!image.is_inherited());
+        assert!(!image.rearm());
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn the_kernel_offers_the_page() {
-        assert!(ProcessImage::mark().page.is_some());
+        assert!(ForkMark::mark().page.is_some());
     }
 
     #[test]
     fn without_the_page_the_pid_tells() {
-        let image = ProcessImage { page: None, pid: AtomicU32::new(0) };
-        assert!(image.is_of_a_parent());
-        assert!(image.renew());
-        assert!(!image.is_of_a_parent());
+        let image = ForkMark { page: None, pid: AtomicU32::new(0) };
+        assert!(image.is_inherited());
+        assert!(image.rearm());
+        assert!(!image.is_inherited());
     }
 }

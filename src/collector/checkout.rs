@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Holds one thing that one thread at a time takes away and brings back.
-pub struct Slot<T> {
+pub struct Checkout<T> {
     held: Mutex<Held<T>>,
     brought_back: Condvar,
 }
@@ -15,7 +15,7 @@ struct Held<T> {
     waiting: usize,
 }
 
-impl<T> Slot<T> {
+impl<T> Checkout<T> {
     /// Holds it.
     pub fn new(thing: T) -> Self {
         Self { held: Mutex::new(Held { thing: Some(thing), waiting: 0 }), brought_back: Condvar::new() }
@@ -56,7 +56,7 @@ impl<T> Slot<T> {
 
 /// The thing, until it is dropped and thereby brought back.
 pub struct CheckedOut<'a, T> {
-    slot: &'a Slot<T>,
+    slot: &'a Checkout<T>,
     thing: Option<T>,
 }
 

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::board::{Board, Place};
-use crate::identity::clean;
+use super::scoreboard::{Scoreboard, Slot};
 use crate::snapshot::{self, Running, Server, Workers};
+use crate::tag::clean;
 
 /// Workers of one master that can note what they do; more of them are seen by their CPU time.
 pub const PLACES: usize = 1024;
@@ -25,7 +25,7 @@ const STALE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Master {
     root: PathBuf,
-    board: Option<Board>,
+    board: Option<Scoreboard>,
     by_cpu: AtomicBool,
     state: Mutex<State>,
 }
@@ -51,7 +51,7 @@ impl Master {
     #[must_use]
     pub fn new(root: &Path, places: usize) -> Self {
         let by_cpu = AtomicBool::new(false);
-        Self { root: root.to_owned(), board: Board::new(places), by_cpu, state: Mutex::default() }
+        Self { root: root.to_owned(), board: Scoreboard::new(places), by_cpu, state: Mutex::default() }
     }
 
     /// Names the application, and says whether its workers are seen by their CPU time alone.
@@ -62,7 +62,7 @@ impl Master {
 
     /// A place for a worker to note its requests in; `None` if there is none left.
     #[must_use]
-    pub fn place(&self, pid: u32) -> Option<Place> {
+    pub fn place(&self, pid: u32) -> Option<Slot> {
         self.board.as_ref()?.take(pid)
     }
 
@@ -155,14 +155,14 @@ impl Master {
         if self.by_cpu.load(SeqCst) {
             return pids.to_vec();
         }
-        let is_full = self.board.as_ref().is_none_or(Board::is_full);
+        let is_full = self.board.as_ref().is_none_or(Scoreboard::is_full);
         // A worker without a place has not begun yet, unless there was none left.
         pids.iter().copied().filter(|pid| is_full && of(noted, *pid).is_none()).collect()
     }
 
     /// Active requests by pid.
     fn noted(&self) -> Vec<(u32, u32)> {
-        self.board.as_ref().map(Board::read).unwrap_or_default()
+        self.board.as_ref().map(Scoreboard::read).unwrap_or_default()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -187,7 +187,7 @@ fn cpu_ticks(root: &Path, pid: u32) -> Option<u64> {
 
 #[cfg(not(target_os = "linux"))]
 fn cpu_ticks(_root: &Path, pid: u32) -> Option<u64> {
-    super::portable::cpu_of(pid)
+    crate::sources::portable::cpu_of(pid)
 }
 
 #[cfg(all(test, target_os = "linux"))]

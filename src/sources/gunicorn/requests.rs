@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::board::Place;
+use super::scoreboard::Slot;
 use crate::snapshot::{Ended, Observations, Requests};
 
 /// More durations than this are not kept of one interval.
@@ -32,7 +32,7 @@ pub struct RequestCounters {
 #[derive(Debug)]
 struct State {
     /// Where the master sees how many are active; `None` once this is another process than the worker.
-    place: Option<Place>,
+    place: Option<Slot>,
     active: u64,
     busy: Duration,
     /// When `busy` was last brought up to date.
@@ -57,7 +57,7 @@ impl RequestCounters {
     /// Counters at zero, on a clock that begins with them. `place` shows the master how many requests are active,
     /// `capacity` is how many the worker can serve at once; `seed` begins what chooses among many durations.
     #[must_use]
-    pub fn new(place: Option<Place>, counts: bool, capacity: Option<u64>, seed: u64) -> Self {
+    pub fn new(place: Option<Slot>, counts: bool, capacity: Option<u64>, seed: u64) -> Self {
         let state = State {
             place,
             active: 0,

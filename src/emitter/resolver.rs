@@ -7,13 +7,13 @@ use super::address::Host;
 
 /// A host whose name must be looked up, which may take many seconds.
 #[derive(Debug)]
-pub struct NamedHost {
+pub struct Resolver {
     name: String,
     port: u16,
     found: Mutex<Vec<SocketAddr>>,
 }
 
-impl NamedHost {
+impl Resolver {
     /// A host that nothing is known of yet.
     #[must_use]
     pub fn new(host: &Host, port: u16) -> Self {

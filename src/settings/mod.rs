@@ -7,13 +7,15 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::catalogue::Level;
+use crate::catalogue::metric::{Level, WireType};
+use crate::catalogue::selection::Selection;
 use crate::emitter::address::{ACCEPTED, Address, ChosenBy, DEFAULT_PORT, Destination, Host, parse_port};
 use crate::emitter::origin::Origin;
-use crate::identity::Claims;
-use crate::invocation::Function;
-use crate::selection::Selection;
-use crate::variables::{self, Environment, Variable};
+use crate::identity::function::Function;
+
+pub mod variables;
+
+use self::variables::{Environment, Variable};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -32,7 +34,7 @@ pub struct Arguments {
     /// Distributions or gauges.
     pub wire_type: Option<String>,
     /// Who sends.
-    pub claims: Claims,
+    pub claims: ServiceArguments,
 }
 
 impl Arguments {
@@ -51,6 +53,19 @@ impl Arguments {
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }
+}
+
+/// What `enable()` was told about the service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceArguments {
+    /// The tag `service`.
+    pub service: Option<String>,
+    /// The tag `env`.
+    pub env: Option<String>,
+    /// The tag `version`.
+    pub version: Option<String>,
+    /// Further tags, each `key:value` or bare.
+    pub tags: Option<Vec<String>>,
 }
 
 /// What stands ready around the process.
@@ -89,9 +104,9 @@ pub struct Settings {
     /// What lines tell of their origin.
     pub origin: Origin,
     /// When samples are taken.
-    pub occasion: Occasion,
+    pub schedule: Schedule,
     /// How metrics leave.
-    pub route: Route,
+    pub route: Sink,
     /// The function, in AWS Lambda, before its first invocation.
     pub function: Option<Function>,
     /// Whether the process is stored as an image and restored from it.
@@ -100,17 +115,17 @@ pub struct Settings {
 
 /// When samples are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Occasion {
+pub enum Schedule {
     /// At every interval, by threads of ours.
     #[default]
-    EveryInterval,
+    Periodic,
     /// At the end of each invocation, by the thread that serves it; there is no thread of ours.
-    EachInvocation,
+    PerInvocation,
 }
 
 /// How metrics leave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Route {
+pub enum Sink {
     /// Through a socket.
     #[default]
     Socket,
@@ -118,16 +133,6 @@ pub enum Route {
     Log,
     /// Not at all: nobody is there to take them.
     Nowhere,
-}
-
-/// The DogStatsD type of every line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WireType {
-    /// `d`: values of several processes are merged.
-    #[default]
-    Distribution,
-    /// `g`: the last value of an interval wins.
-    Gauge,
 }
 
 /// An argument that cannot be taken.
@@ -215,8 +220,8 @@ impl Settings {
                 },
                 None => variables.destination(surroundings.default_socket),
             },
-            occasion: variables.occasion(),
-            route: Route::Socket,
+            schedule: variables.schedule(),
+            route: Sink::Socket,
             function: None,
             is_stored: environment.get(&variables::LAMBDA_INITIALIZATION_TYPE) == Some("snap-start"),
         };
@@ -335,29 +340,25 @@ impl Variables<'_> {
     }
 
     /// A function is frozen between its invocations; a thread would go on at a thaw, in the time of the next.
-    fn occasion(&mut self) -> Occasion {
+    fn schedule(&mut self) -> Schedule {
         let is_function = self.environment.get(&variables::LAMBDA_FUNCTION_NAME).is_some();
         let is_server =
             self.environment.get(&variables::LAMBDA_INITIALIZATION_TYPE) == Some("lambda-managed-instances");
         let keeps_thread = self.flag(&variables::LAMBDA_THREAD).unwrap_or(false);
-        if is_function && !is_server && !keeps_thread {
-            Occasion::EachInvocation
-        } else {
-            Occasion::EveryInterval
-        }
+        if is_function && !is_server && !keeps_thread { Schedule::PerInvocation } else { Schedule::Periodic }
     }
 
     /// Without an address of its own a function sends to the vendor's extension, else to its log if that is asked for.
     fn fit_into_lambda(&mut self, settings: &mut Settings, has_extension: bool) {
         let is_given = !matches!(settings.destination.chosen_by, ChosenBy::Nobody(_));
         let flushes_to_log = self.flag(&variables::FLUSH_TO_LOG).unwrap_or(false);
-        if settings.occasion == Occasion::EachInvocation && !is_given {
+        if settings.schedule == Schedule::PerInvocation && !is_given {
             if has_extension {
                 settings.destination = Destination::of_extension();
             } else {
-                settings.route = if flushes_to_log { Route::Log } else { Route::Nowhere };
+                settings.route = if flushes_to_log { Sink::Log } else { Sink::Nowhere };
             }
-            if settings.route == Route::Nowhere {
+            if settings.route == Sink::Nowhere {
                 let text = "metrics are not sent: this function has no Datadog Lambda Extension, and no address of another \
                             receiver; add the extension's layer, or set DD_FLUSH_TO_LOG=true to have them in the log";
                 self.warnings
@@ -371,10 +372,10 @@ impl Variables<'_> {
         };
         settings.function = Some(Function { has_extension: has_extension && is_extensions, invoked: None });
         // Nothing waits for a name server while it is paid for.
-        if let (Occasion::EachInvocation, Address::Udp(Host::Name(name), _)) =
-            (settings.occasion, &settings.destination.address)
+        if let (Schedule::PerInvocation, Address::Udp(Host::Name(name), _)) =
+            (settings.schedule, &settings.destination.address)
         {
-            settings.route = Route::Nowhere;
+            settings.route = Sink::Nowhere;
             let text = format!(
                 "nothing is sent to {}: in AWS Lambda the name {name} is not looked up; give an IP address",
                 settings.destination
@@ -520,8 +521,8 @@ mod tests {
                 disabled: false,
                 process_tags: false,
                 origin: Origin { detect: true, external: None, cardinality: None },
-                occasion: Occasion::EveryInterval,
-                route: Route::Socket,
+                schedule: Schedule::Periodic,
+                route: Sink::Socket,
                 function: None,
                 is_stored: false,
             }
@@ -709,16 +710,16 @@ mod tests {
 
     #[test]
     fn a_function_is_measured_at_each_invocation_unless_it_is_a_server_or_keeps_its_thread() {
-        let occasion = |name, value| settings_in(beside_extension(), [FUNCTION, (name, value)]).0.occasion;
+        let schedule = |name, value| settings_in(beside_extension(), [FUNCTION, (name, value)]).0.schedule;
         let kind = "AWS_LAMBDA_INITIALIZATION_TYPE";
         for value in ["on-demand", "provisioned-concurrency", "snap-start", ""] {
-            assert_eq!(occasion(kind, value), Occasion::EachInvocation, "{value}");
+            assert_eq!(schedule(kind, value), Schedule::PerInvocation, "{value}");
         }
-        assert_eq!(occasion(kind, "lambda-managed-instances"), Occasion::EveryInterval);
+        assert_eq!(schedule(kind, "lambda-managed-instances"), Schedule::Periodic);
         let thread = "DD_RUNTIME_METRICS_LAMBDA_THREAD";
-        assert_eq!(occasion(thread, "TRUE"), Occasion::EveryInterval);
-        assert_eq!(occasion(thread, "0"), Occasion::EachInvocation);
-        assert_eq!(settings([(kind, "on-demand"), (thread, "false")]).0.occasion, Occasion::EveryInterval);
+        assert_eq!(schedule(thread, "TRUE"), Schedule::Periodic);
+        assert_eq!(schedule(thread, "0"), Schedule::PerInvocation);
+        assert_eq!(settings([(kind, "on-demand"), (thread, "false")]).0.schedule, Schedule::Periodic);
         assert!(settings_in(beside_extension(), [FUNCTION, (kind, "snap-start")]).0.is_stored);
     }
 
@@ -726,26 +727,23 @@ mod tests {
     fn a_function_without_an_address_sends_to_its_extension_or_to_its_log() {
         let (with, warnings) = settings_in(beside_extension(), [FUNCTION, ("DD_FLUSH_TO_LOG", "true")]);
         assert_eq!(with.destination.to_string(), "udp://127.0.0.1:8125 (from the Datadog Lambda Extension)");
-        assert_eq!((with.route, with.function, warnings.len()), (Route::Socket, Some(of_function(true)), 0));
+        assert_eq!((with.route, with.function, warnings.len()), (Sink::Socket, Some(of_function(true)), 0));
         let (logged, warnings) = settings([FUNCTION, ("DD_FLUSH_TO_LOG", "1")]);
-        assert_eq!(
-            (logged.route, logged.function, warnings.len()),
-            (Route::Log, Some(of_function(false)), 0)
-        );
+        assert_eq!((logged.route, logged.function, warnings.len()), (Sink::Log, Some(of_function(false)), 0));
         let (lost, warnings) = settings([FUNCTION]);
-        assert_eq!((lost.route, lost.function), (Route::Nowhere, Some(of_function(false))));
+        assert_eq!((lost.route, lost.function), (Sink::Nowhere, Some(of_function(false))));
         let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
         assert!(warning.contains("layer") && warning.contains("DD_FLUSH_TO_LOG=true"), "{warning}");
         let server = ("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances");
         let (server, warnings) = settings([FUNCTION, server]);
         assert_eq!(server.destination, Destination::by_default(Path::new(NO_SOCKET)));
-        assert_eq!((server.route, warnings.len()), (Route::Socket, 0));
+        assert_eq!((server.route, warnings.len()), (Sink::Socket, 0));
     }
 
     #[test]
     fn whether_there_is_an_extension_is_told_and_not_looked_for() {
         let path = ("DD_RUNTIME_METRICS_LAMBDA_EXTENSION", "/");
-        assert_eq!(settings([FUNCTION, path]).0.route, Route::Nowhere);
+        assert_eq!(settings([FUNCTION, path]).0.route, Sink::Nowhere);
     }
 
     #[test]
@@ -761,7 +759,7 @@ mod tests {
             assert_eq!(settings.destination.to_string(), format!("udp://{host}:{port} (from DD_AGENT_HOST)"));
             assert_eq!(
                 (settings.route, settings.function),
-                (Route::Socket, Some(of_function(is_extensions))),
+                (Sink::Socket, Some(of_function(is_extensions))),
                 "{host}"
             );
             assert!(warnings.is_empty());
@@ -771,7 +769,7 @@ mod tests {
     #[test]
     fn in_a_function_no_name_is_looked_up_and_that_is_said() {
         let (settings, warnings) = settings([FUNCTION, ("DD_AGENT_HOST", "agent.internal")]);
-        assert_eq!(settings.route, Route::Nowhere);
+        assert_eq!(settings.route, Sink::Nowhere);
         assert_eq!(
             warnings,
             ["nothing is sent to udp://agent.internal:8125 (from DD_AGENT_HOST): in AWS Lambda the name \

@@ -28,11 +28,11 @@ pub struct Sampler {
 
 struct Shared {
     clock: Clock,
-    schedule: Mutex<Schedule>,
+    schedule: Mutex<Timetable>,
     changed: Condvar,
 }
 
-struct Schedule {
+struct Timetable {
     next: Duration,
     /// A beat in between, which the last one has asked for.
     again: Option<Duration>,
@@ -50,7 +50,7 @@ impl Sampler {
         interval: Duration,
         beat: impl Fn() -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
-        let schedule = Schedule {
+        let schedule = Timetable {
             next: clock.now() + interval,
             again: None,
             interval,
@@ -112,7 +112,7 @@ impl Sampler {
     /// Asks the thread to end and waits for it, at most so long; says whether it has ended. The schedule stands.
     pub fn halt(&self, within: Duration) -> bool {
         self.begin_halt();
-        let running = |schedule: &mut Schedule| schedule.running;
+        let running = |schedule: &mut Timetable| schedule.running;
         let waited = self.shared.changed.wait_timeout_while(self.shared.lock(), within, running);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         // Whoever starts another thread takes this lock first.
@@ -156,7 +156,7 @@ impl Shared {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Schedule> {
+    fn lock(&self) -> MutexGuard<'_, Timetable> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

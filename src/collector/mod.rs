@@ -9,26 +9,31 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use crate::catalogue::Sample;
+use self::checkout::{CheckedOut, Checkout};
+use self::pipeline::{Output, Pipeline};
+use self::reader::{Interpreter, Reader};
+use self::sampler::Sampler;
+use crate::catalogue::metric::Sample;
 use crate::clock::Clock;
-use crate::config::{Occasion, Settings};
-use crate::distribution::Distribution;
-use crate::emitter::origin::Ending;
+use crate::emitter::distribution::Distribution;
+use crate::emitter::origin::OriginFields;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
-use crate::emitter::transport::{Legacy, Transport};
+use crate::emitter::transport::{Handover, Transport};
 use crate::emitter::{Emitter, LogLines};
-use crate::identity::Subject;
-use crate::invocation::Invoked;
+use crate::identity::IdentityInputs;
+use crate::identity::function::Invoked;
 use crate::message::Message;
-use crate::pipeline::{Output, Pipeline};
-use crate::reader::{Interpreter, Reader};
-use crate::sampler::Sampler;
-use crate::slot::{CheckedOut, Slot};
+use crate::settings::{Schedule, Settings};
 use crate::snapshot;
 use crate::sources::gc::GcCounters;
 use crate::sources::gunicorn::Gunicorn;
-use crate::sources::workers::WINDOW;
+use crate::sources::gunicorn::master::WINDOW;
+
+pub mod checkout;
+pub mod pipeline;
+pub mod reader;
+pub mod sampler;
 
 /// A tick waits for the interpreter at most a tenth of its interval, and never longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
@@ -53,11 +58,11 @@ pub struct Collector {
     clock: Clock,
     gunicorn: Arc<Gunicorn>,
     /// In a box, as it is moved at each use.
-    pipeline: Slot<Box<Pipeline>>,
+    pipeline: Checkout<Box<Pipeline>>,
     sampler: Sampler,
     reader: Reader,
-    occasion: Occasion,
-    withheld: Mutex<Withheld>,
+    schedule: Schedule,
+    held: Mutex<Held>,
     /// While it is true no flush waits for a slow receiver.
     hurry: Arc<AtomicBool>,
     unsaid: Mutex<Vec<Message>>,
@@ -83,7 +88,7 @@ pub struct Counters {
 
 /// What is kept back while forks are made. Only those who fork lock it.
 #[derive(Default)]
-struct Withheld {
+struct Held {
     pipeline: Option<Box<Pipeline>>,
     forks: usize,
     /// The reader has been told to halt.
@@ -93,21 +98,21 @@ struct Withheld {
 impl Collector {
     /// Opens the sources and takes the baseline; `clock` is the one `counters` count with. Nothing runs yet.
     ///
-    /// `legacy` is what a parent process knew of the way to the receiver.
+    /// `handover` is what a parent process knew of the way to the receiver.
     #[must_use]
     pub fn new(
         clock: Clock,
         counters: Counters,
         settings: &Settings,
-        subject: Subject,
+        subject: IdentityInputs,
         interpreter: Arc<dyn Interpreter>,
-        legacy: Option<&Legacy>,
+        handover: Option<&Handover>,
     ) -> Arc<Self> {
         let Counters { gc, gunicorn } = counters;
         let hurry = Arc::new(AtomicBool::new(false));
         let output = output(clock, &hurry, settings, subject);
-        if let Some(legacy) = legacy {
-            output.transport.inherit(legacy);
+        if let Some(handover) = handover {
+            output.transport.inherit(handover);
         }
         let pipeline = Pipeline::new(Path::new("/"), gc, Arc::clone(&gunicorn), output, clock.now());
         Arc::new_cyclic(|collector: &Weak<Self>| {
@@ -116,11 +121,11 @@ impl Collector {
             Self {
                 clock,
                 gunicorn,
-                pipeline: Slot::new(Box::new(pipeline)),
+                pipeline: Checkout::new(Box::new(pipeline)),
                 sampler: Sampler::new(clock, settings.interval, beat),
                 reader: Reader::new(interpreter),
-                occasion: settings.occasion,
-                withheld: Mutex::default(),
+                schedule: settings.schedule,
+                held: Mutex::default(),
                 hurry: Arc::clone(&hurry),
                 unsaid: Mutex::default(),
             }
@@ -128,13 +133,13 @@ impl Collector {
     }
 
     /// Starts to tick, first one interval after the baseline; or goes on after a [`pause`](Self::pause). Where each
-    /// invocation is an occasion of its own, nothing ticks.
+    /// invocation is an schedule of its own, nothing ticks.
     ///
     /// # Errors
     ///
     /// If the system has no thread left.
     pub fn run(&self) -> io::Result<()> {
-        if self.occasion == Occasion::EachInvocation {
+        if self.schedule == Schedule::PerInvocation {
             return Ok(());
         }
         let started = self.sampler.run();
@@ -170,47 +175,47 @@ impl Collector {
 
     /// Announces a fork: until it is [over](Self::end_fork) no thread starts.
     pub fn begin_fork(&self) {
-        self.withheld().forks += 1;
+        self.held().forks += 1;
     }
 
     /// Keeps the pipeline from everybody until the fork is over, waiting at most so long for a flush under way, which
     /// waits for nobody any more. The fork finds the pipeline whole.
-    pub fn withhold(&self, within: Duration) {
-        let mut withheld = self.withheld();
+    pub fn hold_pipeline(&self, within: Duration) {
+        let mut held = self.held();
         // Another fork that is under way has it, and may need what the caller of this holds to bring it back.
-        if withheld.pipeline.is_some() {
+        if held.pipeline.is_some() {
             return;
         }
         let mut pipeline = self.pipeline.check_out(Duration::ZERO);
         if pipeline.is_none() {
             // The flush may be waiting for the interpreter, and the interpreter for us; or for a slow receiver.
-            withheld.interrupted = true;
+            held.interrupted = true;
             self.reader.begin_halt();
             self.hurry.store(true, SeqCst);
             pipeline = self.pipeline.check_out(within);
             self.hurry.store(false, SeqCst);
         }
-        withheld.pipeline = pipeline.map(CheckedOut::keep);
+        held.pipeline = pipeline.map(CheckedOut::keep);
     }
 
     /// Waits for the reader to leave the interpreter: what it calls there, a log handler of the program or a tracer, may
     /// hold a lock that a child would never get. The caller must be detached.
     pub fn await_reader(&self, within: Duration) {
-        self.withheld().interrupted = true;
+        self.held().interrupted = true;
         self.reader.halt(within);
     }
 
     /// Ends what [`begin_fork`](Self::begin_fork) began; says whether no other fork is under way.
     pub fn end_fork(&self) -> bool {
-        let mut withheld = self.withheld();
-        withheld.forks = withheld.forks.saturating_sub(1);
-        if withheld.forks > 0 {
+        let mut held = self.held();
+        held.forks = held.forks.saturating_sub(1);
+        if held.forks > 0 {
             return false;
         }
-        if let Some(pipeline) = withheld.pipeline.take() {
+        if let Some(pipeline) = held.pipeline.take() {
             self.pipeline.bring_back(pipeline);
         }
-        if std::mem::take(&mut withheld.interrupted) {
+        if std::mem::take(&mut held.interrupted) {
             self.reader.resume();
         }
         true
@@ -218,18 +223,18 @@ impl Collector {
 
     /// Whether a fork is under way.
     fn is_forking(&self) -> bool {
-        self.withheld.try_lock().map_or(true, |withheld| withheld.forks > 0)
+        self.held.try_lock().map_or(true, |held| held.forks > 0)
     }
 
     /// Lets it tick again if a thread could not be started, or has ended.
-    pub fn revive(&self) {
+    pub fn ensure_running(&self) {
         if !self.is_forking() {
-            self.go_on();
+            self.resume();
         }
     }
 
     /// Goes on after a fork. Without a thread left in the system it only flushes on demand, and then tries again.
-    pub fn go_on(&self) {
+    pub fn resume(&self) {
         if let Err(error) = self.run() {
             let text = format!("runtime metrics are sent on demand only: {error}");
             let mut unsaid = self.unsaid();
@@ -243,8 +248,8 @@ impl Collector {
     /// Nothing is waited for.
     #[must_use]
     pub fn salvage(&self) -> Option<Box<Pipeline>> {
-        let withheld = self.withheld.try_lock().ok().and_then(|mut withheld| withheld.pipeline.take());
-        withheld.or_else(|| self.pipeline.salvage())
+        let held = self.held.try_lock().ok().and_then(|mut held| held.pipeline.take());
+        held.or_else(|| self.pipeline.salvage())
     }
 
     /// Sends a sample now, in the calling thread. The interpreter's facts are the caller's to bring; `at` is in seconds
@@ -302,10 +307,10 @@ impl Collector {
         }
     }
 
-    /// Whether each invocation is an occasion of its own.
+    /// Whether each invocation is an schedule of its own.
     #[must_use]
     pub fn serves_invocations(&self) -> bool {
-        self.occasion == Occasion::EachInvocation
+        self.schedule == Schedule::PerInvocation
     }
 
     /// The values a flush would send now. The caller must be detached from the interpreter.
@@ -320,7 +325,7 @@ impl Collector {
     }
 
     /// Takes over other settings and another subject; counters and baselines stay. The caller must be detached.
-    pub fn reconfigure(&self, settings: &Settings, subject: Subject) {
+    pub fn reconfigure(&self, settings: &Settings, subject: IdentityInputs) {
         let Some(mut pipeline) = self.pipeline.check_out(ONE_TICK) else {
             return;
         };
@@ -339,7 +344,7 @@ impl Collector {
         self.begin_pause();
         self.sampler.halt(left());
         // Before the reader has ended, which may take as long as somebody keeps the interpreter.
-        if self.occasion == Occasion::EveryInterval {
+        if self.schedule == Schedule::Periodic {
             self.flush_by(deadline, deadline, None, facts);
         }
         if ends {
@@ -351,7 +356,7 @@ impl Collector {
     /// Messages that a thread of the program has to log.
     #[must_use]
     pub fn take_messages(&self) -> Vec<Message> {
-        let mut messages = self.reader.take_unsaid();
+        let mut messages = self.reader.take_unlogged();
         messages.append(&mut self.unsaid());
         messages
     }
@@ -390,7 +395,7 @@ impl Collector {
     }
 
     fn look_up_if_due(&self, pipeline: &mut Pipeline) {
-        if self.occasion == Occasion::EachInvocation {
+        if self.schedule == Schedule::PerInvocation {
             return;
         }
         if let Some(host) = pipeline.due_look_up(self.clock.now()) {
@@ -398,8 +403,8 @@ impl Collector {
         }
     }
 
-    fn withheld(&self) -> MutexGuard<'_, Withheld> {
-        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unsaid(&self) -> MutexGuard<'_, Vec<Message>> {
@@ -410,7 +415,12 @@ impl Collector {
 /// Sends a value of a metric of the program's own where no collector runs, through a socket of its own; gives what is to be
 /// written to the log. A host's name is not looked up.
 #[must_use]
-pub fn distribute(settings: &Settings, subject: Subject, distribution: &Distribution, at: u64) -> String {
+pub fn distribute(
+    settings: &Settings,
+    subject: IdentityInputs,
+    distribution: &Distribution,
+    at: u64,
+) -> String {
     let clock = Clock::start();
     let mut output = output(clock, &Arc::default(), settings, subject);
     let mut log = LogLines::at(at);
@@ -418,8 +428,8 @@ pub fn distribute(settings: &Settings, subject: Subject, distribution: &Distribu
     log.into_text()
 }
 
-fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: Subject) -> Output {
-    let ending = Ending::new(settings.origin.clone(), Path::new("/"));
+fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: IdentityInputs) -> Output {
+    let ending = OriginFields::new(settings.origin.clone(), Path::new("/"));
     let transport = Transport::new(settings.destination.clone(), ending, clock, Arc::clone(hurry));
     let identity = subject.identity();
     let emitter =
@@ -430,12 +440,12 @@ fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: S
         transport,
         telemetry,
         subject,
-        left_out: identity.left_out,
+        dropped_tags: identity.dropped_tags,
         selection: settings.selection,
         // An invocation takes as long as it takes, and is not frozen meanwhile.
-        interval: match settings.occasion {
-            Occasion::EveryInterval => settings.interval,
-            Occasion::EachInvocation => Duration::MAX,
+        interval: match settings.schedule {
+            Schedule::Periodic => settings.interval,
+            Schedule::PerInvocation => Duration::MAX,
         },
         route: settings.route,
     }

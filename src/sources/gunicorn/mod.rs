@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
-use super::requests::RequestCounters;
-use super::workers::{Master, PLACES};
+use self::master::{Master, PLACES};
+use self::requests::RequestCounters;
 use crate::clock::Clock;
 use crate::snapshot::{self, Record, Server};
+
+pub mod master;
+pub mod requests;
+pub mod scoreboard;
 
 /// This process's part in Gunicorn.
 #[derive(Debug, Default)]

@@ -1,0 +1,240 @@
+//! The rows of Gunicorn: its workers, their requests, its log.
+
+use std::time::Duration;
+
+use super::metric::{Family, Level, Member, Metric, Reading, Unit, Value, Wire};
+use crate::interval::Interval;
+use crate::snapshot::{self, Ended, Record, Requests, Running, Snapshot, Workers};
+
+/// The metrics of Gunicorn's master and workers.
+pub const ROWS: &[Metric] = &[
+    Metric {
+        name: "gunicorn.requests",
+        unit: Unit::Request,
+        level: Level::Default,
+        wire: Wire::Count,
+        reading: Reading::Change(|interval| {
+            interval.growth_from_zero(|s| Some(ended(s)?.count)).map(Value::Whole)
+        }),
+        source: "requests that ended, seen by the worker's hooks or around its ASGI application",
+        description: "Requests that a Gunicorn worker has answered, or failed to.",
+        absent: "outside Gunicorn's workers; where Gunicorn's statsd_host sends it",
+        opentelemetry: Some("http.server.request.duration (count)"),
+    },
+    Metric {
+        name: "gunicorn.request.status",
+        unit: Unit::Request,
+        level: Level::Default,
+        wire: Wire::Count,
+        reading: Reading::Family(Family {
+            suffix: Some("NNN"),
+            tags: &[],
+            members: |interval| by_status(interval).unwrap_or_default(),
+        }),
+        source: "the status of the answer; 500 where the application raised before it began one, unless the client had gone",
+        description: "The same by HTTP status, which ends the name: gunicorn.request.status.404.",
+        absent: "for a status that the interval did not have; where gunicorn.requests is not",
+        opentelemetry: Some("http.server.request.duration{http.response.status_code} (count)"),
+    },
+    Metric {
+        name: "gunicorn.request.duration",
+        unit: Unit::Millisecond,
+        level: Level::Default,
+        wire: Wire::Timing,
+        reading: Reading::Observations(|s| Some(&ended(s)?.durations)),
+        source: "monotonic clock, from before the application to after its answer",
+        description: "How long each request took, also one that raised. Above 4,096 in an interval a uniform choice \
+                      of as many is sent, with its sample rate.",
+        absent: "without requests; where gunicorn.requests is not",
+        opentelemetry: Some("http.server.request.duration"),
+    },
+    Metric {
+        name: "gunicorn.request.queue_time",
+        unit: Unit::Millisecond,
+        level: Level::Default,
+        wire: Wire::Timing,
+        reading: Reading::Observations(|s| Some(&requests(s)?.queue_times)),
+        source: "the header X-Request-Start, against the wall clock",
+        description: "How long each request had been on its way from the proxy when its worker began with it.",
+        absent: "for requests without the header, or with one from the future or of more than a day ago",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "gunicorn.log.critical",
+        unit: Unit::Record,
+        level: Level::Default,
+        wire: Wire::Count,
+        reading: Reading::Change(|interval| recorded(interval, Record::Critical)),
+        source: "a handler on the logger gunicorn.error",
+        description: "Records of the level CRITICAL on Gunicorn's own logger, not on the application's, that its log level lets \
+                      through.",
+        absent: "when there was none; where Gunicorn's statsd_host sends it",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "gunicorn.log.error",
+        unit: Unit::Record,
+        level: Level::Default,
+        wire: Wire::Count,
+        reading: Reading::Change(|interval| recorded(interval, Record::Error)),
+        source: "a handler on the logger gunicorn.error",
+        description: "Records of the level ERROR without an exception on Gunicorn's own logger.",
+        absent: "when there was none; where Gunicorn's statsd_host sends it",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "gunicorn.log.warning",
+        unit: Unit::Record,
+        level: Level::Default,
+        wire: Wire::Count,
+        reading: Reading::Change(|interval| recorded(interval, Record::Warning)),
+        source: "a handler on the logger gunicorn.error",
+        description: "Records of the level WARNING on Gunicorn's own logger.",
+        absent: "when there was none; where Gunicorn's statsd_host sends it",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "gunicorn.log.exception",
+        unit: Unit::Record,
+        level: Level::Default,
+        wire: Wire::Count,
+        reading: Reading::Change(|interval| recorded(interval, Record::Exception)),
+        source: "a handler on the logger gunicorn.error",
+        description: "Records of the level ERROR with an exception on Gunicorn's own logger.",
+        absent: "when there was none; where Gunicorn's statsd_host sends it",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "gunicorn.workers",
+        unit: Unit::Worker,
+        level: Level::Default,
+        wire: Wire::Gauge,
+        reading: Reading::Family(Family {
+            suffix: None,
+            tags: &["app", "state"],
+            members: |interval| workers(interval.end()).unwrap_or_default(),
+        }),
+        source: "requests in flight, which workers note in memory shared with the master; CPU ticks where that is asked for",
+        description: "Workers of a Gunicorn master by what they do: state:working if they serve a request, \
+                      state:idle if not. app is the name that the process title shows.",
+        absent: "outside Gunicorn's master",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "gunicorn.is_running",
+        unit: Unit::Status,
+        level: Level::Default,
+        wire: Wire::ServiceCheck,
+        reading: Reading::Family(Family {
+            suffix: None,
+            tags: &["app"],
+            members: |interval| running(interval.end()).into_iter().collect(),
+        }),
+        source: "the workers that Gunicorn's master has",
+        description: "A service check, without runtime-id: OK (0) while the master has workers, CRITICAL (2) without and \
+                      at its end.",
+        absent: "outside Gunicorn's master; after SIGKILL; while another master serves in its place (USR2)",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "gunicorn.backlog",
+        unit: Unit::Connection,
+        level: Level::Default,
+        wire: Wire::Histogram,
+        reading: Reading::Family(Family {
+            suffix: None,
+            tags: &["app"],
+            members: |interval| backlog(interval.end()).into_iter().collect(),
+        }),
+        source: "getsockopt(TCP_INFO) of the master's listeners",
+        description: "Connections that wait for a worker to accept them, on all listeners of a Gunicorn master together.",
+        absent: "outside Gunicorn's master; but on Linux; for Unix sockets",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "gunicorn.worker.requests.active",
+        unit: Unit::Request,
+        level: Level::ByName,
+        wire: Wire::Gauge,
+        reading: Reading::Now(|s| Some(Value::Whole(requests(s)?.active))),
+        source: "requests in flight",
+        description: "Requests that a Gunicorn worker is serving: the busy threads of gthread.",
+        absent: "outside Gunicorn's workers",
+        opentelemetry: Some("http.server.active_requests"),
+    },
+    Metric {
+        name: "gunicorn.worker.connections",
+        unit: Unit::Connection,
+        level: Level::ByName,
+        wire: Wire::Gauge,
+        reading: Reading::Now(|s| Some(Value::Whole(s.interpreter.as_ref()?.server()?.connections?))),
+        source: "the worker's own count: nr_conns of gthread and asgi, the pool of gevent",
+        description: "Connections that a Gunicorn worker holds, with and without a request.",
+        absent: "outside Gunicorn's gthread, gevent and asgi workers; while the interpreter does not answer in time",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "gunicorn.worker.busy.percent",
+        unit: Unit::Percent,
+        level: Level::ByName,
+        wire: Wire::Gauge,
+        reading: Reading::Change(busy_percent),
+        source: "time in requests over time and capacity: 1, the threads of gthread, or worker_connections",
+        description: "How much of what a Gunicorn worker could serve at once was in use, on average over the interval: at \
+                      100 it had no thread left.",
+        absent: "outside Gunicorn's workers; for UvicornWorker, which has no limit",
+        opentelemetry: None,
+    },
+];
+
+fn requests(snapshot: &Snapshot) -> Option<&Requests> {
+    snapshot.gunicorn.requests.as_ref()
+}
+
+fn ended(snapshot: &Snapshot) -> Option<&Ended> {
+    requests(snapshot)?.ended.as_ref()
+}
+
+fn by_status(interval: &Interval) -> Option<Vec<(Member, Value)>> {
+    let statuses = ended(interval.end())?.by_status.iter().map(|(status, _)| *status);
+    let grown = statuses.filter_map(|status| {
+        let count = interval.growth_from_zero(|s| ended(s)?.with_status(status))?;
+        (count > 0).then_some((Member::Suffixed(status), Value::Whole(count)))
+    });
+    Some(grown.collect())
+}
+
+fn recorded(interval: &Interval, record: Record) -> Option<Value> {
+    let grown = interval.growth(|s| Some(s.gunicorn.records[record as usize]))?;
+    (grown > 0).then_some(Value::Whole(grown))
+}
+
+fn workers(snapshot: &Snapshot) -> Option<Vec<(Member, Value)>> {
+    let snapshot::Master { app, workers, .. } = snapshot.gunicorn.master.as_ref()?;
+    let Workers { idle, working } = (*workers)?;
+    let member = |state, count| (Member::Tagged(format!("{app},state:{state}")), Value::Whole(count));
+    Some(vec![member("idle", idle), member("working", working)])
+}
+
+fn running(snapshot: &Snapshot) -> Option<(Member, Value)> {
+    let master = snapshot.gunicorn.master.as_ref()?;
+    let status = match master.running? {
+        Running::Ok => 0,
+        Running::Critical => 2,
+    };
+    Some((Member::Tagged(master.app.clone()), Value::Whole(status)))
+}
+
+fn backlog(snapshot: &Snapshot) -> Option<(Member, Value)> {
+    let waiting = snapshot.interpreter.as_ref()?.server()?.backlog?;
+    let master = snapshot.gunicorn.master.as_ref()?;
+    Some((Member::Tagged(master.app.clone()), Value::Whole(waiting)))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "no worker serves 2^52 requests at once")]
+fn busy_percent(interval: &Interval) -> Option<Value> {
+    let capacity = requests(interval.end())?.capacity.filter(|capacity| *capacity > 0)?;
+    let percent = interval.percent(|s| Some(requests(s).map_or(Duration::ZERO, |requests| requests.busy)))?;
+    // Its time is told by a clock of its own, read a moment later.
+    Some(Value::Real((percent / capacity as f64).min(100.0)))
+}

@@ -1,0 +1,230 @@
+//! The table: one row per metric. Documents, dashboards and tests derive from it.
+//!
+//! A row is data and one small pure function. The variant of its [`Reading`] is its kind, so that kind and
+//! computation cannot disagree. A reading gives `None` for "unknown here", and nothing is sent.
+
+use std::time::Duration;
+
+use self::metric::{Level, Metric, Reading, Unit, Value, Wire};
+use crate::interval::Interval;
+use crate::snapshot::{Collections, Snapshot, Usage};
+
+mod gunicorn;
+pub mod metric;
+pub mod selection;
+
+/// What the runtime's own names begin with.
+pub const PREFIX: &str = "runtime.python.";
+
+/// Every metric there is, in the order in which they are sent.
+pub static CATALOGUE: [Metric; RUNTIME.len() + gunicorn::ROWS.len()] = joined(RUNTIME, gunicorn::ROWS);
+
+/// The metrics of every process.
+const RUNTIME: &[Metric] = &[
+    Metric {
+        name: "runtime.python.cpu.time.sys",
+        unit: Unit::Second,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Change(|interval| interval.time(|s| usage(s)?.system).map(seconds)),
+        source: "getrusage(RUSAGE_SELF).ru_stime",
+        description: "CPU time the process spent in the kernel: all threads, also ended ones, not its children. \
+                      Sent at every flush, zero included.",
+        absent: "on Windows",
+        opentelemetry: Some("process.cpu.time{cpu.mode=system}"),
+    },
+    Metric {
+        name: "runtime.python.cpu.time.user",
+        unit: Unit::Second,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Change(|interval| interval.time(|s| usage(s)?.user).map(seconds)),
+        source: "getrusage(RUSAGE_SELF).ru_utime",
+        description: "CPU time the process spent in user mode: all threads, also ended ones, not its children.",
+        absent: "on Windows",
+        opentelemetry: Some("process.cpu.time{cpu.mode=user}"),
+    },
+    Metric {
+        name: "runtime.python.cpu.percent",
+        unit: Unit::Percent,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Change(|interval| interval.percent(|s| Some(usage(s)?.cpu)).map(Value::Real)),
+        source: "getrusage(RUSAGE_SELF) over the monotonic clock",
+        description: "CPU time of the process, user and kernel, as a percentage of one core: \
+                      above 100 on several cores.",
+        absent: "once when the process was frozen or suspended for more than three intervals",
+        opentelemetry: Some("process.cpu.utilization x 100 x CPUs"),
+    },
+    Metric {
+        name: "runtime.python.cpu.ctx_switch.voluntary",
+        unit: Unit::Switch,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Change(|interval| {
+            interval.growth(|s| usage(s)?.voluntary_switches).map(Value::Whole)
+        }),
+        source: "getrusage(RUSAGE_SELF).ru_nvcsw",
+        description: "Times a thread of the process gave up the CPU to wait: the whole process, every thread.",
+        absent: "on Windows",
+        opentelemetry: Some("process.context_switches{type=voluntary}"),
+    },
+    Metric {
+        name: "runtime.python.cpu.ctx_switch.involuntary",
+        unit: Unit::Switch,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Change(|interval| {
+            interval.growth(|s| usage(s)?.involuntary_switches).map(Value::Whole)
+        }),
+        source: "getrusage(RUSAGE_SELF).ru_nivcsw",
+        description: "Times the kernel took the CPU away from a thread of the process: \
+                      the whole process, every thread.",
+        absent: "on Windows",
+        opentelemetry: Some("process.context_switches{type=involuntary}"),
+    },
+    Metric {
+        name: "runtime.python.gc.count.gen0",
+        unit: Unit::Object,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Now(|s| gc_count(s, 0)),
+        source: "gc.get_count()[0]",
+        description: "Container objects allocated, less those freed, since the last collection of generation 0.",
+        absent: "while the interpreter does not answer in time (C code holds the GIL)",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gc.count.gen1",
+        unit: Unit::Collection,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Now(|s| gc_count(s, 1)),
+        source: "gc.get_count()[1]",
+        description: "Collections of generation 0 since the last collection of generation 1.",
+        absent: "while the interpreter does not answer in time (C code holds the GIL)",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gc.count.gen2",
+        unit: Unit::Collection,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Now(|s| gc_count(s, 2)),
+        source: "gc.get_count()[2]",
+        description: "Collections of generation 1 since the last collection of generation 2.",
+        absent: "while the interpreter does not answer in time (C code holds the GIL)",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gc.collections.gen0",
+        unit: Unit::Collection,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Change(|interval| collected(interval, 0)),
+        source: "our entry in gc.callbacks",
+        description: "Collections of generation 0 that ended, automatic and explicit.",
+        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        opentelemetry: Some("cpython.gc.collections{generation=0}"),
+    },
+    Metric {
+        name: "runtime.python.gc.collections.gen1",
+        unit: Unit::Collection,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Change(|interval| collected(interval, 1)),
+        source: "our entry in gc.callbacks",
+        description: "Collections of generation 1 that ended, automatic and explicit.",
+        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        opentelemetry: Some("cpython.gc.collections{generation=1}"),
+    },
+    Metric {
+        name: "runtime.python.gc.collections.gen2",
+        unit: Unit::Collection,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Change(|interval| collected(interval, 2)),
+        source: "our entry in gc.callbacks",
+        description: "Collections of generation 2, the full ones, that ended, automatic and explicit.",
+        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        opentelemetry: Some("cpython.gc.collections{generation=2}"),
+    },
+    Metric {
+        name: "runtime.python.gc.pause.time",
+        unit: Unit::Nanosecond,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Change(|interval| {
+            interval.growth(|s| Some(collections(s)?.pause)).map(Value::Whole)
+        }),
+        source: "our entry in gc.callbacks, monotonic clock",
+        description: "Time spent in garbage collections that ended in the interval, all generations: \
+                      the program stood still for it.",
+        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gc.pause.max",
+        unit: Unit::Nanosecond,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Aggregate(|s| Some(Value::Whole(collections(s)?.longest_pause))),
+        source: "our entry in gc.callbacks, monotonic clock",
+        description: "The longest single garbage collection that ended in the interval; 0 if there was none.",
+        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.mem.rss",
+        unit: Unit::Byte,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Now(|s| s.process.resident.map(Value::Whole)),
+        source: "/proc/self/statm; elsewhere sysinfo",
+        description: "Resident set: physical memory the process occupies, shared pages included.",
+        absent: "where the operating system hides it",
+        opentelemetry: Some("process.memory.usage"),
+    },
+    Metric {
+        name: "runtime.python.thread_count",
+        unit: Unit::Thread,
+        level: Level::Default,
+        wire: Wire::Chosen,
+        reading: Reading::Now(|s| s.process.threads.map(Value::Whole)),
+        source: "/proc/self/task",
+        description: "Operating-system threads of the process: Python's, ours, and those of native libraries.",
+        absent: "where the operating system hides it; on macOS and Windows",
+        opentelemetry: Some("process.thread.count"),
+    },
+];
+
+const fn joined<const ROWS: usize>(first: &[Metric], second: &[Metric]) -> [Metric; ROWS] {
+    assert!(first.len() + second.len() == ROWS);
+    let mut rows = [first[0]; ROWS];
+    let mut row = 0;
+    while row < ROWS {
+        rows[row] = if row < first.len() { first[row] } else { second[row - first.len()] };
+        row += 1;
+    }
+    rows
+}
+
+fn usage(snapshot: &Snapshot) -> Option<&Usage> {
+    snapshot.usage.as_ref()
+}
+
+fn collections(snapshot: &Snapshot) -> Option<&Collections> {
+    snapshot.collections.as_ref()
+}
+
+fn collected(interval: &Interval, generation: usize) -> Option<Value> {
+    interval.growth(|s| Some(collections(s)?.count[generation])).map(Value::Whole)
+}
+
+fn gc_count(snapshot: &Snapshot, generation: usize) -> Option<Value> {
+    Some(Value::Whole(snapshot.interpreter.as_ref()?.gc_count?[generation]))
+}
+
+fn seconds(time: Duration) -> Value {
+    Value::Real(time.as_secs_f64())
+}
