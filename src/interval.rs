@@ -35,7 +35,7 @@ impl<'a> Interval<'a> {
         Some(counter(self.later)?.saturating_sub(counter(self.earlier)?))
     }
 
-    /// The same for a counter that came into being with the process: not knowing it yet is 0.
+    /// The growth of a counter that started at zero: where the earlier end does not know it, it was 0 then.
     pub fn growth_from_zero(&self, counter: impl Fn(&Snapshot) -> Option<u64>) -> Option<u64> {
         Some(counter(self.later)?.saturating_sub(counter(self.earlier).unwrap_or(0)))
     }
@@ -64,12 +64,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::snapshot::Usage;
+    use crate::snapshot::ResourceUsage;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn snapshot(at: Duration, cpu: Duration) -> Snapshot {
-        let usage = Usage { cpu, voluntary_switches: Some(cpu.as_secs()), ..Usage::default() };
+        let usage =
+            ResourceUsage { cpu, voluntary_switches: Some(cpu.as_secs()), ..ResourceUsage::default() };
         Snapshot { at, usage: Some(usage), ..Snapshot::default() }
     }
 

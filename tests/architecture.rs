@@ -9,8 +9,8 @@ const HOMES: [(&str, &[&str]); 8] = [
     ("sysinfo::", &["sources/portable.rs"]),
     ("cadence::", &["emitter/"]),
     ("socket2::", &["emitter/socket.rs", "descriptor.rs"]),
-    ("nix::", &["sources/", "emitter/", "collector/sampler.rs", "fork_mark.rs", "descriptor.rs"]),
-    ("thread::", &["collector/sampler.rs", "collector/reader.rs"]),
+    ("nix::", &["sources/", "emitter/", "collector/thread.rs", "fork_mark.rs", "descriptor.rs"]),
+    ("std::thread", &["collector/thread.rs"]),
     ("Instant::", &["clock.rs"]),
     ("std::env", &[]),
 ];

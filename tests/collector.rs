@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use runtime_metrics::catalogue::metric::Value;
 use runtime_metrics::catalogue::selection::Selection;
-use runtime_metrics::clock::Clock;
-use runtime_metrics::collector::reader::Interpreter;
-use runtime_metrics::collector::{Collector, Counters};
+use runtime_metrics::clock::{Clock, since_epoch};
+use runtime_metrics::collector::{Answer, Collector, Interpreter};
 use runtime_metrics::emitter::distribution::Distribution;
 use runtime_metrics::identity::IdentityInputs;
 use runtime_metrics::identity::function::{Function, Invoked, Start};
@@ -19,7 +18,8 @@ use runtime_metrics::identity::tracers::{Names, RuntimeWorker, Tracers};
 use runtime_metrics::message::Message;
 use runtime_metrics::settings::variables::Environment;
 use runtime_metrics::settings::{Arguments, Schedule, ServiceArguments, Settings, Sink, Surroundings};
-use runtime_metrics::snapshot;
+use runtime_metrics::snapshot::InterpreterFacts;
+use runtime_metrics::sources::Counters;
 use runtime_metrics::sources::gc::GcCounters;
 use runtime_metrics::sources::gunicorn::requests::{Outcome, RequestCounters};
 use tempfile::TempDir;
@@ -47,18 +47,14 @@ impl Played {
 }
 
 impl Interpreter for Played {
-    fn read(&self, entered: &dyn Fn()) -> Option<snapshot::Interpreter> {
+    fn read(&self, entered: &dyn Fn()) -> Option<Answer> {
         let count = self.asked.fetch_add(1, SeqCst);
         drop(self.let_go.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
         entered();
         let environment = self.environment.lock().unwrap().clone();
         let tracers = self.tracers.lock().unwrap().clone();
-        Some(snapshot::Interpreter {
-            gc_count: Some([count, 0, 0]),
-            environment,
-            tracers: Some(tracers),
-            ..snapshot::Interpreter::default()
-        })
+        let facts = InterpreterFacts { gc_count: Some([count, 0, 0]) };
+        Some(Answer { facts, gunicorn: None, environment, tracers: Some(tracers) })
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
@@ -133,7 +129,7 @@ impl Running {
     }
 
     fn stop(&self) {
-        self.collector.stop(Some(snapshot::Interpreter::default()), PATIENCE, false);
+        self.collector.stop(Some(Answer::default()), PATIENCE, false);
     }
 }
 
@@ -146,11 +142,11 @@ fn of_a_function() -> (Arc<Collector>, Running) {
     of_a_function_by(Sink::Socket, subject("a:b"))
 }
 
-fn of_a_function_by(route: Sink, subject: IdentityInputs) -> (Arc<Collector>, Running) {
+fn of_a_function_by(sink: Sink, subject: IdentityInputs) -> (Arc<Collector>, Running) {
     let running = Running::start(NEVER);
     let mut settings = Running::settings(&running.receiver, SOON);
     settings.schedule = Schedule::PerInvocation;
-    settings.route = route;
+    settings.sink = sink;
     let subject = IdentityInputs { function: Some(Function::default()), ..subject };
     let interpreter = Arc::clone(&running.interpreter) as _;
     let counters = Counters { gc: Arc::clone(&running.gc), ..Counters::default() };
@@ -171,14 +167,14 @@ fn a_function_sends_what_an_invocation_has_used_and_nothing_else() {
     assert!(collector.begin_invocation(|| invoked(Start::Cold)));
     running.gc.start(4_000_000);
     running.gc.stop(5_000_000, 0);
-    let logged = collector.end_invocation(8, || Some(snapshot::Interpreter::default()));
+    let logged = collector.end_invocation(|| Some(Answer::default()));
     assert_eq!(logged, "");
     let lines = running.lines();
     assert_eq!(names(&lines, "gc.pause.time:1000000|"), 1, "{lines:?}");
     assert_eq!(names(&lines, "cold_start:true"), lines.len());
     // Neither a tick nor a last sample: whoever ends the process does so between invocations.
     std::thread::sleep(3 * SOON);
-    collector.stop(Some(snapshot::Interpreter::default()), PATIENCE, true);
+    collector.stop(Some(Answer::default()), PATIENCE, true);
     assert_eq!(running.flushes(), 0);
 }
 
@@ -190,7 +186,7 @@ fn tags_that_the_function_leaves_no_room_for_are_told_of_once() {
     let (collector, _running) = of_a_function_by(Sink::Socket, IdentityInputs { claims, ..subject("") });
     let told = |start| {
         assert!(collector.begin_invocation(|| invoked(start)));
-        collector.end_invocation(8, || None);
+        collector.end_invocation(|| None);
         collector.take_messages().iter().filter(|message| message.text.contains("user tags")).count()
     };
     assert_eq!([Start::Warm, Start::Proactive, Start::Warm, Start::Proactive].map(told), [0, 1, 0, 0]);
@@ -206,7 +202,7 @@ fn a_slow_receiver_of_a_program_s_own_metrics_is_not_said_at_each_of_them() {
     running.receiver.socket.set_nonblocking(true).unwrap();
     let mut said = 0;
     for number in 0..1000 {
-        collector.distribute(&orders(), 7);
+        collector.send_custom(&orders());
         // Now and then it takes one.
         if number % 20 == 0 {
             running.receiver.socket.recv(&mut [0; 8192]).unwrap();
@@ -219,15 +215,21 @@ fn a_slow_receiver_of_a_program_s_own_metrics_is_not_said_at_each_of_them() {
 
 #[test]
 fn what_goes_to_the_log_is_of_the_time_of_its_flush_and_is_given_once() {
+    let started = since_epoch().as_secs();
     let (collector, running) = of_a_function_by(Sink::Log, subject("a:b"));
-    let flushed = collector.flush(7, None);
-    assert!(flushed.everything_left);
-    assert!(flushed.log.lines().all(|line| line.contains(r#","e":7,"#)), "{}", flushed.log);
+    let flushed = collector.flush(None);
+    assert!(flushed.everything_sent);
+    let times = |log: &str| -> Vec<u64> {
+        let time = |line: &str| line.split_once(r#","e":"#)?.1.split_once(',')?.0.parse().ok();
+        log.lines().map(|line| time(line).expect("a line has a time")).collect()
+    };
+    let is_now = |time: &u64| (started..=since_epoch().as_secs()).contains(time);
+    assert!(times(&flushed.log).iter().all(is_now), "{}", flushed.log);
     assert_eq!(flushed.log.lines().count(), 12);
     assert!(collector.begin_invocation(|| invoked(Start::Cold)));
-    assert_eq!(collector.distribute(&orders(), 8).lines().count(), 1);
-    let ended = collector.end_invocation(9, || None);
-    assert!(!ended.is_empty() && ended.lines().all(|line| line.contains(r#","e":9,"#)), "{ended}");
+    assert_eq!(collector.send_custom(&orders()).lines().count(), 1);
+    let ended = collector.end_invocation(|| None);
+    assert!(!ended.is_empty() && times(&ended).iter().all(is_now), "{ended}");
     assert_eq!(running.flushes(), 0);
     let status = collector.status().unwrap();
     assert_eq!((status.destination, status.transport), (None, None));
@@ -238,7 +240,7 @@ fn an_invocation_that_finds_the_collector_busy_is_not_the_first() {
     let (collector, _running) = of_a_function();
     assert!(collector.begin_invocation(|| invoked(Start::Warm)));
     let mut is_asked = false;
-    collector.end_invocation(7, || {
+    collector.end_invocation(|| {
         let begun = collector.begin_invocation(|| {
             is_asked = true;
             invoked(Start::Cold)
@@ -255,7 +257,7 @@ fn an_invocation_of_any_length_has_a_percentage() {
     assert!(collector.begin_invocation(|| invoked(Start::Warm)));
     // Longer than three intervals, which a server must have slept through.
     std::thread::sleep(4 * SOON);
-    collector.end_invocation(7, || None);
+    collector.end_invocation(|| None);
     assert_eq!(names(&running.lines(), "cpu.percent:"), 1);
 }
 
@@ -265,7 +267,7 @@ fn requests_from_before_the_baseline_are_nobody_s() {
     let settings = Running::settings(&receiver, NEVER);
     let (clock, counters, interpreter) = (Clock::start(), Counters::default(), Arc::new(Played::default()));
     let requests = Arc::new(RequestCounters::new(None, true, None, 7));
-    counters.gunicorn.work(Arc::clone(&requests), clock);
+    counters.gunicorn.become_worker(Arc::clone(&requests), clock);
     let answer = |milliseconds| {
         let duration = Duration::from_millis(milliseconds);
         requests.count(Outcome { duration, status: Some(200), queued: None });
@@ -275,7 +277,7 @@ fn requests_from_before_the_baseline_are_nobody_s() {
     let collector = Collector::new(clock, counters, &settings, subject("a:b"), played, None);
     let running = Running { collector, interpreter, gc, receiver };
     answer(7);
-    running.collector.flush(0, None);
+    running.collector.flush(None);
     let lines = running.lines();
     for line in
         ["gunicorn.requests:1|c|", "gunicorn.request.status.200:1|c|", "gunicorn.request.duration:7|ms|"]
@@ -339,13 +341,13 @@ fn collections_that_went_unseen_are_absent_for_one_interval_only() {
         running.gc.stop(1000, 0);
     };
     let flush = || {
-        assert!(running.collector.flush(7, None).everything_left);
+        assert!(running.collector.flush(None).everything_sent);
         running.lines()
     };
     collect();
-    running.gc.note_unseen();
+    running.gc.mark_missed();
     // A look does not make the flush forget.
-    assert!(running.collector.look(None).iter().all(|sample| !sample.metric.name.contains("gc.pause")));
+    assert!(running.collector.inspect(None).iter().all(|sample| !sample.metric.name.contains("gc.pause")));
     let lines = flush();
     assert_eq!(names(&lines, "gc.collections") + names(&lines, "gc.pause"), 0);
     let warnings = running.collector.take_messages();
@@ -363,7 +365,7 @@ fn a_look_sends_nothing_and_leaves_the_interval_as_it_is() {
     running.gc.start(0);
     running.gc.stop(777, 2);
     let value = |name: &str| {
-        let samples = running.collector.look(None);
+        let samples = running.collector.inspect(None);
         samples.iter().find(|sample| sample.metric.name.ends_with(name)).map(|sample| sample.value.clone())
     };
     for _ in 0..2 {
@@ -462,8 +464,8 @@ fn what_ddtrace_sends_is_left_to_it_while_it_does() {
         said,
         [
             "ddtrace sends runtime metrics: 9 of the names are left to it",
-            "ddtrace sends no runtime metrics any more: all names are ours",
-            "ddtrace's runtime metrics were disabled, as DD_RUNTIME_METRICS_FORCE says: all names are ours",
+            "ddtrace no longer sends runtime metrics: all names are sent here",
+            "ddtrace's runtime metrics were disabled (DD_RUNTIME_METRICS_FORCE): all names are sent here",
         ]
     );
 }

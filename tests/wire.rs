@@ -14,10 +14,10 @@ use runtime_metrics::identity::{Extras, Identity, Runtime};
 use runtime_metrics::interval::Interval;
 use runtime_metrics::settings::ServiceArguments;
 use runtime_metrics::settings::variables::Environment;
-use runtime_metrics::snapshot::{
-    Collections, Ended, Gunicorn, Interpreter, Master, Observations, Process, Requests, Running, Server,
-    Snapshot, Usage, Workers,
+use runtime_metrics::snapshot::server::{
+    Ended, GunicornFacts, MasterFacts, Observations, Requests, ServerStatus, WorkerCounts,
 };
+use runtime_metrics::snapshot::{Collections, InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -32,16 +32,16 @@ fn runtime() -> Runtime {
 fn earlier() -> Snapshot {
     Snapshot {
         at: 100 * SECOND,
-        usage: Some(Usage {
+        usage: Some(ResourceUsage {
             cpu: 30 * SECOND,
             user: Some(20 * SECOND),
             system: Some(10 * SECOND),
             voluntary_switches: Some(1000),
             involuntary_switches: Some(50),
         }),
-        process: Process { resident: Some(1), threads: Some(1) },
+        process: ProcessFacts { resident: Some(1), threads: Some(1) },
         collections: Some(Collections { count: [7, 5, 3], pause: 9000, longest_pause: 9000 }),
-        interpreter: Some(Interpreter { gc_count: Some([1, 1, 1]), ..Interpreter::default() }),
+        interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]) }),
         ..Snapshot::default()
     }
 }
@@ -49,16 +49,16 @@ fn earlier() -> Snapshot {
 fn later() -> Snapshot {
     Snapshot {
         at: 110 * SECOND,
-        usage: Some(Usage {
+        usage: Some(ResourceUsage {
             cpu: Duration::from_micros(32_500_001),
             user: Some(Duration::from_micros(22_500_001)),
             system: Some(10 * SECOND),
             voluntary_switches: Some(1234),
             involuntary_switches: Some(56),
         }),
-        process: Process { resident: Some(73_400_320), threads: Some(12) },
+        process: ProcessFacts { resident: Some(73_400_320), threads: Some(12) },
         collections: Some(Collections { count: [107, 15, 4], pause: 1_009_000, longest_pause: 500_000 }),
-        interpreter: Some(Interpreter { gc_count: Some([123, 4, 5]), ..Interpreter::default() }),
+        interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]) }),
         ..Snapshot::default()
     }
 }
@@ -173,7 +173,7 @@ fn names_and_texts_of_the_catalogue_keep_the_rules() {
 /// A level never grows by accident: it is what people pay for.
 #[test]
 fn the_default_level_is_what_ddtrace_and_gunicorn_send() {
-    let of_default = CATALOGUE.iter().filter(|metric| metric.level == Level::Default);
+    let of_default = CATALOGUE.iter().filter(|metric| metric.level == Level::Default && !metric.by_name);
     let (of_gunicorn, mut names): (Vec<_>, Vec<_>) =
         of_default.map(|metric| metric.name).partition(|name| name.starts_with("gunicorn."));
     assert_eq!(
@@ -235,20 +235,20 @@ fn the_lines_of_a_gunicorn_worker_are_exactly_these() {
     };
     let earlier = Snapshot {
         at: 100 * SECOND,
-        gunicorn: Gunicorn {
+        gunicorn: GunicornFacts {
             records: [1, 0, 7, 0],
             requests: Some(requests(ended(10, &[(200, 9), (302, 1)], observed(&[9], 1)), 0, 3 * SECOND)),
-            ..Gunicorn::default()
+            ..GunicornFacts::default()
         },
         ..Snapshot::default()
     };
     let last = ended(14, &[(200, 11), (302, 1), (404, 2)], observed(&[300_000, 12, 1_000], 4));
     let later = Snapshot {
         at: 110 * SECOND,
-        gunicorn: Gunicorn {
+        gunicorn: GunicornFacts {
             records: [1, 2, 7, 1],
             requests: Some(Requests { queue_times: observed(&[1_500], 1), ..requests(last, 3, 13 * SECOND) }),
-            ..Gunicorn::default()
+            ..GunicornFacts::default()
         },
         ..Snapshot::default()
     };
@@ -268,13 +268,29 @@ fn the_lines_of_a_gunicorn_worker_are_exactly_these() {
 }
 
 #[test]
+fn an_application_name_becomes_a_clean_tag() {
+    let master = MasterFacts {
+        app: "my shop|#x\n".into(),
+        workers: None,
+        status: Some(ServerStatus::Ok),
+        backlog: None,
+    };
+    let later = Snapshot {
+        gunicorn: GunicornFacts { master: Some(master), ..GunicornFacts::default() },
+        ..Snapshot::default()
+    };
+    let expected = ["_sc|gunicorn.is_running|0|#app:my_shop__x_,a:b"];
+    assert_eq!(lines(&Snapshot::default(), &later, "a:b", WireType::Distribution), expected);
+}
+
+#[test]
 fn a_worker_that_has_just_begun_has_a_baseline_of_nothing() {
     let requests = Requests {
         ended: Some(Ended { count: 1, by_status: vec![(500, 1)], ..Ended::default() }),
         ..Requests::default()
     };
     let later = Snapshot {
-        gunicorn: Gunicorn { requests: Some(requests), ..Gunicorn::default() },
+        gunicorn: GunicornFacts { requests: Some(requests), ..GunicornFacts::default() },
         ..Snapshot::default()
     };
     let expected = ["gunicorn.requests:1|c|#a:b", "gunicorn.request.status.500:1|c|#a:b"];
@@ -283,16 +299,15 @@ fn a_worker_that_has_just_begun_has_a_baseline_of_nothing() {
 
 #[test]
 fn the_lines_of_a_gunicorn_master_are_exactly_these() {
-    let server = Server { workers: vec![7, 8], backlog: Some(5), ..Server::default() };
     let later = Snapshot {
-        interpreter: Some(Interpreter { gunicorn: Some(Ok(server)), ..Interpreter::default() }),
-        gunicorn: Gunicorn {
-            master: Some(Master {
-                app: "app:shop".into(),
-                workers: Some(Workers { idle: 2, working: 1 }),
-                running: Some(Running::Critical),
+        gunicorn: GunicornFacts {
+            master: Some(MasterFacts {
+                app: "shop".into(),
+                workers: Some(WorkerCounts { idle: 2, working: 1 }),
+                status: Some(ServerStatus::Critical),
+                backlog: Some(5),
             }),
-            ..Gunicorn::default()
+            ..GunicornFacts::default()
         },
         ..Snapshot::default()
     };
@@ -428,11 +443,11 @@ proptest! {
     ) {
         let snapshot = |n: usize| Snapshot {
             at: Duration::from_micros(at[n].into()),
-            usage: Some(Usage {
+            usage: Some(ResourceUsage {
                 cpu: Duration::from_micros(cpu[n].into()),
                 user: Some(Duration::from_micros(cpu[n].into())),
                 voluntary_switches: Some(switches[n]),
-                ..Usage::default()
+                ..ResourceUsage::default()
             }),
             collections: Some(Collections { pause: pause[n], ..Collections::default() }),
             ..Snapshot::default()

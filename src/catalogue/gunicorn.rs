@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::metric::{Family, Level, Member, Metric, Reading, Unit, Value, Wire};
+use super::metric::{Counter, Family, Level, Member, Metric, Reading, Unit, Value, Wire};
 use crate::interval::Interval;
-use crate::snapshot::{self, Ended, Record, Requests, Running, Snapshot, Workers};
+use crate::snapshot::server::{Ended, MasterFacts, Record, Requests, ServerStatus, WorkerCounts};
+use crate::snapshot::{Snapshot, Source};
+use crate::tag::clean;
 
 /// The metrics of Gunicorn's master and workers.
 pub const ROWS: &[Metric] = &[
@@ -12,10 +14,10 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.requests",
         unit: Unit::Request,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
-        reading: Reading::Change(|interval| {
-            interval.growth_from_zero(|s| Some(ended(s)?.count)).map(Value::Whole)
-        }),
+        needs: &[Source::Gunicorn],
+        reading: Reading::Counter(Counter::of(|s| Some(ended(s)?.count)).starting_at_zero()),
         source: "requests that ended, seen by the worker's hooks or around its ASGI application",
         description: "Requests that a Gunicorn worker has answered, or failed to.",
         absent: "outside Gunicorn's workers; where Gunicorn's statsd_host sends it",
@@ -25,7 +27,9 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.request.status",
         unit: Unit::Request,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
+        needs: &[Source::Gunicorn],
         reading: Reading::Family(Family {
             suffix: Some("NNN"),
             tags: &[],
@@ -40,7 +44,9 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.request.duration",
         unit: Unit::Millisecond,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Timing,
+        needs: &[Source::Gunicorn],
         reading: Reading::Observations(|s| Some(&ended(s)?.durations)),
         source: "monotonic clock, from before the application to after its answer",
         description: "How long each request took, also one that raised. Above 4,096 in an interval a uniform choice \
@@ -52,7 +58,9 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.request.queue_time",
         unit: Unit::Millisecond,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Timing,
+        needs: &[Source::Gunicorn],
         reading: Reading::Observations(|s| Some(&requests(s)?.queue_times)),
         source: "the header X-Request-Start, against the wall clock",
         description: "How long each request had been on its way from the proxy when its worker began with it.",
@@ -63,8 +71,10 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.log.critical",
         unit: Unit::Record,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
-        reading: Reading::Change(|interval| recorded(interval, Record::Critical)),
+        needs: &[Source::Gunicorn],
+        reading: Reading::Counter(Counter::of(|s| Some(recorded(s, Record::Critical))).omitting_zero()),
         source: "a handler on the logger gunicorn.error",
         description: "Records of the level CRITICAL on Gunicorn's own logger, not on the application's, that its log level lets \
                       through.",
@@ -75,8 +85,10 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.log.error",
         unit: Unit::Record,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
-        reading: Reading::Change(|interval| recorded(interval, Record::Error)),
+        needs: &[Source::Gunicorn],
+        reading: Reading::Counter(Counter::of(|s| Some(recorded(s, Record::Error))).omitting_zero()),
         source: "a handler on the logger gunicorn.error",
         description: "Records of the level ERROR without an exception on Gunicorn's own logger.",
         absent: "when there was none; where Gunicorn's statsd_host sends it",
@@ -86,8 +98,10 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.log.warning",
         unit: Unit::Record,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
-        reading: Reading::Change(|interval| recorded(interval, Record::Warning)),
+        needs: &[Source::Gunicorn],
+        reading: Reading::Counter(Counter::of(|s| Some(recorded(s, Record::Warning))).omitting_zero()),
         source: "a handler on the logger gunicorn.error",
         description: "Records of the level WARNING on Gunicorn's own logger.",
         absent: "when there was none; where Gunicorn's statsd_host sends it",
@@ -97,8 +111,10 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.log.exception",
         unit: Unit::Record,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
-        reading: Reading::Change(|interval| recorded(interval, Record::Exception)),
+        needs: &[Source::Gunicorn],
+        reading: Reading::Counter(Counter::of(|s| Some(recorded(s, Record::Exception))).omitting_zero()),
         source: "a handler on the logger gunicorn.error",
         description: "Records of the level ERROR with an exception on Gunicorn's own logger.",
         absent: "when there was none; where Gunicorn's statsd_host sends it",
@@ -108,7 +124,9 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.workers",
         unit: Unit::Worker,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Gauge,
+        needs: &[Source::GunicornObjects],
         reading: Reading::Family(Family {
             suffix: None,
             tags: &["app", "state"],
@@ -124,11 +142,13 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.is_running",
         unit: Unit::Status,
         level: Level::Default,
+        by_name: false,
         wire: Wire::ServiceCheck,
+        needs: &[Source::GunicornObjects],
         reading: Reading::Family(Family {
             suffix: None,
             tags: &["app"],
-            members: |interval| running(interval.end()).into_iter().collect(),
+            members: |interval| status(interval.end()).into_iter().collect(),
         }),
         source: "the workers that Gunicorn's master has",
         description: "A service check, without runtime-id: OK (0) while the master has workers, CRITICAL (2) without and \
@@ -140,7 +160,9 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.backlog",
         unit: Unit::Connection,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Histogram,
+        needs: &[Source::GunicornObjects],
         reading: Reading::Family(Family {
             suffix: None,
             tags: &["app"],
@@ -154,8 +176,10 @@ pub const ROWS: &[Metric] = &[
     Metric {
         name: "gunicorn.worker.requests.active",
         unit: Unit::Request,
-        level: Level::ByName,
+        level: Level::Default,
+        by_name: true,
         wire: Wire::Gauge,
+        needs: &[Source::Gunicorn],
         reading: Reading::Now(|s| Some(Value::Whole(requests(s)?.active))),
         source: "requests in flight",
         description: "Requests that a Gunicorn worker is serving: the busy threads of gthread.",
@@ -165,9 +189,11 @@ pub const ROWS: &[Metric] = &[
     Metric {
         name: "gunicorn.worker.connections",
         unit: Unit::Connection,
-        level: Level::ByName,
+        level: Level::Default,
+        by_name: true,
         wire: Wire::Gauge,
-        reading: Reading::Now(|s| Some(Value::Whole(s.interpreter.as_ref()?.server()?.connections?))),
+        needs: &[Source::GunicornObjects],
+        reading: Reading::Now(|s| s.gunicorn.connections.map(Value::Whole)),
         source: "the worker's own count: nr_conns of gthread and asgi, the pool of gevent",
         description: "Connections that a Gunicorn worker holds, with and without a request.",
         absent: "outside Gunicorn's gthread, gevent and asgi workers; while the interpreter does not answer in time",
@@ -176,8 +202,10 @@ pub const ROWS: &[Metric] = &[
     Metric {
         name: "gunicorn.worker.busy.percent",
         unit: Unit::Percent,
-        level: Level::ByName,
+        level: Level::Default,
+        by_name: true,
         wire: Wire::Gauge,
+        needs: &[Source::Gunicorn],
         reading: Reading::Change(busy_percent),
         source: "time in requests over time and capacity: 1, the threads of gthread, or worker_connections",
         description: "How much of what a Gunicorn worker could serve at once was in use, on average over the interval: at \
@@ -204,31 +232,37 @@ fn by_status(interval: &Interval) -> Option<Vec<(Member, Value)>> {
     Some(grown.collect())
 }
 
-fn recorded(interval: &Interval, record: Record) -> Option<Value> {
-    let grown = interval.growth(|s| Some(s.gunicorn.records[record as usize]))?;
-    (grown > 0).then_some(Value::Whole(grown))
+fn recorded(snapshot: &Snapshot, record: Record) -> u64 {
+    snapshot.gunicorn.records[record as usize]
+}
+
+fn master(snapshot: &Snapshot) -> Option<&MasterFacts> {
+    snapshot.gunicorn.master.as_ref()
+}
+
+fn app(master: &MasterFacts) -> String {
+    clean(&format!("app:{}", master.app))
 }
 
 fn workers(snapshot: &Snapshot) -> Option<Vec<(Member, Value)>> {
-    let snapshot::Master { app, workers, .. } = snapshot.gunicorn.master.as_ref()?;
-    let Workers { idle, working } = (*workers)?;
+    let master = master(snapshot)?;
+    let (WorkerCounts { idle, working }, app) = (master.workers?, app(master));
     let member = |state, count| (Member::Tagged(format!("{app},state:{state}")), Value::Whole(count));
     Some(vec![member("idle", idle), member("working", working)])
 }
 
-fn running(snapshot: &Snapshot) -> Option<(Member, Value)> {
-    let master = snapshot.gunicorn.master.as_ref()?;
-    let status = match master.running? {
-        Running::Ok => 0,
-        Running::Critical => 2,
+fn status(snapshot: &Snapshot) -> Option<(Member, Value)> {
+    let master = master(snapshot)?;
+    let status = match master.status? {
+        ServerStatus::Ok => 0,
+        ServerStatus::Critical => 2,
     };
-    Some((Member::Tagged(master.app.clone()), Value::Whole(status)))
+    Some((Member::Tagged(app(master)), Value::Whole(status)))
 }
 
 fn backlog(snapshot: &Snapshot) -> Option<(Member, Value)> {
-    let waiting = snapshot.interpreter.as_ref()?.server()?.backlog?;
-    let master = snapshot.gunicorn.master.as_ref()?;
-    Some((Member::Tagged(master.app.clone()), Value::Whole(waiting)))
+    let master = master(snapshot)?;
+    Some((Member::Tagged(app(master)), Value::Whole(master.backlog?)))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "no worker serves 2^52 requests at once")]

@@ -3,18 +3,20 @@
 use super::metric::{Level, Sample};
 use super::{CATALOGUE, PREFIX};
 use crate::interval::Interval;
+use crate::snapshot::SourceSet;
+
+/// How many words of 64 bits hold one bit a row.
+const WORDS: usize = CATALOGUE.len().div_ceil(64);
 
 /// A set of rows of the catalogue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Selection(u128);
-
-const _: () = assert!(CATALOGUE.len() <= 128, "a row is a bit");
+pub struct Selection([u64; WORDS]);
 
 impl Selection {
-    /// The rows of a level and of those below it.
+    /// The rows of a level and of those below it, without those that have to be named.
     #[must_use]
     pub fn at(level: Level) -> Self {
-        Self::of(|row| CATALOGUE[row].level <= level)
+        Self::of(|row| CATALOGUE[row].level <= level && !CATALOGUE[row].by_name)
     }
 
     /// The rows that a pattern names: a name or `group.*`, each with or without `runtime.python.` where it begins so.
@@ -31,39 +33,53 @@ impl Selection {
         })
     }
 
-    /// Whether a row is among them.
+    /// Whether a row is in the set.
     #[must_use]
     pub fn contains(self, row: usize) -> bool {
-        self.0 >> row & 1 == 1
+        self.0[row / 64] >> (row % 64) & 1 == 1
     }
 
-    /// How many they are.
+    /// The number of rows in the set.
     #[must_use]
     pub fn len(self) -> u32 {
-        self.0.count_ones()
+        self.0.iter().map(|word| word.count_ones()).sum()
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.len() == 0
     }
 
-    /// These and those.
+    /// The union of both sets.
     #[must_use]
     pub fn with(self, others: Self) -> Self {
-        Self(self.0 | others.0)
+        self.combined(others, |word, other| word | other)
     }
 
-    /// These but not those.
+    /// This set without the rows of the other.
     #[must_use]
     pub fn without(self, others: Self) -> Self {
-        Self(self.0 & !others.0)
+        self.combined(others, |word, other| word & !other)
+    }
+
+    /// The sources that its rows need.
+    #[must_use]
+    pub fn needs(self) -> SourceSet {
+        let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| self.contains(*row));
+        rows.flat_map(|(_, metric)| metric.needs.iter().copied()).collect()
     }
 
     fn of(is_in: impl Fn(usize) -> bool) -> Self {
-        let bits = (0..CATALOGUE.len()).filter(|row| is_in(*row)).map(|row| 1 << row);
-        Self(bits.fold(0, |set, bit| set | bit))
+        let mut set = Self::default();
+        for row in (0..CATALOGUE.len()).filter(|row| is_in(*row)) {
+            set.0[row / 64] |= 1 << (row % 64);
+        }
+        set
+    }
+
+    fn combined(self, others: Self, combine: impl Fn(u64, u64) -> u64) -> Self {
+        Self(std::array::from_fn(|word| combine(self.0[word], others.0[word])))
     }
 }
 

@@ -106,7 +106,7 @@ pub struct Settings {
     /// When samples are taken.
     pub schedule: Schedule,
     /// How metrics leave.
-    pub route: Sink,
+    pub sink: Sink,
     /// The function, in AWS Lambda, before its first invocation.
     pub function: Option<Function>,
     /// Whether the process is stored as an image and restored from it.
@@ -221,7 +221,7 @@ impl Settings {
                 None => variables.destination(surroundings.default_socket),
             },
             schedule: variables.schedule(),
-            route: Sink::Socket,
+            sink: Sink::Socket,
             function: None,
             is_stored: environment.get(&variables::LAMBDA_INITIALIZATION_TYPE) == Some("snap-start"),
         };
@@ -356,9 +356,9 @@ impl Variables<'_> {
             if has_extension {
                 settings.destination = Destination::of_extension();
             } else {
-                settings.route = if flushes_to_log { Sink::Log } else { Sink::Nowhere };
+                settings.sink = if flushes_to_log { Sink::Log } else { Sink::Nowhere };
             }
-            if settings.route == Sink::Nowhere {
+            if settings.sink == Sink::Nowhere {
                 let text = "metrics are not sent: this function has no Datadog Lambda Extension, and no address of another \
                             receiver; add the extension's layer, or set DD_FLUSH_TO_LOG=true to have them in the log";
                 self.warnings
@@ -375,7 +375,7 @@ impl Variables<'_> {
         if let (Schedule::PerInvocation, Address::Udp(Host::Name(name), _)) =
             (settings.schedule, &settings.destination.address)
         {
-            settings.route = Sink::Nowhere;
+            settings.sink = Sink::Nowhere;
             let text = format!(
                 "nothing is sent to {}: in AWS Lambda the name {name} is not looked up; give an IP address",
                 settings.destination
@@ -522,7 +522,7 @@ mod tests {
                 process_tags: false,
                 origin: Origin { detect: true, external: None, cardinality: None },
                 schedule: Schedule::Periodic,
-                route: Sink::Socket,
+                sink: Sink::Socket,
                 function: None,
                 is_stored: false,
             }
@@ -727,23 +727,23 @@ mod tests {
     fn a_function_without_an_address_sends_to_its_extension_or_to_its_log() {
         let (with, warnings) = settings_in(beside_extension(), [FUNCTION, ("DD_FLUSH_TO_LOG", "true")]);
         assert_eq!(with.destination.to_string(), "udp://127.0.0.1:8125 (from the Datadog Lambda Extension)");
-        assert_eq!((with.route, with.function, warnings.len()), (Sink::Socket, Some(of_function(true)), 0));
+        assert_eq!((with.sink, with.function, warnings.len()), (Sink::Socket, Some(of_function(true)), 0));
         let (logged, warnings) = settings([FUNCTION, ("DD_FLUSH_TO_LOG", "1")]);
-        assert_eq!((logged.route, logged.function, warnings.len()), (Sink::Log, Some(of_function(false)), 0));
+        assert_eq!((logged.sink, logged.function, warnings.len()), (Sink::Log, Some(of_function(false)), 0));
         let (lost, warnings) = settings([FUNCTION]);
-        assert_eq!((lost.route, lost.function), (Sink::Nowhere, Some(of_function(false))));
+        assert_eq!((lost.sink, lost.function), (Sink::Nowhere, Some(of_function(false))));
         let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
         assert!(warning.contains("layer") && warning.contains("DD_FLUSH_TO_LOG=true"), "{warning}");
         let server = ("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances");
         let (server, warnings) = settings([FUNCTION, server]);
         assert_eq!(server.destination, Destination::by_default(Path::new(NO_SOCKET)));
-        assert_eq!((server.route, warnings.len()), (Sink::Socket, 0));
+        assert_eq!((server.sink, warnings.len()), (Sink::Socket, 0));
     }
 
     #[test]
     fn whether_there_is_an_extension_is_told_and_not_looked_for() {
         let path = ("DD_RUNTIME_METRICS_LAMBDA_EXTENSION", "/");
-        assert_eq!(settings([FUNCTION, path]).0.route, Sink::Nowhere);
+        assert_eq!(settings([FUNCTION, path]).0.sink, Sink::Nowhere);
     }
 
     #[test]
@@ -758,7 +758,7 @@ mod tests {
             let (settings, warnings) = settings_in(beside_extension(), [FUNCTION, address[0], address[1]]);
             assert_eq!(settings.destination.to_string(), format!("udp://{host}:{port} (from DD_AGENT_HOST)"));
             assert_eq!(
-                (settings.route, settings.function),
+                (settings.sink, settings.function),
                 (Sink::Socket, Some(of_function(is_extensions))),
                 "{host}"
             );
@@ -769,7 +769,7 @@ mod tests {
     #[test]
     fn in_a_function_no_name_is_looked_up_and_that_is_said() {
         let (settings, warnings) = settings([FUNCTION, ("DD_AGENT_HOST", "agent.internal")]);
-        assert_eq!(settings.route, Sink::Nowhere);
+        assert_eq!(settings.sink, Sink::Nowhere);
         assert_eq!(
             warnings,
             ["nothing is sent to udp://agent.internal:8125 (from DD_AGENT_HOST): in AWS Lambda the name \

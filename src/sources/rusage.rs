@@ -7,14 +7,14 @@ use std::time::Duration;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-use crate::snapshot::Usage;
+use crate::snapshot::ResourceUsage;
 
-/// What the process has used since it began; `None` if the system call is not permitted.
+/// What the process has used since it started; `None` if the system call is not permitted.
 #[must_use]
-pub fn read() -> Option<Usage> {
+pub fn read() -> Option<ResourceUsage> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
     let (user, system) = (duration(usage.user_time()), duration(usage.system_time()));
-    Some(Usage {
+    Some(ResourceUsage {
         cpu: user + system,
         user: Some(user),
         system: Some(system),

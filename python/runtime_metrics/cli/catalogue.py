@@ -117,8 +117,8 @@ def _details(metric: Metric) -> str:
         own.append(f"- Names that are sent: `{metric.name}.{metric.suffix}`")
     if metric.tags:
         own.append("- Tags of its own: " + ", ".join(f"`{tag}`" for tag in metric.tags))
-    if metric.level != "default":
-        own.append(f"- Level: {metric.level}, as `DD_RUNTIME_METRICS_INCLUDE={metric.name}`")
+    if metric.by_name:
+        own.append(f"- Level: by name, as `DD_RUNTIME_METRICS_INCLUDE={metric.name}`")
     return "\n".join(
         (
             f"### {metric.name}",

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     expected = {
         metric.name
         for metric in metrics
-        if metric.level == "default" and metric.name.startswith(catalogue.PREFIX)
+        if not metric.by_name and metric.name.startswith(catalogue.PREFIX)
     }
     board = Board({metric.name: metric.unit for metric in metrics})
     with (

@@ -14,8 +14,8 @@ use pyo3::prelude::*;
 use super::log::{self, unless_exception};
 use super::process::{self, Process};
 use super::running::{self, Running, shielded};
+use crate::collector::InvocationGuard;
 use crate::emitter::distribution::Refusal;
-use crate::identity::function::Guard;
 use crate::settings::variables::{LAMBDA_EXTENSION, LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE};
 use crate::settings::{Sink, Warning};
 
@@ -27,7 +27,7 @@ pub use wrapper::instrument;
 #[derive(Default)]
 pub struct Invocations {
     /// Tells them apart, by their contexts.
-    guard: Guard<Context>,
+    guard: InvocationGuard<Context>,
     /// Whether somebody has had metrics started for them.
     is_prepared: AtomicBool,
     /// Whether hooks around a stored image have been asked for.
@@ -108,7 +108,7 @@ pub fn without_silence(warnings: Vec<Warning>) -> Vec<Warning> {
 
 /// Says that nothing is sent, if that is so and has not been said.
 fn tell_of_silence(py: Python<'_>, process: &Process, running: &Running) -> PyResult<()> {
-    if running.settings().route != Sink::Nowhere || process.invocations.told_of_silence.swap(true, SeqCst) {
+    if running.settings().sink != Sink::Nowhere || process.invocations.told_of_silence.swap(true, SeqCst) {
         return Ok(());
     }
     let warnings = running.warnings().into_iter().filter(tells_of_silence).collect();
