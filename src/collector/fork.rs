@@ -4,21 +4,11 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Collector;
 use super::checkout::CheckedOut;
-use super::pipeline::Pipeline;
+use super::{Collector, Held};
 use crate::emitter::transport::Handover;
 use crate::identity::IdentityInputs;
 use crate::message::Message;
-
-/// What is held back while forks are made. Only forking threads lock it.
-#[derive(Default)]
-pub struct Held {
-    pipeline: Option<Box<Pipeline>>,
-    forks: usize,
-    /// The reader was told to halt.
-    interrupted: bool,
-}
 
 /// What a child process takes over of its parent's collector.
 pub struct Inheritance {

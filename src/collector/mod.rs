@@ -22,7 +22,6 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use self::checkout::Checkout;
-use self::fork::Held;
 use self::output::Output;
 use self::pipeline::Pipeline;
 use self::reader::Reader;
@@ -72,6 +71,15 @@ pub struct Collector {
     held: Mutex<Held>,
     /// While it is true no flush waits for a slow receiver.
     hurry: Arc<AtomicBool>,
+}
+
+/// What is held back while forks are made. Only forking threads lock it.
+#[derive(Default)]
+struct Held {
+    pipeline: Option<Box<Pipeline>>,
+    forks: usize,
+    /// The reader was told to halt.
+    interrupted: bool,
 }
 
 /// The outcome of a flush.

@@ -12,7 +12,7 @@ use crate::identity::tracers::Tracers;
 use crate::message::Message;
 use crate::settings::variables::Environment;
 use crate::snapshot::InterpreterFacts;
-use crate::sources::gunicorn::GunicornObjects;
+use crate::sources::gunicorn::objects::GunicornObjects;
 
 /// Python code may run on it, in a log handler of the program: 400 nested calls through C need more than 256 kB.
 const STACK: usize = 2 * 1024 * 1024;

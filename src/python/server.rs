@@ -17,8 +17,8 @@ use super::process::Process;
 use super::running::{self, shielded};
 use crate::clock::Clock;
 use crate::snapshot::server::Record;
-use crate::sources::gunicorn::GunicornObjects;
 use crate::sources::gunicorn::master::Master;
+use crate::sources::gunicorn::objects::GunicornObjects;
 use crate::sources::gunicorn::requests::{self, Outcome, RequestCounters, queue_time};
 
 /// What asks Gunicorn's own objects.

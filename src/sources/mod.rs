@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::gc::GcCounters;
-use self::gunicorn::{Gunicorn, GunicornObjects};
+use self::gunicorn::Gunicorn;
+use self::gunicorn::objects::GunicornObjects;
 use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
 #[cfg(target_os = "linux")]

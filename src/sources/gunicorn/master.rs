@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::GunicornObjects;
+use super::objects::GunicornObjects;
 use super::scoreboard::{Scoreboard, Slot};
 use crate::snapshot::server::{MasterFacts, ServerStatus, WorkerCounts};
 

@@ -10,11 +10,13 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use self::master::{MAX_WORKERS, Master};
+use self::objects::GunicornObjects;
 use self::requests::RequestCounters;
 use crate::clock::Clock;
 use crate::snapshot::server::{GunicornFacts, MasterFacts, Record, Requests};
 
 pub mod master;
+pub mod objects;
 pub mod requests;
 pub mod scoreboard;
 
@@ -27,19 +29,6 @@ pub struct Gunicorn {
     records: [AtomicU64; 4],
     master: ArcSwapOption<Master>,
     worker: ArcSwapOption<Worker>,
-}
-
-/// The state of Gunicorn's own objects, as the interpreter reports it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct GunicornObjects {
-    /// In the master, the pids of its workers.
-    pub workers: Vec<u32>,
-    /// In the master, whether another master serves in its place.
-    pub is_replaced: bool,
-    /// In the master, connections that wait to be accepted.
-    pub backlog: Option<u64>,
-    /// In a worker, connections that it holds.
-    pub connections: Option<u64>,
 }
 
 /// A worker's requests, and the clock that times them.
