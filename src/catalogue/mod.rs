@@ -1,7 +1,7 @@
 //! The table: one row per metric. Documents, dashboards and tests derive from it.
 //!
-//! A row is data and one small pure function. The variant of its [`Reading`] is its kind, so that kind and
-//! computation cannot disagree. A reading gives `None` for "unknown here", and nothing is sent.
+//! A row is data and one small pure function. The variant of its [`Reading`] is its kind, so that kind and computation
+//! cannot disagree. A reading gives `None` for "unknown here", and then nothing is sent.
 
 use self::metric::{Counter, Level, Metric, Reading, Unit, Value, Wire};
 use crate::snapshot::{Collections, ResourceUsage, Snapshot, Source};
@@ -13,7 +13,7 @@ pub mod selection;
 /// What the runtime's own names begin with.
 pub const PREFIX: &str = "runtime.python.";
 
-/// Every metric there is, in the order in which they are sent.
+/// Every metric, in the order in which they are sent.
 pub static CATALOGUE: [Metric; RUNTIME.len() + gunicorn::ROWS.len()] = joined(RUNTIME, gunicorn::ROWS);
 
 /// The metrics of every process.
@@ -27,8 +27,8 @@ const RUNTIME: &[Metric] = &[
         needs: &[Source::ResourceUsage],
         reading: Reading::Time(|s| usage(s)?.system),
         source: "getrusage(RUSAGE_SELF).ru_stime",
-        description: "CPU time the process spent in the kernel: all threads, also ended ones, not its children. \
-                      Sent at every flush, zero included.",
+        description: "CPU time that the process spent in kernel mode: all threads, including ended ones, without \
+                      child processes. Sent at every flush, zeros included.",
         absent: "on Windows",
         opentelemetry: Some("process.cpu.time{cpu.mode=system}"),
     },
@@ -41,7 +41,8 @@ const RUNTIME: &[Metric] = &[
         needs: &[Source::ResourceUsage],
         reading: Reading::Time(|s| usage(s)?.user),
         source: "getrusage(RUSAGE_SELF).ru_utime",
-        description: "CPU time the process spent in user mode: all threads, also ended ones, not its children.",
+        description: "CPU time that the process spent in user mode: all threads, including ended ones, without child \
+                      processes.",
         absent: "on Windows",
         opentelemetry: Some("process.cpu.time{cpu.mode=user}"),
     },
@@ -54,9 +55,9 @@ const RUNTIME: &[Metric] = &[
         needs: &[Source::ResourceUsage],
         reading: Reading::Change(|interval| interval.percent(|s| Some(usage(s)?.cpu)).map(Value::Real)),
         source: "getrusage(RUSAGE_SELF) over the monotonic clock",
-        description: "CPU time of the process, user and kernel, as a percentage of one core: \
-                      above 100 on several cores.",
-        absent: "once when the process was frozen or suspended for more than three intervals",
+        description: "CPU time of the process, user and kernel mode, as a percentage of one core: above 100 on several \
+                      cores.",
+        absent: "for an interval in which the process was frozen or suspended for more than three intervals",
         opentelemetry: Some("process.cpu.utilization x 100 x CPUs"),
     },
     Metric {
@@ -68,7 +69,7 @@ const RUNTIME: &[Metric] = &[
         needs: &[Source::ResourceUsage],
         reading: Reading::Counter(Counter::of(|s| usage(s)?.voluntary_switches)),
         source: "getrusage(RUSAGE_SELF).ru_nvcsw",
-        description: "Times a thread of the process gave up the CPU to wait: the whole process, every thread.",
+        description: "How often a thread of the process gave up the CPU to wait: all threads, not only the main one.",
         absent: "on Windows",
         opentelemetry: Some("process.context_switches{type=voluntary}"),
     },
@@ -81,8 +82,7 @@ const RUNTIME: &[Metric] = &[
         needs: &[Source::ResourceUsage],
         reading: Reading::Counter(Counter::of(|s| usage(s)?.involuntary_switches)),
         source: "getrusage(RUSAGE_SELF).ru_nivcsw",
-        description: "Times the kernel took the CPU away from a thread of the process: \
-                      the whole process, every thread.",
+        description: "How often the kernel preempted a thread of the process: all threads, not only the main one.",
         absent: "on Windows",
         opentelemetry: Some("process.context_switches{type=involuntary}"),
     },
@@ -95,8 +95,8 @@ const RUNTIME: &[Metric] = &[
         needs: &[Source::GcCount],
         reading: Reading::Now(|s| gc_count(s, 0)),
         source: "gc.get_count()[0]",
-        description: "Container objects allocated, less those freed, since the last collection of generation 0.",
-        absent: "while the interpreter does not answer in time (C code holds the GIL)",
+        description: "Container objects allocated minus those freed since the last collection of generation 0.",
+        absent: "while the interpreter does not answer in time, as when C code holds the GIL",
         opentelemetry: None,
     },
     Metric {
@@ -109,7 +109,7 @@ const RUNTIME: &[Metric] = &[
         reading: Reading::Now(|s| gc_count(s, 1)),
         source: "gc.get_count()[1]",
         description: "Collections of generation 0 since the last collection of generation 1.",
-        absent: "while the interpreter does not answer in time (C code holds the GIL)",
+        absent: "while the interpreter does not answer in time, as when C code holds the GIL",
         opentelemetry: None,
     },
     Metric {
@@ -122,7 +122,7 @@ const RUNTIME: &[Metric] = &[
         reading: Reading::Now(|s| gc_count(s, 2)),
         source: "gc.get_count()[2]",
         description: "Collections of generation 1 since the last collection of generation 2.",
-        absent: "while the interpreter does not answer in time (C code holds the GIL)",
+        absent: "while the interpreter does not answer in time, as when C code holds the GIL",
         opentelemetry: None,
     },
     Metric {
@@ -133,9 +133,9 @@ const RUNTIME: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::GcCallback],
         reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.count[0]))),
-        source: "our entry in gc.callbacks",
-        description: "Collections of generation 0 that ended, automatic and explicit.",
-        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        source: "our callback in gc.callbacks",
+        description: "Collections of generation 0 that finished, automatic and explicit ones.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: Some("cpython.gc.collections{generation=0}"),
     },
     Metric {
@@ -146,9 +146,9 @@ const RUNTIME: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::GcCallback],
         reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.count[1]))),
-        source: "our entry in gc.callbacks",
-        description: "Collections of generation 1 that ended, automatic and explicit.",
-        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        source: "our callback in gc.callbacks",
+        description: "Collections of generation 1 that finished, automatic and explicit ones.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: Some("cpython.gc.collections{generation=1}"),
     },
     Metric {
@@ -159,9 +159,9 @@ const RUNTIME: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::GcCallback],
         reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.count[2]))),
-        source: "our entry in gc.callbacks",
-        description: "Collections of generation 2, the full ones, that ended, automatic and explicit.",
-        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        source: "our callback in gc.callbacks",
+        description: "Collections of generation 2 (full collections) that finished, automatic and explicit ones.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: Some("cpython.gc.collections{generation=2}"),
     },
     Metric {
@@ -172,10 +172,10 @@ const RUNTIME: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::GcCallback],
         reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.pause))),
-        source: "our entry in gc.callbacks, monotonic clock",
-        description: "Time spent in garbage collections that ended in the interval, all generations: \
-                      the program stood still for it.",
-        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        source: "our callback in gc.callbacks, monotonic clock",
+        description: "Time spent in garbage collections that finished in the interval, all generations. The program \
+                      stands still meanwhile.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: None,
     },
     Metric {
@@ -186,9 +186,9 @@ const RUNTIME: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::GcCallback],
         reading: Reading::Aggregate(|s| Some(Value::Whole(collections(s)?.longest_pause))),
-        source: "our entry in gc.callbacks, monotonic clock",
-        description: "The longest single garbage collection that ended in the interval; 0 if there was none.",
-        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        source: "our callback in gc.callbacks, monotonic clock",
+        description: "The longest single garbage collection that finished in the interval; 0 if there was none.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: None,
     },
     Metric {
@@ -199,8 +199,8 @@ const RUNTIME: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::Memory],
         reading: Reading::Now(|s| s.process.resident.map(Value::Whole)),
-        source: "/proc/self/statm; elsewhere sysinfo",
-        description: "Resident set: physical memory the process occupies, shared pages included.",
+        source: "/proc/self/statm on Linux, sysinfo elsewhere",
+        description: "Resident set size: physical memory that the process occupies, including shared pages.",
         absent: "where the operating system hides it",
         opentelemetry: Some("process.memory.usage"),
     },
@@ -213,8 +213,8 @@ const RUNTIME: &[Metric] = &[
         needs: &[Source::Threads],
         reading: Reading::Now(|s| s.process.threads.map(Value::Whole)),
         source: "/proc/self/task",
-        description: "Operating-system threads of the process: Python's, ours, and those of native libraries.",
-        absent: "where the operating system hides it; on macOS and Windows",
+        description: "Operating-system threads of the process: those of Python, of native libraries and of this collector.",
+        absent: "where the operating system hides it; on anything but Linux",
         opentelemetry: Some("process.thread.count"),
     },
 ];
