@@ -408,7 +408,7 @@ proptest! {
     }
 
     #[test]
-    #[allow(clippy::cast_precision_loss, reason = "the wire has what a float can hold")]
+    #[expect(clippy::cast_precision_loss, reason = "A line carries what a float can hold.")]
     fn packed_durations_leave_once_each_in_lines_that_fit(
         kept in prop::collection::vec(prop_oneof![0_u64..5_000_000, 0_u64..10_000_000_000_000], 1..3000),
         dropped_tags in 0_u64..10_000,

@@ -131,7 +131,7 @@ pub const ROWS: &[Metric] = &[
             tags: &["app", "state"],
             members: |interval| workers(interval.end()).unwrap_or_default(),
         }),
-        source: "requests in flight, which workers publish in memory shared with the master; or their CPU time, as configured",
+        source: "requests in flight, which workers publish in shared memory; or their CPU time, as configured",
         description: "Workers of a Gunicorn master by state: state:working while they serve a request, state:idle \
                       otherwise. app is the name that the process title shows.",
         absent: "outside Gunicorn's master",
@@ -264,10 +264,10 @@ fn backlog(snapshot: &Snapshot) -> Option<(Member, Value)> {
     Some((Member::Tagged(app(master)), Value::Whole(master.backlog?)))
 }
 
-#[allow(clippy::cast_precision_loss, reason = "no worker serves 2^52 requests at once")]
+#[expect(clippy::cast_precision_loss, reason = "No worker serves 2^52 requests at once.")]
 fn busy_percent(interval: &Interval) -> Option<Value> {
     let capacity = requests(interval.end())?.capacity.filter(|capacity| *capacity > 0)?;
     let percent = interval.percent(|s| Some(requests(s).map_or(Duration::ZERO, |requests| requests.busy)))?;
-    // Its time is told by a clock of its own, read a moment later.
+    // The time in requests comes from another clock, which is read a moment later.
     Some(Value::Real((percent / capacity as f64).min(100.0)))
 }

@@ -3,7 +3,7 @@
 //! How it is concurrent:
 //!
 //! 1. Two native threads: the sampler keeps the schedule and never enters Python; the reader may wait for Python or DNS.
-//! 2. The pipeline lies in one checkout; whoever flushes takes it out. No lock is held over a system call.
+//! 2. The pipeline lies in one checkout; a flush takes it out. No lock is held over a system call.
 //! 3. The sampler's lock guards the schedule, the reader's lock the one outstanding request.
 //! 4. A tick waits for the reader a tenth of its interval, one second at most.
 //! 5. Threads of the program write relaxed atomics (collections, log records) or take one short lock (requests).
@@ -184,7 +184,7 @@ impl Collector {
         self.sampler.close();
         self.begin_pause();
         self.sampler.halt(left());
-        // Before the reader has ended, which may take as long as somebody holds the interpreter.
+        // Before the reader has ended, which may take as long as another thread holds the interpreter.
         if self.schedule == Schedule::Periodic {
             self.flush_by(deadline, deadline, answer);
         }

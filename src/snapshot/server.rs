@@ -78,7 +78,7 @@ impl Record {
 pub struct Requests {
     /// Requests that have ended; `None` where Gunicorn counts them itself.
     pub ended: Option<Ended>,
-    /// How long each of them waited in front of the server, if a proxy tells, since the last flush.
+    /// How long each of them waited in front of the server, where a proxy reports it, since the last flush.
     pub queue_times: Observations,
     /// Requests in flight.
     pub active: u64,

@@ -37,7 +37,7 @@ pub struct Sources {
     counters: Counters,
 }
 
-/// What counts while the program runs, whether or not somebody collects.
+/// Counters that the program's own threads update.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Garbage collections.

@@ -1,6 +1,7 @@
 //! CPU time and context switches from `getrusage`: the whole process in one call, exact to the microsecond.
 //!
-//! `/proc/self/status` would count the switches of the main thread alone, `/proc/self/stat` CPU in 10 ms steps.
+//! `/proc/self/status` would count the context switches of the main thread only, `/proc/self/stat` CPU time in steps of
+//! 10 ms.
 
 use std::time::Duration;
 
