@@ -46,6 +46,13 @@ pub struct Counters {
     pub gunicorn: Arc<Gunicorn>,
 }
 
+/// Whether what has gathered starts again.
+#[derive(Clone, Copy)]
+enum Mode {
+    Drain,
+    Read,
+}
+
 /// What the interpreter answers about facts; each is `None` if it was not asked for or is not known.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InterpreterAnswer {
@@ -81,18 +88,10 @@ impl Sources {
         if needed.contains(Source::GunicornObjects) { self.counters.gunicorn.prepare(now) } else { None }
     }
 
-    /// The facts at `now` from which the first interval counts.
+    /// The facts at `now` from which an interval counts.
     #[must_use]
     pub fn baseline(&mut self, now: Duration, needed: SourceSet) -> Snapshot {
-        let (usage, process) = self.read_process(needed);
-        Snapshot {
-            at: now,
-            usage,
-            process,
-            collections: Some(self.counters.gc.drain()),
-            interpreter: None,
-            gunicorn: self.counters.gunicorn.drain(None, now),
-        }
+        self.snapshot(now, needed, Mode::Drain, || None)
     }
 
     /// The facts at `now`, which ends the interval.
@@ -105,48 +104,59 @@ impl Sources {
         needed: SourceSet,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Drained {
-        // First, so that no collection that the rest provokes is counted in it.
-        let collections = self.counters.gc.drain();
-        let (usage, process) = self.read_process(needed);
-        let answer = ask_interpreter();
-        let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
-        let snapshot = Snapshot {
-            at: now,
-            usage,
-            process,
-            collections: Some(collections),
-            gunicorn: self.counters.gunicorn.drain(objects, now),
-            interpreter: answer.map(|answer| answer.facts),
-        };
+        let snapshot = self.snapshot(now, needed, Mode::Drain, ask_interpreter);
         Drained { snapshot, missed_collections: self.counters.gc.take_missed() }
     }
 
     /// The facts at `now`; the interval goes on.
     pub fn read(&mut self, now: Duration, needed: SourceSet, answer: Option<InterpreterAnswer>) -> Snapshot {
-        let collections = (!self.counters.gc.has_missed()).then(|| self.counters.gc.read());
-        let (usage, process) = self.read_process(needed);
+        let mut snapshot = self.snapshot(now, needed, Mode::Read, || answer);
+        if self.counters.gc.has_missed() {
+            snapshot.collections = None;
+        }
+        snapshot
+    }
+
+    fn snapshot(
+        &mut self,
+        now: Duration,
+        needed: SourceSet,
+        mode: Mode,
+        ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
+    ) -> Snapshot {
+        let Counters { gc, gunicorn } = &self.counters;
+        // First, so that no collection that the rest provokes is counted in it.
+        let collections = match mode {
+            Mode::Drain => gc.drain(),
+            Mode::Read => gc.read(),
+        };
+        let (usage, process) = read_process(&mut self.process, needed);
+        let answer = ask_interpreter();
         let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
         Snapshot {
             at: now,
             usage,
             process,
-            collections,
-            gunicorn: self.counters.gunicorn.read(objects),
+            collections: Some(collections),
+            gunicorn: match mode {
+                Mode::Drain => gunicorn.drain(objects, now),
+                Mode::Read => gunicorn.read(objects),
+            },
             interpreter: answer.map(|answer| answer.facts),
         }
     }
+}
 
-    #[cfg(target_os = "linux")]
-    fn read_process(&mut self, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
-        let usage = needed.contains(Source::ResourceUsage).then(rusage::read).flatten();
-        (usage, self.process.read(needed))
-    }
+#[cfg(target_os = "linux")]
+fn read_process(linux: &mut Process, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
+    let usage = needed.contains(Source::ResourceUsage).then(rusage::read).flatten();
+    (usage, linux.read(needed))
+}
 
-    #[cfg(not(target_os = "linux"))]
-    fn read_process(&mut self, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
-        let (usage, process) = self.process.read(needed);
-        #[cfg(unix)]
-        let usage = needed.contains(Source::ResourceUsage).then(rusage::read).flatten().or(usage);
-        (usage, process)
-    }
+#[cfg(not(target_os = "linux"))]
+fn read_process(portable: &mut Process, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
+    let (usage, process) = portable.read(needed);
+    #[cfg(unix)]
+    let usage = needed.contains(Source::ResourceUsage).then(rusage::read).flatten().or(usage);
+    (usage, process)
 }
