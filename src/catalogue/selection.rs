@@ -99,18 +99,29 @@ pub fn samples(selection: Selection, interval: &Interval<'_>) -> Vec<Sample> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Source;
 
     fn names(selection: Selection) -> Vec<&'static str> {
         let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| selection.contains(*row));
         rows.map(|(_, metric)| metric.name.strip_prefix(PREFIX).unwrap_or(metric.name)).collect()
     }
 
+    fn is_in(row: usize, group: &str) -> bool {
+        CATALOGUE[row].name.strip_prefix(PREFIX).is_some_and(|name| name.starts_with(group))
+    }
+
     #[test]
     fn a_pattern_is_a_name_or_a_group_with_or_without_the_prefix() {
         assert_eq!(names(Selection::named("mem.rss")), ["mem.rss"]);
         assert_eq!(names(Selection::named("runtime.python.mem.rss")), ["mem.rss"]);
-        assert_eq!(names(Selection::named("gc.pause.*")), ["gc.pause.time", "gc.pause.max"]);
-        assert_eq!(names(Selection::named("runtime.python.cpu.time.*")), ["cpu.time.sys", "cpu.time.user"]);
+        for (pattern, group) in [("gc.pause.*", "gc.pause."), ("runtime.python.cpu.time.*", "cpu.time.")] {
+            assert_eq!(
+                names(Selection::named(pattern)),
+                names(Selection::of(|row| is_in(row, group))),
+                "{pattern}"
+            );
+            assert!(Selection::named(pattern).len() >= 2);
+        }
         assert_eq!(names(Selection::named("gunicorn.log.error")), ["gunicorn.log.error"]);
         assert_eq!(names(Selection::named("*")).len(), CATALOGUE.len());
         for pattern in [
@@ -130,14 +141,20 @@ mod tests {
     }
 
     #[test]
-    fn sets_are_joined_and_parted() {
+    fn sets_are_united_and_subtracted() {
         let all = Selection::at(Level::Default);
-        let few =
-            ["gc.*", "cpu.*", "gunicorn.*"].map(Selection::named).into_iter().fold(all, Selection::without);
-        assert_eq!(names(few), ["mem.rss", "thread_count"]);
-        assert_eq!(
-            names(few.with(Selection::named("gc.pause.max"))),
-            ["gc.pause.max", "mem.rss", "thread_count"]
-        );
+        let gc = Selection::of(|row| is_in(row, "gc."));
+        let without = all.without(Selection::named("gc.*"));
+        assert_eq!(without.len() + gc.len(), all.len());
+        assert!(!without.is_empty() && names(without).iter().all(|name| !name.starts_with("gc.")));
+        let with = without.with(Selection::named("gc.pause.max"));
+        assert_eq!(names(with.without(without)), ["gc.pause.max"]);
+    }
+
+    #[test]
+    fn a_selection_needs_the_sources_of_its_rows_alone() {
+        let needs = Selection::named("mem.rss").needs();
+        assert!(needs.contains(Source::Memory) && !needs.contains(Source::Threads));
+        assert_eq!(Selection::default().needs(), SourceSet::default());
     }
 }
