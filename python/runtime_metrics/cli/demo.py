@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from runtime_metrics import _core
-from runtime_metrics.cli import catalogue, screen, seconds
-from runtime_metrics.cli.board import Board
-from runtime_metrics.cli.receiver import Receiver
+from runtime_metrics.cli import catalogue, seconds
+from runtime_metrics.watch import screen
+from runtime_metrics.watch.board import Board
+from runtime_metrics.watch.receiver import Receiver
 
 if TYPE_CHECKING:
     import argparse

@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from runtime_metrics import _core
-from runtime_metrics.cli import screen, seconds
-from runtime_metrics.cli.board import Board
-from runtime_metrics.cli.receiver import Receiver
+from runtime_metrics.cli import seconds
+from runtime_metrics.watch import screen
+from runtime_metrics.watch.board import Board
+from runtime_metrics.watch.receiver import Receiver
 
 if TYPE_CHECKING:
     import argparse

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from runtime_metrics.cli.board import Board, label, runtime_id, trend
+from runtime_metrics.watch.board import Board, label, runtime_id, trend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from typing import TextIO
 
-    from runtime_metrics.cli.receiver import Line, Receiver
+    from runtime_metrics.watch.receiver import Line, Receiver
 
 REFRESH_SECONDS = 0.25
 LABEL_WIDTH = 41
@@ -63,7 +63,7 @@ def opened(board: Board, address: str, stream: TextIO) -> AbstractContextManager
     """The screen that suits the stream. On leaving it shows every series a last time."""
     if stream.isatty():
         try:
-            from runtime_metrics.cli.live import LiveScreen
+            from runtime_metrics.watch.live import LiveScreen
         except ImportError:
             pass
         else:

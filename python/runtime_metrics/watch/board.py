@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from runtime_metrics.cli.receiver import Line
+    from runtime_metrics.watch.receiver import Line
 
 TREND_LENGTH = 40
 BLOCKS = "▁▂▃▄▅▆▇█"

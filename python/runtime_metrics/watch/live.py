@@ -10,13 +10,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runtime_metrics.cli.board import TREND_LENGTH, Board, trend
+from runtime_metrics.watch.board import TREND_LENGTH, Board, trend
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import TextIO
 
-    from runtime_metrics.cli.receiver import Line
+    from runtime_metrics.watch.receiver import Line
 
 GAP = 2
 EXTREMES_WIDTH = 2 * (16 + GAP)
