@@ -21,8 +21,10 @@ import pytest
 
 from runtime_metrics import _core
 from runtime_metrics.cli import COMMANDS, catalogue
-from runtime_metrics.watch.board import Board, readable, trend
-from runtime_metrics.watch.receiver import Line, MalformedLine, Receiver, decode
+from runtime_metrics.watch.board import Board
+from runtime_metrics.watch.dogstatsd import Line, MalformedLine, decode
+from runtime_metrics.watch.format import readable, trend
+from runtime_metrics.watch.receiver import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
