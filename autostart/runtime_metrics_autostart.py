@@ -1,6 +1,6 @@
 """Starts runtime-metrics in a process whose environment asks for it.
 
-Python 3.15 and later call `start` each time they start, because of runtime_metrics_autostart.start. Earlier versions run
+Python 3.15 and later call `start` each time they start, because of runtime_metrics_autostart.start. Earlier ones run
 the line in runtime_metrics_autostart.pth, which imports this file only if the variable is set.
 """
 
