@@ -9,7 +9,6 @@ benches/README.md explains each figure.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import platform
@@ -17,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from host import Host, start_sink
+from host import Host, exclusive, start_sink
 from measures import MEASURES
 from table import report
 
@@ -28,11 +27,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Takes the measures and prints the report."""
     chosen = arguments()
-    with open(__file__) as this_script:
-        try:
-            fcntl.flock(this_script, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit("Another comparison is running; the two would disturb each other.")
+    with exclusive(__file__):
         compare(chosen)
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
 import socket
 import subprocess
+import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HERE = Path(__file__).parent
 
@@ -54,17 +61,29 @@ print(json.dumps(versions))
 
     def start(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end; if it fails, the end of its stderr is in the exception."""
-        done = subprocess.run(command, capture_output=True, text=True, env=self.variables(), check=False)
+        variables = environment(DD_AGENT_HOST="127.0.0.1", DD_DOGSTATSD_PORT=str(self.sink))
+        done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
         return done
 
-    def variables(self) -> dict[str, str]:
-        """The caller's variables without those that would configure a subject or its Python."""
-        settings = ("DD_", "_DD_", "OTEL_", "PYTHON", "RUNTIME_METRICS_")
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
-        address = {"DD_AGENT_HOST": "127.0.0.1", "DD_DOGSTATSD_PORT": str(self.sink)}
-        return {**kept, **address, "PYTHONHASHSEED": "0"}
+
+def environment(**settings: str) -> dict[str, str]:
+    """The caller's variables with these settings, and without others that would configure a subject or its Python."""
+    foreign = ("DD_", "_DD_", "GUNICORN_", "OTEL_", "PYTHON", "RUNTIME_METRICS_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return {**kept, **settings, "PYTHONHASHSEED": "0"}
+
+
+@contextmanager
+def exclusive(script: str) -> Iterator[None]:
+    """Exits if the script is already running elsewhere: two runs would disturb each other."""
+    with open(script) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("Another run is in progress; the two would disturb each other.")
+        yield
 
 
 def cpu_of_children() -> float:

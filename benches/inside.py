@@ -93,14 +93,19 @@ def wire(name: str, ticks: int = 20) -> Figures:
 
 def gc_callback(name: str, pairs: int = 40, collections: int = 500) -> Figures:
     """Nanoseconds that enable adds to one young collection, from neighbouring blocks with and without it."""
+    return {"gc_callback_ns": added_by_enable(name, lambda: collection_ns(collections), pairs)}
+
+
+def added_by_enable(name: str, measured: Callable[[], float], pairs: int) -> float:
+    """How much larger a figure is with the subject enabled: the median over pairs of neighbouring blocks."""
     subject = load(name)
     added = []
     for _ in range(pairs):
-        without = collection_ns(collections)
+        without = measured()
         subject.enable()
-        added.append(collection_ns(collections) - without)
+        added.append(measured() - without)
         subject.disable()
-    return {"gc_callback_ns": median(added)}
+    return median(added)
 
 
 def collection_ns(collections: int) -> float:
@@ -115,14 +120,7 @@ def fork(name: str, pairs: int = 15, forks: int = 20) -> Figures:
     """Microseconds that enable adds to one fork in the parent, from neighbouring blocks with and without it."""
     warnings.simplefilter("ignore", DeprecationWarning)  # printing a warning would be measured, too
     with listening():
-        subject = load(name)
-        added = []
-        for _ in range(pairs):
-            without = fork_us(forks)
-            subject.enable()
-            added.append(fork_us(forks) - without)
-            subject.disable()
-    return {"fork_us": median(added)}
+        return {"fork_us": added_by_enable(name, lambda: fork_us(forks), pairs)}
 
 
 def fork_us(forks: int) -> float:

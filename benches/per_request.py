@@ -9,7 +9,6 @@ benches/README.md explains each figure.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import TYPE_CHECKING
 
+from host import environment, exclusive
 from load import Load
 from table import amount, heading, line, met, proportion
 
@@ -65,11 +65,7 @@ CLASSES = {
 def main() -> None:
     """Takes the measures and prints the report."""
     chosen = arguments()
-    with open(__file__) as this_script:
-        try:
-            fcntl.flock(this_script, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit("Another run is in progress; the two would disturb each other.")
+    with exclusive(__file__):
         load_before = os.getloadavg()[0]
         results = {name: measured(name, chosen) for name in chosen.classes or CLASSES}
     context = (
@@ -188,7 +184,10 @@ def serving(subject: str, worker_class: Class, chosen: argparse.Namespace) -> It
             server = subprocess.Popen(
                 command.split(),
                 cwd=folder,
-                env=variables(port),
+                env=environment(
+                    DD_DOGSTATSD_URL=f"udp://127.0.0.1:{port}",
+                    DD_RUNTIME_METRICS_INTERVAL=str(INTERVAL_SECONDS),
+                ),
                 pass_fds=[listener.fileno()],
                 stderr=stderr,
             )
@@ -224,17 +223,6 @@ def receive(bound: socket.socket, datagrams: c_int64) -> None:
     while True:
         bound.recv(65536)
         datagrams.value += 1
-
-
-def variables(port: int) -> dict[str, str]:
-    """The caller's variables without those that would configure a subject, and the address of the receiver."""
-    settings = ("DD_", "OTEL_", "PYTHON", "GUNICORN_", "RUNTIME_METRICS_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
-    return kept | {
-        "DD_DOGSTATSD_URL": f"udp://127.0.0.1:{port}",
-        "DD_RUNTIME_METRICS_INTERVAL": str(INTERVAL_SECONDS),
-        "PYTHONHASHSEED": "0",
-    }
 
 
 def report(results: Results) -> Iterator[str]:

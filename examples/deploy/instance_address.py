@@ -12,13 +12,13 @@ METADATA = "http://169.254.169.254/latest"
 
 
 def address(metadata: str = METADATA) -> str:
-    """Requests a token, and with it the address; raises `OSError` without an answer within two seconds."""
+    """Requests a token, and with it the address; raises `OSError` without a response within two seconds."""
     lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-    token = answer(Request(f"{metadata}/api/token", method="PUT", headers=lifetime))
-    return answer(Request(f"{metadata}/meta-data/local-ipv4", headers={"X-aws-ec2-metadata-token": token}))
+    token = fetch(Request(f"{metadata}/api/token", method="PUT", headers=lifetime))
+    return fetch(Request(f"{metadata}/meta-data/local-ipv4", headers={"X-aws-ec2-metadata-token": token}))
 
 
-def answer(request: Request) -> str:
+def fetch(request: Request) -> str:
     """The text of the response."""
     with urlopen(request, timeout=2) as response:
         text: str = response.read().decode()

@@ -81,7 +81,7 @@ def _imported(module_name: str) -> object:
 def _is_imported_as_handler() -> bool:
     """Whether the runtime, or datadog-lambda in its place, is importing this module for its handler.
 
-    The variables alone do not tell: other processes of the function inherit them.
+    The variables alone do not show that: other processes of the function inherit them.
     """
     frame = sys._getframe().f_back
     while frame is not None:

@@ -88,11 +88,11 @@ def parameter(name: str, kind: type[int | str] = str) -> int | str:
 def date_from_calendar() -> str:
     """The date from the calendar; responds with 502 if it cannot be had."""
     try:
-        answer = requests.get(CALENDAR_URL, timeout=5)
-        answer.raise_for_status()
+        response = requests.get(CALENDAR_URL, timeout=5)
+        response.raise_for_status()
     except requests.RequestException as error:
         abort(502, f"no date from the calendar: {error}")
-    return str(answer.text)
+    return str(response.text)
 
 
 def shown(notes: list[tuple[int, str]]) -> str:

@@ -88,7 +88,7 @@ class Board:
         if not numbers:
             return None
         if line.type == "c":
-            # A sampled count stands for more.
+            # The Agent scales a sampled counter in the same way.
             numbers = [sum(numbers) / line.rate]
         key = (line.name, line.tags)
         if key not in self._series:
