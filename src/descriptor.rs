@@ -1,5 +1,5 @@
-//! File descriptors that the program may close without our knowledge, as programs do that turn into daemons. Their numbers
-//! may be reused by then: such a number must be neither used nor closed.
+//! File descriptors that the program may close without our knowledge, as programs do that turn into daemons. Their
+//! numbers may be reused by then: such a number must be neither used nor closed.
 
 use std::fmt;
 use std::io;

@@ -74,19 +74,19 @@ type Files = BTreeMap<String, String>;
 fn files() -> Files {
     let mut files = Files::new();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    collect(&source, &source, &mut files);
+    collect(&source, &source, &mut files, &code);
     assert!(files.len() > 40, "src/ was not found");
     files
 }
 
-fn collect(source: &Path, folder: &Path, files: &mut Files) {
+fn collect(root: &Path, folder: &Path, files: &mut Files, take: &dyn Fn(&str) -> String) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            collect(source, &path, files);
-        } else {
-            let name = path.strip_prefix(source).unwrap().to_str().unwrap().replace('\\', "/");
-            files.insert(name, code(&fs::read_to_string(&path).unwrap()));
+            collect(root, &path, files, take);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
+            files.insert(name, take(&fs::read_to_string(&path).unwrap()));
         }
     }
 }
@@ -298,4 +298,19 @@ fn a_breach_of_each_kind_is_found() {
     let away = with("collector/reader.rs", "\nuse sysinfo::System;\n");
     assert_eq!(strays(&away).len(), 1);
     assert_eq!(strays(&with("interval.rs", "\nuse std::fs;\n")).len(), 1);
+}
+
+#[test]
+fn no_line_is_wider_than_120_columns() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wide = Vec::new();
+    for folder in ["src", "tests"] {
+        let mut texts = Files::new();
+        collect(root, &root.join(folder), &mut texts, &|text| text.to_owned());
+        for (file, text) in &texts {
+            let lines = text.lines().enumerate().filter(|(_, line)| line.chars().count() > 120);
+            wide.extend(lines.map(|(number, _)| format!("{file}:{}", number + 1)));
+        }
+    }
+    assert_eq!(wide, Vec::<String>::new());
 }

@@ -1,4 +1,5 @@
-//! A collector around a fork: the pipeline is held back, threads pause where they must, and afterwards everything resumes.
+//! A collector around a fork: the pipeline is held back, threads pause where they must, and afterwards everything
+//! resumes.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{MutexGuard, PoisonError};
@@ -47,8 +48,8 @@ impl Collector {
         self.held().forks += 1;
     }
 
-    /// Holds the pipeline until the end of the fork, so that the child finds it whole. Waits at most `within` for a flush
-    /// under way, which no longer waits for anything itself.
+    /// Holds the pipeline until the end of the fork, so that the child finds it whole. Waits at most `within` for a
+    /// flush under way, which no longer waits for anything itself.
     pub fn hold_pipeline(&self, within: Duration) {
         let mut held = self.held();
         // Another fork that is under way has it. Waiting for it could deadlock with what its thread needs.
@@ -67,8 +68,8 @@ impl Collector {
         held.pipeline = pipeline.map(CheckedOut::keep);
     }
 
-    /// Waits for the reader to leave the interpreter: what it calls there, a log handler of the program or a tracer, may
-    /// hold a lock that would stay locked in the child. The caller must be detached.
+    /// Waits for the reader to leave the interpreter: what it calls there, a log handler of the program or a tracer,
+    /// may hold a lock that would stay locked in the child. The caller must be detached.
     pub fn await_reader(&self, within: Duration) {
         self.held().interrupted = true;
         self.reader.halt(within);
@@ -105,8 +106,8 @@ impl Collector {
         }
     }
 
-    /// In a child process, what it takes over of its parent's collector, if no flush was under way at the fork. Nothing is
-    /// waited for. The pipeline is dropped, and with it the descriptors that the child shares with its parent.
+    /// In a child process, what it takes over of its parent's collector, if no flush was under way at the fork. Nothing
+    /// is waited for. The pipeline is dropped, and with it the descriptors that the child shares with its parent.
     #[must_use]
     pub fn inheritance(&self) -> Option<Inheritance> {
         let held = self.held.try_lock().ok().and_then(|mut held| held.pipeline.take());

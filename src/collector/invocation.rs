@@ -32,8 +32,8 @@ impl Collector {
         true
     }
 
-    /// Sends what the invocation has used, in the calling thread, which is that of the invocation; returns lines for the
-    /// program's log.
+    /// Sends what the invocation has used, in the calling thread, which is that of the invocation; returns lines for
+    /// the program's log.
     pub fn end_invocation(&self, ask_interpreter: impl FnOnce() -> Option<Answer>) -> String {
         let Some(mut pipeline) = self.pipeline.check_out(INVOCATION_TIMEOUT) else {
             return String::new();
@@ -43,8 +43,8 @@ impl Collector {
         pipeline.take_log_lines()
     }
 
-    /// Sends a value of a custom metric now, in the calling thread; returns lines for the program's log. The caller must be
-    /// detached from the interpreter, which a tick under way may be waiting for.
+    /// Sends a value of a custom metric now, in the calling thread; returns lines for the program's log. The caller
+    /// must be detached from the interpreter, which a tick under way may be waiting for.
     pub fn send_custom(&self, distribution: &Distribution) -> String {
         let timeout = if self.serves_invocations() { INVOCATION_TIMEOUT } else { FLUSH_TIMEOUT };
         let Some(mut pipeline) = self.pipeline.check_out(timeout) else {
@@ -55,7 +55,8 @@ impl Collector {
         pipeline.take_log_lines()
     }
 
-    /// Ends both threads and closes the socket before AWS Lambda takes a snapshot of the process, to restore it elsewhere.
+    /// Ends both threads and closes the socket before AWS Lambda takes a snapshot of the process, to restore it
+    /// elsewhere.
     pub fn prepare_for_snapshot(&self, within: Duration) {
         self.pause(within);
         if let Some(pipeline) = self.pipeline.check_out(within) {
@@ -70,8 +71,8 @@ impl Collector {
     }
 }
 
-/// Sends a value of a custom metric where no collector runs, through a socket of its own; returns lines for the program's
-/// log. A host's name is not looked up.
+/// Sends a value of a custom metric where no collector runs, through a socket of its own; returns lines for the
+/// program's log. A host's name is not looked up.
 #[must_use]
 pub fn send_custom(settings: &Settings, inputs: IdentityInputs, distribution: &Distribution) -> String {
     let clock = Clock::start();
@@ -81,7 +82,8 @@ pub fn send_custom(settings: &Settings, inputs: IdentityInputs, distribution: &D
 }
 
 /// Tells the invocations of a process apart, which come one after the other, by their request ids and contexts. Several
-/// wrappers may see one begin; only the first is to serve it. No lock: a child process would have no thread to unlock it.
+/// wrappers may see one begin; only the first is to serve it. No lock: a child process would have no thread to unlock
+/// it.
 #[derive(Debug)]
 pub struct InvocationGuard<C> {
     /// When the execution environment was set up, in milliseconds since 1970; 0 while that is not known.

@@ -2,14 +2,15 @@
 //!
 //! How it is concurrent:
 //!
-//! 1. Two native threads: the sampler keeps the schedule and never enters Python; the reader may wait for Python or DNS.
+//! 1. Two native threads: the sampler keeps the schedule and never enters Python; the reader may wait for Python or
+//!    DNS.
 //! 2. The pipeline lies in one checkout; a flush takes it out. No lock is held over a system call.
 //! 3. The sampler's lock guards the schedule, the reader's lock the one outstanding request.
 //! 4. A tick waits for the reader a tenth of its interval, one second at most.
 //! 5. Threads of the program write relaxed atomics (collections, log records) or take one short lock (requests).
 //! 6. What runs is one pointer, swapped by `enable()`, `disable()` and the child of a fork.
-//! 7. Before a fork: count it (no thread starts), take the pipeline out, end the threads where CPython counts them, wait
-//!    for the reader to leave Python.
+//! 7. Before a fork: count it (no thread starts), take the pipeline out, end the threads where CPython counts them,
+//!    wait for the reader to leave Python.
 //! 8. In the parent after it: put the pipeline back, resume.
 //! 9. In the child: a page that the kernel wiped (or the pid) shows it; the parent's collector is leaked, its pipeline
 //!    salvaged, a new collector starts.
@@ -126,8 +127,8 @@ impl Collector {
         })
     }
 
-    /// Starts to tick, first one interval after the baseline, or resumes after a pause. In AWS Lambda, where each invocation
-    /// sends its own metrics, nothing ticks.
+    /// Starts to tick, first one interval after the baseline, or resumes after a pause. In AWS Lambda, where each
+    /// invocation sends its own metrics, nothing ticks.
     ///
     /// # Errors
     ///
@@ -144,8 +145,8 @@ impl Collector {
         started
     }
 
-    /// Collects and sends now, in the calling thread. The caller brings the interpreter's answer, and must be detached from
-    /// the interpreter, which a tick under way may be waiting for.
+    /// Collects and sends now, in the calling thread. The caller brings the interpreter's answer, and must be detached
+    /// from the interpreter, which a tick under way may be waiting for.
     ///
     /// Not everything is sent if another flush is under way and does not end within 100 ms.
     pub fn flush(&self, answer: Option<Answer>) -> Flushed {

@@ -134,7 +134,8 @@ impl Output {
 
     /// Sends an interval, in at most `within`; whether everything was sent.
     ///
-    /// `before` is what ddtrace's worker did at the last flush: what it sent as it was stopped stands for this interval.
+    /// `before` is what ddtrace's worker did at the last flush: what it sent as it was stopped stands for this
+    /// interval.
     pub fn send(
         &mut self,
         before: RuntimeWorker,

@@ -1,7 +1,7 @@
 //! The container that this process runs in, according to Linux.
 //!
-//! Given neither an id nor an inode, an Agent adds no tags; given a wrong one, it adds those of another pod. So anything
-//! doubtful is left out.
+//! Given neither an id nor an inode, an Agent adds no tags; given a wrong one, it adds those of another pod. So
+//! anything doubtful is left out.
 
 use std::fs::{self, File};
 use std::io::Read;

@@ -187,8 +187,8 @@ impl Request {
         }
     }
 
-    /// It ends without a response. If the server responds in its place, [`end`](Self::end) gives the status; otherwise it
-    /// counts as 500.
+    /// It ends without a response. If the server responds in its place, [`end`](Self::end) gives the status; otherwise
+    /// it counts as 500.
     pub fn fail(&self, now: Duration, queued: Option<Duration>) {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*stage, Stage::Open | Stage::Answered(_)) {
@@ -244,8 +244,8 @@ impl Tally {
     }
 }
 
-/// How long a request waited that started at `started` since the epoch, by the header `X-Request-Start` of a proxy: `t=`
-/// and seconds, or milliseconds, or microseconds. `None` for anything else.
+/// How long a request waited that started at `started` since the epoch, by the header `X-Request-Start` of a proxy:
+/// `t=` and seconds, or milliseconds, or microseconds. `None` for anything else.
 #[must_use]
 pub fn queue_time(header: &str, started: Duration) -> Option<Duration> {
     let number: f64 = header.trim().trim_start_matches("t=").parse().ok()?;

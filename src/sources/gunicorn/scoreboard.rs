@@ -100,7 +100,8 @@ fn shared(cells: usize) -> Option<&'static [Cell]> {
     let writable = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice overlaps no memory in use.
     let start = unsafe { mmap_anonymous(None, length, writable, MapFlags::MAP_SHARED) }.ok()?;
-    // SAFETY: the mapping is zeroed, aligned to a page, long enough, never unmapped, and accessed through atomics alone.
+    // SAFETY: the mapping is zeroed, aligned to a page, long enough, never unmapped, and accessed through atomics
+    // alone.
     Some(unsafe { std::slice::from_raw_parts(start.cast::<Cell>().as_ptr(), cells) })
 }
 
