@@ -35,7 +35,7 @@ pub const ROWS: &[Metric] = &[
             tags: &[],
             members: |interval| by_status(interval).unwrap_or_default(),
         }),
-        source: "the status of the response; 500 where the application raised instead, unless the client had disconnected",
+        source: "the status of the response; 500 where the application raised instead, unless the client was gone",
         description: "Requests by HTTP status, which is the last part of the name: gunicorn.request.status.404.",
         absent: "for a status that did not occur in the interval; where gunicorn.requests is not sent",
         opentelemetry: Some("http.server.request.duration{http.response.status_code} (count)"),

@@ -213,7 +213,7 @@ const RUNTIME: &[Metric] = &[
         needs: &[Source::Threads],
         reading: Reading::Now(|s| s.process.threads.map(Value::Whole)),
         source: "/proc/self/task",
-        description: "Operating-system threads of the process, including those of native libraries and of this collector.",
+        description: "Operating-system threads of the process, including those of native libraries and ours.",
         absent: "where the operating system hides it; on anything but Linux",
         opentelemetry: Some("process.thread.count"),
     },
