@@ -16,15 +16,15 @@ CONFIGURATION = """\
 
 An argument of `RuntimeMetrics.enable()` wins over its variable, a variable over the default. An empty variable
 counts as unset. A wrong argument raises; a wrong variable gives one warning on the logger `runtime_metrics`, and
-the default holds. Variables are read when metrics are enabled; those that say who the process is, from `DD_SERVICE` to
-`DD_TAGS`, at every flush.
+the default applies. Variables are read when metrics are enabled; those that say who the process is, such as `DD_SERVICE`
+and `DD_TAGS`, are read at every flush.
 
 | Variable | Default | Takes | Does |
 | --- | --- | --- | --- |
 {rows}
 
-The address is decided by the first of these that is there: `dogstatsd_url`, `DD_DOGSTATSD_URL`, the hosts and
-ports above, the socket `/var/run/datadog/dsd.socket`, and at last `udp://localhost:8125`.
+The address is the first of these that there is: `dogstatsd_url`, `DD_DOGSTATSD_URL`, the hosts and ports above, the
+socket `/var/run/datadog/dsd.socket`, and finally `udp://localhost:8125`.
 """
 
 

@@ -114,7 +114,11 @@ impl Running {
             flush_interval: Some(interval.as_secs_f64()),
             ..Arguments::default()
         };
-        let surroundings = Surroundings { default_socket: Path::new("/nowhere"), has_extension: false };
+        let surroundings = Surroundings {
+            default_socket: Path::new("/nowhere"),
+            has_default_socket: false,
+            has_extension: false,
+        };
         Settings::new(&arguments, &Environment::default(), surroundings).unwrap().0
     }
 
@@ -146,11 +150,11 @@ fn of_a_function() -> (Arc<Collector>, Running) {
     of_a_function_by(Sink::Socket, subject("a:b"))
 }
 
-fn of_a_function_by(route: Sink, subject: IdentityInputs) -> (Arc<Collector>, Running) {
+fn of_a_function_by(sink: Sink, subject: IdentityInputs) -> (Arc<Collector>, Running) {
     let running = Running::start(NEVER);
     let mut settings = Running::settings(&running.receiver, SOON);
     settings.schedule = Schedule::PerInvocation;
-    settings.route = route;
+    settings.sink = sink;
     let subject = IdentityInputs { function: Some(Function::default()), ..subject };
     let interpreter = Arc::clone(&running.interpreter) as _;
     let counters = Counters { gc: Arc::clone(&running.gc), ..Counters::default() };

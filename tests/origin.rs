@@ -20,7 +20,7 @@ use runtime_metrics::emitter::address::{ChosenBy, Destination};
 use runtime_metrics::emitter::origin::{Cardinality, Origin, OriginFields};
 use runtime_metrics::emitter::transport::Transport;
 use runtime_metrics::identity::{Extras, Identity, Runtime};
-use runtime_metrics::settings::variables::Environment;
+use runtime_metrics::settings::variables::{Environment, Variable};
 use runtime_metrics::settings::{Arguments, ServiceArguments, Settings, Surroundings};
 use tempfile::TempDir;
 
@@ -39,7 +39,7 @@ fn detecting() -> Origin {
 
 /// No Agent's socket and no extension.
 fn alone() -> Surroundings<'static> {
-    Surroundings { default_socket: Path::new("/nowhere"), has_extension: false }
+    Surroundings { default_socket: Path::new("/nowhere"), has_default_socket: false, has_extension: false }
 }
 
 fn fields(root: &Path) -> String {
@@ -410,7 +410,7 @@ fn rows() -> impl Iterator<Item = &'static Metric> {
 fn switched_off_lines_are_what_they_are_without_an_origin() {
     let tree = tree(format!("0::/docker/{ID}\n").as_bytes(), b"", HOST);
     let lines = |variables: &[(&str, &str)]| {
-        let environment = Environment::collect(|name| {
+        let environment = Environment::read(Variable::all(), |name| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         });
         let (settings, _) = Settings::new(&Arguments::default(), &environment, alone()).unwrap();

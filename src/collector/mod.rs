@@ -447,6 +447,6 @@ fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: I
             Schedule::Periodic => settings.interval,
             Schedule::PerInvocation => Duration::MAX,
         },
-        route: settings.route,
+        route: settings.sink,
     }
 }

@@ -240,7 +240,7 @@ impl Output {
         let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
         match self.route {
             Sink::Socket => Status { totals, ..status },
-            Sink::Log | Sink::Nowhere => Status { destination: None, transport: None, totals, ..status },
+            Sink::Log | Sink::None(_) => Status { destination: None, transport: None, totals, ..status },
         }
     }
 
@@ -286,7 +286,7 @@ impl Output {
         within: Duration,
         log: &mut LogLines,
     ) {
-        if self.route == Sink::Nowhere {
+        if matches!(self.route, Sink::None(_)) {
             return;
         }
         let tags = self.subject.tags_beside(&distribution.tags);
@@ -330,7 +330,7 @@ impl Output {
                 }
                 return true;
             }
-            Sink::Nowhere => return false,
+            Sink::None(_) => return false,
         }
         self.transport.prepare(now, within);
         let report = self

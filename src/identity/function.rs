@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
+use crate::settings::AwsLambda;
+
 /// An environment that waits longer than this for its first invocation was set up in advance.
 const IN_ADVANCE: Duration = Duration::from_secs(10);
 
@@ -141,6 +143,12 @@ pub struct Invoked {
 }
 
 impl Function {
+    /// Before its first invocation.
+    #[must_use]
+    pub fn new(settings: AwsLambda) -> Self {
+        Self { has_extension: settings.sends_to_extension, invoked: None }
+    }
+
     /// The tags of the start.
     #[must_use]
     pub fn start_tags(&self) -> &'static [&'static str] {

@@ -212,14 +212,14 @@ impl Named {
         tracers: Option<&Tracers>,
     ) -> Self {
         let mut user = UserTags::default();
-        user.extend(split(environment.get(&variables::DATADOG_TAGS), |text| text.split(',')));
-        user.extend(environment.get(&variables::TAGS).map(split_dd_tags).unwrap_or_default());
+        user.extend(split(environment.get(variables::DATADOG_TAGS), |text| text.split(',')));
+        user.extend(environment.get(variables::TAGS).map(split_dd_tags).unwrap_or_default());
         let mut own = UserTags::default();
         own.extend(claims.tags.iter().flatten().map(String::as_str));
         let [own_service, own_env, own_version] = ["service", "env", "version"].map(|key| own.take(key));
         user.replace(own);
 
-        let attributes = environment.get(&variables::OTEL_RESOURCE_ATTRIBUTES).unwrap_or_default();
+        let attributes = environment.get(variables::OTEL_RESOURCE_ATTRIBUTES).unwrap_or_default();
         let of_ddtrace = |name| of_tracer(tracers, |tracers| &tracers.ddtrace, name);
         let of_opentelemetry = |name| of_tracer(tracers, |tracers| &tracers.opentelemetry, name);
         let is_inferred_by_ddtrace = tracers
@@ -229,8 +229,8 @@ impl Named {
             claims.service.clone(),
             own_service,
             of_ddtrace(|names| &names.service).filter(|_| !is_inferred_by_ddtrace),
-            environment.get(&variables::SERVICE).map(str::to_owned),
-            environment.get(&variables::OTEL_SERVICE_NAME).map(str::to_owned),
+            environment.get(variables::SERVICE).map(str::to_owned),
+            environment.get(variables::OTEL_SERVICE_NAME).map(str::to_owned),
             attribute(attributes, "service.name"),
             user.take("service"),
             of_opentelemetry(|names| &names.service),
@@ -243,7 +243,7 @@ impl Named {
             claims.env.clone(),
             own_env,
             of_ddtrace(|names| &names.env),
-            environment.get(&variables::ENV).map(str::to_owned),
+            environment.get(variables::ENV).map(str::to_owned),
             attribute(attributes, "deployment.environment.name"),
             attribute(attributes, "deployment.environment"),
             user.take("env"),
@@ -253,12 +253,12 @@ impl Named {
             claims.version.clone(),
             own_version,
             of_ddtrace(|names| &names.version),
-            environment.get(&variables::VERSION).map(str::to_owned),
+            environment.get(variables::VERSION).map(str::to_owned),
             attribute(attributes, "service.version"),
             user.take("version"),
             of_opentelemetry(|names| &names.version),
         ]);
-        let entity_id = first(&mut [environment.get(&variables::ENTITY_ID).map(str::to_owned)]);
+        let entity_id = first(&mut [environment.get(variables::ENTITY_ID).map(str::to_owned)]);
         Self { entity_id, service, service_is_given, inferred_service, env, version, user }
     }
 
@@ -298,7 +298,7 @@ fn runtime_id(own: &str, tracers: Option<&Tracers>) -> Option<String> {
 
 /// The tags of the function itself.
 fn tags_of(function: &Function, environment: &Environment) -> Vec<String> {
-    let name = environment.get(&variables::LAMBDA_FUNCTION_NAME);
+    let name = environment.get(variables::LAMBDA_FUNCTION_NAME);
     function.tags(name).iter().map(|tag| clean(tag)).collect()
 }
 
@@ -307,14 +307,14 @@ fn tags_of(function: &Function, environment: &Environment) -> Vec<String> {
 fn uncontradicted(names: [Option<String>; 3], environment: &Environment) -> [Option<String>; 3] {
     let [service, env, version] = names;
     let theirs = |variable| environment.get(variable);
-    let their_service = theirs(&variables::SERVICE).or_else(|| theirs(&variables::LAMBDA_FUNCTION_NAME));
+    let their_service = theirs(variables::SERVICE).or_else(|| theirs(variables::LAMBDA_FUNCTION_NAME));
     let agreed = |ours: Option<String>, theirs: Option<&str>| {
         ours.filter(|ours| theirs.is_none_or(|theirs| theirs.eq_ignore_ascii_case(ours)))
     };
     [
         agreed(service, their_service),
-        agreed(env, theirs(&variables::ENV)),
-        agreed(version, theirs(&variables::VERSION)),
+        agreed(env, theirs(variables::ENV)),
+        agreed(version, theirs(variables::VERSION)),
     ]
 }
 
@@ -438,10 +438,10 @@ fn attribute(attributes: &str, key: &str) -> Option<String> {
 /// The platform's name for the function or site, else the script or module that was started.
 fn inferred_service(environment: &Environment, program: Option<Program<'_>>) -> Option<String> {
     let platforms = [
-        &variables::LAMBDA_FUNCTION_NAME,
-        &variables::K_SERVICE,
-        &variables::FUNCTION_NAME,
-        &variables::WEBSITE_SITE_NAME,
+        variables::LAMBDA_FUNCTION_NAME,
+        variables::CLOUD_RUN_SERVICE,
+        variables::CLOUD_FUNCTION_NAME,
+        variables::AZURE_SITE_NAME,
     ];
     let platform = platforms.into_iter().find_map(|variable| environment.get(variable));
     platform.map(str::to_owned).or_else(|| program?.name())
@@ -501,6 +501,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::settings::variables::Variable;
 
     fn runtime(command: &[&str]) -> Runtime {
         Runtime {
@@ -564,7 +565,7 @@ mod tests {
     #[test]
     fn process_tags_tell_how_the_program_was_started() {
         let of = |command: &[&str], environment: &[(&str, &str)], entrypoint: &Entrypoint| {
-            let environment = Environment::collect(|name| {
+            let environment = Environment::read(Variable::all(), |name| {
                 environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
             });
             let extras = Extras { entrypoint: Some(entrypoint), ..Extras::default() };

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::collector::reader::Interpreter;
 use crate::identity::tracers::Tracers;
 use crate::message::Message;
-use crate::settings::variables::IDENTITY;
+use crate::settings::variables::Variable;
 use crate::snapshot;
 use crate::sources::gc::GcCounters;
 
@@ -86,7 +86,7 @@ impl CPython {
         let gc_count = self.get_count.bind(py).call0().and_then(|count| count.extract::<(u64, u64, u64)>());
         Ok(snapshot::Interpreter {
             gc_count: gc_count.ok().map(Into::into),
-            environment: process::environment(self.os.bind(py), &IDENTITY)?,
+            environment: process::environment(self.os.bind(py), Variable::identity())?,
             tracers: self.tracers(py, purpose)?,
             gunicorn: Process::known().map_or(Ok(None), |process| process.questions.ask(py))?,
         })

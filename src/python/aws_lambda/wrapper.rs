@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReferenc
 use pyo3::{IntoPyObjectExt, intern};
 
 use super::snapstart::renew;
-use super::{enable_in_lambda, tell_of_silence, wall, write};
+use super::{enable_in_lambda, wall, warn_unsent, write};
 use crate::emitter::address::{Address, UnixKind};
 use crate::identity::function::Invoked;
 use crate::python::interpreter::Purpose;
@@ -247,7 +247,7 @@ impl Invocation {
         write(py, &lines)?;
         // The handler itself may have given an address.
         if let Some(running) = current(py) {
-            tell_of_silence(py, self.process, &running)?;
+            warn_unsent(py, self.process, &running)?;
         }
         log::from_program(py, &self.running.collector().take_messages())
     }
