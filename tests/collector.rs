@@ -14,7 +14,7 @@ use runtime_metrics::collector::reader::Interpreter;
 use runtime_metrics::collector::{Collector, Counters};
 use runtime_metrics::emitter::distribution::Distribution;
 use runtime_metrics::identity::IdentityInputs;
-use runtime_metrics::identity::function::{Function, Invoked, Start};
+use runtime_metrics::identity::function::{Function, InvocationFacts, Start};
 use runtime_metrics::identity::tracers::{Names, RuntimeWorker, Tracers};
 use runtime_metrics::message::Message;
 use runtime_metrics::settings::variables::Environment;
@@ -69,8 +69,8 @@ impl Interpreter for Played {
 
 /// Who has this tag.
 fn subject(tag: &str) -> IdentityInputs {
-    let claims = ServiceArguments { tags: Some(vec![tag.to_owned()]), ..ServiceArguments::default() };
-    IdentityInputs { claims, runtime_id: Some("own".into()), ..IdentityInputs::default() }
+    let arguments = ServiceArguments { tags: Some(vec![tag.to_owned()]), ..ServiceArguments::default() };
+    IdentityInputs { arguments, runtime_id: Some("own".into()), ..IdentityInputs::default() }
 }
 
 struct Running {
@@ -162,8 +162,8 @@ fn of_a_function_by(sink: Sink, subject: IdentityInputs) -> (Arc<Collector>, Run
     (collector, running)
 }
 
-fn invoked(start: Start) -> Invoked {
-    Invoked { start, arn: None, version: None, memory: None }
+fn invoked(start: Start) -> InvocationFacts {
+    InvocationFacts { start, arn: None, version: None, memory: None }
 }
 
 #[test]
@@ -190,8 +190,8 @@ fn a_function_sends_what_an_invocation_has_used_and_nothing_else() {
 fn tags_that_the_function_leaves_no_room_for_are_told_of_once() {
     // With those of the service and the interpreter it is one less than a line may have.
     let tags = (0..94).map(|number| format!("{number}:x")).collect();
-    let claims = ServiceArguments { tags: Some(tags), ..ServiceArguments::default() };
-    let (collector, _running) = of_a_function_by(Sink::Socket, IdentityInputs { claims, ..subject("") });
+    let arguments = ServiceArguments { tags: Some(tags), ..ServiceArguments::default() };
+    let (collector, _running) = of_a_function_by(Sink::Socket, IdentityInputs { arguments, ..subject("") });
     let told = |start| {
         assert!(collector.begin_invocation(|| invoked(start)));
         collector.end_invocation(8, || None);

@@ -15,11 +15,11 @@ use proptest::prelude::*;
 use runtime_metrics::catalogue::CATALOGUE;
 use runtime_metrics::catalogue::metric::{Member, Metric, Sample, Value, Wire, WireType};
 use runtime_metrics::clock::Clock;
-use runtime_metrics::emitter::Emitter;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
 use runtime_metrics::emitter::origin::{Cardinality, Origin, OriginFields};
 use runtime_metrics::emitter::transport::Transport;
-use runtime_metrics::identity::{Extras, Identity, Runtime};
+use runtime_metrics::emitter::{Emitter, max_tag_bytes};
+use runtime_metrics::identity::{IdentityInputs, Runtime};
 use runtime_metrics::settings::variables::{Environment, Variable};
 use runtime_metrics::settings::{Arguments, ServiceArguments, Settings, Surroundings};
 use tempfile::TempDir;
@@ -455,17 +455,20 @@ proptest! {
         over_udp: bool,
     ) {
         let folder = tree(format!("0::/docker/{ID}\n").as_bytes(), b"", HOST);
-        let claims = ServiceArguments { tags: Some(tags), ..ServiceArguments::default() };
-        let runtime = Runtime { implementation: "CPython".into(), version: "3.13.1".into(), ..Runtime::default() };
-        let extras = Extras { reserved: origin.longest_fields(), ..Extras::default() };
-        let identity = Identity::new(&claims, &Environment::default(), &runtime, extras);
+        let inputs = IdentityInputs {
+            arguments: ServiceArguments { tags: Some(tags), ..ServiceArguments::default() },
+            runtime: Runtime { implementation: "CPython".into(), version: "3.13.1".into(), ..Runtime::default() },
+            max_tag_bytes: Some(max_tag_bytes(origin.longest_fields())),
+            ..IdentityInputs::default()
+        };
+        let identity = inputs.identity();
         prop_assert_eq!(identity.warning().is_some(), identity.dropped_tags > 0);
         let end = format!("|d|#{}{}", identity.tags, origin.fields(folder.path()));
 
         let socket = (!over_udp).then(|| folder.path().join("dsd.socket"));
         let target = if over_udp { 1432 } else { 8192 };
         let (transport, receive) = receiver(OriginFields::new(origin, folder.path()), socket.as_deref());
-        let mut emitter = Emitter::new(transport, identity.tags, WireType::Distribution);
+        let mut emitter = Emitter::new(transport, identity.tags.to_string(), WireType::Distribution);
         let samples = values.iter().zip(&CATALOGUE).map(|(value, metric)| Sample { metric, member: Member::Only, value: value.clone() });
         prop_assert!(emitter.emit(samples, None), "everything has left");
 

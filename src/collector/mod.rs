@@ -22,7 +22,7 @@ use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Handover, Transport};
 use crate::emitter::{Emitter, LogLines};
 use crate::identity::IdentityInputs;
-use crate::identity::function::Invoked;
+use crate::identity::function::InvocationFacts;
 use crate::message::Message;
 use crate::settings::{Schedule, Settings};
 use crate::snapshot;
@@ -266,7 +266,7 @@ impl Collector {
 
     /// Begins an invocation: what it sends at its [end](Self::end_invocation) is its own. False if the pipeline is in
     /// somebody else's hands: then it sends nothing, and nobody asks how it was invoked.
-    pub fn begin_invocation(&self, invoked: impl FnOnce() -> Invoked) -> bool {
+    pub fn begin_invocation(&self, invoked: impl FnOnce() -> InvocationFacts) -> bool {
         let Some(mut pipeline) = self.pipeline.check_out(SOON) else {
             return false;
         };
@@ -432,8 +432,8 @@ fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: I
     let ending = OriginFields::new(settings.origin.clone(), Path::new("/"));
     let transport = Transport::new(settings.destination.clone(), ending, clock, Arc::clone(hurry));
     let identity = subject.identity();
-    let emitter =
-        Emitter::new(transport.clone(), identity.tags, settings.wire_type).with_room_for(subject.reserved);
+    let emitter = Emitter::new(transport.clone(), identity.tags.to_string(), settings.wire_type)
+        .with_room_for(settings.origin.longest_fields());
     let telemetry = settings.client_telemetry.then(Telemetry::default);
     Output {
         emitter,

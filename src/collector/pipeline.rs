@@ -15,7 +15,7 @@ use crate::emitter::telemetry::{Telemetry, Totals};
 use crate::emitter::transport::{Handover, Transport};
 use crate::emitter::{Emitter, LogLines};
 use crate::identity::IdentityInputs;
-use crate::identity::function::Invoked;
+use crate::identity::function::InvocationFacts;
 use crate::identity::tracers::RuntimeWorker;
 use crate::interval::Interval;
 use crate::message::{Message, Severity};
@@ -86,8 +86,8 @@ impl Pipeline {
     }
 
     /// Begins anew at `now`, for an invocation: what has gathered since the last is nobody's.
-    pub fn begin(&mut self, now: impl FnOnce() -> Duration, invoked: Invoked) {
-        self.messages.extend(self.output.tell_of_invocation(invoked));
+    pub fn begin(&mut self, now: impl FnOnce() -> Duration, invocation: InvocationFacts) {
+        self.messages.extend(self.output.tell_of_invocation(invocation));
         let collections = self.gc.drain();
         self.earlier = self.snapshot(now(), Some(collections), None);
         self.earlier.gunicorn = self.gunicorn.read(None);
@@ -191,8 +191,8 @@ impl Pipeline {
     pub fn redirect(&mut self, output: Output) {
         let before = std::mem::replace(&mut self.output, output);
         // It goes on, if there is one.
-        if let Some(invoked) = before.subject.function.and_then(|function| function.invoked) {
-            self.messages.extend(self.output.tell_of_invocation(invoked));
+        if let Some(invocation) = before.subject.function.and_then(|function| function.invocation) {
+            self.messages.extend(self.output.tell_of_invocation(invocation));
         }
     }
 
@@ -260,10 +260,13 @@ impl Output {
     }
 
     /// One invocation has more tags than another; what has been said of those that are left out is not said again.
-    fn tell_of_invocation(&mut self, invoked: Invoked) -> Option<Message> {
-        let function =
-            self.subject.function.as_mut().filter(|function| function.invoked.as_ref() != Some(&invoked))?;
-        function.invoked = Some(invoked);
+    fn tell_of_invocation(&mut self, invocation: InvocationFacts) -> Option<Message> {
+        let function = self
+            .subject
+            .function
+            .as_mut()
+            .filter(|function| function.invocation.as_ref() != Some(&invocation))?;
+        function.invocation = Some(invocation);
         let said = self.dropped_tags;
         let warning = self.join_tags();
         self.dropped_tags = self.dropped_tags.max(said);
@@ -274,7 +277,7 @@ impl Output {
         let identity = self.subject.identity();
         let warning = if identity.dropped_tags > self.dropped_tags { identity.warning() } else { None };
         self.dropped_tags = identity.dropped_tags;
-        self.emitter.set_tags(identity.tags);
+        self.emitter.set_tags(identity.tags.to_string());
         warning
     }
 
@@ -289,13 +292,18 @@ impl Output {
         if matches!(self.route, Sink::None(_)) {
             return;
         }
-        let tags = self.subject.tags_beside(&distribution.tags);
+        let tags = self.subject.custom_metric_tags(&distribution.tags);
         if self.route == Sink::Log {
-            log.push(&distribution.name, &Value::Real(distribution.value), distribution.timestamp, &tags);
+            log.push(
+                &distribution.name,
+                &Value::Real(distribution.value),
+                distribution.timestamp,
+                tags.as_str(),
+            );
             return;
         }
         self.transport.prepare_for_custom(now, within);
-        self.emitter.distribute(distribution, &tags);
+        self.emitter.distribute(distribution, tags.as_str());
     }
 
     fn tell_of_worker(&self, before: RuntimeWorker) -> Option<Message> {

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::collector::{self, Collector, Counters};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::distribution::Distribution;
+use crate::emitter::max_tag_bytes;
 use crate::emitter::transport::Handover;
 use crate::identity::function::Function;
 use crate::identity::tracers::Tracers;
@@ -323,11 +324,11 @@ impl Plan {
     /// Who sends, by what tracers say at this moment.
     fn subject(&self, process: &Process, tracers: Tracers) -> IdentityInputs {
         IdentityInputs {
-            claims: self.arguments.service_arguments.clone(),
+            arguments: self.arguments.service_arguments.clone(),
             runtime: process.runtime.clone(),
             runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
             entrypoint: self.entrypoint.clone(),
-            reserved: self.settings.origin.longest_fields(),
+            max_tag_bytes: Some(max_tag_bytes(self.settings.origin.longest_fields())),
             environment: self.environment.identity(),
             tracers,
             function: self.settings.aws_lambda.map(Function::new),

@@ -32,24 +32,25 @@ pub enum Sink {
 /// Why nothing is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnsentReason {
-    /// There is no extension, no address is set, and the log has not been asked for.
+    /// There is no extension, no address is set, and the log is not to be used.
     NoReceiver,
-    /// The receiver's host is a name, and a name server would be waited for at the function's expense.
+    /// The receiver's host is a name. Waiting for a name server would use time that is paid for.
     HostName,
 }
 
 impl UnsentReason {
-    /// A message for whoever operates the function.
+    /// A warning for the log.
     #[must_use]
     pub fn message(self, destination: &Destination) -> String {
         match self {
             Self::NoReceiver => {
-                "metrics are not sent: this function has neither the Datadog Lambda Extension nor the address of another \
-                 receiver; add the extension's layer, or set DD_FLUSH_TO_LOG=true to write metrics to the log"
+                "metrics are not sent: this function has neither the Datadog Lambda Extension nor the address of \
+                 another receiver; add the extension's layer, or set DD_FLUSH_TO_LOG=true to write metrics to the log"
                     .to_owned()
             }
             Self::HostName => format!(
-                "metrics are not sent to {destination}: in AWS Lambda the names of hosts are not resolved; use an IP address"
+                "metrics are not sent to {destination}: in AWS Lambda the names of hosts are not resolved; use an IP \
+                 address"
             ),
         }
     }
@@ -65,10 +66,10 @@ pub struct AwsLambda {
 }
 
 impl AwsLambda {
-    /// `None` if this is no function.
+    /// `None` outside AWS Lambda.
     pub(super) fn new(environment: &Environment, address: &Address, has_extension: bool) -> Option<Self> {
         is_function(environment).then(|| Self {
-            // It does not matter who has set the address: at this port of this machine is the extension.
+            // Whatever chose the address: the extension listens on this port of this machine.
             sends_to_extension: has_extension
                 && matches!(address, Address::Udp(host, DEFAULT_PORT) if host.is_this_machine()),
             is_stored: environment.get(LAMBDA_INITIALIZATION_TYPE) == Some("snap-start"),
@@ -76,7 +77,7 @@ impl AwsLambda {
     }
 }
 
-/// Where to look for the Datadog Lambda Extension; `None` if this is no function.
+/// Where to look for the Datadog Lambda Extension; `None` outside AWS Lambda.
 #[must_use]
 pub fn extension_path(environment: &Environment) -> Option<&str> {
     is_function(environment)
@@ -87,8 +88,8 @@ fn is_function(environment: &Environment) -> bool {
     environment.get(LAMBDA_FUNCTION_NAME).is_some()
 }
 
-/// A function is frozen between its invocations. A thread of ours would resume at the next one, and use time that is paid
-/// for.
+/// A function is frozen between its invocations. A thread of ours would resume at the next one, and use time that is
+/// paid for.
 pub(super) fn schedule(parser: &mut Parser<'_>) -> Schedule {
     let is_server = parser.environment.get(LAMBDA_INITIALIZATION_TYPE) == Some("lambda-managed-instances");
     let keeps_thread = parser.parse_flag(LAMBDA_THREAD).unwrap_or(false);

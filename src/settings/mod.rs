@@ -115,7 +115,7 @@ pub struct Settings {
     pub schedule: Schedule,
     /// Where lines go.
     pub sink: Sink,
-    /// If this is a function in AWS Lambda, what is special about it.
+    /// What is special about a function in AWS Lambda, if this is one.
     pub aws_lambda: Option<AwsLambda>,
 }
 
@@ -483,8 +483,8 @@ mod tests {
         assert_eq!(selected("mem.rss", ""), (all, vec![]));
         let without = all.without(Selection::named("gc.*")).without(Selection::named("mem.rss"));
         assert_eq!(selected("gc.pause.max", " gc.* ,runtime.python.mem.rss,"), (without, vec![]));
-        let unknown = "DD_RUNTIME_METRICS_INCLUDE=\"rss,gil.*\": expected comma-separated names and groups such as gc.*; \
-                       it is ignored";
+        let unknown = "DD_RUNTIME_METRICS_INCLUDE=\"rss,gil.*\": expected comma-separated names and groups such as \
+                       gc.*; it is ignored";
         assert_eq!(selected("rss,gil.*,mem.*", ""), (all, vec![unknown.to_owned()]));
         let (selection, warnings) = selected("", "cpu.time.sys");
         assert_eq!((selection, warnings.len()), (all, 1));
@@ -657,8 +657,8 @@ mod tests {
         assert_eq!(
             settings.unsent_message().as_deref(),
             Some(
-                "metrics are not sent to udp://agent.internal:8125 (from DD_AGENT_HOST): in AWS Lambda the names of hosts \
-                 are not resolved; use an IP address"
+                "metrics are not sent to udp://agent.internal:8125 (from DD_AGENT_HOST): in AWS Lambda the names of \
+                 hosts are not resolved; use an IP address"
             )
         );
         assert!(warnings.is_empty());

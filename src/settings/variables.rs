@@ -1,7 +1,7 @@
 //! The table of environment variables, by whose rows an [`Environment`] is asked.
 //!
-//! A variable without a row cannot be read: a [`Variable`] is made of a row and of nothing else. `docs/configuration.md` is
-//! generated from this table.
+//! A variable without a row cannot be read: a [`Variable`] is made of a row and of nothing else.
+//! `docs/configuration.md` is generated from this table.
 
 use crate::emitter::address::ACCEPTED;
 
