@@ -472,6 +472,39 @@ fn what_ddtrace_sends_is_left_to_it_while_it_does() {
     );
 }
 
+/// What a collector logs about ddtrace at a flush.
+fn logged_about_ddtrace(collector: &Collector, worker: RuntimeWorker) -> Vec<String> {
+    let tracers = Some(Tracers { worker, ..Tracers::default() });
+    collector.flush(7, Some(snapshot::Interpreter { tracers, ..snapshot::Interpreter::default() }));
+    let messages = collector.take_messages().into_iter().map(|message| message.text);
+    messages.filter(|text| text.contains("ddtrace")).collect()
+}
+
+#[test]
+fn what_ddtrace_sends_is_logged_at_the_first_flush_and_not_again_by_a_child() {
+    let receiver = Receiver::new();
+    let worker = RuntimeWorker::Sends(Selection::named("gc.*"));
+    let child_of = |parent: Option<&Collector>| {
+        let handover = parent.and_then(|parent| Some(parent.salvage()?.handover()));
+        let mut subject = subject("a:b");
+        subject.tracers.worker = worker;
+        let settings = Running::settings(&receiver, NEVER);
+        let played = Arc::new(Played::default());
+        Collector::new(Clock::start(), Counters::default(), &settings, subject, played, handover.as_ref())
+    };
+    let parent = child_of(None);
+    assert!(parent.take_messages().is_empty());
+    let early_child = child_of(Some(&parent));
+    let parent = child_of(None);
+    let text = "ddtrace sends runtime metrics: 8 of the names are left to it";
+    assert_eq!(logged_about_ddtrace(&parent, worker), [text]);
+    assert!(logged_about_ddtrace(&parent, worker).is_empty());
+    let child = child_of(Some(&parent));
+    assert!(logged_about_ddtrace(&child, worker).is_empty());
+    assert_eq!(logged_about_ddtrace(&early_child, worker), [text]);
+    assert!(logged_about_ddtrace(&child_of(None), RuntimeWorker::Off).is_empty());
+}
+
 #[test]
 fn a_failure_is_logged_through_the_interpreter_once() {
     let running = Running::start(SOON);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use self::checkout::{CheckedOut, Checkout};
-use self::pipeline::{Output, Pipeline};
+use self::pipeline::{Inheritance, Output, Pipeline};
 use self::reader::{Interpreter, Reader};
 use self::sampler::Sampler;
 use crate::catalogue::metric::Sample;
@@ -19,10 +19,11 @@ use crate::emitter::distribution::Distribution;
 use crate::emitter::origin::OriginFields;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
-use crate::emitter::transport::{Handover, Transport};
+use crate::emitter::transport::Transport;
 use crate::emitter::{Emitter, LogLines};
 use crate::identity::IdentityInputs;
 use crate::identity::function::InvocationFacts;
+use crate::identity::tracers::RuntimeWorker;
 use crate::message::Message;
 use crate::settings::{Schedule, Settings};
 use crate::snapshot;
@@ -98,7 +99,7 @@ struct Held {
 impl Collector {
     /// Opens the sources and takes the baseline; `clock` is the one `counters` count with. Nothing runs yet.
     ///
-    /// `handover` is what a parent process knew of the way to the receiver.
+    /// `handover` is what a parent process knew and has logged.
     #[must_use]
     pub fn new(
         clock: Clock,
@@ -106,13 +107,13 @@ impl Collector {
         settings: &Settings,
         subject: IdentityInputs,
         interpreter: Arc<dyn Interpreter>,
-        handover: Option<&Handover>,
+        handover: Option<&Inheritance>,
     ) -> Arc<Self> {
         let Counters { gc, gunicorn } = counters;
         let hurry = Arc::new(AtomicBool::new(false));
-        let output = output(clock, &hurry, settings, subject);
+        let mut output = output(clock, &hurry, settings, subject);
         if let Some(handover) = handover {
-            output.transport.inherit(handover);
+            output.inherit(handover);
         }
         let pipeline = Pipeline::new(Path::new("/"), gc, Arc::clone(&gunicorn), output, clock.now());
         Arc::new_cyclic(|collector: &Weak<Self>| {
@@ -434,6 +435,11 @@ fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: I
     let identity = subject.identity();
     let emitter = Emitter::new(transport.clone(), identity.tags.to_string(), settings.wire_type)
         .with_room_for(settings.origin.longest_fields());
+    // That ddtrace sends them is logged at the first flush: by then the program has set up its log.
+    let logged_worker = match subject.tracers.worker {
+        RuntimeWorker::Sends(_) => RuntimeWorker::Off,
+        worker => worker,
+    };
     let telemetry = settings.client_telemetry.then(Telemetry::default);
     Output {
         emitter,
@@ -448,5 +454,6 @@ fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: I
             Schedule::PerInvocation => Duration::MAX,
         },
         route: settings.sink,
+        logged_worker,
     }
 }

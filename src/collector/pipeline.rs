@@ -38,6 +38,13 @@ pub struct Pipeline {
     told_of_silence: bool,
 }
 
+/// What a child process takes over from its parent's pipeline.
+#[derive(Clone, Debug)]
+pub struct Inheritance {
+    transport: Handover,
+    logged_worker: RuntimeWorker,
+}
+
 /// Where samples go, how many, and how often.
 #[derive(Debug)]
 pub struct Output {
@@ -57,6 +64,8 @@ pub struct Output {
     pub interval: Duration,
     /// How they leave.
     pub route: Sink,
+    /// What has been logged of ddtrace's runtime metrics.
+    pub logged_worker: RuntimeWorker,
 }
 
 impl Pipeline {
@@ -169,10 +178,10 @@ impl Pipeline {
         self.output.status()
     }
 
-    /// What a child process can use of the way to the receiver.
+    /// What a child process can use.
     #[must_use]
-    pub fn handover(&self) -> Handover {
-        self.output.transport.handover()
+    pub fn handover(&self) -> Inheritance {
+        Inheritance { transport: self.output.transport.handover(), logged_worker: self.output.logged_worker }
     }
 
     /// Who sends.
@@ -235,6 +244,12 @@ fn server(facts: Option<&Interpreter>) -> Option<&Server> {
 }
 
 impl Output {
+    /// Takes over what the parent process knew and has logged.
+    pub fn inherit(&mut self, inheritance: &Inheritance) {
+        self.transport.inherit(&inheritance.transport);
+        self.logged_worker = inheritance.logged_worker;
+    }
+
     fn status(&self) -> Status {
         let status = self.transport.status();
         let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
@@ -251,12 +266,10 @@ impl Output {
 
     /// Takes over what environment and tracers say by now. If the interpreter does not answer, what it said last holds.
     fn follow(&mut self, facts: &Interpreter) -> Vec<Message> {
-        let before = self.subject.tracers.worker;
-        if !self.subject.follow(&facts.environment, facts.tracers.as_ref()) {
-            return Vec::new();
-        }
-        let warning = self.join_tags();
-        warning.into_iter().chain(self.tell_of_worker(before)).collect()
+        let is_new = self.subject.follow(&facts.environment, facts.tracers.as_ref());
+        let warning = if is_new { self.join_tags() } else { None };
+        let worker = facts.tracers.as_ref().and_then(|tracers| self.log_worker(tracers.worker));
+        warning.into_iter().chain(worker).collect()
     }
 
     /// One invocation has more tags than another; what has been said of those that are left out is not said again.
@@ -306,11 +319,12 @@ impl Output {
         self.emitter.distribute(distribution, tags.as_str());
     }
 
-    fn tell_of_worker(&self, before: RuntimeWorker) -> Option<Message> {
-        let text = match (before, self.subject.tracers.worker) {
+    /// Logs what has changed about ddtrace's runtime metrics since it was logged.
+    fn log_worker(&mut self, worker: RuntimeWorker) -> Option<Message> {
+        let text = match (std::mem::replace(&mut self.logged_worker, worker), worker) {
             (before, now) if before == now => return None,
-            (RuntimeWorker::Sent(_) | RuntimeWorker::Stopped(..), RuntimeWorker::Off) => return None,
-            (_, RuntimeWorker::Sent(rows) | RuntimeWorker::Sends(rows)) => {
+            (RuntimeWorker::Stopped(..), RuntimeWorker::Off) => return None,
+            (_, RuntimeWorker::Sends(rows)) => {
                 format!("ddtrace sends runtime metrics: {} of the names are left to it", rows.len())
             }
             (_, RuntimeWorker::Off) => "ddtrace sends no runtime metrics any more: all names are ours".to_owned(),

@@ -18,11 +18,11 @@ use super::process::{self, Process};
 use super::{arguments, aws_lambda, fork, log};
 use crate::catalogue::metric::{Member, Value};
 use crate::clock::Clock;
+use crate::collector::pipeline::Inheritance;
 use crate::collector::{self, Collector, Counters};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::distribution::Distribution;
 use crate::emitter::max_tag_bytes;
-use crate::emitter::transport::Handover;
 use crate::identity::function::Function;
 use crate::identity::tracers::Tracers;
 use crate::identity::{Entrypoint, IdentityInputs};
@@ -341,8 +341,7 @@ impl Running {
         let clock = Clock::start();
         let interpreter = Arc::new(CPython::new(py, clock, plan.settings.force)?);
         let tracers = interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
-        // By the first flush the program has set up its log.
-        let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
+        let subject = plan.subject(process, tracers);
         let collector = collector_of(&plan, subject, clock, &interpreter, None);
         Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), explicitly, parents: None })
     }
@@ -479,7 +478,7 @@ impl Running {
             return Ok(Some(Message::warning(text)));
         }
         let tracers = self.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
-        let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
+        let subject = plan.subject(process, tracers);
         let warning = subject.identity().warning();
         self.interpreter.set_force(plan.settings.force);
         py.detach(|| self.collector.reconfigure(&plan.settings, subject));
@@ -502,7 +501,7 @@ fn collector_of(
     subject: IdentityInputs,
     clock: Clock,
     interpreter: &Arc<CPython>,
-    handover: Option<&Handover>,
+    handover: Option<&Inheritance>,
 ) -> Arc<Collector> {
     let gunicorn = Process::known().map(|process| Arc::clone(&process.gunicorn)).unwrap_or_default();
     let counters = Counters { gc: interpreter.gc_counters(), gunicorn };
