@@ -16,7 +16,7 @@ CONFIGURATION = """\
 
 An argument of `RuntimeMetrics.enable()` wins over its variable, a variable over the default. An empty variable
 counts as unset. A wrong argument raises; a wrong variable gives one warning on the logger `runtime_metrics`, and
-the default applies. Variables are read when metrics are enabled; those that say who the process is, such as `DD_SERVICE`
+the default applies. Variables are read when metrics are enabled; those that identify the process, such as `DD_SERVICE`
 and `DD_TAGS`, are read at every flush.
 
 | Variable | Default | Takes | Does |

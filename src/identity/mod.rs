@@ -32,9 +32,9 @@ pub struct IdentityInputs {
     pub entrypoint: Option<Entrypoint>,
     /// How many bytes of a line its tags may take, if there is a limit.
     pub max_tag_bytes: Option<usize>,
-    /// The variables that say who the process is.
+    /// The variables that identify the process.
     pub environment: Environment,
-    /// What the tracers in this process say.
+    /// What the tracers in this process report.
     pub tracers: Tracers,
     /// The function, in AWS Lambda.
     pub function: Option<Function>,
@@ -105,7 +105,7 @@ impl IdentityInputs {
         self.join(&leading, &user, &self.function_tags()).tags
     }
 
-    /// Takes over what the environment and, if they have answered, the tracers say. Returns whether something has
+    /// Takes over the environment and, if they have answered, what the tracers report. Returns whether something has
     /// changed; if nothing has, it allocates nothing.
     pub fn follow(&mut self, environment: &Environment, tracers: Option<&Tracers>) -> bool {
         let environment = Some(environment).filter(|environment| **environment != self.environment);
@@ -511,7 +511,7 @@ mod tests {
         let tracers = Tracers { ddtrace: Some(names), ..Tracers::default() };
         assert!(inputs.follow(&environment, Some(&tracers)));
         assert!(tags(&inputs).starts_with("service:web,env:prod,"));
-        assert!(!inputs.follow(&environment, None), "what a tracer said last applies until it answers");
+        assert!(!inputs.follow(&environment, None), "what a tracer reported last applies until it answers");
         assert!(tags(&inputs).starts_with("service:web,env:prod,"));
     }
 

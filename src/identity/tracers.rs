@@ -1,8 +1,8 @@
-//! What the tracers in this process, ddtrace and OpenTelemetry, say about it.
+//! What the tracers in this process, ddtrace and OpenTelemetry, report about it.
 
 use crate::catalogue::selection::Selection;
 
-/// What the tracers in this process say.
+/// What the tracers in this process report.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tracers {
     /// How ddtrace names the process, if the program has imported it.

@@ -16,7 +16,7 @@ pub struct Row {
     pub accepts: &'static str,
     /// What it does.
     pub effect: &'static str,
-    /// Whether it says who the process is. Such variables are read at every flush: a program may set them for itself.
+    /// Whether it identifies the process. Such variables are read at every flush: a program may set them for itself.
     pub is_identity: bool,
 }
 
@@ -403,7 +403,7 @@ impl Variable {
         (0..VARIABLES.len()).map(Self)
     }
 
-    /// Those that say who the process is.
+    /// Those that identify the process.
     pub fn identity() -> impl Iterator<Item = Self> {
         Self::all().filter(|variable| variable.row().is_identity)
     }
@@ -468,7 +468,7 @@ impl Environment {
         }
     }
 
-    /// The variables that say who the process is.
+    /// The variables that identify the process.
     #[must_use]
     pub fn identity(&self) -> Self {
         Self(self.0.iter().filter(|(variable, _)| variable.row().is_identity).cloned().collect())
