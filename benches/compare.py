@@ -1,15 +1,14 @@
-"""What this library costs its process, beside ddtrace's RuntimeMetrics, in the same run on the same machine.
+"""What this library costs its process, compared with ddtrace's RuntimeMetrics in the same run on the same machine.
 
     python benches/compare.py OURS_PYTHON DDTRACE_PYTHON [--rounds 3] [--json FILE] [MEASURE ...]
 
 Each PYTHON is that of a virtual environment in which one of the two is installed. Linux only.
-What each figure means stands in benches/README.md.
+benches/README.md explains each figure.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import platform
@@ -17,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from host import Host, start_sink
+from host import Host, exclusive, start_sink
 from measures import MEASURES
 from table import report
 
@@ -26,18 +25,14 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Take the measures, print the report."""
+    """Takes the measures and prints the report."""
     chosen = arguments()
-    with open(__file__) as this_script:
-        try:
-            fcntl.flock(this_script, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit("Another comparison is running; the two would measure each other.")
+    with exclusive(__file__):
         compare(chosen)
 
 
 def compare(chosen: argparse.Namespace) -> None:
-    """The comparison that was asked for."""
+    """Runs the comparison and prints the report."""
     sink = start_sink()
     hosts = [Host("ours", chosen.ours, sink), Host("ddtrace", chosen.ddtrace, sink)]
     ours, ddtrace = (host.packages() for host in hosts)
@@ -46,7 +41,7 @@ def compare(chosen: argparse.Namespace) -> None:
     load_before = os.getloadavg()[0]
     wanted = chosen.measures or list(MEASURES)
     obstacles = {name: MEASURES[name].obstacle() for name in wanted}
-    left_out = [f"Left out: {name}, since {why}." for name, why in obstacles.items() if why]
+    left_out = [f"Left out: {name}, because {why}." for name, why in obstacles.items() if why]
     results = rounds(hosts, [name for name in wanted if not obstacles[name]], chosen.rounds)
     context = (
         f"runtime-metrics {ours['runtime-metrics']}, ddtrace {ddtrace['ddtrace']}, {ours['implementation']}, "
@@ -60,7 +55,7 @@ def compare(chosen: argparse.Namespace) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     verbatim = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=verbatim)
     parser.add_argument("ours", metavar="OURS_PYTHON", type=os.path.abspath)
@@ -71,14 +66,14 @@ def arguments() -> argparse.Namespace:
     chosen = parser.parse_intermixed_args()
     unknown = sorted(set(chosen.measures) - set(MEASURES))
     if unknown:
-        parser.error(f"no such measure: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+        parser.error(f"no such measure: {', '.join(unknown)}; known are {', '.join(MEASURES)}")
     if sys.platform != "linux":
         parser.error("the measures read /proc and pin threads to cores: Linux only")
     return chosen
 
 
 def rounds(hosts: list[Host], measures: list[str], count: int) -> Results:
-    """Take the measures round after round; within a round each measure takes the subjects in turn."""
+    """Takes the measures round after round; within a round each measure takes the subjects in turn."""
     results: Results = {measure: {host.subject: [] for host in hosts} for measure in measures}
     for number in range(1, count + 1):
         for measure in measures:

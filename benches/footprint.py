@@ -1,9 +1,9 @@
-"""A process that enables a subject and leaves, without the cost of an exit.
+"""A process that enables a subject and exits at once, without the cost of a normal exit.
 
     python footprint.py SUBJECT [--memory]
 
-Seen from outside, it is the startup measure. With --memory it prints the resident memory that import and
-enable added, in kB. Nothing is imported here that a subject might import too: it would hide part of its cost.
+Its CPU, measured from outside, is the startup measure. With --memory it prints the resident memory that import and
+enable added, in kB. It imports nothing that a subject might import too, which would hide part of the subject's cost.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from subjects import load
 
 
 def resident_kb() -> int:
-    """Resident memory of this process now, page by page, where other files of /proc count in batches."""
+    """Resident memory of this process, exact to the page; other files of /proc are updated in batches."""
     with open("/proc/self/smaps_rollup") as rollup:
         return next(int(line.split()[1]) for line in rollup if line.startswith("Rss:"))
 

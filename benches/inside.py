@@ -1,8 +1,8 @@
-"""The measures that are taken inside the process of a subject; prints one JSON object.
+"""The measures that are taken in the subject's process. Prints one JSON object.
 
     python inside.py SUBJECT MEASURE
 
-Each starts from a fresh process in which the subject is not yet imported.
+Each needs a fresh process that has not imported the subject yet.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def cpu_us(whose: int) -> float:
 
 
 def repeat(run: Callable[[], object], times: int) -> None:
-    """Call `run` so many times."""
+    """Calls `run` so many times."""
     for _ in range(times):
         run()
 
 
 def only_ticks(name: str, ticks: str) -> Figures:
-    """Ticks for somebody outside to count: the instructions of two such runs differ by those of the ticks."""
+    """Ticks to be counted from outside: two such runs differ by the instructions of their ticks."""
     subject = load(name)
     subject.enable()
     repeat(subject.tick, int(ticks))
@@ -63,7 +63,7 @@ def only_ticks(name: str, ticks: str) -> Figures:
 
 
 def marked_ticks(name: str, ticks: str) -> Figures:
-    """Warm ticks between two `getsid` system calls, for a reader of a trace."""
+    """Warm ticks between two `getsid` system calls, which mark them in a trace."""
     subject = load(name)
     subject.enable()
     repeat(subject.tick, 50)
@@ -93,18 +93,23 @@ def wire(name: str, ticks: int = 20) -> Figures:
 
 def gc_callback(name: str, pairs: int = 40, collections: int = 500) -> Figures:
     """Nanoseconds that enable adds to one young collection, from neighbouring blocks with and without it."""
+    return {"gc_callback_ns": added_by_enable(name, lambda: collection_ns(collections), pairs)}
+
+
+def added_by_enable(name: str, measured: Callable[[], float], pairs: int) -> float:
+    """How much larger a figure is with the subject enabled: the median over pairs of neighbouring blocks."""
     subject = load(name)
     added = []
     for _ in range(pairs):
-        without = collection_ns(collections)
+        without = measured()
         subject.enable()
-        added.append(collection_ns(collections) - without)
+        added.append(measured() - without)
         subject.disable()
-    return {"gc_callback_ns": median(added)}
+    return median(added)
 
 
 def collection_ns(collections: int) -> float:
-    """Mean time of one collection of an all but empty young generation."""
+    """Mean time of one collection of an almost empty young generation."""
     began = time.perf_counter_ns()
     for _ in range(collections):
         gc.collect(0)
@@ -113,20 +118,13 @@ def collection_ns(collections: int) -> float:
 
 def fork(name: str, pairs: int = 15, forks: int = 20) -> Figures:
     """Microseconds that enable adds to one fork in the parent, from neighbouring blocks with and without it."""
-    warnings.simplefilter("ignore", DeprecationWarning)  # printing one would be measured, too
+    warnings.simplefilter("ignore", DeprecationWarning)  # printing a warning would be measured, too
     with listening():
-        subject = load(name)
-        added = []
-        for _ in range(pairs):
-            without = fork_us(forks)
-            subject.enable()
-            added.append(fork_us(forks) - without)
-            subject.disable()
-    return {"fork_us": median(added)}
+        return {"fork_us": added_by_enable(name, lambda: fork_us(forks), pairs)}
 
 
 def fork_us(forks: int) -> float:
-    """Median time of a call of `os.fork` in the parent; the child is gone before the next one."""
+    """Median time of a call of `os.fork` in the parent; the child has ended before the next one."""
     durations = []
     for _ in range(forks):
         began = time.perf_counter_ns()
@@ -135,12 +133,12 @@ def fork_us(forks: int) -> float:
             os._exit(0)
         durations.append(time.perf_counter_ns() - began)
         os.waitpid(child, 0)
-        time.sleep(0.001)  # what the hooks have started settles down
+        time.sleep(0.001)  # for what the fork hooks have started
     return median(durations) / 1e3
 
 
 def flush_pause(name: str) -> Figures:
-    """Pause of a busy main thread when another Python thread calls for a tick."""
+    """Pause of a busy main thread when another Python thread triggers a tick."""
     with listening():
         subject = load(name)
         subject.enable()
@@ -155,9 +153,9 @@ def automatic_pause(name: str) -> Figures:
 
 
 def listening() -> socket.socket:
-    """The address for the subject's samples: a socket of this process that nobody waits on.
+    """The socket that the subject sends to: in this process, and nobody waits on it.
 
-    A receiver that woke up for each datagram would take the core of the thread that ticks.
+    A receiver that woke up for each datagram would compete with the ticking thread for its core.
     """
     inbox = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     inbox.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The measures, as the driver sees them: each takes a host and returns named figures of one round."""
+"""The measures: each takes a host and returns the named figures of one round."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measure:
-    """One way to take figures, and what it needs of the machine."""
+    """A way to take figures, and what it needs from the machine."""
 
     take: Callable[[Host], Figures]
     program: str | None = None
     cores: int = 1
 
     def obstacle(self) -> str | None:
-        """Why it cannot be taken here, if so."""
+        """Why it cannot be taken here; None if it can."""
         if self.program and not shutil.which(self.program):
             return f"{self.program} is not installed"
         if len(os.sched_getaffinity(0)) < self.cores:
@@ -48,7 +48,7 @@ def startup(host: Host, pairs: int = 7) -> Figures:
 
 
 def memory(host: Host, pairs: int = 3) -> Figures:
-    """Resident memory that import and enable add, less what reading it adds."""
+    """Resident memory that import and enable add, less what the measurement adds."""
     added = [host.added_memory_kb(host.subject) - host.added_memory_kb("empty") for _ in range(pairs)]
     return {"rss_kb": median(added)}
 
@@ -86,7 +86,7 @@ def syscalls(host: Host, ticks: int = 50) -> Figures:
 
 
 def inside(measure: str, host: Host) -> Figures:
-    """A measure that needs nothing but the subject's own process."""
+    """A measure that is taken in the subject's own process."""
     return host.inside(measure)
 
 

@@ -1,11 +1,11 @@
-"""How long a busy main thread stands still because somebody else wakes up.
+"""How long a busy main thread pauses because another thread wakes.
 
-The main thread does nothing but read the clock. Where two readings lie far apart it stood still: a gap. If
-it went to sleep meanwhile, it waited for another thread; if not, the machine took the time: an interrupt,
-another process, the hypervisor. Only waits are a tick's doing; all gaps show the machine's own noise.
+The main thread only reads the clock. Two readings far apart are a gap. If the thread went to sleep in between, it
+waited for another thread; if not, the machine took the time: an interrupt, another process, the hypervisor. Only waits
+are caused by a tick; all gaps together show the noise of the machine.
 
-Three modes take turns in short windows of one process: nobody wakes, a Python thread wakes and does nothing,
-and the tick. The windows are short so that whatever else happens on the machine happens to all three.
+Three modes take turns in short windows of one process: nobody wakes, a Python thread wakes and does nothing, and the
+tick. The windows are short so that whatever else happens on the machine affects all three.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 PERIOD = 10_000_000  # ns between two wakes
 WINDOW = 20 * PERIOD
 WINDOWS = 25
-SHORTEST_GAP = 10_000  # ns; handing the interpreter over and getting it back hardly ever takes less
+MIN_GAP = 10_000  # ns; releasing the GIL and getting it back hardly ever takes less
 
 
 def of_flush(subject: Subject) -> dict[str, float]:
-    """Pauses by a second Python thread that calls for a tick every period, in microseconds."""
+    """Pauses caused by a second Python thread that triggers a tick every period, in microseconds."""
 
     def wakes(run: Callable[[], object]) -> list[int]:
         with waking(run) as spans:
@@ -46,11 +46,11 @@ def of_flush(subject: Subject) -> dict[str, float]:
 
 
 def of_automatic_tick(subject: Subject, inbox: socket.socket) -> dict[str, float]:
-    """Pauses by the subject's own threads at an interval of one period, in microseconds.
+    """Pauses caused by the subject's own threads at an interval of one period, in microseconds.
 
-    Nobody sees the moment of such a tick. But it is known how many there were, and so many of the window's
-    longest waits are taken; for the no-op wake too. At the ends of a window a tick may be counted whose wait
-    lies outside, therefore none is made up for a tick without one.
+    The moment of such a tick cannot be seen, but their number is known: as many of the window's longest waits are
+    taken, for the no-op wake too. At the ends of a window a tick may be counted whose wait lies outside, so none is
+    substituted for a tick without one.
     """
 
     def noop() -> list[int]:
@@ -74,15 +74,15 @@ def of_automatic_tick(subject: Subject, inbox: socket.socket) -> dict[str, float
 
 
 def by_turns(modes: dict[str, Callable[[], list[int]]]) -> dict[str, float]:
-    """Let the modes take turns; p50 and p90 over all windows of each, and the tick's beside the no-op's."""
+    """Lets the modes take turns; returns p50 and p90 of each over all windows, and the ratios of tick to no-op."""
     settle_threads()
     order = list(modes)
     pauses: dict[str, list[int]] = {mode: [] for mode in modes}
     for turn in range(WINDOWS + 1):
         for mode in order:
             window = modes[mode]()
-            if turn:  # the first is for warming up
-                pauses[mode] += window or [SHORTEST_GAP]
+            if turn:  # the first one warms up
+                pauses[mode] += window or [MIN_GAP]
         order.reverse()
     figures: dict[str, float] = {}
     for name, share in (("p50", 0.5), ("p90", 0.9)):
@@ -93,15 +93,15 @@ def by_turns(modes: dict[str, Callable[[], list[int]]]) -> dict[str, float]:
 
 
 def busy() -> tuple[list[Span], list[Span]]:
-    """Read the clock for one window; all gaps, and those in which this thread went to sleep."""
-    # Arrays, unlike tuples, are nothing to the garbage collector.
+    """Reads the clock for one window; returns all gaps, and those in which this thread went to sleep."""
+    # Arrays, unlike tuples, do not concern the garbage collector.
     begins, ends, sleeps = array("q"), array("q"), array("q")
     last = perf_counter_ns()
     end = last + WINDOW
     slept = sleeps_so_far()
     while last < end:
         now = perf_counter_ns()
-        if now - last > SHORTEST_GAP:
+        if now - last > MIN_GAP:
             begins.append(last)
             ends.append(now)
             sleeps.append(sleeps_so_far())
@@ -112,18 +112,18 @@ def busy() -> tuple[list[Span], list[Span]]:
 
 
 def sleeps_so_far() -> int:
-    """How often this thread gave up its core by itself; being preempted does not count."""
+    """How often this thread gave up its core voluntarily; preemption does not count."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def longest_within(waits: list[Span], span: Span) -> int:
-    """The longest wait that overlaps the span; without one, the length that a gap has at least."""
+    """The longest wait that overlaps the span; without one, the minimum length of a gap."""
     lengths = [end - begin for begin, end in waits if begin < span[1] and end > span[0]]
-    return max(lengths, default=SHORTEST_GAP)
+    return max(lengths, default=MIN_GAP)
 
 
 def longest(gaps: list[Span], count: int) -> list[int]:
-    """The lengths of the longest gaps, at most so many."""
+    """The lengths of the longest gaps, at most `count` of them."""
     return sorted((end - begin for begin, end in gaps), reverse=True)[:count]
 
 
@@ -132,12 +132,12 @@ def undisturbed() -> list[int]:
     gaps, _ = busy()
     periods = WINDOW // PERIOD
     lengths = longest(gaps, periods)
-    return lengths + [SHORTEST_GAP] * (periods - len(lengths))
+    return lengths + [MIN_GAP] * (periods - len(lengths))
 
 
 @contextmanager
 def waking(run: Callable[[], object]) -> Iterator[list[Span]]:
-    """A thread that wakes every period and calls `run`; yields the list of when each call began and ended."""
+    """Runs a thread that wakes every period and calls `run`; yields the list of when each call began and ended."""
     spans: list[Span] = []
     done = False
 
@@ -158,7 +158,7 @@ def waking(run: Callable[[], object]) -> Iterator[list[Span]]:
     finally:
         done = True
         thread.join()
-        spans.pop()  # it ended after the window, or lies across its end
+        spans.pop()  # it ended after the window
 
 
 def nothing() -> None:
@@ -166,7 +166,7 @@ def nothing() -> None:
 
 
 def received(inbox: socket.socket) -> list[bytes]:
-    """The datagrams that lie in the socket."""
+    """Drains the datagrams from the socket."""
     datagrams = []
     with suppress(BlockingIOError):
         while True:
@@ -175,10 +175,10 @@ def received(inbox: socket.socket) -> list[bytes]:
 
 
 def settle_threads() -> None:
-    """Keep the main thread on a core of its own and all others on another, native ones too.
+    """Keeps the main thread on one core and all other threads, native ones too, on another.
 
-    Where it is allowed they go before everything else on the machine. A mere niceness would not do: a thread
-    that wakes up may still have to wait some milliseconds for the end of another process's time slice.
+    If permitted, they get real-time priority. Niceness would not be enough: a thread that wakes may still have to wait
+    milliseconds for the end of another process's time slice.
     """
     for thread in map(int, os.listdir("/proc/self/task")):
         with suppress(ProcessLookupError):  # it has ended since
@@ -191,10 +191,10 @@ CORES = sorted(os.sched_getaffinity(0))
 
 
 def first_core() -> set[int]:
-    """For those who wake."""
+    """For the threads that wake."""
     return set(CORES[:1])
 
 
 def last_core() -> set[int]:
-    """For the main thread: kernels prefer the first core for their own chores."""
+    """For the main thread: kernels prefer the first core for their own work."""
     return set(CORES[-1:])

@@ -1,15 +1,14 @@
-"""What a request costs more under Gunicorn: with its own --statsd-host, and with runtime_metrics.gunicorn.
+"""What metrics add to the cost of a request under Gunicorn: its own --statsd-host, and runtime_metrics.gunicorn.
 
     python benches/per_request.py SERVERS_PYTHON [--rounds 30] [--seconds 0.5] [--json FILE] [CLASS ...]
 
 SERVERS_PYTHON is that of a virtual environment with Gunicorn, its workers and this library. Linux only.
-What each figure means stands in benches/README.md.
+benches/README.md explains each figure.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import TYPE_CHECKING
 
+from host import environment, exclusive
 from load import Load
 from table import amount, heading, line, met, proportion
 
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
     Results = dict[str, dict[str, list[Figures]]]  # by class, then by subject, round after round
 
 HERE = Path(__file__).parent
-AT_MOST_RATIO = 1 / 3
+MAX_RATIO = 1 / 3
 CONNECTIONS = 32
-# Ten times as often as by default: against us, and every round has flushes of ours in it.
+# Ten times as often as by default: to our disadvantage, and so that every round contains flushes of ours.
 INTERVAL_SECONDS = 1
-# Plain Gunicorn twice: what the second seems to add is the error of all the rest.
+# Plain Gunicorn twice: what the second one seems to add is the error of the method.
 PLAIN, AGAIN, STATSD, OURS = "plain", "plain again", "--statsd-host", "ours"
 
 
 @dataclass(frozen=True)
 class Class:
-    """A class of workers: its options, and whether Gunicorn's own metrics count its requests."""
+    """A worker class: its options, and whether Gunicorn's own metrics count its requests."""
 
     options: str
     keep_alive: bool = True
@@ -63,13 +63,9 @@ CLASSES = {
 
 
 def main() -> None:
-    """Take the measures, print the report."""
+    """Takes the measures and prints the report."""
     chosen = arguments()
-    with open(__file__) as this_script:
-        try:
-            fcntl.flock(this_script, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit("Another such run is going on; the two would measure each other.")
+    with exclusive(__file__):
         load_before = os.getloadavg()[0]
         results = {name: measured(name, chosen) for name in chosen.classes or CLASSES}
     context = (
@@ -83,7 +79,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     verbatim = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=verbatim)
     parser.add_argument("python", metavar="SERVERS_PYTHON", type=os.path.abspath)
@@ -93,7 +89,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", type=Path, help="the figures of each round")
     chosen = parser.parse_intermixed_args()
     if unknown := sorted(set(chosen.classes) - set(CLASSES)):
-        parser.error(f"no such class: {', '.join(unknown)}; there are {', '.join(CLASSES)}")
+        parser.error(f"no such class: {', '.join(unknown)}; known are {', '.join(CLASSES)}")
     if sys.platform != "linux":
         parser.error("the measures read clocks of other processes and pin them to cores: Linux only")
     cores = os.sched_getaffinity(0)
@@ -104,7 +100,7 @@ def arguments() -> argparse.Namespace:
 
 
 def measured(name: str, chosen: argparse.Namespace) -> dict[str, list[Figures]]:
-    """The figures of every round, by subject: in each round a block of requests to one after the other."""
+    """The figures of every round, by subject: each round sends a block of requests to one subject after the other."""
     subjects = [PLAIN, STATSD, AGAIN, OURS] if CLASSES[name].counted_by_gunicorn else [PLAIN, OURS, AGAIN]
     rounds: dict[str, list[Figures]] = {subject: [] for subject in subjects}
     with ExitStack() as stack:
@@ -129,28 +125,28 @@ class Server:
     """A Gunicorn with one worker, its clients and its receiver."""
 
     def __init__(self, master: int, load: Load, datagrams: c_int64) -> None:
-        """Takes a server that answers."""
+        """Takes a server that serves requests."""
         self._load = load
         self._datagrams = datagrams
         self._clocks = {"worker": clock_of(int(load.body)), "master": clock_of(master)}
         self._before: Figures | None = None
 
     def block(self, seconds: float) -> Figures | None:
-        """Has requests answered for so long; the figures of the block before and of the time from it to this one.
+        """Sends requests for so long; returns the figures from the previous block's start to this one's.
 
-        What a block leaves to be sent is sent some time after it. That belongs to its requests, too.
+        What a block leaves to be sent is sent some time after it, and belongs to its requests.
         """
         before, now = self._before, self._used()
-        requests, took = self._load.ask(seconds)
+        requests, took = self._load.run(seconds)
         self._before = now | {"requests": requests, "took": took}
         if before is None:
             return None
-        gone = {what: now[what] - before[what] for what in now}
+        used = {what: now[what] - before[what] for what in now}
         return {
-            "worker_us": gone["worker"] * 1e6 / before["requests"],
-            "master_ms_a_minute": gone["master"] * 6e4 / gone["time"],
+            "worker_us": used["worker"] * 1e6 / before["requests"],
+            "master_ms_a_minute": used["master"] * 6e4 / used["time"],
             "requests_a_second": before["requests"] / before["took"],
-            "datagrams": gone["datagrams"] / before["requests"],
+            "datagrams": used["datagrams"] / before["requests"],
         }
 
     def _used(self) -> Figures:
@@ -159,7 +155,7 @@ class Server:
 
 
 def clock_of(pid: int) -> int:
-    """The clock of a process's CPU time, all its threads, to the nanosecond: clock_getcpuclockid(3)."""
+    """The CPU clock of a process and all its threads, in nanoseconds: clock_getcpuclockid(3)."""
     return (~pid << 3) | 2
 
 
@@ -188,7 +184,10 @@ def serving(subject: str, worker_class: Class, chosen: argparse.Namespace) -> It
             server = subprocess.Popen(
                 command.split(),
                 cwd=folder,
-                env=variables(port),
+                env=environment(
+                    DD_DOGSTATSD_URL=f"udp://127.0.0.1:{port}",
+                    DD_RUNTIME_METRICS_INTERVAL=str(INTERVAL_SECONDS),
+                ),
                 pass_fds=[listener.fileno()],
                 stderr=stderr,
             )
@@ -205,7 +204,7 @@ def serving(subject: str, worker_class: Class, chosen: argparse.Namespace) -> It
 
 @contextmanager
 def receiving() -> Iterator[tuple[int, c_int64]]:
-    """Receives datagrams in a process of its own, as an Agent does; the port, and how many have come."""
+    """Receives datagrams in a separate process, as an Agent does; yields the port, and how many have arrived."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         bound.bind(("127.0.0.1", 0))
@@ -220,25 +219,14 @@ def receiving() -> Iterator[tuple[int, c_int64]]:
 
 
 def receive(bound: socket.socket, datagrams: c_int64) -> None:
-    """Reads for ever."""
+    """Reads until the process is killed."""
     while True:
         bound.recv(65536)
         datagrams.value += 1
 
 
-def variables(port: int) -> dict[str, str]:
-    """The caller's variables without those that would configure a subject, and the address of the receiver."""
-    foreign = ("DD_", "OTEL_", "PYTHON", "GUNICORN_", "RUNTIME_METRICS_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return kept | {
-        "DD_DOGSTATSD_URL": f"udp://127.0.0.1:{port}",
-        "DD_RUNTIME_METRICS_INTERVAL": str(INTERVAL_SECONDS),
-        "PYTHONHASHSEED": "0",
-    }
-
-
 def report(results: Results) -> Iterator[str]:
-    """The table of the costs, and that of what else there is to see."""
+    """The table of the costs, and that of the other figures."""
     yield from heading(
         "",
         "CPU of a request, plain",
@@ -260,7 +248,7 @@ def report(results: Results) -> Iterator[str]:
         cells = [with_spread(plain), *(with_spread(added.get(subject)) for subject in (AGAIN, STATSD, OURS))]
         if STATSD in added:
             ratio = median(added[OURS]) / median(added[STATSD])
-            cells += [proportion(ratio), f"<= 1/{1 / AT_MOST_RATIO:.0f}", met(ratio <= AT_MOST_RATIO)]
+            cells += [proportion(ratio), f"<= 1/{1 / MAX_RATIO:.0f}", met(ratio <= MAX_RATIO)]
         else:
             cells += [""] * 3
         yield line(name, *cells)
@@ -275,7 +263,7 @@ def report(results: Results) -> Iterator[str]:
 
 
 def with_spread(values: list[float] | None) -> str:
-    """The median and, in brackets, the middle half, in microseconds."""
+    """The median and, in brackets, the interquartile range, in microseconds."""
     if values is None:
         return "does not count them"
     low, middle, high = quantiles(values, n=4)

@@ -1,7 +1,7 @@
-"""The three subjects under measurement, behind one face: enable, disable and one tick.
+"""The three subjects of the measures, with one interface: enable, disable and one tick.
 
-A library is imported by making its subject. Nothing else that it might import is imported here: that would
-hide part of what it costs.
+Creating a subject imports its library. This module imports nothing that a library might import too, which would hide
+part of its cost.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Subject(Protocol):
-        """One library that sends runtime metrics by itself, and on request."""
+        """A library that sends runtime metrics at an interval, and on request."""
 
         def enable(self, interval: float | None = None) -> None:
-            """Start; `interval` is the seconds between its own ticks, or its default."""
+            """Starts; `interval` is the number of seconds between its own ticks, None for its default."""
 
         def disable(self) -> object:
-            """Stop."""
+            """Stops."""
 
         def tick(self) -> object:
-            """Collect and send once, in the calling thread."""
+            """Collects and sends once, in the calling thread."""
 
 
 class Ours:
     """This library."""
 
     def __init__(self) -> None:
-        """Import it."""
+        """Imports it."""
         from runtime_metrics import RuntimeMetrics
 
         self.metrics: Any = RuntimeMetrics
@@ -35,7 +35,7 @@ class Ours:
         self.tick = self.metrics.flush
 
     def enable(self, interval: float | None = None) -> None:
-        """Start."""
+        """Starts."""
         if interval is None:
             self.metrics.enable()
         else:
@@ -48,14 +48,14 @@ class Ddtrace:
     tick: Any
 
     def __init__(self) -> None:
-        """Import it."""
+        """Imports it."""
         from ddtrace.runtime import RuntimeMetrics  # type: ignore[import-not-found]
 
         self.metrics: Any = RuntimeMetrics
         self.disable = self.metrics.disable
 
     def enable(self, interval: float | None = None) -> None:
-        """Start; its interval is a constant, there is no setting."""
+        """Starts; its interval is a constant, without a setting."""
         from ddtrace.internal.runtime import runtime_metrics  # type: ignore[import-not-found]
 
         if interval is not None:
@@ -65,20 +65,20 @@ class Ddtrace:
 
 
 class Empty:
-    """No library at all: what the measuring itself costs."""
+    """No library at all: the cost of the measurement itself."""
 
     def enable(self, interval: float | None = None) -> None:
-        """Start nothing."""
+        """Starts nothing."""
         del interval
 
     def disable(self) -> None:
-        """Stop nothing."""
+        """Stops nothing."""
 
     def tick(self) -> None:
-        """Send nothing."""
+        """Sends nothing."""
 
 
 def load(name: str) -> Subject:
-    """Import the library behind `name`: ours, ddtrace or empty."""
+    """Imports the library of this name: ours, ddtrace or empty."""
     subjects: dict[str, type[Subject]] = {"ours": Ours, "ddtrace": Ddtrace, "empty": Empty}
     return subjects[name]()

@@ -1,11 +1,11 @@
-"""An ASGI application without a framework whose workers report their last interval, too.
+"""An ASGI application, without a framework, whose workers also report their last interval.
 
     uvicorn --workers 2 --app-dir examples lifespan:application
     hypercorn --workers 2 examples/lifespan.py:application
     granian --workers 2 --working-dir examples --interface asgi lifespan:application
 
-These servers end their workers by a signal, past the interpreter's exit and so past the last sample. The lifespan is
-over before that. In a framework the same two calls stand before and after the `yield` of its lifespan.
+These servers end their workers by a signal, which skips the interpreter's exit and its final flush. The lifespan ends
+before that. In a framework, put the same two calls before and after the `yield` of its lifespan.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Answers every request."""
+    """Responds to every request."""
     if scope["type"] == "lifespan":
         await lifespan(receive, send)
     elif scope["type"] == "http":
@@ -33,10 +33,10 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
-    """Collects metrics from before the first request until after the last."""
+    """Collects metrics from before the first request until after the last one."""
     assert (await receive())["type"] == "lifespan.startup"
     RuntimeMetrics.enable()
-    # Hypercorn kills its other workers by this signal when the first has shut down, whatever they are doing.
+    # Hypercorn kills its other workers by this signal once the first has shut down, whatever they are doing.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, end)
     await send({"type": "lifespan.startup.complete"})
@@ -46,7 +46,7 @@ async def lifespan(receive: Receive, send: Send) -> None:
 
 
 def end(signal_number: int, _: object) -> None:
-    """Dies of the signal, with a last sample if there was none yet."""
+    """Dies of the signal, after a final flush if there was none yet."""
     RuntimeMetrics.disable()
     signal.signal(signal_number, signal.SIG_DFL)
     signal.raise_signal(signal_number)

@@ -3,7 +3,7 @@
     runtime-metrics watch                 # in one terminal
     python examples/service.py            # in another
 
-Where it reports to comes from the environment (DD_AGENT_HOST, DD_DOGSTATSD_URL, ...), by default this host.
+The address comes from the environment (DD_AGENT_HOST, DD_DOGSTATSD_URL, ...); by default it is this host.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from runtime_metrics import RuntimeMetrics
 
 
 def count_primes(below: int) -> int:
-    """Something that takes a while."""
+    """Counts primes slowly, to have work to do."""
     return sum(
         all(number % divisor for divisor in range(2, int(number**0.5) + 1)) for number in range(2, below)
     )

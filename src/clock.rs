@@ -1,8 +1,8 @@
-//! The one clock: monotonic time since it was started.
+//! The clocks: monotonic time since a start, and wall-clock time.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Monotonic time since the collector began.
+/// A monotonic clock that starts at zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
 
@@ -13,15 +13,21 @@ impl Clock {
         Self(Instant::now())
     }
 
-    /// Time since its start.
+    /// The time since its start.
     #[must_use]
     pub fn now(&self) -> Duration {
         self.0.elapsed()
     }
 
-    /// The same in nanoseconds, enough for 584 years.
+    /// The time since its start in nanoseconds, enough for 584 years.
     #[must_use]
     pub fn nanoseconds(&self) -> u64 {
         u64::try_from(self.now().as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// Wall-clock time since 1970.
+#[must_use]
+pub fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

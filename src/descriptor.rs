@@ -1,11 +1,11 @@
-//! Descriptors that a program may close behind our back, as programs do that turn into daemons. The number may belong to
-//! somebody else by then: it must be neither used nor closed.
+//! File descriptors that the program may close without our knowledge, as programs do that turn into daemons. Their numbers
+//! may be reused by then: such a number must be neither used nor closed.
 
 use std::fmt;
 use std::io;
 use std::ops::Deref;
 
-/// Something with a descriptor, which is closed in the end only if it is still ours.
+/// Something with a descriptor. Dropped, it closes the descriptor only if the number still is ours.
 pub struct Guarded<T: Descriptor> {
     held: Option<T>,
     #[cfg(unix)]
@@ -16,7 +16,7 @@ pub struct Guarded<T: Descriptor> {
 #[cfg(unix)]
 pub trait Descriptor: std::os::fd::AsFd {}
 
-/// What has a descriptor: elsewhere nothing tells whose it is.
+/// What has a descriptor; on this platform nothing identifies its file.
 #[cfg(not(unix))]
 pub trait Descriptor {}
 
@@ -28,14 +28,14 @@ impl<T: Descriptor> Guarded<T> {
     ///
     /// # Errors
     ///
-    /// If it cannot be told from others.
+    /// Those of `fstat`.
     #[cfg(unix)]
     pub fn new(held: T) -> io::Result<Self> {
         let id = FileId::of(&held)?;
         Ok(Self { held: Some(held), id })
     }
 
-    /// Guards nothing here.
+    /// Guards nothing on this platform.
     ///
     /// # Errors
     ///
@@ -45,7 +45,7 @@ impl<T: Descriptor> Guarded<T> {
         Ok(Self { held: Some(held) })
     }
 
-    /// Whether the descriptor is still ours.
+    /// Whether the descriptor still refers to what was opened.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         #[cfg(unix)]
@@ -77,7 +77,7 @@ impl<T: Descriptor> fmt::Debug for Guarded<T> {
     }
 }
 
-/// Tells a file from one that takes its place.
+/// Identifies a file, to notice that another has taken its place.
 #[cfg(unix)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileId {
@@ -87,7 +87,7 @@ pub struct FileId {
 
 #[cfg(unix)]
 impl FileId {
-    /// Of what is open.
+    /// The identity of an open file.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl FileId {
         Ok(nix::sys::stat::fstat(open)?.into())
     }
 
-    /// Of what is at the path.
+    /// The identity of the file at a path.
     ///
     /// # Errors
     ///
@@ -129,27 +129,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ours_is_closed() {
+    fn a_guarded_descriptor_is_closed() {
         let guarded = Guarded::new(file("ours")).unwrap();
         let number = guarded.as_raw_fd();
         assert!(guarded.is_ours());
         drop(guarded);
-        // Another test may have got the number meanwhile, but never this file.
+        // Another test may have been given the number meanwhile, but not this file.
         let path = format!("/proc/self/fd/{number}");
         assert!(!std::fs::read_to_string(path).is_ok_and(|text| text == "ours"));
     }
 
     #[test]
-    #[allow(unsafe_code, reason = "plays a program that closes descriptors it does not know")]
-    fn what_is_somebody_elses_by_now_is_left_to_them() {
+    #[expect(unsafe_code, reason = "It plays a program that closes descriptors that it does not know.")]
+    fn a_reused_descriptor_number_is_not_closed() {
         let guarded = Guarded::new(file("ours")).unwrap();
-        // The program puts its own file where ours was.
-        // SAFETY: the number is not used by its former owner any more.
+        // The program opens a file of its own under the same number.
+        // SAFETY: the former owner no longer uses the number.
         let _ = unsafe { nix::unistd::dup2_raw(file("theirs"), guarded.as_raw_fd()) }.unwrap().into_raw_fd();
         assert!(!guarded.is_ours());
         let number = guarded.as_raw_fd();
         drop(guarded);
-        // SAFETY: the number is the program's, which is this test.
+        // SAFETY: the number belongs to the program, which is this test.
         let mut theirs = unsafe { File::from_raw_fd(number) };
         let mut text = String::new();
         std::io::Seek::rewind(&mut theirs).unwrap();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::snapshot::Snapshot;
 
-/// A gap of more than this many planned intervals is a suspended or frozen process.
-const FROZEN: u32 = 3;
+/// After more than this many planned intervals the process must have been suspended or frozen.
+const MAX_INTERVALS: u32 = 3;
 
 /// The time between two snapshots of one process.
 #[derive(Clone, Copy, Debug)]
@@ -16,13 +16,13 @@ pub struct Interval<'a> {
 }
 
 impl<'a> Interval<'a> {
-    /// Joins two snapshots; `planned` is how long the schedule meant the interval to be.
+    /// The interval between two snapshots; `planned` is its length according to the schedule.
     #[must_use]
     pub fn new(earlier: &'a Snapshot, later: &'a Snapshot, planned: Duration) -> Self {
         Self { earlier, later, planned }
     }
 
-    /// The facts at its end.
+    /// The snapshot at its end.
     #[must_use]
     pub fn end(&self) -> &'a Snapshot {
         self.later
@@ -35,7 +35,7 @@ impl<'a> Interval<'a> {
         Some(counter(self.later)?.saturating_sub(counter(self.earlier)?))
     }
 
-    /// The same for a counter that came into being with the process: not knowing it yet is 0.
+    /// The growth of a counter that started at zero: where the earlier end does not know it, it was 0 then.
     pub fn growth_from_zero(&self, counter: impl Fn(&Snapshot) -> Option<u64>) -> Option<u64> {
         Some(counter(self.later)?.saturating_sub(counter(self.earlier).unwrap_or(0)))
     }
@@ -49,10 +49,10 @@ impl<'a> Interval<'a> {
 
     /// The growth of a cumulative time as a percentage of the interval; above 100 on several cores.
     ///
-    /// `None` if no time has passed, or so much that the process must have been frozen in between.
+    /// `None` if no time has passed, or so much that the process must have been frozen.
     pub fn percent(&self, spent: impl Fn(&Snapshot) -> Option<Duration>) -> Option<f64> {
         let elapsed = self.later.at.saturating_sub(self.earlier.at);
-        if elapsed.is_zero() || elapsed > self.planned.saturating_mul(FROZEN) {
+        if elapsed.is_zero() || elapsed > self.planned.saturating_mul(MAX_INTERVALS) {
             return None;
         }
         Some(100.0 * self.time(spent)?.as_secs_f64() / elapsed.as_secs_f64())
@@ -64,12 +64,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::snapshot::Usage;
+    use crate::snapshot::ResourceUsage;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn snapshot(at: Duration, cpu: Duration) -> Snapshot {
-        let usage = Usage { cpu, voluntary_switches: Some(cpu.as_secs()), ..Usage::default() };
+        let usage =
+            ResourceUsage { cpu, voluntary_switches: Some(cpu.as_secs()), ..ResourceUsage::default() };
         Snapshot { at, usage: Some(usage), ..Snapshot::default() }
     }
 

@@ -1,20 +1,20 @@
-//! What we have to say to the operator. The edge hands it to Python's logging.
+//! Messages for the operator, which `src/python` logs through Python's `logging`.
 
-/// A line for the log.
+/// A message for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// How much it matters.
+    /// Its level.
     pub severity: Severity,
-    /// What it says; never a tag's value.
+    /// Its text, which never contains a tag's value.
     pub text: String,
 }
 
-/// How much a message matters.
+/// The level of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// For whoever looks for a fault.
+    /// Only useful to diagnose a problem.
     Debug,
-    /// Good to know.
+    /// Normal operation.
     Info,
     /// Something is wrong.
     Warning,

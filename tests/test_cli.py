@@ -21,8 +21,10 @@ import pytest
 
 from runtime_metrics import _core
 from runtime_metrics.cli import COMMANDS, catalogue
-from runtime_metrics.cli.board import Board, readable, trend
-from runtime_metrics.cli.receiver import Line, MalformedLine, Receiver, decode
+from runtime_metrics.watch.board import Board
+from runtime_metrics.watch.dogstatsd import Line, MalformedLine, decode
+from runtime_metrics.watch.format import readable, trend
+from runtime_metrics.watch.receiver import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,7 +182,7 @@ def test_a_command_imports_only_what_it_uses() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(result.stdout.splitlines()[-1].split())
     assert "runtime_metrics.cli.catalogue" in modules
-    assert modules.isdisjoint({"runtime_metrics.cli.receiver", "runtime_metrics.cli.demo", "rich"})
+    assert modules.isdisjoint({"runtime_metrics.watch.receiver", "runtime_metrics.cli.demo", "rich"})
 
 
 @needs_posix

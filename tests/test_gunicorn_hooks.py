@@ -267,7 +267,8 @@ def as_seen(worker: str, config: str, folder: Path, **environment: str) -> Seen:
 FAULTS = {
     "sync": "module.enabled module.lead_gunicorn GunicornMaster.describe GunicornMaster.work GunicornMaster.release"
     " GunicornMaster.end GunicornMaster.record Requests.begin Requests.refuse Request.answer Request.end"
-    " Request.fail _follow _kind _count_records _capacity _count_refused",
+    " Request.fail _wrap_hooks_at_reload worker_kind count_records _capacity"
+    " _count_error_responses",
     "gevent": "_count_connections",
     "asgi": "Requests.begin Request.end",
     "uvicorn": "Requests.begin Request.end module.flush",

@@ -249,7 +249,7 @@ def test_each_name_comes_from_one_of_the_two_and_ours_take_over_at_once(beside: 
     assert told["alone"] == told["together"] == told["again"] == told["after"] == once
     assert told["said"] == [
         "ddtrace sends runtime metrics: 15 of the names are left to it",
-        "ddtrace sends no runtime metrics any more: all names are ours",
+        "ddtrace no longer sends runtime metrics: all names are sent here",
     ]
 
 
@@ -293,7 +293,7 @@ def test_by_force_ddtraces_are_disabled_and_all_names_are_ours(beside: Callable[
     assert told["forced"] == told["again"] == dict.fromkeys(NAMES, 1)
     assert told["theirs_runs"] is False
     assert told["said"] == [
-        "ddtrace's runtime metrics were disabled, as DD_RUNTIME_METRICS_FORCE says: all names are ours"
+        "ddtrace's runtime metrics were disabled (DD_RUNTIME_METRICS_FORCE): all names are sent here"
     ]
 
 

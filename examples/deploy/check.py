@@ -1,4 +1,4 @@
-"""Sends two samples from where the application runs, and says where they went and whether they left.
+"""Flushes twice from where the application runs, and says where metrics go and whether they were sent.
 
 docker exec shop python check.py
 kubectl exec deployment/shop -- python check.py
@@ -14,13 +14,13 @@ from runtime_metrics import RuntimeMetrics
 
 
 def main() -> int:
-    """Gives the exit status: 0 if the second sample has left."""
+    """Returns the exit status: 0 if the second flush was sent."""
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("runtime_metrics").setLevel(logging.DEBUG)
     RuntimeMetrics.enable()
-    time.sleep(1)  # A name is looked up meanwhile.
+    time.sleep(1)  # Time to resolve a host name.
     RuntimeMetrics.flush()
-    time.sleep(1)  # Over UDP, that nobody listens is known only after the first packets.
+    time.sleep(1)  # Over UDP, only the first packets show that nobody listens.
     sent = RuntimeMetrics.flush()
     print("sent" if sent else "not sent")
     return 0 if sent else 1

@@ -1,4 +1,4 @@
-"""Prints the private address of the EC2 instance this runs on, as its metadata service tells it (IMDSv2).
+"""Prints the private address of the EC2 instance this runs on, from its metadata service (IMDSv2).
 
 export DD_AGENT_HOST="$(python instance_address.py)"
 """
@@ -12,14 +12,14 @@ METADATA = "http://169.254.169.254/latest"
 
 
 def address(metadata: str = METADATA) -> str:
-    """Asks for a token, and with it for the address; `OSError` if there is no answer within two seconds."""
+    """Requests a token, and with it the address; raises `OSError` without a response within two seconds."""
     lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
-    token = answer(Request(f"{metadata}/api/token", method="PUT", headers=lifetime))
-    return answer(Request(f"{metadata}/meta-data/local-ipv4", headers={"X-aws-ec2-metadata-token": token}))
+    token = fetch(Request(f"{metadata}/api/token", method="PUT", headers=lifetime))
+    return fetch(Request(f"{metadata}/meta-data/local-ipv4", headers={"X-aws-ec2-metadata-token": token}))
 
 
-def answer(request: Request) -> str:
-    """What the service answers."""
+def fetch(request: Request) -> str:
+    """The text of the response."""
     with urlopen(request, timeout=2) as response:
         text: str = response.read().decode()
     return text

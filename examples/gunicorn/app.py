@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 def app(
     environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]
 ) -> Iterable[bytes]:
-    """Answers."""
+    """Responds by path."""
     status = "200 OK"
     path = environ["PATH_INFO"]
     if path == "/waits":
-        time.sleep(0.4)  # as for a database: no CPU is used, and yet the worker is not free
+        time.sleep(0.4)  # as for a database: uses no CPU, yet keeps the worker busy
     elif path == "/computes":
         sum(range(5_000_000))
     elif path == "/raises":

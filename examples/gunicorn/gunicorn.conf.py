@@ -1,4 +1,4 @@
-"""The settings of Gunicorn. Metrics need the first line, and nothing else."""
+"""The settings of Gunicorn. Metrics need only the first line."""
 
 from runtime_metrics.gunicorn import *  # noqa: F403
 

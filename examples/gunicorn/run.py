@@ -17,11 +17,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SETTINGS = {"DD_SERVICE": "demo", "DD_RUNTIME_METRICS_INTERVAL": "1"}
-CALM_SECONDS, CROWDED_SECONDS = 3, 3
+QUIET_SECONDS, BUSY_SECONDS = 3, 3
 
 
 def main() -> int:
-    """Runs everything, and ends it in the order in which nothing is missed."""
+    """Starts everything, and stops it in an order in which no metric is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="default: until Ctrl-C")
     seconds = parser.parse_args().seconds
@@ -34,7 +34,7 @@ def main() -> int:
         tempfile.TemporaryDirectory() as folder,
         open(f"{folder}/log", "w+") as log,
         socket.create_server(("127.0.0.1", 0)) as listener,
-        # In sessions of their own: Ctrl-C is for this program, which ends them one after the other.
+        # In sessions of their own: Ctrl-C reaches only this program, which stops them one after the other.
         subprocess.Popen(
             [sys.executable, *f"-m runtime_metrics watch --unix {folder}/agent --only gunicorn.*".split()],
             start_new_session=True,
@@ -49,7 +49,8 @@ def main() -> int:
         ) as gunicorn,
     ):
         clients = [
-            threading.Thread(target=ask, args=(listener.getsockname(), number, over)) for number in range(4)
+            threading.Thread(target=send_requests, args=(listener.getsockname(), number, over))
+            for number in range(4)
         ]
         for client in clients:
             client.start()
@@ -58,13 +59,13 @@ def main() -> int:
             if time.monotonic() >= deadline or gunicorn.poll() is not None or watch.poll() is not None:
                 over.set()
         if gunicorn.poll() is not None:
-            # Nobody will answer those who are waiting.
+            # Nothing will respond to the waiting clients.
             listener.close()
         for client in clients:
             client.join()
         gunicorn.terminate()
         status = gunicorn.wait()
-        # Its last words have arrived by now.
+        # Its final flush has arrived.
         watch.terminate()
         watch.wait()
         if status:
@@ -73,20 +74,20 @@ def main() -> int:
     return status
 
 
-def ask(address: tuple[str, int], number: int, over: threading.Event) -> None:
-    """One client: the first asks all the time, the others only while it is crowded."""
+def send_requests(address: tuple[str, int], number: int, over: threading.Event) -> None:
+    """One client: number 0 sends requests all the time, the others only in the busy phases."""
     began = time.monotonic()
     paths = ["/", "/", "/computes", "/nowhere", "/", "/raises"] if number == 0 else ["/waits"]
-    asked = 0
+    sent = 0
     while not over.wait(0.02):
-        crowded = (time.monotonic() - began) % (CALM_SECONDS + CROWDED_SECONDS) >= CALM_SECONDS
-        if number == 0 or crowded:
-            request(address, paths[asked % len(paths)])
-            asked += 1
+        is_busy = (time.monotonic() - began) % (QUIET_SECONDS + BUSY_SECONDS) >= QUIET_SECONDS
+        if number == 0 or is_busy:
+            request(address, paths[sent % len(paths)])
+            sent += 1
 
 
 def request(address: tuple[str, int], path: str) -> None:
-    """One request on a connection of its own."""
+    """One request on a new connection."""
     with (
         suppress(OSError, http.client.HTTPException),
         closing(http.client.HTTPConnection(*address, timeout=30)) as connection,

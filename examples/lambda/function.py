@@ -9,6 +9,6 @@ from runtime_metrics.aws_lambda import instrument, lambda_metric
 
 @instrument
 def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
-    """Each of its invocations sends its runtime metrics when it ends."""
+    """Each invocation sends its runtime metrics when it ends."""
     lambda_metric("coffee_house.order_value", event.get("value", 0), tags=["product:latte", "order:online"])
     return {"statusCode": 200}

@@ -1,4 +1,4 @@
-"""Runs the function on this machine: the real runtime, a Runtime API, and what the extension would get.
+"""Runs the function on this machine, with the real runtime and a Runtime API; prints what the extension would get.
 
 pip install runtime-metrics awslambdaric
 python invoke.py
@@ -22,13 +22,13 @@ ORDERS = [{"value": 12.45}, {"value": 3.2}, {"value": 7}]
 
 
 def main() -> None:
-    """Has three orders taken, and prints each answer after what was sent for it."""
+    """Sends three orders, and prints each response after the metrics of its invocation."""
     handler = sys.argv[1] if len(sys.argv) > 1 else "function.handler"
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.bind(("127.0.0.1", 0))
-    happened: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+    events: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
     listener = socket.create_server(("127.0.0.1", 0))
-    api = RuntimeApi(listener, "coffee", lambda what, _, body: happened.put((what, body)))
+    api = RuntimeApi(listener, "coffee", lambda what, _, body: events.put((what, body)))
     threading.Thread(target=api.serve_forever, daemon=True).start()
     function = {
         "AWS_LAMBDA_FUNCTION_NAME": "coffee",
@@ -42,14 +42,14 @@ def main() -> None:
     try:
         for number, order in enumerate(ORDERS):
             api.invocations.put(Invocation(f"order-{number}", json.dumps(order).encode()))
-        answers = 0
-        while answers < len(ORDERS):
-            what, body = happened.get(timeout=30)
+        responses = 0
+        while responses < len(ORDERS):
+            what, body = events.get(timeout=30)
             if what in ("response", "error", "init error"):
-                # All of it has arrived: it was sent before the answer.
+                # Its metrics have arrived: they were sent before the response.
                 print(*lines(receiver), sep="\n")
                 print(f"{what}: {body.decode()}\n", flush=True)
-                answers += 1
+                responses += 1
             if what == "init error":
                 sys.exit(1)
     finally:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def lines(receiver: socket.socket) -> list[str]:
-    """What has arrived."""
+    """The lines that have arrived."""
     arrived: list[str] = []
     while True:
         try:

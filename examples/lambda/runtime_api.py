@@ -1,4 +1,4 @@
-"""The Runtime API of AWS Lambda for one environment: hands out one event after the other, and tells what comes back."""
+"""The Runtime API of AWS Lambda for one environment: hands out events one by one, and reports what comes back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARN = "arn:aws:lambda:eu-central-1:123456789012:function:"
 
 
 class Invocation(NamedTuple):
-    """An event on its way to the function."""
+    """An event for the function."""
 
     request: str
     event: bytes
@@ -26,26 +26,26 @@ class Invocation(NamedTuple):
 
 
 class RuntimeApi(ThreadingHTTPServer):
-    """Serves what a runtime asks for; `note` is called with what happens before it is answered.
+    """Serves the requests of a runtime; `record` is called with each event before the response.
 
-    What happens is "init error", "restore", "restore error", "next", "invoke", "response" and "error"; the last three
-    come with the id of the invocation, and all that have one with a body.
+    The events are "init error", "restore", "restore error", "next", "invoke", "response" and "error". `record` also
+    gets the id of the invocation, for the last three, and the body, empty if there is none.
     """
 
     daemon_threads = True
 
-    def __init__(self, listener: socket.socket, name: str, note: Callable[[str, str, bytes], None]) -> None:
-        """Takes over a bound socket; `name` is the function's."""
+    def __init__(self, listener: socket.socket, name: str, record: Callable[[str, str, bytes], None]) -> None:
+        """Takes over a bound socket; `name` is the function's name."""
         super().__init__(listener.getsockname(), Requests, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.socket.listen()
         self.arn = ARN + name
-        self.note = note
+        self.record = record
         self.invocations: queue.SimpleQueue[Invocation] = queue.SimpleQueue()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing of a runtime that was killed."""
+        """Ignores the broken connection of a runtime that was killed."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -54,21 +54,21 @@ class Requests(BaseHTTPRequestHandler):
     """The requests of one connection."""
 
     protocol_version = "HTTP/1.1"
-    # Headers and body leave at once. Apart, each answer would wait for an acknowledgement that is put off by 40 ms.
+    # Headers and body are sent together: apart, each response would wait for an acknowledgement delayed by 40 ms.
     wbufsize = -1
     disable_nagle_algorithm = True
     server: RuntimeApi
 
     def do_GET(self) -> None:
-        """The next event, or the restore of an image."""
+        """Responds with the next event, or at the restore of a snapshot."""
         if self.path == f"{VERSION}/restore/next":
-            self.server.note("restore", "", b"")
-            self.answer(200, b"")
+            self.server.record("restore", "", b"")
+            self.respond(200, b"")
             return
-        self.server.note("next", "", b"")
+        self.server.record("next", "", b"")
         request, event, deadline = self.server.invocations.get()
-        self.server.note("invoke", request, event)
-        self.answer(
+        self.server.record("invoke", request, event)
+        self.respond(
             200,
             event,
             {
@@ -80,17 +80,17 @@ class Requests(BaseHTTPRequestHandler):
         )
 
     def do_POST(self) -> None:
-        """An answer or an error."""
+        """Takes a response or an error."""
         what = self.path.removeprefix(f"{VERSION}/").split("/")
         body = self.body()
         if what[0] == "invocation":
-            self.server.note(what[2], what[1], body)
+            self.server.record(what[2], what[1], body)
         else:
-            self.server.note(" ".join(what), "", body)
-        self.answer(202, b"")
+            self.server.record(" ".join(what), "", body)
+        self.respond(202, b"")
 
     def body(self) -> bytes:
-        """All of it; a streamed one comes in chunks."""
+        """The whole body, which may come in chunks."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
         chunks = []
@@ -98,11 +98,11 @@ class Requests(BaseHTTPRequestHandler):
             chunks.append(self.rfile.read(size))
             self.rfile.readline()
         while self.rfile.readline().strip():
-            """What follows the chunks."""
+            """Trailers are ignored."""
         return b"".join(chunks)
 
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        """Answers."""
+    def respond(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        """Sends a response."""
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -112,4 +112,4 @@ class Requests(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""

@@ -14,16 +14,16 @@ __all__ = ["RuntimeMetrics"]
 __version__ = _core.__version__
 
 
-class _Status(type):
+class _Enabled(type):
     @property
     def _enabled(cls) -> bool:
         return _core.enabled()
 
 
-class RuntimeMetrics(metaclass=_Status):
-    """Collects and sends this process's runtime metrics; the whole interface is these six names.
+class RuntimeMetrics(metaclass=_Enabled):
+    """Collects and sends this process's runtime metrics; these six names are the whole interface.
 
-    ``RuntimeMetrics._enabled`` tells whether metrics are collected, as in ddtrace.
+    ``RuntimeMetrics._enabled`` says whether metrics are collected, as in ddtrace.
     """
 
     enable = staticmethod(_core.enable)

@@ -200,6 +200,9 @@ class Metric:
     def level(self) -> str:
         """The lowest level at which it is sent."""
     @property
+    def by_name(self) -> bool:
+        """Whether it is sent only where it is asked for by name, whatever the level."""
+    @property
     def source(self) -> str:
         """Where the fact comes from."""
     @property

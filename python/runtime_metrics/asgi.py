@@ -1,4 +1,4 @@
-"""The requests of an ASGI application, counted around it where the server has no hooks of its own."""
+"""Counts the requests of an ASGI application from around it, where the server has no hooks of its own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     _Scope = MutableMapping[str, Any]
     _Receive = Callable[[], Awaitable[Any]]
     _Send = Callable[[Any], Awaitable[None]]
-    _Complain = Callable[[str, Exception], None]
+    _OnError = Callable[[str, Exception], None]
     _Application = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
 
 def is_asgi3(application: Any, interface: str) -> bool:
-    """Tells whether uvicorn calls an application once, with everything, as it decides by its setting `interface`."""
+    """Whether uvicorn calls the application once, with all three arguments, as its setting `interface` decides."""
     if interface != "auto":
         return interface == "asgi3"
     if inspect.isclass(application):
@@ -28,20 +28,20 @@ def is_asgi3(application: Any, interface: str) -> bool:
     return inspect.iscoroutinefunction(application)
 
 
-def counted(application: _Application, requests: _core.Requests, complain: _Complain) -> _Application:
+def counted(application: _Application, requests: _core.Requests, on_error: _OnError) -> _Application:
     """Wraps an application so that its HTTP requests are counted.
 
-    A request ends with the last piece of its answer: what the application does in the background afterwards is not part
-    of it. A websocket is being served as long as it is open, and counts as no request. Whatever the application raises
-    passes through; what goes wrong here goes to ``complain``, with its place.
+    A request ends with the last chunk of its response: what the application does in the background afterwards is not
+    part of it. A websocket is in flight as long as it is open, and is not counted as a request. Exceptions of the
+    application pass through; those of the counting go to ``on_error``, with their place.
     """
 
     def begin(scope: _Scope) -> tuple[_core.Request | None, str | None]:
         try:
-            # The scope is the application's as soon as it has it.
+            # Read first: the application may change the scope.
             return requests.begin(), _queued_since(scope)
         except Exception as error:
-            complain("begin", error)
+            on_error("begin_request", error)
             return None, None
 
     async def counting(scope: _Scope, receive: _Receive, send: _Send) -> None:
@@ -75,11 +75,11 @@ def counted(application: _Application, requests: _core.Requests, complain: _Comp
                 else:
                     request.end(status if isinstance(status, int) and 0 <= status < 1000 else None, since)
             except Exception as error:
-                complain("end", error)
+                on_error("end_request", error)
 
         try:
             await application(scope, receive, sending)
-            # If it has not begun to answer, the server does in its place; unless it was cancelled.
+            # If no response has begun, the server sends a 500 in its place; unless the request was cancelled.
             status = status or 500
         except Exception:
             status = status or 500
@@ -91,7 +91,7 @@ def counted(application: _Application, requests: _core.Requests, complain: _Comp
 
 
 def _queued_since(scope: _Scope) -> str | None:
-    """When the request began to wait, as a proxy tells."""
+    """The header X-Request-Start, by which a proxy says when the request began to wait."""
     since = None
     for name, value in scope.get("headers", ()):
         if name == b"x-request-start":

@@ -1,4 +1,4 @@
-"""`import runtime_metrics.auto` starts metrics, where no launcher can: an embedded interpreter, `python -I`.
+"""`import runtime_metrics.auto` starts metrics where the launcher cannot: an embedded interpreter, `python -I`.
 
 A later `RuntimeMetrics.enable()` with arguments applies them.
 """

@@ -1,7 +1,7 @@
-"""Whether a process starts metrics without being told to in code: asked by the launcher, `auto` and autostart.
+"""Whether a process starts metrics without a call in its code: decided for the launcher, `auto` and autostart.
 
-It is decided in Python, with `os` and `sys` alone, so that a process that shall not start pays for nothing more: not
-for the native core, and not for `logging`, which would be there before gevent could patch what it uses.
+Decided in Python, with `os` and `sys` alone, so that a process that is not to start pays for nothing more: neither for
+the native core, nor for `logging`, whose import before gevent's patches would escape them.
 """
 
 import os
@@ -12,23 +12,24 @@ EXPORTER = "OTEL_METRICS_EXPORTER"
 TRUE = ("true", "1")
 FALSE = ("false", "0")
 
-# Interpreters that run no application: a module after -m, the beginning of the code after -c, or a script, without
-# the version at its end. multiprocessing's fork server is not here: its children report, and the core knows it.
+# Interpreters that run no application, by the module after -m, the beginning of the code after -c, or the script,
+# without the version at its end. multiprocessing's fork server is missing on purpose: its children report, and the core
+# recognises it.
 AUXILIARY_MODULES = ("ddtrace.commands.ddtrace_run", "ensurepip", "pip", "runtime_metrics", "venv")
 AUXILIARY_CODE = ("from multiprocessing.resource_tracker import main",)
 AUXILIARY_SCRIPTS = ("__pip-runner__.py", "ddtrace-run", "pip", "runtime-metrics")
 
 
 def start(*, default: bool = True, embedded: bool = False) -> None:
-    """Starts metrics unless something speaks against it; raises nothing on account of a setting.
+    """Starts metrics unless a setting or the kind of process forbids it; no setting makes it raise.
 
     Args:
-        default: Whether to start if the variable DD_RUNTIME_METRICS_ENABLED is unset, empty or wrong.
-        embedded: Whether to start within another program, such as uWSGI, too. Before that has set its interpreter up
-            we could not know of the forks it makes.
+        default: Whether to start if the variable DD_RUNTIME_METRICS_ENABLED is unset, empty or invalid.
+        embedded: Whether to start in an interpreter embedded in another program, such as uWSGI, too. While such a
+            program is still setting up its interpreter, its later forks would go unnoticed.
 
     Raises:
-        ImportError: The core does not load in this interpreter.
+        ImportError: The core cannot be loaded in this interpreter.
     """
     value = os.environ.get(ENABLED, "")
     enabled = value.lower()
@@ -40,12 +41,12 @@ def start(*, default: bool = True, embedded: bool = False) -> None:
     if is_auxiliary(sys.orig_argv) if sys.orig_argv else not embedded:
         return
     if enabled and enabled not in TRUE:
-        instead = "true" if default else "false"
-        _warn(f'{ENABLED}="{value[:200]}": expected true, false, 1 or 0; {instead} is used')
+        fallback = "true" if default else "false"
+        _warn_once(f'{ENABLED}="{value[:200]}": expected true, false, 1 or 0; {fallback} is used')
         if not default:
             return
     if os.environ.get(EXPORTER, "").lower() == "none":
-        _warn(f"runtime metrics are not started automatically: {EXPORTER} is none")
+        _warn_once(f"runtime metrics are not started automatically: {EXPORTER} is none")
         return
 
     from runtime_metrics import _core
@@ -64,11 +65,11 @@ def is_auxiliary(command: list[str]) -> bool:
 
 
 def parsed(words: list[str]) -> tuple[str, str, str]:
-    """Takes an interpreter's arguments apart.
+    """Parses an interpreter's arguments.
 
     Returns:
-        The letters of its options; the one that names the program, "m" or "c", empty before a script; and the
-        module, the code or the script.
+        The letters of its options; the option that names the program, "m" or "c", or "" for a script; and the module,
+        the code or the script.
     """
     options = ""
     rest = iter(words)
@@ -82,31 +83,31 @@ def parsed(words: list[str]) -> tuple[str, str, str]:
                 if letter in "cm":
                     return options, letter, word[place:] or next(rest, "")
                 if letter in "WX":
-                    # What follows is its value.
+                    # The rest of the word, or else the next one, is its value.
                     word[place:] or next(rest, "")
                     break
                 options += letter
     return options, "", ""
 
 
-def _warn(text: str) -> None:
-    """Says something once in a process, however often it is asked to start and from however many copies of this."""
-    said = vars(sys).setdefault("_runtime_metrics_said", set())
-    if (os.getpid(), text) in said:
+def _warn_once(text: str) -> None:
+    """Logs a warning once in a process, however many copies of this module run in it."""
+    warned = vars(sys).setdefault("_runtime_metrics_warned", set())
+    if (os.getpid(), text) in warned:
         return
-    said.add((os.getpid(), text))
+    warned.add((os.getpid(), text))
     logging = sys.modules.get("logging")
     if logging is not None:
         logging.getLogger("runtime_metrics").warning("%s", text)
     else:
-        # As logging would, which nobody can have set up yet.
-        complain(text)
+        # What logging does by default: nobody can have configured it yet.
+        write_to_stderr(text)
 
 
-def complain(text: str) -> None:
-    """Says something on stderr, if there is one that can be written to."""
+def write_to_stderr(text: str) -> None:
+    """Writes a line to stderr, if it can be written to."""
     try:  # noqa: SIM105 (contextlib is not imported yet)
-        # Past its buffer: what could not be written would be tried again at exit, and cost the program its status.
+        # Unbuffered: a failed write would be retried at exit, and change the program's exit status.
         os.write(sys.stderr.fileno(), f"{text}\n".encode())
     except (AttributeError, OSError, ValueError):
         # None, full, or closed.

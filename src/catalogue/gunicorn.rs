@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::metric::{Family, Level, Member, Metric, Reading, Unit, Value, Wire};
+use super::metric::{Counter, Family, Level, Member, Metric, Reading, Unit, Value, Wire};
 use crate::interval::Interval;
-use crate::snapshot::{self, Ended, Record, Requests, Running, Snapshot, Workers};
+use crate::snapshot::server::{Ended, MasterFacts, Record, Requests, ServerStatus, WorkerCounts};
+use crate::snapshot::{Snapshot, Source};
+use crate::tag::clean;
 
 /// The metrics of Gunicorn's master and workers.
 pub const ROWS: &[Metric] = &[
@@ -12,12 +14,12 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.requests",
         unit: Unit::Request,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
-        reading: Reading::Change(|interval| {
-            interval.growth_from_zero(|s| Some(ended(s)?.count)).map(Value::Whole)
-        }),
-        source: "requests that ended, seen by the worker's hooks or around its ASGI application",
-        description: "Requests that a Gunicorn worker has answered, or failed to.",
+        needs: &[Source::Gunicorn],
+        reading: Reading::Counter(Counter::of(|s| Some(ended(s)?.count)).starting_at_zero()),
+        source: "the worker's hooks, or a wrapper around its ASGI application",
+        description: "Requests that a Gunicorn worker answered or failed to answer.",
         absent: "outside Gunicorn's workers; where Gunicorn's statsd_host sends it",
         opentelemetry: Some("http.server.request.duration (count)"),
     },
@@ -25,49 +27,56 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.request.status",
         unit: Unit::Request,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
+        needs: &[Source::Gunicorn],
         reading: Reading::Family(Family {
             suffix: Some("NNN"),
             tags: &[],
             members: |interval| by_status(interval).unwrap_or_default(),
         }),
-        source: "the status of the answer; 500 where the application raised before it began one, unless the client had gone",
-        description: "The same by HTTP status, which ends the name: gunicorn.request.status.404.",
-        absent: "for a status that the interval did not have; where gunicorn.requests is not",
+        source: "the status of the response; 500 where the application raised before it started one, unless the client had disconnected",
+        description: "Requests by HTTP status, which is the last part of the name: gunicorn.request.status.404.",
+        absent: "for a status that did not occur in the interval; where gunicorn.requests is not sent",
         opentelemetry: Some("http.server.request.duration{http.response.status_code} (count)"),
     },
     Metric {
         name: "gunicorn.request.duration",
         unit: Unit::Millisecond,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Timing,
+        needs: &[Source::Gunicorn],
         reading: Reading::Observations(|s| Some(&ended(s)?.durations)),
-        source: "monotonic clock, from before the application to after its answer",
-        description: "How long each request took, also one that raised. Above 4,096 in an interval a uniform choice \
-                      of as many is sent, with its sample rate.",
-        absent: "without requests; where gunicorn.requests is not",
+        source: "monotonic clock, from before the call of the application to the end of its response",
+        description: "How long each request took, including failed ones. Of more than 4,096 requests in an interval, a \
+                      reservoir sample of 4,096 is sent, with its sample rate.",
+        absent: "without requests; where gunicorn.requests is not sent",
         opentelemetry: Some("http.server.request.duration"),
     },
     Metric {
         name: "gunicorn.request.queue_time",
         unit: Unit::Millisecond,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Timing,
+        needs: &[Source::Gunicorn],
         reading: Reading::Observations(|s| Some(&requests(s)?.queue_times)),
-        source: "the header X-Request-Start, against the wall clock",
-        description: "How long each request had been on its way from the proxy when its worker began with it.",
-        absent: "for requests without the header, or with one from the future or of more than a day ago",
+        source: "the header X-Request-Start and the wall clock",
+        description: "How long each request was queued between the proxy and the start of its processing in the worker.",
+        absent: "for requests without the header, or with a time in the future or more than a day ago",
         opentelemetry: None,
     },
     Metric {
         name: "gunicorn.log.critical",
         unit: Unit::Record,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
-        reading: Reading::Change(|interval| recorded(interval, Record::Critical)),
+        needs: &[Source::Gunicorn],
+        reading: Reading::Counter(Counter::of(|s| Some(recorded(s, Record::Critical))).omitting_zero()),
         source: "a handler on the logger gunicorn.error",
-        description: "Records of the level CRITICAL on Gunicorn's own logger, not on the application's, that its log level lets \
-                      through.",
+        description: "Records of level CRITICAL on Gunicorn's own logger (not the application's) that pass its log level.",
         absent: "when there was none; where Gunicorn's statsd_host sends it",
         opentelemetry: None,
     },
@@ -75,10 +84,12 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.log.error",
         unit: Unit::Record,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
-        reading: Reading::Change(|interval| recorded(interval, Record::Error)),
+        needs: &[Source::Gunicorn],
+        reading: Reading::Counter(Counter::of(|s| Some(recorded(s, Record::Error))).omitting_zero()),
         source: "a handler on the logger gunicorn.error",
-        description: "Records of the level ERROR without an exception on Gunicorn's own logger.",
+        description: "Records of level ERROR without an exception on Gunicorn's own logger.",
         absent: "when there was none; where Gunicorn's statsd_host sends it",
         opentelemetry: None,
     },
@@ -86,10 +97,12 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.log.warning",
         unit: Unit::Record,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
-        reading: Reading::Change(|interval| recorded(interval, Record::Warning)),
+        needs: &[Source::Gunicorn],
+        reading: Reading::Counter(Counter::of(|s| Some(recorded(s, Record::Warning))).omitting_zero()),
         source: "a handler on the logger gunicorn.error",
-        description: "Records of the level WARNING on Gunicorn's own logger.",
+        description: "Records of level WARNING on Gunicorn's own logger.",
         absent: "when there was none; where Gunicorn's statsd_host sends it",
         opentelemetry: None,
     },
@@ -97,10 +110,12 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.log.exception",
         unit: Unit::Record,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Count,
-        reading: Reading::Change(|interval| recorded(interval, Record::Exception)),
+        needs: &[Source::Gunicorn],
+        reading: Reading::Counter(Counter::of(|s| Some(recorded(s, Record::Exception))).omitting_zero()),
         source: "a handler on the logger gunicorn.error",
-        description: "Records of the level ERROR with an exception on Gunicorn's own logger.",
+        description: "Records of level ERROR with an exception on Gunicorn's own logger.",
         absent: "when there was none; where Gunicorn's statsd_host sends it",
         opentelemetry: None,
     },
@@ -108,15 +123,17 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.workers",
         unit: Unit::Worker,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Gauge,
+        needs: &[Source::GunicornObjects],
         reading: Reading::Family(Family {
             suffix: None,
             tags: &["app", "state"],
             members: |interval| workers(interval.end()).unwrap_or_default(),
         }),
-        source: "requests in flight, which workers note in memory shared with the master; CPU ticks where that is asked for",
-        description: "Workers of a Gunicorn master by what they do: state:working if they serve a request, \
-                      state:idle if not. app is the name that the process title shows.",
+        source: "requests in flight, which workers publish in shared memory; or their CPU time, as configured",
+        description: "Workers of a Gunicorn master by state: state:working while they serve a request, state:idle \
+                      otherwise. app is the name that the process title shows.",
         absent: "outside Gunicorn's master",
         opentelemetry: None,
     },
@@ -124,15 +141,17 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.is_running",
         unit: Unit::Status,
         level: Level::Default,
+        by_name: false,
         wire: Wire::ServiceCheck,
+        needs: &[Source::GunicornObjects],
         reading: Reading::Family(Family {
             suffix: None,
             tags: &["app"],
-            members: |interval| running(interval.end()).into_iter().collect(),
+            members: |interval| status(interval.end()).into_iter().collect(),
         }),
-        source: "the workers that Gunicorn's master has",
-        description: "A service check, without runtime-id: OK (0) while the master has workers, CRITICAL (2) without and \
-                      at its end.",
+        source: "the workers of Gunicorn's master",
+        description: "A service check without runtime-id: OK (0) while the master has workers, CRITICAL (2) when it has \
+                      none and when it exits.",
         absent: "outside Gunicorn's master; after SIGKILL; while another master serves in its place (USR2)",
         opentelemetry: None,
     },
@@ -140,49 +159,57 @@ pub const ROWS: &[Metric] = &[
         name: "gunicorn.backlog",
         unit: Unit::Connection,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Histogram,
+        needs: &[Source::GunicornObjects],
         reading: Reading::Family(Family {
             suffix: None,
             tags: &["app"],
             members: |interval| backlog(interval.end()).into_iter().collect(),
         }),
         source: "getsockopt(TCP_INFO) of the master's listeners",
-        description: "Connections that wait for a worker to accept them, on all listeners of a Gunicorn master together.",
-        absent: "outside Gunicorn's master; but on Linux; for Unix sockets",
+        description: "Connections that wait for a worker to accept them, summed over all listeners of a Gunicorn master.",
+        absent: "outside Gunicorn's master; on anything but Linux; for Unix sockets",
         opentelemetry: None,
     },
     Metric {
         name: "gunicorn.worker.requests.active",
         unit: Unit::Request,
-        level: Level::ByName,
+        level: Level::Default,
+        by_name: true,
         wire: Wire::Gauge,
+        needs: &[Source::Gunicorn],
         reading: Reading::Now(|s| Some(Value::Whole(requests(s)?.active))),
         source: "requests in flight",
-        description: "Requests that a Gunicorn worker is serving: the busy threads of gthread.",
+        description: "Requests that a Gunicorn worker is serving; for gthread, its busy threads.",
         absent: "outside Gunicorn's workers",
         opentelemetry: Some("http.server.active_requests"),
     },
     Metric {
         name: "gunicorn.worker.connections",
         unit: Unit::Connection,
-        level: Level::ByName,
+        level: Level::Default,
+        by_name: true,
         wire: Wire::Gauge,
-        reading: Reading::Now(|s| Some(Value::Whole(s.interpreter.as_ref()?.server()?.connections?))),
+        needs: &[Source::GunicornObjects],
+        reading: Reading::Now(|s| s.gunicorn.connections.map(Value::Whole)),
         source: "the worker's own count: nr_conns of gthread and asgi, the pool of gevent",
-        description: "Connections that a Gunicorn worker holds, with and without a request.",
+        description: "Connections that a Gunicorn worker holds, with or without a request.",
         absent: "outside Gunicorn's gthread, gevent and asgi workers; while the interpreter does not answer in time",
         opentelemetry: None,
     },
     Metric {
         name: "gunicorn.worker.busy.percent",
         unit: Unit::Percent,
-        level: Level::ByName,
+        level: Level::Default,
+        by_name: true,
         wire: Wire::Gauge,
+        needs: &[Source::Gunicorn],
         reading: Reading::Change(busy_percent),
-        source: "time in requests over time and capacity: 1, the threads of gthread, or worker_connections",
-        description: "How much of what a Gunicorn worker could serve at once was in use, on average over the interval: at \
-                      100 it had no thread left.",
-        absent: "outside Gunicorn's workers; for UvicornWorker, which has no limit",
+        source: "time in requests, divided by time and capacity (1, the threads of gthread, or worker_connections)",
+        description: "How much of a Gunicorn worker's capacity was in use, on average over the interval: at 100 it had no \
+                      thread left.",
+        absent: "outside Gunicorn's workers; for UvicornWorker, whose capacity is unlimited",
         opentelemetry: None,
     },
 ];
@@ -204,37 +231,43 @@ fn by_status(interval: &Interval) -> Option<Vec<(Member, Value)>> {
     Some(grown.collect())
 }
 
-fn recorded(interval: &Interval, record: Record) -> Option<Value> {
-    let grown = interval.growth(|s| Some(s.gunicorn.records[record as usize]))?;
-    (grown > 0).then_some(Value::Whole(grown))
+fn recorded(snapshot: &Snapshot, record: Record) -> u64 {
+    snapshot.gunicorn.records[record as usize]
+}
+
+fn master(snapshot: &Snapshot) -> Option<&MasterFacts> {
+    snapshot.gunicorn.master.as_ref()
+}
+
+fn app(master: &MasterFacts) -> String {
+    clean(&format!("app:{}", master.app))
 }
 
 fn workers(snapshot: &Snapshot) -> Option<Vec<(Member, Value)>> {
-    let snapshot::Master { app, workers, .. } = snapshot.gunicorn.master.as_ref()?;
-    let Workers { idle, working } = (*workers)?;
+    let master = master(snapshot)?;
+    let (WorkerCounts { idle, working }, app) = (master.workers?, app(master));
     let member = |state, count| (Member::Tagged(format!("{app},state:{state}")), Value::Whole(count));
     Some(vec![member("idle", idle), member("working", working)])
 }
 
-fn running(snapshot: &Snapshot) -> Option<(Member, Value)> {
-    let master = snapshot.gunicorn.master.as_ref()?;
-    let status = match master.running? {
-        Running::Ok => 0,
-        Running::Critical => 2,
+fn status(snapshot: &Snapshot) -> Option<(Member, Value)> {
+    let master = master(snapshot)?;
+    let status = match master.status? {
+        ServerStatus::Ok => 0,
+        ServerStatus::Critical => 2,
     };
-    Some((Member::Tagged(master.app.clone()), Value::Whole(status)))
+    Some((Member::Tagged(app(master)), Value::Whole(status)))
 }
 
 fn backlog(snapshot: &Snapshot) -> Option<(Member, Value)> {
-    let waiting = snapshot.interpreter.as_ref()?.server()?.backlog?;
-    let master = snapshot.gunicorn.master.as_ref()?;
-    Some((Member::Tagged(master.app.clone()), Value::Whole(waiting)))
+    let master = master(snapshot)?;
+    Some((Member::Tagged(app(master)), Value::Whole(master.backlog?)))
 }
 
-#[allow(clippy::cast_precision_loss, reason = "no worker serves 2^52 requests at once")]
+#[expect(clippy::cast_precision_loss, reason = "No worker serves 2^52 requests at once.")]
 fn busy_percent(interval: &Interval) -> Option<Value> {
     let capacity = requests(interval.end())?.capacity.filter(|capacity| *capacity > 0)?;
     let percent = interval.percent(|s| Some(requests(s).map_or(Duration::ZERO, |requests| requests.busy)))?;
-    // Its time is told by a clock of its own, read a moment later.
+    // The time in requests comes from another clock, which is read a moment later.
     Some(Value::Real((percent / capacity as f64).min(100.0)))
 }

@@ -2,28 +2,34 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use crate::interval::Interval;
-use crate::snapshot::{Observations, Snapshot};
+use crate::snapshot::server::Observations;
+use crate::snapshot::{Snapshot, Source};
 
 /// A row of the catalogue.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
     /// Full name on the wire.
     pub name: &'static str,
-    /// What one of the value is.
+    /// The unit of its values.
     pub unit: Unit,
     /// The lowest level at which it is sent.
     pub level: Level,
+    /// Whether it is sent only where it is asked for by name, whatever the level.
+    pub by_name: bool,
     /// Its DogStatsD type.
     pub wire: Wire,
+    /// The sources that its reading needs.
+    pub needs: &'static [Source],
     /// How its value is computed; the variant is its kind.
     pub reading: Reading,
-    /// Where the fact comes from.
+    /// Where the fact comes from, for documents.
     pub source: &'static str,
     /// What the value means, in full sentences.
     pub description: &'static str,
-    /// When it is not sent, as the end of the sentence "Not sent ...".
+    /// When it is not sent, as the end of the sentence "Not sent: ...".
     pub absent: &'static str,
     /// The nearest OpenTelemetry metric, if there is one.
     pub opentelemetry: Option<&'static str>,
@@ -34,20 +40,64 @@ pub struct Metric {
 pub enum Reading {
     /// The value at the flush.
     Now(fn(&Snapshot) -> Option<Value>),
-    /// What happened between two flushes.
+    /// A cumulative count, of which the growth between two flushes is sent.
+    Counter(Counter),
+    /// A cumulative time, of which the growth between two flushes is sent, in seconds.
+    Time(fn(&Snapshot) -> Option<Duration>),
+    /// What is computed of two snapshots.
     Change(fn(&Interval) -> Option<Value>),
     /// An aggregate of what was observed since the last flush.
     Aggregate(fn(&Snapshot) -> Option<Value>),
     /// Every single value that was observed since the last flush.
     Observations(fn(&Snapshot) -> Option<&Observations>),
-    /// Several values at once, each with something of its own to its name or its tags.
+    /// Several values at once, each with a suffix to the name or tags of its own.
     Family(Family),
+}
+
+/// A cumulative count.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter {
+    /// The count so far.
+    pub total: fn(&Snapshot) -> Option<u64>,
+    /// Whether a count that was unknown at the last flush was zero then; otherwise its growth is unknown.
+    pub starts_at_zero: bool,
+    /// Whether nothing is sent where it has not grown.
+    pub omits_zero: bool,
+}
+
+impl Counter {
+    /// A count whose growth is sent, zeros included, if both ends of the interval know it.
+    #[must_use]
+    pub const fn of(total: fn(&Snapshot) -> Option<u64>) -> Self {
+        Self { total, starts_at_zero: false, omits_zero: false }
+    }
+
+    /// Counts from zero where the last flush did not know it: it came into being since.
+    #[must_use]
+    pub const fn starting_at_zero(self) -> Self {
+        Self { starts_at_zero: true, ..self }
+    }
+
+    /// Sends nothing where it has not grown.
+    #[must_use]
+    pub const fn omitting_zero(self) -> Self {
+        Self { omits_zero: true, ..self }
+    }
+
+    fn growth(&self, interval: &Interval) -> Option<u64> {
+        let growth = if self.starts_at_zero {
+            interval.growth_from_zero(self.total)
+        } else {
+            interval.growth(self.total)
+        };
+        growth.filter(|growth| *growth > 0 || !self.omits_zero)
+    }
 }
 
 /// A row with several values.
 #[derive(Clone, Copy, Debug)]
 pub struct Family {
-    /// What follows the row's name in the names of members, as documents write it; `None` if the name is one.
+    /// The placeholder for what follows the row's name in the names of members; `None` if all have the same name.
     pub suffix: Option<&'static str>,
     /// The keys of the tags that members have.
     pub tags: &'static [&'static str],
@@ -55,7 +105,7 @@ pub struct Family {
     pub members: fn(&Interval) -> Vec<(Member, Value)>,
 }
 
-/// What tells a sample from others of its row.
+/// What distinguishes a sample from others of its row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Member {
     /// It is the only one.
@@ -63,14 +113,14 @@ pub enum Member {
     Only,
     /// A number that follows the row's name, after a dot.
     Suffixed(u16),
-    /// Tags of its own, cleaned and joined.
+    /// Tags of its own, cleaned and joined by commas.
     Tagged(String),
 }
 
 /// The DogStatsD type of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
-    /// The one that the settings choose: `d` or `g`.
+    /// The type that the settings choose: `d` or `g`.
     Chosen,
     /// `c`
     Count,
@@ -80,7 +130,7 @@ pub enum Wire {
     Histogram,
     /// `ms`
     Timing,
-    /// `_sc`: not a metric, but a state.
+    /// `_sc`, a service check.
     ServiceCheck,
 }
 
@@ -103,14 +153,14 @@ impl Reading {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Now(_) => "now",
-            Self::Change(_) => "change",
+            Self::Counter(_) | Self::Time(_) | Self::Change(_) => "change",
             Self::Aggregate(_) => "aggregate",
             Self::Observations(_) => "observations",
             Self::Family(_) => "family",
         }
     }
 
-    /// What its values have each of their own, if there are several.
+    /// What distinguishes its values, if there are several.
     #[must_use]
     pub fn family(&self) -> Option<&Family> {
         match self {
@@ -123,6 +173,8 @@ impl Reading {
     pub fn read(&self, interval: &Interval, mut take: impl FnMut(Member, Value)) {
         let only = match self {
             Self::Now(read) | Self::Aggregate(read) => read(interval.end()),
+            Self::Counter(counter) => counter.growth(interval).map(Value::Whole),
+            Self::Time(spent) => interval.time(spent).map(|time| Value::Real(time.as_secs_f64())),
             Self::Change(read) => read(interval),
             Self::Observations(read) => {
                 read(interval.end()).filter(|all| all.seen > 0).cloned().map(Value::Observed)
@@ -139,18 +191,18 @@ impl Reading {
     }
 }
 
-/// The number of one sample, or its numbers.
+/// The value of a sample.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// A count, a size, a whole number of nanoseconds.
     Whole(u64),
     /// Seconds, percentages.
     Real(f64),
-    /// Every one that was observed.
+    /// Every value that was observed.
     Observed(Observations),
 }
 
-/// What one of a value is.
+/// The unit of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Byte.
@@ -204,21 +256,18 @@ impl fmt::Display for Unit {
     }
 }
 
-/// How much is sent: a level holds the ones before it.
+/// How much is sent: a level includes the ones before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// The names that ddtrace sends, and those that Gunicorn and its Agent check do.
+    /// The names that ddtrace sends, and those that Gunicorn and its Agent check send.
     #[default]
     Default,
-    /// Only what is asked for by name.
-    ByName,
 }
 
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Default => "default",
-            Self::ByName => "by name",
         })
     }
 }
@@ -228,9 +277,9 @@ impl fmt::Display for Level {
 pub struct Sample {
     /// The row it belongs to.
     pub metric: &'static Metric,
-    /// Which of the row's it is.
+    /// Which of the row's samples it is.
     pub member: Member,
-    /// Its number.
+    /// Its value.
     pub value: Value,
 }
 

@@ -1,13 +1,10 @@
 //! The table: one row per metric. Documents, dashboards and tests derive from it.
 //!
-//! A row is data and one small pure function. The variant of its [`Reading`] is its kind, so that kind and
-//! computation cannot disagree. A reading gives `None` for "unknown here", and nothing is sent.
+//! A row is data and one small pure function. The variant of its [`Reading`] is its kind, so that kind and computation
+//! cannot disagree. A reading gives `None` for "unknown here", and then nothing is sent.
 
-use std::time::Duration;
-
-use self::metric::{Level, Metric, Reading, Unit, Value, Wire};
-use crate::interval::Interval;
-use crate::snapshot::{Collections, Snapshot, Usage};
+use self::metric::{Counter, Level, Metric, Reading, Unit, Value, Wire};
+use crate::snapshot::{Collections, ResourceUsage, Snapshot, Source};
 
 mod gunicorn;
 pub mod metric;
@@ -16,7 +13,7 @@ pub mod selection;
 /// What the runtime's own names begin with.
 pub const PREFIX: &str = "runtime.python.";
 
-/// Every metric there is, in the order in which they are sent.
+/// Every metric, in the order in which they are sent.
 pub static CATALOGUE: [Metric; RUNTIME.len() + gunicorn::ROWS.len()] = joined(RUNTIME, gunicorn::ROWS);
 
 /// The metrics of every process.
@@ -25,11 +22,13 @@ const RUNTIME: &[Metric] = &[
         name: "runtime.python.cpu.time.sys",
         unit: Unit::Second,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
-        reading: Reading::Change(|interval| interval.time(|s| usage(s)?.system).map(seconds)),
+        needs: &[Source::ResourceUsage],
+        reading: Reading::Time(|s| usage(s)?.system),
         source: "getrusage(RUSAGE_SELF).ru_stime",
-        description: "CPU time the process spent in the kernel: all threads, also ended ones, not its children. \
-                      Sent at every flush, zero included.",
+        description: "CPU time that the process spent in kernel mode: all threads, including ended ones, without \
+                      child processes. Sent at every flush, zeros included.",
         absent: "on Windows",
         opentelemetry: Some("process.cpu.time{cpu.mode=system}"),
     },
@@ -37,10 +36,13 @@ const RUNTIME: &[Metric] = &[
         name: "runtime.python.cpu.time.user",
         unit: Unit::Second,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
-        reading: Reading::Change(|interval| interval.time(|s| usage(s)?.user).map(seconds)),
+        needs: &[Source::ResourceUsage],
+        reading: Reading::Time(|s| usage(s)?.user),
         source: "getrusage(RUSAGE_SELF).ru_utime",
-        description: "CPU time the process spent in user mode: all threads, also ended ones, not its children.",
+        description: "CPU time that the process spent in user mode: all threads, including ended ones, without child \
+                      processes.",
         absent: "on Windows",
         opentelemetry: Some("process.cpu.time{cpu.mode=user}"),
     },
@@ -48,24 +50,26 @@ const RUNTIME: &[Metric] = &[
         name: "runtime.python.cpu.percent",
         unit: Unit::Percent,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
+        needs: &[Source::ResourceUsage],
         reading: Reading::Change(|interval| interval.percent(|s| Some(usage(s)?.cpu)).map(Value::Real)),
         source: "getrusage(RUSAGE_SELF) over the monotonic clock",
-        description: "CPU time of the process, user and kernel, as a percentage of one core: \
-                      above 100 on several cores.",
-        absent: "once when the process was frozen or suspended for more than three intervals",
+        description: "CPU time of the process, user and kernel mode, as a percentage of one core: above 100 on several \
+                      cores.",
+        absent: "for an interval in which the process was frozen or suspended for more than three intervals",
         opentelemetry: Some("process.cpu.utilization x 100 x CPUs"),
     },
     Metric {
         name: "runtime.python.cpu.ctx_switch.voluntary",
         unit: Unit::Switch,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
-        reading: Reading::Change(|interval| {
-            interval.growth(|s| usage(s)?.voluntary_switches).map(Value::Whole)
-        }),
+        needs: &[Source::ResourceUsage],
+        reading: Reading::Counter(Counter::of(|s| usage(s)?.voluntary_switches)),
         source: "getrusage(RUSAGE_SELF).ru_nvcsw",
-        description: "Times a thread of the process gave up the CPU to wait: the whole process, every thread.",
+        description: "How often a thread of the process gave up the CPU to wait: all threads, not only the main one.",
         absent: "on Windows",
         opentelemetry: Some("process.context_switches{type=voluntary}"),
     },
@@ -73,13 +77,12 @@ const RUNTIME: &[Metric] = &[
         name: "runtime.python.cpu.ctx_switch.involuntary",
         unit: Unit::Switch,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
-        reading: Reading::Change(|interval| {
-            interval.growth(|s| usage(s)?.involuntary_switches).map(Value::Whole)
-        }),
+        needs: &[Source::ResourceUsage],
+        reading: Reading::Counter(Counter::of(|s| usage(s)?.involuntary_switches)),
         source: "getrusage(RUSAGE_SELF).ru_nivcsw",
-        description: "Times the kernel took the CPU away from a thread of the process: \
-                      the whole process, every thread.",
+        description: "How often the kernel preempted a thread of the process: all threads, not only the main one.",
         absent: "on Windows",
         opentelemetry: Some("process.context_switches{type=involuntary}"),
     },
@@ -87,101 +90,117 @@ const RUNTIME: &[Metric] = &[
         name: "runtime.python.gc.count.gen0",
         unit: Unit::Object,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
+        needs: &[Source::GcCount],
         reading: Reading::Now(|s| gc_count(s, 0)),
         source: "gc.get_count()[0]",
-        description: "Container objects allocated, less those freed, since the last collection of generation 0.",
-        absent: "while the interpreter does not answer in time (C code holds the GIL)",
+        description: "Container objects allocated minus those freed since the last collection of generation 0.",
+        absent: "while the interpreter does not answer in time, as when C code holds the GIL",
         opentelemetry: None,
     },
     Metric {
         name: "runtime.python.gc.count.gen1",
         unit: Unit::Collection,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
+        needs: &[Source::GcCount],
         reading: Reading::Now(|s| gc_count(s, 1)),
         source: "gc.get_count()[1]",
         description: "Collections of generation 0 since the last collection of generation 1.",
-        absent: "while the interpreter does not answer in time (C code holds the GIL)",
+        absent: "while the interpreter does not answer in time, as when C code holds the GIL",
         opentelemetry: None,
     },
     Metric {
         name: "runtime.python.gc.count.gen2",
         unit: Unit::Collection,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
+        needs: &[Source::GcCount],
         reading: Reading::Now(|s| gc_count(s, 2)),
         source: "gc.get_count()[2]",
         description: "Collections of generation 1 since the last collection of generation 2.",
-        absent: "while the interpreter does not answer in time (C code holds the GIL)",
+        absent: "while the interpreter does not answer in time, as when C code holds the GIL",
         opentelemetry: None,
     },
     Metric {
         name: "runtime.python.gc.collections.gen0",
         unit: Unit::Collection,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
-        reading: Reading::Change(|interval| collected(interval, 0)),
-        source: "our entry in gc.callbacks",
-        description: "Collections of generation 0 that ended, automatic and explicit.",
-        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        needs: &[Source::GcCallback],
+        reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.count[0]))),
+        source: "our callback in gc.callbacks",
+        description: "Collections of generation 0 that finished, automatic and explicit ones.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: Some("cpython.gc.collections{generation=0}"),
     },
     Metric {
         name: "runtime.python.gc.collections.gen1",
         unit: Unit::Collection,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
-        reading: Reading::Change(|interval| collected(interval, 1)),
-        source: "our entry in gc.callbacks",
-        description: "Collections of generation 1 that ended, automatic and explicit.",
-        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        needs: &[Source::GcCallback],
+        reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.count[1]))),
+        source: "our callback in gc.callbacks",
+        description: "Collections of generation 1 that finished, automatic and explicit ones.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: Some("cpython.gc.collections{generation=1}"),
     },
     Metric {
         name: "runtime.python.gc.collections.gen2",
         unit: Unit::Collection,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
-        reading: Reading::Change(|interval| collected(interval, 2)),
-        source: "our entry in gc.callbacks",
-        description: "Collections of generation 2, the full ones, that ended, automatic and explicit.",
-        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        needs: &[Source::GcCallback],
+        reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.count[2]))),
+        source: "our callback in gc.callbacks",
+        description: "Collections of generation 2 (full collections) that finished, automatic and explicit ones.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: Some("cpython.gc.collections{generation=2}"),
     },
     Metric {
         name: "runtime.python.gc.pause.time",
         unit: Unit::Nanosecond,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
-        reading: Reading::Change(|interval| {
-            interval.growth(|s| Some(collections(s)?.pause)).map(Value::Whole)
-        }),
-        source: "our entry in gc.callbacks, monotonic clock",
-        description: "Time spent in garbage collections that ended in the interval, all generations: \
-                      the program stood still for it.",
-        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        needs: &[Source::GcCallback],
+        reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.pause))),
+        source: "our callback in gc.callbacks, monotonic clock",
+        description: "Time spent in garbage collections that finished in the interval, all generations. The program \
+                      stands still meanwhile.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: None,
     },
     Metric {
         name: "runtime.python.gc.pause.max",
         unit: Unit::Nanosecond,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
+        needs: &[Source::GcCallback],
         reading: Reading::Aggregate(|s| Some(Value::Whole(collections(s)?.longest_pause))),
-        source: "our entry in gc.callbacks, monotonic clock",
-        description: "The longest single garbage collection that ended in the interval; 0 if there was none.",
-        absent: "for an interval in which the program removed our entry from gc.callbacks",
+        source: "our callback in gc.callbacks, monotonic clock",
+        description: "The longest single garbage collection that finished in the interval; 0 if there was none.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: None,
     },
     Metric {
         name: "runtime.python.mem.rss",
         unit: Unit::Byte,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
+        needs: &[Source::Memory],
         reading: Reading::Now(|s| s.process.resident.map(Value::Whole)),
-        source: "/proc/self/statm; elsewhere sysinfo",
-        description: "Resident set: physical memory the process occupies, shared pages included.",
+        source: "/proc/self/statm on Linux, sysinfo elsewhere",
+        description: "Resident set size: physical memory that the process occupies, including shared pages.",
         absent: "where the operating system hides it",
         opentelemetry: Some("process.memory.usage"),
     },
@@ -189,11 +208,13 @@ const RUNTIME: &[Metric] = &[
         name: "runtime.python.thread_count",
         unit: Unit::Thread,
         level: Level::Default,
+        by_name: false,
         wire: Wire::Chosen,
+        needs: &[Source::Threads],
         reading: Reading::Now(|s| s.process.threads.map(Value::Whole)),
         source: "/proc/self/task",
-        description: "Operating-system threads of the process: Python's, ours, and those of native libraries.",
-        absent: "where the operating system hides it; on macOS and Windows",
+        description: "Operating-system threads of the process: those of Python, of native libraries and of this collector.",
+        absent: "where the operating system hides it; on anything but Linux",
         opentelemetry: Some("process.thread.count"),
     },
 ];
@@ -209,7 +230,7 @@ const fn joined<const ROWS: usize>(first: &[Metric], second: &[Metric]) -> [Metr
     rows
 }
 
-fn usage(snapshot: &Snapshot) -> Option<&Usage> {
+fn usage(snapshot: &Snapshot) -> Option<&ResourceUsage> {
     snapshot.usage.as_ref()
 }
 
@@ -217,14 +238,6 @@ fn collections(snapshot: &Snapshot) -> Option<&Collections> {
     snapshot.collections.as_ref()
 }
 
-fn collected(interval: &Interval, generation: usize) -> Option<Value> {
-    interval.growth(|s| Some(collections(s)?.count[generation])).map(Value::Whole)
-}
-
 fn gc_count(snapshot: &Snapshot, generation: usize) -> Option<Value> {
     Some(Value::Whole(snapshot.interpreter.as_ref()?.gc_count?[generation]))
-}
-
-fn seconds(time: Duration) -> Value {
-    Value::Real(time.as_secs_f64())
 }

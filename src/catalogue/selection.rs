@@ -3,18 +3,20 @@
 use super::metric::{Level, Sample};
 use super::{CATALOGUE, PREFIX};
 use crate::interval::Interval;
+use crate::snapshot::SourceSet;
+
+/// How many words of 64 bits hold one bit a row.
+const WORDS: usize = CATALOGUE.len().div_ceil(64);
 
 /// A set of rows of the catalogue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Selection(u128);
-
-const _: () = assert!(CATALOGUE.len() <= 128, "a row is a bit");
+pub struct Selection([u64; WORDS]);
 
 impl Selection {
-    /// The rows of a level and of those below it.
+    /// The rows of a level and of those below it, without those that have to be named.
     #[must_use]
     pub fn at(level: Level) -> Self {
-        Self::of(|row| CATALOGUE[row].level <= level)
+        Self::of(|row| CATALOGUE[row].level <= level && !CATALOGUE[row].by_name)
     }
 
     /// The rows that a pattern names: a name or `group.*`, each with or without `runtime.python.` where it begins so.
@@ -31,39 +33,53 @@ impl Selection {
         })
     }
 
-    /// Whether a row is among them.
+    /// Whether a row is in the set.
     #[must_use]
     pub fn contains(self, row: usize) -> bool {
-        self.0 >> row & 1 == 1
+        self.0[row / 64] >> (row % 64) & 1 == 1
     }
 
-    /// How many they are.
+    /// The number of rows in the set.
     #[must_use]
     pub fn len(self) -> u32 {
-        self.0.count_ones()
+        self.0.iter().map(|word| word.count_ones()).sum()
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(self) -> bool {
-        self.0 == 0
+        self.len() == 0
     }
 
-    /// These and those.
+    /// The union of both sets.
     #[must_use]
     pub fn with(self, others: Self) -> Self {
-        Self(self.0 | others.0)
+        self.combined(others, |word, other| word | other)
     }
 
-    /// These but not those.
+    /// This set without the rows of the other.
     #[must_use]
     pub fn without(self, others: Self) -> Self {
-        Self(self.0 & !others.0)
+        self.combined(others, |word, other| word & !other)
+    }
+
+    /// The sources that its rows need.
+    #[must_use]
+    pub fn needs(self) -> SourceSet {
+        let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| self.contains(*row));
+        rows.flat_map(|(_, metric)| metric.needs.iter().copied()).collect()
     }
 
     fn of(is_in: impl Fn(usize) -> bool) -> Self {
-        let bits = (0..CATALOGUE.len()).filter(|row| is_in(*row)).map(|row| 1 << row);
-        Self(bits.fold(0, |set, bit| set | bit))
+        let mut set = Self::default();
+        for row in (0..CATALOGUE.len()).filter(|row| is_in(*row)) {
+            set.0[row / 64] |= 1 << (row % 64);
+        }
+        set
+    }
+
+    fn combined(self, others: Self, combine: impl Fn(u64, u64) -> u64) -> Self {
+        Self(std::array::from_fn(|word| combine(self.0[word], others.0[word])))
     }
 }
 
@@ -83,18 +99,29 @@ pub fn samples(selection: Selection, interval: &Interval<'_>) -> Vec<Sample> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Source;
 
     fn names(selection: Selection) -> Vec<&'static str> {
         let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| selection.contains(*row));
         rows.map(|(_, metric)| metric.name.strip_prefix(PREFIX).unwrap_or(metric.name)).collect()
     }
 
+    fn is_in(row: usize, group: &str) -> bool {
+        CATALOGUE[row].name.strip_prefix(PREFIX).is_some_and(|name| name.starts_with(group))
+    }
+
     #[test]
     fn a_pattern_is_a_name_or_a_group_with_or_without_the_prefix() {
         assert_eq!(names(Selection::named("mem.rss")), ["mem.rss"]);
         assert_eq!(names(Selection::named("runtime.python.mem.rss")), ["mem.rss"]);
-        assert_eq!(names(Selection::named("gc.pause.*")), ["gc.pause.time", "gc.pause.max"]);
-        assert_eq!(names(Selection::named("runtime.python.cpu.time.*")), ["cpu.time.sys", "cpu.time.user"]);
+        for (pattern, group) in [("gc.pause.*", "gc.pause."), ("runtime.python.cpu.time.*", "cpu.time.")] {
+            assert_eq!(
+                names(Selection::named(pattern)),
+                names(Selection::of(|row| is_in(row, group))),
+                "{pattern}"
+            );
+            assert!(Selection::named(pattern).len() >= 2);
+        }
         assert_eq!(names(Selection::named("gunicorn.log.error")), ["gunicorn.log.error"]);
         assert_eq!(names(Selection::named("*")).len(), CATALOGUE.len());
         for pattern in [
@@ -114,14 +141,20 @@ mod tests {
     }
 
     #[test]
-    fn sets_are_joined_and_parted() {
+    fn sets_are_united_and_subtracted() {
         let all = Selection::at(Level::Default);
-        let few =
-            ["gc.*", "cpu.*", "gunicorn.*"].map(Selection::named).into_iter().fold(all, Selection::without);
-        assert_eq!(names(few), ["mem.rss", "thread_count"]);
-        assert_eq!(
-            names(few.with(Selection::named("gc.pause.max"))),
-            ["gc.pause.max", "mem.rss", "thread_count"]
-        );
+        let gc = Selection::of(|row| is_in(row, "gc."));
+        let without = all.without(Selection::named("gc.*"));
+        assert_eq!(without.len() + gc.len(), all.len());
+        assert!(!without.is_empty() && names(without).iter().all(|name| !name.starts_with("gc.")));
+        let with = without.with(Selection::named("gc.pause.max"));
+        assert_eq!(names(with.without(without)), ["gc.pause.max"]);
+    }
+
+    #[test]
+    fn a_selection_needs_the_sources_of_its_rows_alone() {
+        let needs = Selection::named("mem.rss").needs();
+        assert!(needs.contains(Source::Memory) && !needs.contains(Source::Threads));
+        assert_eq!(Selection::default().needs(), SourceSet::default());
     }
 }

@@ -1,90 +1,136 @@
-//! One thing that one thread at a time takes away and brings back, so that no lock is held while it is used.
+//! One value that one thread at a time checks out and returns, so that no lock is held while it is used.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Holds one thing that one thread at a time takes away and brings back.
+/// Holds one value that one thread at a time checks out and returns.
 pub struct Checkout<T> {
-    held: Mutex<Held<T>>,
-    brought_back: Condvar,
+    contents: Mutex<Contents<T>>,
+    returned: Condvar,
 }
 
-struct Held<T> {
-    thing: Option<T>,
+struct Contents<T> {
+    value: Option<T>,
     waiting: usize,
 }
 
 impl<T> Checkout<T> {
-    /// Holds it.
-    pub fn new(thing: T) -> Self {
-        Self { held: Mutex::new(Held { thing: Some(thing), waiting: 0 }), brought_back: Condvar::new() }
+    /// Holds the value.
+    pub fn new(value: T) -> Self {
+        Self { contents: Mutex::new(Contents { value: Some(value), waiting: 0 }), returned: Condvar::new() }
     }
 
-    /// The thing, if it is there or is brought back in time.
+    /// The value, if it is there or is returned within that time.
     pub fn check_out(&self, within: Duration) -> Option<CheckedOut<'_, T>> {
-        let mut held = self.lock();
-        held.waiting += 1;
-        (held, _) = self
-            .brought_back
-            .wait_timeout_while(held, within, |held| held.thing.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
-        held.waiting -= 1;
-        let thing = held.thing.take()?;
-        Some(CheckedOut { slot: self, thing: Some(thing) })
+        let mut contents = self.lock();
+        if contents.value.is_none() {
+            contents.waiting += 1;
+            (contents, _) = self
+                .returned
+                .wait_timeout_while(contents, within, |contents| contents.value.is_none())
+                .unwrap_or_else(PoisonError::into_inner);
+            contents.waiting -= 1;
+        }
+        let value = contents.value.take()?;
+        Some(CheckedOut { checkout: self, value: Some(value) })
     }
 
-    /// Brings back what was [kept](CheckedOut::keep).
-    pub fn bring_back(&self, thing: T) {
-        let mut held = self.lock();
-        held.thing = Some(thing);
-        // Waking nobody would be a system call all the same.
-        if held.waiting > 0 {
-            self.brought_back.notify_one();
+    /// Returns what was [kept](CheckedOut::keep).
+    pub fn put_back(&self, value: T) {
+        let mut contents = self.lock();
+        contents.value = Some(value);
+        // Notifying is a system call even if nobody waits.
+        if contents.waiting > 0 {
+            self.returned.notify_one();
         }
     }
 
-    /// The thing, for good, if nobody has it or the lock; nothing is waited for.
+    /// The value, for good, if nobody has it or holds the lock; nothing is waited for.
     pub fn salvage(&self) -> Option<T> {
-        self.held.try_lock().ok()?.thing.take()
+        self.contents.try_lock().ok()?.value.take()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held<T>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Contents<T>> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The thing, until it is dropped and thereby brought back.
+/// The value, until it is dropped and thereby returned.
 pub struct CheckedOut<'a, T> {
-    slot: &'a Checkout<T>,
-    thing: Option<T>,
+    checkout: &'a Checkout<T>,
+    value: Option<T>,
 }
 
 impl<T> Deref for CheckedOut<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.thing.as_ref().expect("present until it is dropped")
+        self.value.as_ref().expect("present until it is dropped")
     }
 }
 
 impl<T> DerefMut for CheckedOut<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.thing.as_mut().expect("present until it is dropped")
+        self.value.as_mut().expect("present until it is dropped")
     }
 }
 
 impl<T> CheckedOut<'_, T> {
-    /// The thing without the duty to bring it back.
+    /// The value, which the caller returns with [`Checkout::put_back`].
     pub fn keep(mut self) -> T {
-        self.thing.take().expect("present until it is dropped")
+        self.value.take().expect("present until it is dropped")
     }
 }
 
 impl<T> Drop for CheckedOut<'_, T> {
     fn drop(&mut self) {
-        if let Some(thing) = self.thing.take() {
-            self.slot.bring_back(thing);
+        if let Some(value) = self.value.take() {
+            self.checkout.put_back(value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    #[test]
+    fn only_one_has_the_value_at_a_time() {
+        let checkout = Checkout::new(1);
+        let mut value = checkout.check_out(Duration::ZERO).unwrap();
+        *value += 1;
+        assert!(checkout.check_out(Duration::ZERO).is_none());
+        assert!(checkout.salvage().is_none());
+        drop(value);
+        assert_eq!(*checkout.check_out(Duration::ZERO).unwrap(), 2);
+    }
+
+    #[test]
+    fn a_waiting_thread_gets_the_value_when_it_is_returned() {
+        let checkout = Checkout::new(1);
+        let value = checkout.check_out(Duration::ZERO).unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| checkout.check_out(LONG).map(|value| *value));
+            while checkout.lock().waiting == 0 {
+                thread::yield_now();
+            }
+            drop(value);
+            assert_eq!(waiting.join().unwrap(), Some(1));
+        });
+    }
+
+    #[test]
+    fn a_kept_value_is_away_until_it_is_put_back() {
+        let checkout = Checkout::new(1);
+        let value = checkout.check_out(Duration::ZERO).unwrap().keep();
+        assert!(checkout.check_out(Duration::ZERO).is_none());
+        checkout.put_back(value);
+        assert_eq!(checkout.salvage(), Some(1));
+        assert_eq!(checkout.salvage(), None);
     }
 }

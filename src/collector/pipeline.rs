@@ -1,368 +1,186 @@
-//! From facts to the wire: one flush, and a look that leaves everything as it is.
+//! From facts to the wire: one flush, and an inspection that changes nothing.
 //!
 //! The clock is the caller's: `now` is time on the collector's monotonic clock.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::catalogue::metric::{Sample, Value};
-use crate::catalogue::selection::{Selection, samples};
+use super::output::{Output, OutputHandover};
+use super::reader::Answer;
+use crate::catalogue::metric::Sample;
+use crate::catalogue::selection::samples;
 use crate::emitter::distribution::Distribution;
 use crate::emitter::resolver::Resolver;
 use crate::emitter::status::Status;
-use crate::emitter::telemetry::{Telemetry, Totals};
-use crate::emitter::transport::{Handover, Transport};
-use crate::emitter::{Emitter, LogLines};
 use crate::identity::IdentityInputs;
 use crate::identity::function::InvocationFacts;
-use crate::identity::tracers::RuntimeWorker;
 use crate::interval::Interval;
-use crate::message::{Message, Severity};
-use crate::settings::Sink;
-use crate::snapshot::{Collections, Interpreter, Server, Snapshot};
-use crate::sources::OperatingSystem;
-use crate::sources::gc::GcCounters;
-use crate::sources::gunicorn::Gunicorn;
+use crate::message::Message;
+use crate::snapshot::Snapshot;
+use crate::sources::{InterpreterAnswer, Sources};
 
-/// Sources, the last flush's snapshot, and the emitter.
+/// The sources, the last flush's snapshot, and the output.
 #[derive(Debug)]
 pub struct Pipeline {
-    operating_system: OperatingSystem,
-    gc: Arc<GcCounters>,
-    gunicorn: Arc<Gunicorn>,
-    earlier: Snapshot,
+    sources: Sources,
     output: Output,
+    /// The last flush's facts.
+    earlier: Snapshot,
     messages: Vec<Message>,
     warned_gc_callback_removed: bool,
-    told_of_silence: bool,
-}
-
-/// What a child process takes over from its parent's pipeline.
-#[derive(Clone, Debug)]
-pub struct Inheritance {
-    transport: Handover,
-    logged_worker: RuntimeWorker,
-}
-
-/// Where samples go, how many, and how often.
-#[derive(Debug)]
-pub struct Output {
-    /// Writes them.
-    pub emitter: Emitter,
-    /// What the emitter writes to.
-    pub transport: Transport,
-    /// What the receiver has been told of our own sending, if it is told.
-    pub telemetry: Option<Telemetry>,
-    /// Who sends.
-    pub subject: IdentityInputs,
-    /// How many of its tags do not fit, by what has been said.
-    pub dropped_tags: usize,
-    /// What is sent, but for what ddtrace sends.
-    pub selection: Selection,
-    /// Time between two flushes, as planned.
-    pub interval: Duration,
-    /// How they leave.
-    pub route: Sink,
-    /// What has been logged of ddtrace's runtime metrics.
-    pub logged_worker: RuntimeWorker,
+    warned_server_unreadable: bool,
 }
 
 impl Pipeline {
-    /// Opens the sources and takes the baseline: nothing of the process's past is ever sent.
+    /// Takes the baseline: nothing of the process's past is ever sent.
     #[must_use]
-    pub fn new(
-        root: &Path,
-        gc: Arc<GcCounters>,
-        gunicorn: Arc<Gunicorn>,
-        output: Output,
-        now: Duration,
-    ) -> Self {
-        let mut pipeline = Self {
-            operating_system: OperatingSystem::open(root),
-            gc,
-            gunicorn,
-            earlier: Snapshot::default(),
+    pub fn new(mut sources: Sources, output: Output, now: Duration) -> Self {
+        let earlier = sources.baseline(now, output.needs());
+        Self {
+            sources,
             output,
+            earlier,
             messages: Vec::new(),
             warned_gc_callback_removed: false,
-            told_of_silence: false,
-        };
-        let collections = pipeline.gc.drain();
-        pipeline.earlier = pipeline.snapshot(now, Some(collections), None);
-        pipeline.earlier.gunicorn = pipeline.gunicorn.drain(None, now);
-        pipeline
+            warned_server_unreadable: false,
+        }
     }
 
-    /// Begins anew at `now`, for an invocation: what has gathered since the last is nobody's.
-    pub fn begin(&mut self, now: impl FnOnce() -> Duration, invocation: InvocationFacts) {
-        self.messages.extend(self.output.tell_of_invocation(invocation));
-        let collections = self.gc.drain();
-        self.earlier = self.snapshot(now(), Some(collections), None);
-        self.earlier.gunicorn = self.gunicorn.read(None);
+    /// Takes a new baseline for an invocation: what has gathered since the last one is not sent.
+    pub fn begin_invocation(&mut self, now: impl FnOnce() -> Duration, invocation: InvocationFacts) {
+        self.messages.extend(self.output.set_invocation(invocation));
+        self.earlier = self.sources.baseline(now(), self.output.needs());
     }
 
-    /// Sends a value of a metric of the program's own, in at most `within`, or adds it to `log`.
-    pub fn distribute(
-        &mut self,
-        distribution: &Distribution,
-        now: Duration,
-        within: Duration,
-        log: &mut LogLines,
-    ) {
-        self.output.distribute(distribution, now, within, log);
+    /// Takes the first of two readings where a source needs two; gives the time until the flush is due.
+    #[must_use]
+    pub fn prepare(&self, now: Duration) -> Option<Duration> {
+        self.sources.prepare(now, self.output.needs())
     }
 
-    /// Closes the socket until something is sent.
-    pub fn disconnect(&self) {
-        self.output.transport.disconnect();
-    }
-
-    /// Sends the interval up to `now`, in at most `within`, or adds it to `log`, if there is somebody to write it; says
-    /// whether everything has left.
+    /// Sends the interval up to `now`, in at most `within`; whether everything was sent.
     ///
-    /// `facts` of the interpreter are asked for after everything that does not need it has been read, and may be waited for.
+    /// The interpreter is asked after everything that does not need it has been read, and may be waited for.
     pub fn flush(
         &mut self,
         now: Duration,
         within: Duration,
-        log: Option<&mut LogLines>,
-        facts: impl FnOnce() -> Option<Interpreter>,
+        ask_interpreter: impl FnOnce() -> Option<Answer>,
     ) -> bool {
-        // First, so that no collection that the rest provokes is counted in it.
-        let collections = self.gc.drain();
-        let mut later = self.snapshot(now, Some(collections.clone()), None);
-        later.interpreter = facts();
-        let before = self.output.subject.tracers.worker;
-        if let Some(facts) = &later.interpreter {
-            self.messages.extend(self.output.follow(facts));
+        let mut answer = None;
+        let drained = self.sources.drain(now, self.output.needs(), || {
+            answer = ask_interpreter();
+            answer.as_ref().map(facts)
+        });
+        let before = self.output.identity_inputs().tracers.worker;
+        if let Some(answer) = answer {
+            self.messages.extend(self.output.follow(&answer.environment, answer.tracers.as_ref()));
+            if let Some(Err(error)) = &answer.gunicorn {
+                self.warn_server_unreadable(error);
+            }
         }
-        later.gunicorn = self.gunicorn.drain(server(later.interpreter.as_ref()), now);
-        if let Some(Err(error)) = later.interpreter.as_ref().and_then(|facts| facts.gunicorn.as_ref()) {
-            self.tell_of_silence(error);
-        }
-        if self.gc.take_unseen() {
+        let mut later = drained.snapshot;
+        let collections = later.collections;
+        if drained.missed_collections {
             later.collections = None;
             self.warn_gc_callback_removed();
         }
-        let interval = Interval::new(&self.earlier, &later, self.output.interval);
-        // What ddtrace sent as it was stopped stands for this interval.
-        let selection =
-            self.output.selection().without(self.output.subject.tracers.worker.ended_with(before));
-        let everything_left = self.output.send(selection, &interval, now, within, log);
-        later.collections = Some(collections);
+        let everything_sent = self.output.send(before, &self.earlier, &later, now, within);
+        later.collections = collections;
         self.earlier = later;
-        everything_left
+        everything_sent
     }
 
-    /// The values a flush would send now.
-    pub fn look(&mut self, now: Duration, facts: Option<Interpreter>) -> Vec<Sample> {
-        let collections = (!self.gc.is_unseen()).then(|| self.gc.read());
-        let worker = facts.as_ref().and_then(|facts| facts.tracers.as_ref()).map(|tracers| tracers.worker);
-        let selection = worker
-            .map_or_else(|| self.output.selection(), |worker| self.output.selection.without(worker.sends()));
-        let mut later = self.snapshot(now, collections, facts);
-        later.gunicorn = self.gunicorn.read(server(later.interpreter.as_ref()));
-        samples(selection, &Interval::new(&self.earlier, &later, self.output.interval))
+    /// The values that a flush would send now.
+    pub fn inspect(&mut self, now: Duration, answer: Option<&Answer>) -> Vec<Sample> {
+        let tracers = answer.and_then(|answer| answer.tracers.as_ref());
+        let selection = self.output.selection_beside(tracers);
+        let later = self.sources.read(now, self.output.needs(), answer.map(facts));
+        samples(selection, &Interval::new(&self.earlier, &later, self.output.interval()))
     }
 
-    /// The host whose name should be looked up now, if there is one.
-    #[must_use]
-    pub fn due_look_up(&self, now: Duration) -> Option<Arc<Resolver>> {
-        self.output.transport.due_look_up(now)
+    /// Sends a value of a custom metric, in at most `within`.
+    pub fn send_custom(&mut self, distribution: &Distribution, now: Duration, within: Duration) {
+        self.output.send_custom(distribution, now, within);
     }
 
-    /// How it stands with sending.
-    #[must_use]
-    pub fn status(&self) -> Status {
-        self.output.status()
-    }
-
-    /// What a child process can use.
-    #[must_use]
-    pub fn handover(&self) -> Inheritance {
-        Inheritance { transport: self.output.transport.handover(), logged_worker: self.output.logged_worker }
-    }
-
-    /// Who sends.
-    #[must_use]
-    pub fn subject(&self) -> &IdentityInputs {
-        &self.output.subject
-    }
-
-    /// Time between two flushes, as planned.
-    #[must_use]
-    pub fn interval(&self) -> Duration {
-        self.output.interval
+    /// Closes the socket until something is sent.
+    pub fn disconnect(&self) {
+        self.output.disconnect();
     }
 
     /// Sends elsewhere or otherwise from now on; what has gathered is kept.
     pub fn redirect(&mut self, output: Output) {
         let before = std::mem::replace(&mut self.output, output);
-        // It goes on, if there is one.
-        if let Some(invocation) = before.subject.function.and_then(|function| function.invocation) {
-            self.messages.extend(self.output.tell_of_invocation(invocation));
+        // An invocation under way goes on.
+        if let Some(invocation) = before.into_invocation() {
+            self.messages.extend(self.output.set_invocation(invocation));
         }
     }
 
-    /// What there is to say since the last call.
+    /// The host whose name should be looked up now, if there is one.
+    #[must_use]
+    pub fn due_look_up(&self, now: Duration) -> Option<Arc<Resolver>> {
+        self.output.due_look_up(now)
+    }
+
+    /// The delivery status.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.output.status()
+    }
+
+    /// What a child process can take over.
+    #[must_use]
+    pub fn handover(&self) -> OutputHandover {
+        self.output.handover()
+    }
+
+    /// Who sends.
+    #[must_use]
+    pub fn identity_inputs(&self) -> &IdentityInputs {
+        self.output.identity_inputs()
+    }
+
+    /// The planned time between two flushes.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.output.interval()
+    }
+
+    /// The lines for the program's log since the last call.
+    #[must_use]
+    pub fn take_log_lines(&mut self) -> String {
+        self.output.take_log_lines()
+    }
+
+    /// The messages for the operator since the last call.
     #[must_use]
     pub fn take_messages(&mut self) -> Vec<Message> {
         let mut messages = std::mem::take(&mut self.messages);
-        messages.append(&mut self.output.transport.take_messages());
+        messages.append(&mut self.output.take_messages());
         messages
     }
 
     fn warn_gc_callback_removed(&mut self) {
         if !std::mem::replace(&mut self.warned_gc_callback_removed, true) {
-            let text = "the program has cleared gc.callbacks: our entry is back, the metrics of collections and pauses \
-                        are left out for the interval";
+            let text = "the program cleared gc.callbacks: our callback is installed again; metrics of collections and \
+                        pauses are not sent for this interval";
             self.messages.push(Message::warning(text));
         }
     }
 
-    fn tell_of_silence(&mut self, error: &str) {
-        if !std::mem::replace(&mut self.told_of_silence, true) {
-            let text = format!("Gunicorn does not tell of its workers and connections: {error}");
+    fn warn_server_unreadable(&mut self, error: &str) {
+        if !std::mem::replace(&mut self.warned_server_unreadable, true) {
+            let text = format!("Gunicorn's workers and connections cannot be read: {error}");
             self.messages.push(Message::warning(text));
         }
     }
-
-    fn snapshot(
-        &mut self,
-        at: Duration,
-        collections: Option<Collections>,
-        interpreter: Option<Interpreter>,
-    ) -> Snapshot {
-        let (usage, process) = self.operating_system.read();
-        Snapshot { at, usage, process, collections, interpreter, ..Snapshot::default() }
-    }
 }
 
-fn server(facts: Option<&Interpreter>) -> Option<&Server> {
-    facts?.server()
-}
-
-impl Output {
-    /// Takes over what the parent process knew and has logged.
-    pub fn inherit(&mut self, inheritance: &Inheritance) {
-        self.transport.inherit(&inheritance.transport);
-        self.logged_worker = inheritance.logged_worker;
-    }
-
-    fn status(&self) -> Status {
-        let status = self.transport.status();
-        let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
-        match self.route {
-            Sink::Socket => Status { totals, ..status },
-            Sink::Log | Sink::None(_) => Status { destination: None, transport: None, totals, ..status },
-        }
-    }
-
-    /// What is ours to send.
-    fn selection(&self) -> Selection {
-        self.selection.without(self.subject.tracers.worker.sends())
-    }
-
-    /// Takes over what environment and tracers say by now. If the interpreter does not answer, what it said last holds.
-    fn follow(&mut self, facts: &Interpreter) -> Vec<Message> {
-        let is_new = self.subject.follow(&facts.environment, facts.tracers.as_ref());
-        let warning = if is_new { self.join_tags() } else { None };
-        let worker = facts.tracers.as_ref().and_then(|tracers| self.log_worker(tracers.worker));
-        warning.into_iter().chain(worker).collect()
-    }
-
-    /// One invocation has more tags than another; what has been said of those that are left out is not said again.
-    fn tell_of_invocation(&mut self, invocation: InvocationFacts) -> Option<Message> {
-        let function = self
-            .subject
-            .function
-            .as_mut()
-            .filter(|function| function.invocation.as_ref() != Some(&invocation))?;
-        function.invocation = Some(invocation);
-        let said = self.dropped_tags;
-        let warning = self.join_tags();
-        self.dropped_tags = self.dropped_tags.max(said);
-        warning.filter(|_| said == 0)
-    }
-
-    fn join_tags(&mut self) -> Option<Message> {
-        let identity = self.subject.identity();
-        let warning = if identity.dropped_tags > self.dropped_tags { identity.warning() } else { None };
-        self.dropped_tags = identity.dropped_tags;
-        self.emitter.set_tags(identity.tags.to_string());
-        warning
-    }
-
-    /// Sends a value of a metric of the program's own, in at most `within`, or adds it to `log`.
-    pub fn distribute(
-        &mut self,
-        distribution: &Distribution,
-        now: Duration,
-        within: Duration,
-        log: &mut LogLines,
-    ) {
-        if matches!(self.route, Sink::None(_)) {
-            return;
-        }
-        let tags = self.subject.custom_metric_tags(&distribution.tags);
-        if self.route == Sink::Log {
-            log.push(
-                &distribution.name,
-                &Value::Real(distribution.value),
-                distribution.timestamp,
-                tags.as_str(),
-            );
-            return;
-        }
-        self.transport.prepare_for_custom(now, within);
-        self.emitter.distribute(distribution, tags.as_str());
-    }
-
-    /// Logs what has changed about ddtrace's runtime metrics since it was logged.
-    fn log_worker(&mut self, worker: RuntimeWorker) -> Option<Message> {
-        let text = match (std::mem::replace(&mut self.logged_worker, worker), worker) {
-            (before, now) if before == now => return None,
-            (RuntimeWorker::Stopped(..), RuntimeWorker::Off) => return None,
-            (_, RuntimeWorker::Sends(rows)) => {
-                format!("ddtrace sends runtime metrics: {} of the names are left to it", rows.len())
-            }
-            (_, RuntimeWorker::Off) => "ddtrace sends no runtime metrics any more: all names are ours".to_owned(),
-            (_, RuntimeWorker::Stopped(..)) => {
-                "ddtrace's runtime metrics were disabled, as DD_RUNTIME_METRICS_FORCE says: all names are ours".to_owned()
-            }
-        };
-        Some(Message::new(Severity::Info, text))
-    }
-
-    fn send(
-        &mut self,
-        selection: Selection,
-        interval: &Interval<'_>,
-        now: Duration,
-        within: Duration,
-        log: Option<&mut LogLines>,
-    ) -> bool {
-        match self.route {
-            Sink::Socket => {}
-            Sink::Log => {
-                let Some(log) = log else { return false };
-                for sample in samples(selection, interval) {
-                    log.push(&sample.name(), &sample.value, None, &self.emitter.tags(&sample));
-                }
-                return true;
-            }
-            Sink::None(_) => return false,
-        }
-        self.transport.prepare(now, within);
-        let report = self
-            .telemetry
-            .as_ref()
-            .map(|telemetry| (telemetry.untold(&self.status().totals), self.transport.name()));
-        let everything_left = self.emitter.emit(samples(selection, interval), report);
-        if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
-            self.transport.tell(telemetry, &untold);
-        }
-        everything_left
+fn facts(answer: &Answer) -> InterpreterAnswer {
+    InterpreterAnswer {
+        facts: answer.facts,
+        gunicorn: answer.gunicorn.as_ref().and_then(|objects| objects.as_ref().ok()).cloned(),
     }
 }

@@ -1,32 +1,48 @@
 //! The thread that may wait: for the interpreter, which C code can hold for minutes, or for a name server.
 //!
-//! The sampler leaves requests and takes answers; it waits for one only as long as it says, and there is never
-//! more than one request to the interpreter outstanding.
+//! The sampler leaves requests and takes answers. It waits for an answer only as long as it chooses, and there is never
+//! more than one outstanding request to the interpreter.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::collector::sampler::{self, Thread};
+use super::thread::{self, Thread};
 use crate::emitter::resolver::Resolver;
+use crate::identity::tracers::Tracers;
 use crate::message::Message;
-use crate::snapshot;
+use crate::settings::variables::Environment;
+use crate::snapshot::InterpreterFacts;
+use crate::sources::gunicorn::objects::GunicornObjects;
 
-/// Python code may run on it, in a user's log handler: 400 calls deep through C need more than 256 kB.
+/// Python code may run on it, in a log handler of the program: 400 nested calls through C need more than 256 kB.
 const STACK: usize = 2 * 1024 * 1024;
 
-/// More messages than this are not kept; the oldest go.
-const MOST_MESSAGES: usize = 16;
+/// The most messages that are kept; the oldest are dropped.
+const MAX_MESSAGES: usize = 16;
 
-/// The interpreter, as the edge implements it. Both calls may wait without bound.
+/// The interpreter, which `src/python` implements. Both calls may wait without bound.
 pub trait Interpreter: Send + Sync + 'static {
-    /// Its facts now; `None` while it shuts down. Calls `entered` as soon as it need not wait for the interpreter any more.
-    fn read(&self, entered: &dyn Fn()) -> Option<snapshot::Interpreter>;
+    /// Its answer now; `None` while it shuts down. Calls `entered` as soon as it has the interpreter.
+    fn read(&self, entered: &dyn Fn()) -> Option<Answer>;
 
-    /// Logs what can be logged from a thread that is not Python's; gives back what cannot.
+    /// Logs what can be logged from a native thread; returns the rest.
     fn log(&self, messages: Vec<Message>) -> Vec<Message>;
 }
 
-/// What the reader is asked to do, and its thread, which starts when there is something to do.
+/// What the interpreter answers: facts, and apart from them what says who the process is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// The interpreter's own facts.
+    pub facts: InterpreterFacts,
+    /// The state of Gunicorn's own objects, or why it could not be read; `None` without Gunicorn.
+    pub gunicorn: Option<Result<GunicornObjects, String>>,
+    /// The variables that say who the process is.
+    pub environment: Environment,
+    /// What tracers in this process say; `None` if one of them failed to answer.
+    pub tracers: Option<Tracers>,
+}
+
+/// The outstanding requests, and the thread that serves them, which starts with the first.
 pub struct Reader {
     shared: Arc<Shared>,
     thread: Mutex<Option<Thread>>,
@@ -34,17 +50,19 @@ pub struct Reader {
 
 struct Shared {
     interpreter: Arc<dyn Interpreter>,
-    state: Mutex<State>,
+    requests: Mutex<Requests>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct Requests {
     /// The interpreter has been asked and has not answered.
     asked: bool,
-    answer: Option<snapshot::Interpreter>,
+    answer: Option<Answer>,
     host: Option<Arc<Resolver>>,
+    /// To be logged by the thread.
     messages: Vec<Message>,
+    /// To be logged by a thread of the program.
     unlogged: Vec<Message>,
     halting: bool,
     phase: Phase,
@@ -54,21 +72,21 @@ struct State {
 enum Phase {
     #[default]
     NotRunning,
-    /// Waiting for something to do.
+    /// Waiting for a request.
     Parked,
     /// Waiting for the interpreter.
     Entering,
-    /// In the interpreter, for as long as what it calls there takes: a tracer, a log handler of the program.
+    /// In the interpreter, as long as the code called there takes: a tracer, a log handler of the program.
     Calling,
     /// Waiting for a name server, for as long as it takes.
     LookingUp,
 }
 
 impl Reader {
-    /// A reader that has nothing to do yet.
+    /// A reader without requests; its thread does not run yet.
     #[must_use]
     pub fn new(interpreter: Arc<dyn Interpreter>) -> Self {
-        let shared = Shared { interpreter, state: Mutex::default(), changed: Condvar::new() };
+        let shared = Shared { interpreter, requests: Mutex::default(), changed: Condvar::new() };
         Self { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
@@ -80,10 +98,10 @@ impl Reader {
         });
     }
 
-    /// Waits for the answer to the last [`ask`](Self::ask), at most so long; halting ends the wait.
+    /// Waits for the answer to the last [`ask`](Self::ask), at most `within`; halting ends the wait.
     #[must_use]
-    pub fn answer(&self, within: Duration) -> Option<snapshot::Interpreter> {
-        let waiting = |state: &mut State| state.answer.is_none() && !state.halting;
+    pub fn answer(&self, within: Duration) -> Option<Answer> {
+        let waiting = |state: &mut Requests| state.answer.is_none() && !state.halting;
         let (mut state, _) = self
             .shared
             .changed
@@ -92,27 +110,35 @@ impl Reader {
         state.answer.take()
     }
 
-    /// Has a host's name looked up.
+    /// Requests the look-up of a host's name.
     pub fn look_up(&self, host: Arc<Resolver>) {
         self.request(|state| state.host = Some(host));
     }
 
-    /// Has messages logged, now or, where that cannot be, by the program's next call.
-    pub fn say(&self, messages: Vec<Message>) {
+    /// Requests that messages be logged: now or, where that is not possible, by the program's next call.
+    pub fn log(&self, messages: Vec<Message>) {
         if !messages.is_empty() {
             self.request(|state| keep(&mut state.messages, messages));
         }
     }
 
-    /// What the thread could not log, or has not logged before it was halted.
+    /// Keeps messages for a thread of the program to log.
+    pub fn keep_for_program(&self, messages: Vec<Message>) {
+        if !messages.is_empty() {
+            keep(&mut self.shared.lock().unlogged, messages);
+        }
+    }
+
+    /// What a thread of the program has to log: what was kept for it, what our thread could not log, and what it had
+    /// not logged when it was halted.
     #[must_use]
     pub fn take_unlogged(&self) -> Vec<Message> {
         let mut state = self.shared.lock();
-        let mut unsaid = std::mem::take(&mut state.unlogged);
+        let mut unlogged = std::mem::take(&mut state.unlogged);
         if state.halting {
-            unsaid.append(&mut state.messages);
+            unlogged.append(&mut state.messages);
         }
-        unsaid
+        unlogged
     }
 
     /// Ends every wait for an answer and asks the thread to end.
@@ -129,15 +155,16 @@ impl Reader {
         matches!(self.shared.lock().phase, Phase::Entering | Phase::Calling)
     }
 
-    /// Waits as long as the thread waits for the interpreter. Whoever is about to end the interpreter needs it as well,
-    /// so this takes no longer than the end itself; a thread that attached later would crash. Be detached.
+    /// Waits while the thread waits for the interpreter. The caller, who is about to end the interpreter and must be
+    /// detached, needs it as well, so this takes no longer; a thread that attached later would crash.
     pub fn await_interpreter(&self) {
-        let entering = |state: &mut State| state.phase == Phase::Entering;
+        let entering = |state: &mut Requests| state.phase == Phase::Entering;
         drop(self.shared.changed.wait_while(self.shared.lock(), entering));
     }
 
-    /// Asks the thread to end and waits for it, at most so long; says whether it is gone. A look-up in progress is
-    /// not waited for: it ends by itself and touches nothing more. The thread starts again at the next request.
+    /// Asks the thread to end and waits for it, at most `within`; whether it has ended. A look-up in progress is not
+    /// waited for: it ends by itself and touches nothing afterwards. The thread starts again after a
+    /// [`resume`](Self::resume).
     pub fn halt(&self, within: Duration) -> bool {
         self.begin_halt();
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,7 +172,7 @@ impl Reader {
             return false;
         }
         let busy =
-            |state: &mut State| matches!(state.phase, Phase::Parked | Phase::Entering | Phase::Calling);
+            |state: &mut Requests| matches!(state.phase, Phase::Parked | Phase::Entering | Phase::Calling);
         let changed = &self.shared.changed;
         let waited = changed.wait_timeout_while(self.shared.lock(), within, busy);
         let ended = waited.unwrap_or_else(PoisonError::into_inner).0.phase == Phase::NotRunning;
@@ -155,7 +182,7 @@ impl Reader {
         ended
     }
 
-    /// Requests are taken again after a halt.
+    /// Serves requests again after a halt.
     pub fn resume(&self) {
         let mut state = self.shared.lock();
         state.halting = false;
@@ -166,15 +193,15 @@ impl Reader {
         }
     }
 
-    /// Leaves a request and sees to it that somebody is there to take it.
-    fn request(&self, leave: impl FnOnce(&mut State)) {
+    /// Leaves a request, and starts the thread if it does not run.
+    fn request(&self, leave: impl FnOnce(&mut Requests)) {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.shared.lock();
         leave(&mut state);
         if state.phase == Phase::NotRunning && !state.halting {
             let shared = Arc::clone(&self.shared);
-            // Without a thread the request stays unanswered, and the next one tries again.
-            if let Ok(started) = sampler::spawn("rtm-reader", STACK, Box::new(move || shared.run())) {
+            // If it cannot start, the request stays unanswered; the next one tries again.
+            if let Ok(started) = thread::spawn("rtm-reader", STACK, Box::new(move || shared.run())) {
                 *thread = Some(started);
                 state.phase = Phase::Parked;
             }
@@ -186,9 +213,9 @@ impl Reader {
 
 impl Shared {
     fn run(&self) {
-        while let Some(errand) = self.next() {
-            let unless_it_returns = Ended(self);
-            self.run_errand(errand);
+        while let Some(request) = self.next() {
+            let unless_it_returns = EndOfThread(self);
+            self.serve(request);
             std::mem::forget(unless_it_returns);
             self.lock().phase = Phase::Parked;
             self.changed.notify_all();
@@ -196,16 +223,16 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn run_errand(&self, errand: Errand) {
-        match errand {
-            Errand::Read => {
+    fn serve(&self, request: Request) {
+        match request {
+            Request::Read => {
                 let answer = self.interpreter.read(&|| self.enter());
                 let mut state = self.lock();
                 state.asked = false;
                 state.answer = answer;
             }
-            Errand::LookUp(host) => host.look_up(),
-            Errand::Log(messages) => {
+            Request::LookUp(host) => host.look_up(),
+            Request::Log(messages) => {
                 let left = self.interpreter.log(messages);
                 let mut state = self.lock();
                 keep(&mut state.unlogged, left);
@@ -218,8 +245,9 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// The next thing to do; `None` when the thread is to end, and counts as ended: the next request needs another.
-    fn next(&self) -> Option<Errand> {
+    /// The next request; `None` when the thread is to end. From then on it counts as ended, and the next request starts
+    /// another.
+    fn next(&self) -> Option<Request> {
         let mut state = self.lock();
         loop {
             if state.halting {
@@ -228,45 +256,133 @@ impl Shared {
             }
             if state.asked {
                 state.phase = Phase::Entering;
-                return Some(Errand::Read);
+                return Some(Request::Read);
             }
             if !state.messages.is_empty() {
                 state.phase = Phase::Calling;
-                return Some(Errand::Log(std::mem::take(&mut state.messages)));
+                return Some(Request::Log(std::mem::take(&mut state.messages)));
             }
             if let Some(host) = state.host.take() {
                 state.phase = Phase::LookingUp;
-                return Some(Errand::LookUp(host));
+                return Some(Request::LookUp(host));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Requests> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Adds messages and lets the oldest go, so that they stay few.
+/// Adds messages that are not kept yet, and drops the oldest where there are too many.
 fn keep(kept: &mut Vec<Message>, messages: Vec<Message>) {
-    kept.extend(messages);
-    let excess = kept.len().saturating_sub(MOST_MESSAGES);
+    for message in messages {
+        if !kept.contains(&message) {
+            kept.push(message);
+        }
+    }
+    let excess = kept.len().saturating_sub(MAX_MESSAGES);
     kept.drain(..excess);
 }
 
-/// Tells whoever joins that the thread ends in the midst of an errand: it has panicked, or the interpreter has ended
-/// it.
-struct Ended<'a>(&'a Shared);
+/// Marks the thread as ended where it ends amid a request: it has panicked, or the interpreter has ended it.
+struct EndOfThread<'a>(&'a Shared);
 
-impl Drop for Ended<'_> {
+impl Drop for EndOfThread<'_> {
     fn drop(&mut self) {
         self.0.lock().phase = Phase::NotRunning;
         self.0.changed.notify_all();
     }
 }
 
-enum Errand {
+/// What the thread does next.
+enum Request {
     Read,
     LookUp(Arc<Resolver>),
     Log(Vec<Message>),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_mins(1);
+
+    /// Answers each request with the next `gc_count` it is given; cannot log.
+    struct Scripted(Mutex<mpsc::Receiver<u64>>);
+
+    impl Interpreter for Scripted {
+        fn read(&self, entered: &dyn Fn()) -> Option<Answer> {
+            let count = self.0.lock().unwrap().recv().ok()?;
+            entered();
+            let facts = InterpreterFacts { gc_count: Some([count, 0, 0]) };
+            Some(Answer { facts, ..Answer::default() })
+        }
+
+        fn log(&self, messages: Vec<Message>) -> Vec<Message> {
+            messages
+        }
+    }
+
+    fn reader() -> (Reader, mpsc::Sender<u64>) {
+        let (answers, received) = mpsc::channel();
+        (Reader::new(Arc::new(Scripted(Mutex::new(received)))), answers)
+    }
+
+    fn count(answer: Option<Answer>) -> Option<u64> {
+        answer?.facts.gc_count.map(|count| count[0])
+    }
+
+    #[test]
+    fn an_outstanding_request_serves_the_next_one_too() {
+        let (reader, answers) = reader();
+        reader.ask();
+        assert_eq!(reader.answer(Duration::from_millis(1)), None);
+        assert!(reader.is_in_interpreter());
+        reader.ask();
+        answers.send(7).unwrap();
+        assert_eq!(count(reader.answer(LONG)), Some(7));
+        assert!(reader.halt(LONG));
+    }
+
+    #[test]
+    fn halting_ends_a_wait_for_an_answer() {
+        let (reader, answers) = reader();
+        reader.ask();
+        reader.begin_halt();
+        assert_eq!(reader.answer(LONG), None);
+        drop(answers);
+        assert!(reader.halt(LONG));
+    }
+
+    #[test]
+    fn requests_left_while_halted_are_served_after_a_resume() {
+        let (reader, answers) = reader();
+        assert!(reader.halt(LONG));
+        reader.ask();
+        answers.send(3).unwrap();
+        reader.resume();
+        assert_eq!(count(reader.answer(LONG)), Some(3));
+        assert!(reader.halt(LONG));
+    }
+
+    #[test]
+    fn what_the_thread_cannot_log_is_left_to_the_program_and_the_oldest_is_dropped() {
+        let (reader, _answers) = reader();
+        let texts =
+            |messages: Vec<Message>| messages.into_iter().map(|message| message.text).collect::<Vec<_>>();
+        let numbered = |numbers: std::ops::Range<usize>| {
+            numbers.map(|number| Message::warning(number.to_string())).collect()
+        };
+        reader.log(numbered(0..1));
+        assert!(reader.halt(LONG));
+        assert_eq!(texts(reader.take_unlogged()), ["0"]);
+        reader.keep_for_program(numbered(0..MAX_MESSAGES + 2));
+        let kept = texts(reader.take_unlogged());
+        assert_eq!((kept.len(), kept[0].as_str()), (MAX_MESSAGES, "2"));
+        assert_eq!(reader.take_unlogged(), []);
+    }
 }

@@ -6,22 +6,13 @@ use std::fmt::Write;
 use crate::catalogue::metric::Value;
 
 /// Lines to be written at once.
-#[derive(Debug)]
-pub struct LogLines {
-    now: u64,
-    text: String,
-}
+#[derive(Debug, Default)]
+pub struct LogLines(String);
 
 impl LogLines {
-    /// None yet; values are of now, in seconds since 1970, unless they say otherwise.
-    #[must_use]
-    pub fn at(now: u64) -> Self {
-        Self { now, text: String::new() }
-    }
-
-    /// Adds a value, of another time if it has one, if it is one finite number. Name and tags are clean: no quote is in them
-    /// that would end them.
-    pub fn push(&mut self, name: &str, value: &Value, at: Option<u64>, tags: &str) {
+    /// Adds a value at that time, in seconds since 1970, if it is one finite number. Name and tags must be clean: no quote
+    /// in them may end them.
+    pub fn push(&mut self, name: &str, value: &Value, at: u64, tags: &str) {
         let value = match value {
             Value::Whole(whole) => whole.to_string(),
             Value::Real(real) if real.is_finite() => real.to_string(),
@@ -30,15 +21,14 @@ impl LogLines {
         let tags: Vec<String> =
             tags.split(',').filter(|tag| !tag.is_empty()).map(|tag| format!("\"{}\"", ascii(tag))).collect();
         let tags = tags.join(",");
-        let at = at.unwrap_or(self.now);
-        // A String takes everything.
-        let _ = writeln!(self.text, r#"{{"m":"{name}","v":{value},"e":{at},"t":[{tags}]}}"#);
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, r#"{{"m":"{name}","v":{value},"e":{at},"t":[{tags}]}}"#);
     }
 
-    /// All of them.
+    /// The lines since the last call.
     #[must_use]
-    pub fn into_text(self) -> String {
-        self.text
+    pub fn take(&mut self) -> String {
+        std::mem::take(&mut self.0)
     }
 }
 
@@ -60,15 +50,15 @@ fn ascii(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::Observations;
+    use crate::snapshot::server::Observations;
 
     #[test]
     fn a_value_is_a_line_of_its_own() {
-        let mut lines = LogLines::at(5);
-        lines.push("a.b", &Value::Whole(7), Some(1_700_000_000), "team:core,canary");
-        lines.push("c", &Value::Real(0.25), None, "");
+        let mut lines = LogLines::default();
+        lines.push("a.b", &Value::Whole(7), 1_700_000_000, "team:core,canary");
+        lines.push("c", &Value::Real(0.25), 5, "");
         assert_eq!(
-            lines.into_text(),
+            lines.take(),
             "{\"m\":\"a.b\",\"v\":7,\"e\":1700000000,\"t\":[\"team:core\",\"canary\"]}\n\
              {\"m\":\"c\",\"v\":0.25,\"e\":5,\"t\":[]}\n"
         );
@@ -76,10 +66,10 @@ mod tests {
 
     #[test]
     fn what_is_beyond_ascii_is_escaped_as_json_has_it() {
-        let mut lines = LogLines::at(5);
-        lines.push("a", &Value::Whole(1), None, "café:crème,日本,\u{20000}");
+        let mut lines = LogLines::default();
+        lines.push("a", &Value::Whole(1), 5, "café:crème,日本,\u{20000}");
         assert_eq!(
-            lines.into_text(),
+            lines.take(),
             r#"{"m":"a","v":1,"e":5,"t":["caf\u00e9:cr\u00e8me","\u65e5\u672c","\ud840\udc00"]}"#.to_owned()
                 + "\n"
         );
@@ -87,12 +77,12 @@ mod tests {
 
     #[test]
     fn what_is_no_finite_number_is_no_line() {
-        let mut lines = LogLines::at(5);
+        let mut lines = LogLines::default();
         for value in
             [Value::Real(f64::NAN), Value::Real(f64::INFINITY), Value::Observed(Observations::default())]
         {
-            lines.push("a", &value, None, "");
+            lines.push("a", &value, 5, "");
         }
-        assert_eq!(lines.into_text(), "");
+        assert_eq!(lines.take(), "");
     }
 }

@@ -13,7 +13,7 @@ use cadence::{ErrorKind, Metric, MetricBuilder, MetricError, MetricResult, Metri
 use self::telemetry::{COUNTERS, Report};
 use crate::catalogue::metric::{Member, Sample, Value, Wire, WireType};
 use crate::emitter::distribution::Distribution;
-use crate::snapshot::Observations;
+use crate::snapshot::server::Observations;
 
 pub mod address;
 pub mod distribution;

@@ -61,7 +61,7 @@ impl Origin {
     /// The most bytes that [`fields`](Self::fields) can take.
     #[must_use]
     pub fn longest_fields(&self) -> usize {
-        let container = self.detect.then_some(container::LONGEST);
+        let container = self.detect.then_some(container::MAX_LENGTH);
         let external = self.external().map(str::len);
         let cardinality = self.cardinality.map(|level| level.name().len());
         let longest = KEYS.into_iter().zip([container, external, cardinality]);
@@ -130,7 +130,7 @@ impl OriginFields {
 /// Elsewhere nothing tells the container.
 #[cfg(not(target_os = "linux"))]
 mod container {
-    pub const LONGEST: usize = 0;
+    pub const MAX_LENGTH: usize = 0;
 
     pub fn local_data(_root: &std::path::Path) -> Option<String> {
         None
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn room_is_kept_for_what_may_be_sent_and_for_no_more() {
-        let container = "|c:".len() + container::LONGEST;
+        let container = "|c:".len() + container::MAX_LENGTH;
         assert_eq!(origin(true).longest_fields(), container + "|e:it-false,cn-web,pu-1|card:low".len());
         assert_eq!(origin(false).longest_fields(), "|card:low".len());
         assert_eq!(Origin::default().longest_fields(), 0);

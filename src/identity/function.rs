@@ -1,12 +1,6 @@
 //! A function in AWS Lambda, and what its lines say about it and about the invocation that they are sent in.
-//!
-//! Times are wall-clock times: the monotonic clock may stand still while the environment is frozen.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
-
-use arc_swap::ArcSwapOption;
 
 use crate::settings::AwsLambda;
 use crate::tag::clean;
@@ -49,78 +43,6 @@ impl Start {
             Self::Warm => &["cold_start:false"],
         }
     }
-}
-
-/// Tells the invocations of a process apart, which come one after the other, by their ids and contexts. However many
-/// see one begin, only the first is to serve it. No lock: a child process would have no thread to unlock it.
-#[derive(Debug)]
-pub struct Guard<C> {
-    /// When the environment was set up, in milliseconds since 1970; 0 while that is not known.
-    set_up: AtomicU64,
-    has_served: AtomicBool,
-    is_under_way: AtomicBool,
-    /// The last that had an id. The same id with another context is another try of what has failed.
-    last: ArcSwapOption<(String, C)>,
-}
-
-impl<C> Default for Guard<C> {
-    fn default() -> Self {
-        Self {
-            set_up: AtomicU64::new(0),
-            has_served: AtomicBool::new(false),
-            is_under_way: AtomicBool::new(false),
-            last: ArcSwapOption::const_empty(),
-        }
-    }
-}
-
-impl<C> Guard<C> {
-    /// The environment is set up now, in time since 1970, unless it has been before.
-    pub fn set_up(&self, now: Duration) {
-        // Nobody minds if it was.
-        let _ = self.set_up.compare_exchange(0, milliseconds(now), SeqCst, SeqCst);
-    }
-
-    /// The environment begins anew now: the next invocation is its first.
-    pub fn renew(&self, now: Duration) {
-        self.set_up.store(milliseconds(now), SeqCst);
-        self.has_served.store(false, SeqCst);
-        self.last.store(None);
-        self.end();
-    }
-
-    /// Whether this is an invocation that nobody serves or has served, who is around this call or was before it. If so it
-    /// is under way until its [end](Self::end).
-    ///
-    /// `key` is its id and its context, if it has both; `is_same` tells whether another context is this one.
-    pub fn begin(&self, key: Option<(String, C)>, is_same: impl FnOnce(&C) -> bool) -> bool {
-        if self.is_under_way.swap(true, SeqCst) {
-            return false;
-        }
-        if let Some(key) = key {
-            if self.last.load().as_ref().is_some_and(|last| last.0 == key.0 && is_same(&last.1)) {
-                self.end();
-                return false;
-            }
-            self.last.store(Some(Arc::new(key)));
-        }
-        true
-    }
-
-    /// How the environment has come to the invocation that begins now. Asked once of each.
-    pub fn start(&self, now: Duration) -> Start {
-        let is_first = !self.has_served.swap(true, SeqCst);
-        Start::after(is_first.then(|| now.saturating_sub(Duration::from_millis(self.set_up.load(SeqCst)))))
-    }
-
-    /// What is under way is over.
-    pub fn end(&self) {
-        self.is_under_way.store(false, SeqCst);
-    }
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    time.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 /// What is known about the function.
@@ -207,44 +129,6 @@ mod tests {
         assert_eq!(Start::Cold.tags(), ["cold_start:true"]);
         assert_eq!(Start::Proactive.tags(), ["cold_start:false", "proactive_initialization:true"]);
         assert_eq!(Start::Warm.tags(), ["cold_start:false"]);
-    }
-
-    fn begins(guard: &Guard<u8>, id: &str, context: u8) -> bool {
-        guard.begin(Some((id.to_owned(), context)), |last| *last == context)
-    }
-
-    #[test]
-    fn what_is_under_way_or_has_been_served_is_served_by_nobody_else() {
-        let guard = Guard::default();
-        assert!(begins(&guard, "a", 1));
-        assert!(!begins(&guard, "a", 1) && !begins(&guard, "b", 2) && !guard.begin(None, |_| false));
-        guard.end();
-        assert!(!begins(&guard, "a", 1), "it was served");
-        assert!(begins(&guard, "a", 2), "it is tried again");
-        guard.end();
-        assert!(guard.begin(None, |_| true), "without an id each call is one");
-        guard.end();
-        assert!(!begins(&guard, "a", 2) && begins(&guard, "b", 2));
-    }
-
-    #[test]
-    fn an_environment_is_set_up_once_and_serves_its_first_invocation_once() {
-        let guard = Guard::<u8>::default();
-        let at = Duration::from_secs;
-        guard.set_up(at(100));
-        guard.set_up(at(200));
-        assert_eq!([guard.start(at(120)), guard.start(at(120))], [Start::Proactive, Start::Warm]);
-        guard.renew(at(200));
-        assert_eq!([guard.start(at(209)), guard.start(at(300))], [Start::Cold, Start::Warm]);
-        assert_eq!(Guard::<u8>::default().start(Duration::ZERO), Start::Cold);
-    }
-
-    #[test]
-    fn an_environment_that_begins_anew_knows_nothing_of_what_was_served() {
-        let guard = Guard::default();
-        assert!(begins(&guard, "a", 1));
-        guard.renew(Duration::ZERO);
-        assert!(begins(&guard, "a", 1));
     }
 
     fn invoked_by(arn: &str) -> Function {

@@ -129,7 +129,7 @@ pub fn become_child(py: Python<'_>) {
     }
 }
 
-/// Has the main thread go on, or become_child what a fork has left, as soon as it runs Python code. Says whether it will.
+/// Has the main thread resume, or recognise that it is in a forked child, as soon as it runs Python code; whether it will.
 ///
 /// May be called with or without the interpreter, and from within a garbage collection.
 #[allow(unsafe_code, reason = "pending calls exist in the C API alone")]

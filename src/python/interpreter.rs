@@ -1,7 +1,7 @@
 //! The interpreter as a source: what the reader, or a caller that is attached anyway, reads from it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -11,19 +11,19 @@ use super::gc_callback::Installation;
 use super::process::Process;
 use super::{log, process, tracers};
 use crate::clock::Clock;
-use crate::collector::reader::Interpreter;
+use crate::collector::{Answer, Interpreter};
 use crate::identity::tracers::Tracers;
 use crate::message::Message;
 use crate::settings::variables::Variable;
-use crate::snapshot;
+use crate::snapshot::{InterpreterFacts, Source, SourceSet};
 use crate::sources::gc::GcCounters;
 
-/// What facts are wanted for.
+/// What the interpreter is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To send them, and to go on sending: whoever else sends the same may be stopped.
+    /// To send: another sender of the same metrics may be stopped.
     Flush,
-    /// To see them, or to send them for the last time.
+    /// To inspect values, or to send them for the last time.
     Inspect,
 }
 
@@ -38,11 +38,13 @@ pub struct CPython {
     gc_callback: Installation,
     /// Whether ddtrace's own runtime metrics are to be disabled.
     force: AtomicBool,
+    /// What the selected rows need.
+    needs: AtomicU64,
 }
 
 impl CPython {
     /// Finds what will be called; installs nothing.
-    pub fn new(py: Python<'_>, clock: Clock, force: bool) -> PyResult<Self> {
+    pub fn new(py: Python<'_>, clock: Clock, force: bool, needs: SourceSet) -> PyResult<Self> {
         let gc_counters = Arc::new(GcCounters::new());
         Ok(Self {
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
@@ -51,12 +53,14 @@ impl CPython {
             gc_callback: Installation::new(py, Arc::clone(&gc_counters), clock)?,
             gc_counters,
             force: AtomicBool::new(force),
+            needs: AtomicU64::new(needs.bits()),
         })
     }
 
-    /// Has ddtrace's own runtime metrics disabled from now on, or let be.
-    pub fn set_force(&self, force: bool) {
+    /// Changes what is asked from now on: `force` disables ddtrace's own runtime metrics, `needs` is what is read.
+    pub fn reconfigure(&self, force: bool, needs: SourceSet) {
         self.force.store(force, SeqCst);
+        self.needs.store(needs.bits(), SeqCst);
     }
 
     /// What our callback counts.
@@ -74,21 +78,25 @@ impl CPython {
         self.gc_callback.remove(py)
     }
 
-    /// What the interpreter knows now; puts the callback back if the program has removed it.
+    /// What the interpreter answers now; installs our callback again if the program has removed it.
     ///
     /// # Errors
     ///
-    /// What a signal handler of the program has raised meanwhile.
-    pub fn facts(&self, py: Python<'_>, purpose: Purpose) -> PyResult<snapshot::Interpreter> {
+    /// What a signal handler of the program raised meanwhile.
+    pub fn answer(&self, py: Python<'_>, purpose: Purpose) -> PyResult<Answer> {
         if self.gc_callback.install(py).unwrap_or(false) {
-            self.gc_counters.note_unseen();
+            self.gc_counters.mark_missed();
         }
-        let gc_count = self.get_count.bind(py).call0().and_then(|count| count.extract::<(u64, u64, u64)>());
-        Ok(snapshot::Interpreter {
-            gc_count: gc_count.ok().map(Into::into),
+        let needs = SourceSet::from_bits(self.needs.load(SeqCst));
+        let get_count =
+            || self.get_count.bind(py).call0().and_then(|count| count.extract::<(u64, u64, u64)>());
+        let gc_count = needs.contains(Source::GcCount).then(get_count).and_then(Result::ok).map(Into::into);
+        let process = Process::known().filter(|_| needs.contains(Source::GunicornObjects));
+        Ok(Answer {
+            facts: InterpreterFacts { gc_count },
+            gunicorn: process.map_or(Ok(None), |process| process.questions.ask(py))?,
             environment: process::environment(self.os.bind(py), Variable::identity())?,
             tracers: self.tracers(py, purpose)?,
-            gunicorn: Process::known().map_or(Ok(None), |process| process.questions.ask(py))?,
         })
     }
 
@@ -103,11 +111,11 @@ impl CPython {
 }
 
 impl Interpreter for CPython {
-    fn read(&self, entered: &dyn Fn()) -> Option<snapshot::Interpreter> {
+    fn read(&self, entered: &dyn Fn()) -> Option<Answer> {
         Python::try_attach(|py| {
             entered();
             // Signal handlers run on the main thread alone.
-            self.facts(py, Purpose::Flush).ok()
+            self.answer(py, Purpose::Flush).ok()
         })
         .flatten()
     }

@@ -18,8 +18,7 @@ use super::process::{self, Process};
 use super::{arguments, aws_lambda, fork, log};
 use crate::catalogue::metric::{Member, Value};
 use crate::clock::Clock;
-use crate::collector::pipeline::Inheritance;
-use crate::collector::{self, Collector, Counters};
+use crate::collector::{self, Collector, Inheritance, OutputHandover};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::distribution::Distribution;
 use crate::emitter::max_tag_bytes;
@@ -30,6 +29,7 @@ use crate::message::{Message, Severity};
 use crate::settings::ServiceArguments;
 use crate::settings::variables::{Environment, Variable};
 use crate::settings::{Arguments, InvalidArgument, Settings, Surroundings, Warning, extension_path};
+use crate::sources::Counters;
 
 /// `disable()` ends within this.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -149,12 +149,11 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
     shielded(Ok(false), || {
         let Some(running) = current(py) else { return Ok(false) };
         running.ensure_running();
-        let facts = running.interpreter.facts(py, Purpose::Flush)?;
-        let at = aws_lambda::wall().as_secs();
-        let flushed = py.detach(|| running.collector.flush(at, Some(facts)));
+        let answer = running.interpreter.answer(py, Purpose::Flush)?;
+        let flushed = py.detach(|| running.collector.flush(Some(answer)));
         aws_lambda::write(py, &flushed.log)?;
         log::from_program(py, &running.collector.take_messages())?;
-        Ok(flushed.everything_left)
+        Ok(flushed.everything_sent)
     })
 }
 
@@ -167,8 +166,8 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let samples = shielded(Ok(Vec::new()), || {
         let Some(running) = current(py) else { return Ok(Vec::new()) };
-        let facts = running.interpreter.facts(py, Purpose::Inspect)?;
-        Ok::<_, PyErr>(py.detach(|| running.collector.look(Some(facts))))
+        let answer = running.interpreter.answer(py, Purpose::Inspect)?;
+        Ok::<_, PyErr>(py.detach(|| running.collector.inspect(Some(&answer))))
     })?;
     let values = PyDict::new(py);
     for sample in samples {
@@ -204,12 +203,7 @@ pub fn at_exit(py: Python<'_>) {
 /// # Errors
 ///
 /// What a signal handler of the program has raised meanwhile.
-pub fn distribute(
-    py: Python<'_>,
-    process: &Process,
-    distribution: &Distribution,
-    at: u64,
-) -> PyResult<String> {
+pub fn distribute(py: Python<'_>, process: &Process, distribution: &Distribution) -> PyResult<String> {
     let (plan, warnings) = Plan::new(py, &Arguments::default())?;
     if plan.settings.disabled {
         return Ok(String::new());
@@ -218,7 +212,7 @@ pub fn distribute(
     messages.extend(aws_lambda::unsent_message(process, &plan.settings));
     log::from_program(py, &messages)?;
     let subject = plan.subject(process, Tracers::default());
-    Ok(collector::distribute(&plan.settings, subject, distribution, at))
+    Ok(collector::send_custom(&plan.settings, subject, distribution))
 }
 
 /// What runs in this process: a child that has not been recognised as one is first.
@@ -300,8 +294,8 @@ pub fn settings(
 fn stop(py: Python<'_>, budget: Duration, ends: bool) -> PyResult<Option<Arc<Collector>>> {
     current(py);
     let Some(running) = RUNNING.swap(None) else { return Ok(None) };
-    let (facts, interrupted) = match running.interpreter.facts(py, Purpose::Inspect) {
-        Ok(facts) => (Some(facts), Ok(())),
+    let (answer, interrupted) = match running.interpreter.answer(py, Purpose::Inspect) {
+        Ok(answer) => (Some(answer), Ok(())),
         Err(error) => (None, Err(error)),
     };
     // Without it a callback stays behind that counts for nobody.
@@ -309,7 +303,7 @@ fn stop(py: Python<'_>, budget: Duration, ends: bool) -> PyResult<Option<Arc<Col
     if Process::known().is_some_and(Process::only_forks) {
         return interrupted.map(|()| None);
     }
-    py.detach(|| running.collector.stop(facts, budget, ends));
+    py.detach(|| running.collector.stop(answer, budget, ends));
     interrupted.map(|()| Some(Arc::clone(&running.collector)))
 }
 
@@ -339,7 +333,8 @@ impl Plan {
 impl Running {
     fn new(py: Python<'_>, process: &Process, plan: Plan, explicitly: bool) -> PyResult<Self> {
         let clock = Clock::start();
-        let interpreter = Arc::new(CPython::new(py, clock, plan.settings.force)?);
+        let interpreter =
+            Arc::new(CPython::new(py, clock, plan.settings.force, plan.settings.selection.needs())?);
         let tracers = interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let subject = plan.subject(process, tracers);
         let collector = collector_of(&plan, subject, clock, &interpreter, None);
@@ -352,17 +347,17 @@ impl Running {
     /// was using it when the fork was made: the child shares no descriptor with its parent.
     pub fn inherit(py: Python<'_>, process: &Process) {
         let Some(parents) = RUNNING.load_full() else { return };
-        let pipeline = parents.collector.salvage();
-        let handover = pipeline.as_ref().map(|pipeline| pipeline.handover());
+        let inheritance = parents.collector.inheritance();
         let mut subject = parents.plan.subject(process, Tracers::default());
-        if let Some(pipeline) = pipeline {
-            subject.tracers = pipeline.subject().tracers.without_ids();
-            subject.environment = pipeline.subject().environment.clone();
+        let handover = inheritance.map(|Inheritance { handover, identity_inputs }| {
+            subject.tracers = identity_inputs.tracers.without_ids();
+            subject.environment = identity_inputs.environment;
             // It may be within an invocation.
-            subject.function.clone_from(&pipeline.subject().function);
-        }
+            subject.function = identity_inputs.function;
+            handover
+        });
         // A finaliser may have forked within a collection.
-        parents.interpreter.gc_counters().forget_start();
+        parents.interpreter.gc_counters().discard_start();
         let heir = Self {
             collector: collector_of(
                 &parents.plan,
@@ -480,7 +475,7 @@ impl Running {
         let tracers = self.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let subject = plan.subject(process, tracers);
         let warning = subject.identity().warning();
-        self.interpreter.set_force(plan.settings.force);
+        self.interpreter.reconfigure(plan.settings.force, plan.settings.selection.needs());
         py.detach(|| self.collector.reconfigure(&plan.settings, subject));
         let changed = Self {
             collector: Arc::clone(&self.collector),
@@ -501,7 +496,7 @@ fn collector_of(
     subject: IdentityInputs,
     clock: Clock,
     interpreter: &Arc<CPython>,
-    handover: Option<&Inheritance>,
+    handover: Option<&OutputHandover>,
 ) -> Arc<Collector> {
     let gunicorn = Process::known().map(|process| Arc::clone(&process.gunicorn)).unwrap_or_default();
     let counters = Counters { gc: interpreter.gc_counters(), gunicorn };

@@ -16,9 +16,10 @@ use super::fork;
 use super::process::Process;
 use super::running::{self, shielded};
 use crate::clock::Clock;
-use crate::snapshot::{Record, Server};
+use crate::snapshot::server::Record;
 use crate::sources::gunicorn::master::Master;
-use crate::sources::gunicorn::requests::{self, Outcome, RequestCounters, waited};
+use crate::sources::gunicorn::objects::GunicornObjects;
+use crate::sources::gunicorn::requests::{self, Outcome, RequestCounters, queue_time};
 
 /// What asks Gunicorn's own objects.
 #[derive(Default)]
@@ -30,10 +31,10 @@ impl Questions {
     /// # Errors
     ///
     /// What a signal handler of the program has raised meanwhile.
-    pub fn ask(&self, py: Python<'_>) -> PyResult<Option<Result<Server, String>>> {
+    pub fn ask(&self, py: Python<'_>) -> PyResult<Option<Result<GunicornObjects, String>>> {
         let Some(question) = self.0.load_full() else { return Ok(None) };
-        match question.call0(py).and_then(|answer| server(answer.bind(py).cast::<PyDict>()?)) {
-            Ok(server) => Ok(Some(Ok(server))),
+        match question.call0(py).and_then(|answer| objects(answer.bind(py).cast::<PyDict>()?)) {
+            Ok(objects) => Ok(Some(Ok(objects))),
             Err(error) if error.is_instance_of::<PyException>(py) => Ok(Some(Err(error.to_string()))),
             Err(error) => Err(error),
         }
@@ -50,12 +51,12 @@ impl Questions {
     }
 }
 
-fn server(answer: &Bound<'_, PyDict>) -> PyResult<Server> {
+fn objects(answer: &Bound<'_, PyDict>) -> PyResult<GunicornObjects> {
     let py = answer.py();
     let number = |key| answer.get_item(key)?.map_or(Ok(None), |value| value.extract::<Option<u64>>());
     let workers = answer.get_item(intern!(py, "workers"))?.map_or(Ok(Vec::new()), |pids| pids.extract())?;
     let is_replaced = answer.get_item(intern!(py, "replaced"))?;
-    Ok(Server {
+    Ok(GunicornObjects {
         workers,
         is_replaced: is_replaced.map_or(Ok(false), |value| value.is_truthy())?,
         backlog: number(intern!(py, "backlog"))?,
@@ -78,7 +79,7 @@ pub fn lead_gunicorn(py: Python<'_>, question: Py<PyAny>) -> PyResult<GunicornMa
     guarded(|| {
         let process = Process::this(py)?;
         process.questions.set(question);
-        Ok(GunicornMaster { process, master: process.gunicorn.lead(Path::new("/")) })
+        Ok(GunicornMaster { process, master: process.gunicorn.become_master(Path::new("/")) })
     })
 }
 
@@ -95,7 +96,7 @@ impl GunicornMaster {
     fn describe(&self, py: Python<'_>, app: &str, by_cpu: bool) -> PyResult<()> {
         guarded(|| {
             let is_set = running::current(py).is_some_and(|running| running.settings().workers_by_cpu);
-            self.master.describe(app, by_cpu || is_set);
+            self.master.configure(app, by_cpu || is_set);
             Ok(())
         })
     }
@@ -118,9 +119,9 @@ impl GunicornMaster {
             // A fork in C has not told yet.
             fork::become_child(py);
             let (clock, pid) = (Clock::start(), std::process::id());
-            let place = self.master.place(pid);
-            let counters = Arc::new(RequestCounters::new(place, counts, capacity, pid.into()));
-            self.process.gunicorn.work(Arc::clone(&counters), clock);
+            let slot = self.master.slot(pid);
+            let counters = Arc::new(RequestCounters::new(slot, counts, capacity, pid.into()));
+            self.process.gunicorn.become_worker(Arc::clone(&counters), clock);
             self.process.questions.set(question);
             Ok(Requests { counters, clock })
         })
@@ -216,7 +217,7 @@ impl Request {
     fn queued(&self, now: Duration, since: Option<&Bound<'_, PyAny>>) -> Option<Duration> {
         let header: String = since?.extract().ok()?;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-        waited(&header, wall.saturating_sub(self.request.age(now)))
+        queue_time(&header, wall.saturating_sub(self.request.age(now)))
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Metric {
     tags: Vec<&'static str>,
     /// The lowest level at which it is sent.
     level: String,
+    /// Whether it is sent only where it is asked for by name, whatever the level.
+    by_name: bool,
     /// Where the fact comes from.
     source: &'static str,
     /// What the value means.
@@ -58,6 +60,7 @@ pub fn catalogue() -> Vec<Metric> {
         unit: metric.unit.to_string(),
         kind: metric.reading.kind(),
         level: metric.level.to_string(),
+        by_name: metric.by_name,
         source: metric.source,
         description: metric.description,
         absent: metric.absent,

@@ -1,7 +1,7 @@
 //! Settings, their defaults and their validation: a pure function of arguments, variables and what exists around the
 //! process.
 //!
-//! A wrong argument is an error. A wrong variable is a warning, and the default is used.
+//! An invalid argument is an error. An invalid variable is a warning, and the default is used.
 
 use std::fmt;
 use std::path::Path;
@@ -119,7 +119,7 @@ pub struct Settings {
     pub aws_lambda: Option<AwsLambda>,
 }
 
-/// An argument with a wrong value.
+/// An argument with an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidArgument {
     /// The argument's name.
@@ -141,7 +141,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// The first argument that has a wrong value.
+    /// The first argument that has an invalid value.
     pub fn new(
         arguments: &Arguments,
         environment: &Environment,
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn the_warning_about_a_wrong_url_names_the_address_that_is_used_instead() {
+    fn the_warning_about_an_invalid_url_names_the_address_that_is_used_instead() {
         let (settings, warnings) = settings([("DD_DOGSTATSD_URL", "ftp://x"), ("DD_AGENT_HOST", "agent")]);
         assert_eq!(settings.destination.address.to_string(), "udp://agent:8125");
         assert_eq!(
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_variable_is_one_warning_and_the_default() {
+    fn an_invalid_variable_is_one_warning_and_the_default() {
         for (name, value, expected) in [
             ("DD_RUNTIME_METRICS_INTERVAL", "0", "10 is used"),
             ("DD_RUNTIME_METRICS_INTERVAL", "nan", "10 is used"),
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_variable_hides_its_older_name() {
+    fn an_invalid_variable_hides_its_older_name() {
         let gauges = ("DD_TRACE_EXPERIMENTAL_FEATURES_ENABLED", "DD_RUNTIME_METRICS_ENABLED");
         let (settings, _) = settings([gauges, ("DD_RUNTIME_METRICS_WIRE_TYPE", "count")]);
         assert_eq!(settings.wire_type, WireType::Distribution);
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_argument_names_itself_its_value_and_what_is_accepted() {
+    fn an_invalid_argument_names_itself_its_value_and_what_is_accepted() {
         let url = |text: &str| Arguments { dogstatsd_url: Some(text.into()), ..Arguments::default() };
         let interval = |seconds| Arguments { flush_interval: Some(seconds), ..Arguments::default() };
         assert_eq!(error(&url("ftp://x")), format!("dogstatsd_url=\"ftp://x\": expected {ACCEPTED}"));
@@ -613,7 +613,7 @@ mod tests {
         assert_eq!((unsent.sink, sends_to_extension(&unsent)), (Sink::None(UnsentReason::NoReceiver), false));
         let message = unsent.unsent_message().unwrap();
         assert!(message.contains("layer") && message.contains("DD_FLUSH_TO_LOG=true"), "{message}");
-        assert!(warnings.is_empty(), "no variable is wrong: {warnings:?}");
+        assert!(warnings.is_empty(), "no variable is invalid: {warnings:?}");
         let server = ("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances");
         let (server, warnings) = settings([FUNCTION, server]);
         assert_eq!(server.destination, Destination::default_at(Path::new(SOCKET), false));

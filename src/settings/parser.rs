@@ -1,13 +1,13 @@
-//! Parses variables, and collects a warning for each that is wrong.
+//! Parses variables, and collects a warning for each that is invalid.
 
 use std::str::FromStr;
 
 use super::variables::{Environment, Variable};
 
-/// How much of a wrong value a warning shows, in characters.
+/// How much of an invalid value a warning shows, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// A variable that is wrong.
+/// A variable that is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
     /// The variable.
@@ -38,7 +38,7 @@ pub(super) struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// Parses a variable, and warns if it is wrong.
+    /// Parses a variable, and warns if it is invalid.
     pub(super) fn parse<T>(&mut self, variable: Variable, parse: impl Fn(&str) -> Option<T>) -> Parsed<T> {
         let Some(text) = self.environment.get(variable) else { return Parsed::Unset };
         if let Some(value) = parse(text) {
@@ -57,7 +57,7 @@ impl Parser<'_> {
         self.parse(variable, parse_bool).valid()
     }
 
-    /// Parses a variable or, if it is unset, the one that it replaces. A wrong one hides the one that it replaces.
+    /// Parses a variable or, if it is unset, the one that it replaces. An invalid one hides the one that it replaces.
     pub(super) fn parse_newer<T>(
         &mut self,
         newer: Variable,

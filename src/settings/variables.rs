@@ -10,7 +10,7 @@ use crate::emitter::address::ACCEPTED;
 pub struct Row {
     /// The name.
     pub name: &'static str,
-    /// What applies while it is unset, empty or wrong.
+    /// What applies while it is unset, empty or invalid.
     pub default: &'static str,
     /// The values that are accepted.
     pub accepts: &'static str,

@@ -1,36 +1,36 @@
-//! The container that this process runs in, as Linux tells it.
+//! The container that this process runs in, according to Linux.
 //!
-//! An Agent that is given neither an id nor an inode finds nothing; one that is given a wrong one tags with somebody
-//! else's pod. So what is in doubt is left out.
+//! Given neither an id nor an inode, an Agent adds no tags; given a wrong one, it adds those of another pod. So anything
+//! doubtful is left out.
 
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The most bytes that [`local_data`] gives.
-pub const LONGEST: usize = 64;
+/// The maximum length of [`local_data`], in bytes.
+pub const MAX_LENGTH: usize = 64;
 
-/// The most that the kernel gives at once of a file in `/proc`.
+/// The most that one read of a file in `/proc` returns.
 const PAGE: usize = 4096;
 
-/// No more is read of a file: a machine with thousands of mounts has a list of a megabyte.
-const LONGEST_FILE: usize = 64 * PAGE;
+/// The most that is read of a file: on a machine with thousands of mounts the list takes a megabyte.
+const MAX_FILE_LENGTH: usize = 64 * PAGE;
 
-/// The link `/proc/self/ns/cgroup` of whoever shares the host's view of cgroups; the kernel never gives another.
+/// The link `/proc/self/ns/cgroup` of processes in the host's cgroup namespace; the kernel gives it this fixed number.
 const HOST_NAMESPACE: &str = "cgroup:[4026531835]";
 
-/// Directories whose entries are named like containers: containerd's pod-level containers, the kubelet's pods and
-/// Docker's volumes.
+/// Directories whose entries look like container ids but are not: containerd's sandboxes, the kubelet's pods, Docker's
+/// volumes.
 const NOT_OF_CONTAINERS: [&str; 3] = ["sandboxes", "pods", "volumes"];
 
-/// The number in an id of ECS fits 64 bits.
-const LONGEST_NUMBER: usize = 20;
+/// The digits of the number in an id of ECS, which fits 64 bits.
+const MAX_DIGITS: usize = 20;
 
-/// Up to here the inode is that of a file system's root, which says nothing.
+/// Inodes up to this one are those of the roots of file systems, which identify nothing.
 const LAST_RESERVED_INODE: u64 = 2;
 
-/// The container's id or, where none is to be seen, `in-` and the inode of its cgroup.
+/// The container's id or, where it is not visible, `in-` and the inode of its cgroup.
 pub fn local_data(root: &Path) -> Option<String> {
     let cgroups = read(&root.join("proc/self/cgroup"));
     let is_sendable = |id: &&str| !id.contains('_');
@@ -48,8 +48,8 @@ fn read(path: &Path) -> String {
     let (mut bytes, mut page) = (Vec::new(), [0; PAGE]);
     while let Ok(length @ 1..) = file.read(&mut page) {
         bytes.extend_from_slice(&page[..length]);
-        if bytes.len() >= LONGEST_FILE {
-            // The rest of the last line could make another word of its end.
+        if bytes.len() >= MAX_FILE_LENGTH {
+            // A line that is cut off could end in another word.
             let whole = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
             bytes.truncate(whole);
             break;
@@ -92,7 +92,7 @@ fn is_id(text: &str) -> bool {
         && task.len() == 32
     {
         let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
-        return task.bytes().all(is_hex) && is_number && (1..=LONGEST_NUMBER).contains(&number.len());
+        return task.bytes().all(is_hex) && is_number && (1..=MAX_DIGITS).contains(&number.len());
     }
     let lengths = || text.as_bytes().split(is_separator).map(<[u8]>::len);
     text.bytes().all(|byte| is_hex(byte) || is_separator(&byte))
@@ -101,7 +101,7 @@ fn is_id(text: &str) -> bool {
 
 /// The id in the path of the file that the container's runtime has mounted as `/etc/hostname`.
 ///
-/// Of other mounts nothing is believed: a privileged container may see those of its neighbours.
+/// Other mounts are not trusted: a privileged container may see those of its neighbours.
 fn id_in_mounts(mounts: &str) -> Option<&str> {
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(3);
@@ -116,9 +116,9 @@ fn id_in_mounts(mounts: &str) -> Option<&str> {
     })
 }
 
-/// The inode of our cgroup, by which the Agent knows it; not where the host's view is ours, and our cgroup anyone's.
+/// The inode of our cgroup, by which the Agent finds it; not in the host's namespace, where our cgroup may be any.
 fn cgroup_inode(root: &Path, cgroups: &str) -> Option<u64> {
-    // Without namespaces everybody has the host's view.
+    // Without namespaces every process is in the host's.
     let namespace = fs::read_link(root.join("proc/self/ns/cgroup")).ok()?;
     if namespace.as_os_str() == HOST_NAMESPACE {
         return None;
@@ -126,7 +126,7 @@ fn cgroup_inode(root: &Path, cgroups: &str) -> Option<u64> {
     // The hierarchy of version 1 that every container has, then the one of version 2.
     ["memory", ""].into_iter().find_map(|controller| {
         let (_, path) = hierarchies(cgroups).find(|(controllers, _)| *controllers == controller)?;
-        // Outside the namespace's root; to follow it would lead out of the file system of cgroups.
+        // Outside the namespace's root: following it would leave the file system of cgroups.
         if path.split('/').any(|name| name == "..") {
             return None;
         }

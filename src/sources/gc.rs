@@ -1,7 +1,7 @@
 //! Garbage collections, counted as they happen by the callback that `src/python/gc_callback.rs` installs.
 //!
-//! The writer runs inside a collection, on whatever thread collects: it may neither allocate nor lock. There is
-//! one writer at a time, since collections do not nest. Readers take differences and reset only the maximum.
+//! The writer runs inside a collection, on whatever thread collects: it may neither allocate nor lock. There is one
+//! writer at a time, since collections do not nest. Readers take differences and reset only the maximum.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -17,7 +17,7 @@ pub struct GcCounters {
     count: [AtomicU64; 3],
     pause: AtomicU64,
     longest_pause: AtomicU64,
-    unseen: AtomicBool,
+    missed: AtomicBool,
 }
 
 impl GcCounters {
@@ -29,7 +29,7 @@ impl GcCounters {
             count: [const { AtomicU64::new(0) }; 3],
             pause: AtomicU64::new(0),
             longest_pause: AtomicU64::new(0),
-            unseen: AtomicBool::new(false),
+            missed: AtomicBool::new(false),
         }
     }
 
@@ -38,7 +38,7 @@ impl GcCounters {
         self.started.store(now, Relaxed);
     }
 
-    /// The collection ends. One whose beginning was not seen, or of an unknown generation, is ignored.
+    /// The collection ends. Without a start, or of an unknown generation, it is ignored.
     pub fn stop(&self, now: u64, generation: usize) {
         let started = self.started.swap(IDLE, Relaxed);
         let Some(count) = self.count.get(generation) else {
@@ -53,27 +53,27 @@ impl GcCounters {
         self.longest_pause.fetch_max(pause, Relaxed);
     }
 
-    /// The callback was missing for some time: collections may have gone unseen.
-    pub fn note_unseen(&self) {
-        self.unseen.store(true, Relaxed);
+    /// The callback was missing for some time: collections may have gone uncounted.
+    pub fn mark_missed(&self) {
+        self.missed.store(true, Relaxed);
     }
 
-    /// Whether collections may have gone unseen since this was last taken.
-    pub fn is_unseen(&self) -> bool {
-        self.unseen.load(Relaxed)
+    /// Whether collections may have gone uncounted since [`take_missed`](Self::take_missed).
+    pub fn has_missed(&self) -> bool {
+        self.missed.load(Relaxed)
     }
 
-    /// The same, and forgets it.
-    pub fn take_unseen(&self) -> bool {
-        self.unseen.swap(false, Relaxed)
+    /// Whether collections may have gone uncounted since the last call.
+    pub fn take_missed(&self) -> bool {
+        self.missed.swap(false, Relaxed)
     }
 
-    /// The collection that had begun will not end here.
-    pub fn forget_start(&self) {
+    /// Discards the start of a collection that will not end here.
+    pub fn discard_start(&self) {
         self.started.store(IDLE, Relaxed);
     }
 
-    /// What has been counted, leaving everything as it is.
+    /// The counts so far.
     #[must_use]
     pub fn read(&self) -> Collections {
         Collections {
@@ -83,7 +83,7 @@ impl GcCounters {
         }
     }
 
-    /// What has been counted, and begins a new window for the longest pause.
+    /// The counts so far; the longest pause starts again at 0.
     pub fn drain(&self) -> Collections {
         Collections { longest_pause: self.longest_pause.swap(0, Relaxed), ..self.read() }
     }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn draining_forgets_the_longest_pause_and_nothing_else() {
+    fn draining_resets_the_longest_pause_and_nothing_else() {
         let gc = GcCounters::new();
         gc.start(0);
         gc.stop(9, 1);
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_without_a_beginning_is_ignored() {
+    fn a_stop_without_a_start_is_ignored() {
         let gc = GcCounters::new();
         gc.stop(50, 0);
         gc.start(60);

@@ -1,8 +1,16 @@
 //! Where facts come from: one file per origin, each a plain reader that decides nothing.
+//!
+//! [`Sources`] holds them all and alone builds a [`Snapshot`]. To *read* is to look at facts and leave everything as it
+//! is; to *drain* is to take what has gathered since the last drain.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::snapshot::{Process, Usage};
+use self::gc::GcCounters;
+use self::gunicorn::Gunicorn;
+use self::gunicorn::objects::GunicornObjects;
+use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
 #[cfg(target_os = "linux")]
 pub mod container;
@@ -10,60 +18,145 @@ pub mod gc;
 pub mod gunicorn;
 #[cfg(target_os = "linux")]
 pub mod linux;
+// On Linux it is the oracle of the tests.
+#[cfg_attr(target_os = "linux", doc(hidden))]
 pub mod portable;
+pub mod reservoir;
 #[cfg(unix)]
 pub mod rusage;
 
-/// The operating system's facts about this process, from the best origins it offers.
+#[cfg(target_os = "linux")]
+type Process = linux::Linux;
+#[cfg(not(target_os = "linux"))]
+type Process = portable::Portable;
+
+/// Every source of one collector.
 #[derive(Debug)]
-pub struct OperatingSystem {
-    process: ProcessSource,
+pub struct Sources {
+    process: Process,
+    counters: Counters,
 }
 
-#[derive(Debug)]
-enum ProcessSource {
-    #[cfg(target_os = "linux")]
-    Linux(linux::Linux),
-    Portable(Box<portable::Portable>),
+/// Counters that the program's own threads update.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Garbage collections.
+    pub gc: Arc<GcCounters>,
+    /// What Gunicorn does in this process.
+    pub gunicorn: Arc<Gunicorn>,
 }
 
-impl OperatingSystem {
-    /// Opens the sources of this process; `root` is `/` but for tests.
+/// Whether what has gathered starts again.
+#[derive(Clone, Copy)]
+enum Mode {
+    Drain,
+    Read,
+}
+
+/// What the interpreter answers about facts; each is `None` if it was not asked for or is not known.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InterpreterAnswer {
+    /// Its own facts.
+    pub facts: InterpreterFacts,
+    /// The state of Gunicorn's own objects.
+    pub gunicorn: Option<GunicornObjects>,
+}
+
+/// A snapshot that ends an interval.
+#[derive(Debug)]
+pub struct Drained {
+    /// The facts.
+    pub snapshot: Snapshot,
+    /// Whether garbage collections may have gone uncounted in the interval, as our callback was missing.
+    pub missed_collections: bool,
+}
+
+impl Sources {
+    /// Opens the sources of this process; `root` is `/` except in tests.
     ///
-    /// Where `/proc` cannot be read the portable source stands in. The sources are those of the process that
-    /// opened them: after a fork the child opens its own.
+    /// They are those of the process that opened them: after a fork the child opens its own.
     #[must_use]
-    pub fn open(root: &Path) -> Self {
-        Self { process: ProcessSource::open(root) }
+    pub fn open(root: &Path, counters: Counters) -> Self {
+        Self { process: Process::open(root), counters }
     }
 
-    /// Reads everything there is; each fact that cannot be read is `None`.
-    pub fn read(&mut self) -> (Option<Usage>, Process) {
-        match &mut self.process {
-            #[cfg(target_os = "linux")]
-            ProcessSource::Linux(linux) => (rusage::read(), linux.read()),
-            ProcessSource::Portable(portable) => {
-                let (usage, process) = portable.read();
-                #[cfg(unix)]
-                let usage = rusage::read().or(usage);
-                (usage, process)
-            }
+    /// Takes the first of two readings where a source needs two; gives the time until the second is due.
+    ///
+    /// `None` if nothing has to be waited for.
+    #[must_use]
+    pub fn prepare(&self, now: Duration, needed: SourceSet) -> Option<Duration> {
+        if needed.contains(Source::GunicornObjects) { self.counters.gunicorn.prepare(now) } else { None }
+    }
+
+    /// The facts at `now` from which an interval counts.
+    #[must_use]
+    pub fn baseline(&mut self, now: Duration, needed: SourceSet) -> Snapshot {
+        self.snapshot(now, needed, Mode::Drain, || None)
+    }
+
+    /// The facts at `now`, which ends the interval.
+    ///
+    /// What has to be asked for is read if a selected row needs it. What gathers by itself is always drained, so that a
+    /// row which is selected later starts from now. The interpreter comes last, as it may have to be waited for.
+    pub fn drain(
+        &mut self,
+        now: Duration,
+        needed: SourceSet,
+        ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
+    ) -> Drained {
+        let snapshot = self.snapshot(now, needed, Mode::Drain, ask_interpreter);
+        Drained { snapshot, missed_collections: self.counters.gc.take_missed() }
+    }
+
+    /// The facts at `now`; the interval goes on.
+    pub fn read(&mut self, now: Duration, needed: SourceSet, answer: Option<InterpreterAnswer>) -> Snapshot {
+        let mut snapshot = self.snapshot(now, needed, Mode::Read, || answer);
+        if self.counters.gc.has_missed() {
+            snapshot.collections = None;
+        }
+        snapshot
+    }
+
+    fn snapshot(
+        &mut self,
+        now: Duration,
+        needed: SourceSet,
+        mode: Mode,
+        ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
+    ) -> Snapshot {
+        let Counters { gc, gunicorn } = &self.counters;
+        // First, so that no collection that the rest provokes is counted in it.
+        let collections = match mode {
+            Mode::Drain => gc.drain(),
+            Mode::Read => gc.read(),
+        };
+        let (usage, process) = read_process(&mut self.process, needed);
+        let answer = ask_interpreter();
+        let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
+        Snapshot {
+            at: now,
+            usage,
+            process,
+            collections: Some(collections),
+            gunicorn: match mode {
+                Mode::Drain => gunicorn.drain(objects, now),
+                Mode::Read => gunicorn.read(objects),
+            },
+            interpreter: answer.map(|answer| answer.facts),
         }
     }
 }
 
-impl ProcessSource {
-    #[cfg(target_os = "linux")]
-    fn open(root: &Path) -> Self {
-        linux::Linux::open(root).map_or_else(|_| Self::portable(), Self::Linux)
-    }
+#[cfg(target_os = "linux")]
+fn read_process(linux: &mut Process, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
+    let usage = needed.contains(Source::ResourceUsage).then(rusage::read).flatten();
+    (usage, linux.read(needed))
+}
 
-    #[cfg(not(target_os = "linux"))]
-    fn open(_root: &Path) -> Self {
-        Self::portable()
-    }
-
-    fn portable() -> Self {
-        Self::Portable(Box::default())
-    }
+#[cfg(not(target_os = "linux"))]
+fn read_process(portable: &mut Process, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
+    let (usage, process) = portable.read(needed);
+    #[cfg(unix)]
+    let usage = needed.contains(Source::ResourceUsage).then(rusage::read).flatten().or(usage);
+    (usage, process)
 }

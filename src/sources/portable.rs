@@ -1,12 +1,14 @@
-//! The process through sysinfo: the source on macOS and Windows, the stand-in on a Linux without `/proc`, and
-//! the oracle of the Linux source's tests. It knows CPU only as one sum, and no context switches.
+//! The process through sysinfo: the source on macOS and Windows, and the oracle of the Linux source's tests.
+//!
+//! It knows CPU time only as one sum, in milliseconds, and no context switches.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
-use crate::snapshot::{Process, Usage};
+use crate::snapshot::{ProcessFacts, ResourceUsage, Source, SourceSet};
 
 /// This process as sysinfo sees it.
 pub struct Portable {
@@ -15,26 +17,46 @@ pub struct Portable {
 }
 
 impl Portable {
-    /// Finds this process; where sysinfo does not support the platform every fact is unknown.
+    /// Finds this process; on a platform that sysinfo does not support every fact is unknown. sysinfo has no root to be
+    /// given.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn open(_root: &Path) -> Self {
         Self { system: System::new().ok(), pid: sysinfo::get_current_pid().ok() }
     }
 
     /// Reads CPU time, resident memory and, on Linux, the number of threads.
-    pub fn read(&mut self) -> (Option<Usage>, Process) {
-        self.refreshed().unwrap_or_default()
+    pub fn read(&mut self, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
+        self.refresh(needed).unwrap_or_default()
     }
 
-    fn refreshed(&mut self) -> Option<(Option<Usage>, Process)> {
+    fn refresh(&mut self, needed: SourceSet) -> Option<(Option<ResourceUsage>, ProcessFacts)> {
         let (system, pid) = (self.system.as_mut()?, self.pid?);
-        let wanted = ProcessRefreshKind::nothing().with_cpu().with_memory().with_tasks();
-        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, wanted);
+        let mut refresh = ProcessRefreshKind::nothing();
+        if needed.contains(Source::ResourceUsage) {
+            refresh = refresh.with_cpu();
+        }
+        if needed.contains(Source::Memory) {
+            refresh = refresh.with_memory();
+        }
+        if needed.contains(Source::Threads) {
+            refresh = refresh.with_tasks();
+        }
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, refresh);
         let process = system.process(pid)?;
-        let usage = Usage { cpu: Duration::from_millis(process.accumulated_cpu_time()), ..Usage::default() };
-        // The main thread is the process itself and not among its tasks.
-        let threads = process.tasks().map(|tasks| tasks.len() as u64 + 1);
-        Some((Some(usage), Process { resident: Some(process.memory()), threads }))
+        let usage = needed.contains(Source::ResourceUsage).then(|| ResourceUsage {
+            cpu: Duration::from_millis(process.accumulated_cpu_time()),
+            user: None,
+            system: None,
+            voluntary_switches: None,
+            involuntary_switches: None,
+        });
+        // sysinfo counts the main thread as the process, not as one of its tasks.
+        let tasks = needed.contains(Source::Threads).then(|| process.tasks()).flatten();
+        let facts = ProcessFacts {
+            resident: needed.contains(Source::Memory).then(|| process.memory()),
+            threads: tasks.map(|tasks| tasks.len() as u64 + 1),
+        };
+        Some((usage, facts))
     }
 }
 
@@ -45,12 +67,6 @@ pub fn cpu_of(pid: u32) -> Option<u64> {
     let wanted = ProcessRefreshKind::nothing().with_cpu();
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, wanted);
     Some(system.process(pid)?.accumulated_cpu_time())
-}
-
-impl Default for Portable {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 impl fmt::Debug for Portable {

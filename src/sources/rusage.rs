@@ -1,20 +1,21 @@
 //! CPU time and context switches from `getrusage`: the whole process in one call, exact to the microsecond.
 //!
-//! `/proc/self/status` would count the switches of the main thread alone, `/proc/self/stat` CPU in 10 ms steps.
+//! `/proc/self/status` would count the context switches of the main thread only, `/proc/self/stat` CPU time in steps of
+//! 10 ms.
 
 use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-use crate::snapshot::Usage;
+use crate::snapshot::ResourceUsage;
 
-/// What the process has used since it began; `None` if the system call is not permitted.
+/// What the process has used since it started; `None` if the system call is not permitted.
 #[must_use]
-pub fn read() -> Option<Usage> {
+pub fn read() -> Option<ResourceUsage> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
     let (user, system) = (duration(usage.user_time()), duration(usage.system_time()));
-    Some(Usage {
+    Some(ResourceUsage {
         cpu: user + system,
         user: Some(user),
         system: Some(system),

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from runtime_metrics import _core, gunicorn
+from runtime_metrics import _core
 from runtime_metrics.gunicorn import *  # noqa: F403
+from runtime_metrics.gunicorn import hooks, master, worker
 
 FAULT = os.environ["FAULT"]
 
@@ -41,9 +42,10 @@ class Faulty:
         return passed_on
 
 
-vars(gunicorn)["_core"] = Faulty(_core)
-if FAULT in vars(gunicorn):
-    vars(gunicorn)[FAULT] = fail
+for module in (hooks, master, worker):
+    vars(module)["_core"] = Faulty(_core)
+    if FAULT in vars(module):
+        vars(module)[FAULT] = fail
 
 if FAULT == "Request.answer":
     # It is for what a hook of the user's does after the answer.

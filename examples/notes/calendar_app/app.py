@@ -1,4 +1,4 @@
-"""The calendar service: answers with some date.
+"""The calendar service: responds with a random date.
 
 python -m calendar_app.app
 """
@@ -16,7 +16,7 @@ app = Flask(__name__)
 
 @app.get("/calendar")
 def any_date() -> str:
-    """Any day of 2022, as `12/31/2022`."""
+    """A random day of 2022, as `12/31/2022`."""
     day = date(2022, 1, 1) + timedelta(days=random.randrange(365))
     return day.strftime("%m/%d/%Y")
 

@@ -1,9 +1,9 @@
-"""The notes service: keeps notes in Postgres, and asks the calendar service for dates.
+"""The notes service: stores notes in Postgres, and gets dates from the calendar service.
 
 python -m notes_app.app
 
-DB_HOST is the host of Postgres; without it the notes are in memory, until the program ends. CALENDAR_URL is where the
-calendar answers.
+DB_HOST is the host of Postgres; without it the notes are in memory, until the program ends. CALENDAR_URL is the address
+of the calendar.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Database:
     """One table of notes."""
 
     def __init__(self, host: str | None) -> None:
-        """Connects, and creates the table where there is none. Each statement is a transaction of its own."""
+        """Connects, and creates the table if it does not exist. Each statement is its own transaction."""
         self._connection: Any
         if host:
             self._connection = psycopg.connect(
@@ -33,13 +33,13 @@ class Database:
             )
             key, self._placeholder = "SERIAL PRIMARY KEY", "%s"
         else:
-            # Each request is answered in a thread of its own.
+            # Each request is served in its own thread.
             self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
             key, self._placeholder = "INTEGER PRIMARY KEY AUTOINCREMENT", "?"
         self.execute(f"CREATE TABLE IF NOT EXISTS notes (id {key}, description VARCHAR(255) NOT NULL)")
 
     def execute(self, statement: str, *values: object) -> list[tuple[int, str]]:
-        """Runs a statement, in which each `?` stands for a value; gives the notes that it returns."""
+        """Runs a statement, in which each `?` stands for a value, and returns its notes."""
         cursor = self._connection.execute(statement.replace("?", self._placeholder), values)
         return list(cursor.fetchall()) if cursor.description else []
 
@@ -51,14 +51,14 @@ database = Database(os.environ.get("DB_HOST"))
 def read() -> str | dict[int, str]:
     """All notes, or the one with this id."""
     if "id" in request.args:
-        return shown(database.execute("SELECT id, description FROM notes WHERE id = ?", asked("id", int)))
+        return shown(database.execute("SELECT id, description FROM notes WHERE id = ?", parameter("id", int)))
     return dict(database.execute("SELECT id, description FROM notes ORDER BY id"))
 
 
 @app.post("/notes")
 def create() -> str:
     """Adds a note, with a date if `add_date=y`."""
-    description = asked("desc")
+    description = parameter("desc")
     if request.args.get("add_date", "").lower() == "y":
         description = f"{description} with date {date_from_calendar()}"
     insertion = "INSERT INTO notes (description) VALUES (?) RETURNING id, description"
@@ -67,32 +67,32 @@ def create() -> str:
 
 @app.put("/notes")
 def update() -> str:
-    """Changes what a note says."""
+    """Changes the text of a note."""
     change = "UPDATE notes SET description = ? WHERE id = ? RETURNING id, description"
-    return shown(database.execute(change, asked("desc"), asked("id", int)))
+    return shown(database.execute(change, parameter("desc"), parameter("id", int)))
 
 
 @app.delete("/notes")
 def delete() -> str:
-    """Forgets a note."""
-    database.execute("DELETE FROM notes WHERE id = ?", asked("id", int))
+    """Deletes a note."""
+    database.execute("DELETE FROM notes WHERE id = ?", parameter("id", int))
     return "Deleted"
 
 
-def asked(name: str, kind: type[int | str] = str) -> int | str:
-    """What stands in the request's address under this name; without it our answer is 400."""
+def parameter(name: str, kind: type[int | str] = str) -> int | str:
+    """A query parameter of the request; responds with 400 if it is missing or invalid."""
     value: int | str | None = request.args.get(name, type=kind)
-    return abort(400, f"{name} is missing or wrong") if value is None else value
+    return abort(400, f"{name} is missing or invalid") if value is None else value
 
 
 def date_from_calendar() -> str:
-    """What the calendar answers; our answer is 502 if there is none."""
+    """The date from the calendar; responds with 502 if it cannot be had."""
     try:
-        answer = requests.get(CALENDAR_URL, timeout=5)
-        answer.raise_for_status()
+        response = requests.get(CALENDAR_URL, timeout=5)
+        response.raise_for_status()
     except requests.RequestException as error:
         abort(502, f"no date from the calendar: {error}")
-    return str(answer.text)
+    return str(response.text)
 
 
 def shown(notes: list[tuple[int, str]]) -> str:

@@ -1,6 +1,6 @@
-"""What `runtime-metrics run` has every interpreter import at its start: runs the `sitecustomize` it hides, then ours.
+"""Imported by every interpreter under `runtime-metrics run`: runs the `sitecustomize` it hides, then starts metrics.
 
-Any interpreter may find this file, Python 2 included: it keeps to what all of them understand, and to `os` and `sys`.
+Any interpreter may find this file, Python 2 included: it uses only syntax that all of them parse, and `os` and `sys`.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 _folder = os.path.dirname(__file__)
 _failure = None
 
-# Only the first sitecustomize on the path is imported, so we step aside for the next.
+# Python imports only the first sitecustomize on the path: leave the path for the import of the next one.
 if __name__ == "sitecustomize" and _folder in sys.path:
     _ours = sys.modules.pop(__name__)
     _index = sys.path.index(_folder)
@@ -17,7 +17,7 @@ if __name__ == "sitecustomize" and _folder in sys.path:
     try:
         __import__(__name__)
     except Exception as _error:
-        # There is none, or it failed itself.
+        # There is no other, or it failed.
         if isinstance(_error, ImportError) and getattr(_error, "name", __name__) == __name__:
             sys.modules[__name__] = _ours
         else:
@@ -27,8 +27,8 @@ if __name__ == "sitecustomize" and _folder in sys.path:
 
 if sys.version_info >= (3, 10):
     try:
-        # Read past its package, whose import loads the core: most of what is decided there is not to start. The
-        # loader is importlib.machinery's, without the import of that.
+        # Loaded without its package, whose import would load the core: most interpreters do not start metrics. The
+        # loader is that of importlib.machinery, without importing it.
         _loader = sys.modules["_frozen_importlib_external"].SourceFileLoader(
             "runtime_metrics.automatic", os.path.join(os.path.dirname(_folder), "automatic.py")
         )
@@ -43,9 +43,9 @@ if sys.version_info >= (3, 10):
             _text = "runtime-metrics: not started: %s: %s\n" % (type(_error).__name__, _error)
             os.write(sys.stderr.fileno(), _text.encode())
         except Exception:
-            # Nobody can be told.
+            # stderr is closed.
             pass
 
 if _failure is not None:
-    # Python reports it as if we were not here.
+    # Python reports it as it would without this file.
     raise _failure

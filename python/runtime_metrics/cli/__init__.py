@@ -1,7 +1,7 @@
-"""The command `runtime-metrics`: finds the file of the command asked for, and runs it.
+"""The command `runtime-metrics`: imports the module of the requested command and runs it.
 
-Each command is a module here with `add_arguments(parser)` and `run(arguments)`. Only the one asked for is
-imported, so a command pays for what it uses. `run` pays for nothing else: it is on the way of another program.
+Each command is a module of this package with `add_arguments(parser)` and `run(arguments)`. Only the requested one is
+imported. `run` bypasses even argparse: every start of a program waits for it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code.
+    """Runs one command and returns its exit status.
 
     Args:
-        argv: The arguments after the program's name; those of the process if absent.
+        argv: The arguments after the program's name; by default those of the process.
     """
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["run"]:
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     import importlib
 
     for stream in (sys.stdout, sys.stderr):
-        # A terminal or pipe that is not UTF-8 shows "?" for a trend, and the command goes on.
+        # A terminal or pipe that is not UTF-8 gets "?" in place of a trend's blocks.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
@@ -52,15 +52,15 @@ def main(argv: list[str] | None = None) -> int:
             command.add_arguments(parsers[chosen])
             parsers[chosen].set_defaults(run=command.run)
         arguments = parser.parse_args(words)
-        code: int = arguments.run(arguments)
+        status: int = arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`): nothing more can be said, the flush at exit included.
+        # The reader of our output has gone (`| head`). The flush at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130
-    return code
+    return status
 
 
 def seconds(text: str) -> float:

@@ -1,4 +1,4 @@
-"""`runtime-metrics demo`: a busy program, a local receiver and nothing else, to see the metrics move."""
+"""`runtime-metrics demo`: runs a busy program with a local receiver, to show the metrics move."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 from runtime_metrics import _core
-from runtime_metrics.cli import catalogue, screen, seconds
-from runtime_metrics.cli.board import Board
-from runtime_metrics.cli.receiver import Receiver
+from runtime_metrics.cli import catalogue, seconds
+from runtime_metrics.watch import view
+from runtime_metrics.watch.board import Board
+from runtime_metrics.watch.receiver import Receiver
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-GOODBYE_SECONDS = 5.0
-SETTINGS = ("DATADOG_", "DD_", "OTEL_")
+STOP_TIMEOUT_SECONDS = 5.0
+SETTINGS_PREFIXES = ("DATADOG_", "DD_", "OTEL_")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,39 +30,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Shows the metrics of the workload; fails if one of the default level never came."""
+    """Shows the metrics of the workload; fails if one of the default level never arrived."""
     metrics = _core.catalogue()
     expected = {
         metric.name
         for metric in metrics
-        if metric.level == "default" and metric.name.startswith(catalogue.PREFIX)
+        if not metric.by_name and metric.name.startswith(catalogue.PREFIX)
     }
     board = Board({metric.name: metric.unit for metric in metrics})
     with (
-        tempfile.TemporaryFile() as complaints,
+        tempfile.TemporaryFile() as errors,
         Receiver.udp() as receiver,
-        screen.signals_noted() as stop,
-        screen.opened(board, receiver.address, sys.stdout) as shown,
-        _workload(receiver.address, complaints) as child,
+        view.stop_signals() as stop,
+        view.opened(board, receiver.address, sys.stdout) as shown,
+        _workload(receiver.address, errors) as child,
     ):
         deadline = time.monotonic() + arguments.seconds
-        screen.show(
+        view.show(
             receiver,
             shown,
-            ended=lambda: stop.asked or time.monotonic() >= deadline or child.poll() is not None,
+            ended=lambda: stop.requested or time.monotonic() >= deadline or child.poll() is not None,
         )
         ended_early = child.poll() is not None
-        _say_goodbye(child)
-        deadline = time.monotonic() + GOODBYE_SECONDS
-        screen.show(receiver, shown, ended=lambda: child.poll() is not None or time.monotonic() >= deadline)
+        _request_exit(child)
+        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+        view.show(receiver, shown, ended=lambda: child.poll() is not None or time.monotonic() >= deadline)
         for line in receiver.pending():
             shown.add(line)
         shown.refresh()
         status = child.poll()
-        complaints.seek(0)
-        said = complaints.read().decode(errors="replace")
+        errors.seek(0)
+        error_output = errors.read().decode(errors="replace")
 
-    sys.stderr.write(said)
+    sys.stderr.write(error_output)
     missing = sorted(expected - board.names)
     print(f"{len(expected) - len(missing)} of {len(expected)} metrics seen over a real UDP socket")
     problems = [f"never seen: {name}" for name in missing]
@@ -76,30 +77,32 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _workload(address: str, complaints: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _workload(address: str, errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     """The workload as a child process, which does not outlive the block."""
-    # Only the demo's own settings: what this shell exports would make it a demonstration of something else.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
+    # Without the settings that this shell exports: they could change what the demo shows.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(SETTINGS_PREFIXES)
+    }
     environment |= {"DD_DOGSTATSD_URL": address, "DD_SERVICE": "demo", "DD_ENV": "local", "DD_VERSION": "1.0"}
     child = subprocess.Popen(
         [sys.executable, "-m", "runtime_metrics.cli.workload"],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        stderr=complaints,
-        # Ctrl-C reaches every process of a terminal's group; the child shall end when we say so.
+        stderr=errors,
+        # Ctrl-C reaches every process of the terminal's foreground group; this one is to end only on request.
         start_new_session=True,
         creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
     )
     try:
         yield child
     finally:
-        _say_goodbye(child)
+        _request_exit(child)
         child.kill()
         child.wait()
 
 
-def _say_goodbye(child: subprocess.Popen[bytes]) -> None:
-    """Ends the child's standard input, which asks it to end in the normal way, its last flush included."""
+def _request_exit(child: subprocess.Popen[bytes]) -> None:
+    """Closes the child's standard input, at whose end it exits normally, with its last flush."""
     assert child.stdin is not None
     child.stdin.close()

@@ -1,7 +1,7 @@
-"""`runtime-metrics run`: becomes another program, in which every Python interpreter reports its runtime metrics.
+"""`runtime-metrics run`: replaces itself with a program in which every Python interpreter reports its runtime metrics.
 
-The one change to the program's world is a folder in PYTHONPATH. The command reads its own few words, as it is on the
-way of every start: argparse would take longer than all the rest.
+All it changes for the program is PYTHONPATH, by one folder. It parses its few arguments itself, as every start waits
+for it: argparse would take longer than all the rest.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NOT_FOUND = 127
 
 
 def main(words: list[str]) -> int:
-    """Becomes the program; returns, with the exit code, only if it cannot.
+    """Replaces this process with the program; returns an exit status only if that fails.
 
     Args:
         words: The options of this command, then the program's command line.
@@ -52,53 +52,54 @@ def main(words: list[str]) -> int:
         sys.stderr.write(f"{HELP.splitlines()[0]}\nruntime-metrics run: error: {what}\n")
         return 2
     if reason := unreachable(command):
-        _complain(f"{reason}; nothing will be reported unless it runs `import runtime_metrics.auto`")
+        _warn(f"{reason}; nothing will be reported unless it runs `import runtime_metrics.auto`")
     os.environ["PYTHONPATH"] = search_path(os.environ.get("PYTHONPATH", ""))
     _restore_signals()
-    return _become(command)
+    return _exec(command)
 
 
 def search_path(inherited: str) -> str:
-    """The PYTHONPATH with our folder at its head, once."""
+    """The PYTHONPATH with our folder first, and only there."""
     folders = inherited.split(os.pathsep) if inherited else []
     return os.pathsep.join([BOOTSTRAP, *(folder for folder in folders if folder != BOOTSTRAP)])
 
 
 def unreachable(command: list[str]) -> str:
-    """Why a command will not import our sitecustomize, as far as one can see; empty if it will."""
+    """Why a command will not import our sitecustomize, as far as its command line shows; empty if it will."""
     program = os.path.basename(command[0])
     if program == "uwsgi":
-        return "uWSGI is an interpreter within another program"
+        return "uWSGI embeds its interpreter and imports no sitecustomize from PYTHONPATH"
     if program.rstrip(".0123456789") in ("python", "pypy"):
         options, _, _ = automatic.parsed(command[1:])
-        for option in "IES":
+        for option in "IE":
             if option in options:
-                return f"{program} -{option} does not look at what is set up here"
+                return f"{program} -{option} ignores PYTHONPATH"
+        if "S" in options:
+            return f"{program} -S imports no sitecustomize"
     return ""
 
 
-def _become(command: list[str]) -> int:
+def _exec(command: list[str]) -> int:
     name = command[0]
     try:
         os.execvp(name, command)
     except (FileNotFoundError, NotADirectoryError):
-        # Only on the way out.
-        import shutil
+        import shutil  # needed only here
 
         if shutil.which(name) or os.path.isfile(name):
-            _complain(f"{name}: the interpreter in its first line does not exist")
+            _warn(f"{name}: the interpreter in its first line does not exist")
             return NOT_EXECUTABLE
-        _complain(f"{name}: {'no such file' if os.path.dirname(name) else 'command not found'}")
+        _warn(f"{name}: {'no such file' if os.path.dirname(name) else 'command not found'}")
         return NOT_FOUND
     except OSError as error:
         hint = f"; did you mean `runtime-metrics run python {name}`?" if os.path.isfile(name) else ""
-        _complain(f"{name}: {error.strerror}{hint}")
+        _warn(f"{name}: {error.strerror}{hint}")
         return NOT_EXECUTABLE
 
 
 def _restore_signals() -> None:
-    """Python ignores two signals, and the program would inherit that."""
-    # What `signal` is made of. The enumerations it adds would take longer to import than all the rest.
+    """Undoes what Python does to two signals: the program would inherit that they are ignored."""
+    # `signal` itself adds enumerations, which would take longer to import than all the rest.
     import _signal  # type: ignore[import-not-found]
 
     for name in ("SIGPIPE", "SIGXFSZ"):
@@ -106,5 +107,5 @@ def _restore_signals() -> None:
             _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
 
 
-def _complain(text: str) -> None:
-    automatic.complain(f"runtime-metrics run: {text}")
+def _warn(text: str) -> None:
+    automatic.write_to_stderr(f"runtime-metrics run: {text}")

@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from runtime_metrics import _core
-from runtime_metrics.cli import screen, seconds
-from runtime_metrics.cli.board import Board
-from runtime_metrics.cli.receiver import Receiver
+from runtime_metrics.cli import seconds
+from runtime_metrics.watch import view
+from runtime_metrics.watch.board import Board
+from runtime_metrics.watch.receiver import Receiver
 
 if TYPE_CHECKING:
     import argparse
@@ -31,24 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Shows what arrives until Ctrl-C or the end of the time."""
-    asked = f"unix://{arguments.unix}" if arguments.unix else f"{arguments.host}:{arguments.port}"
+    """Shows what arrives until Ctrl-C or the deadline."""
+    requested = f"unix://{arguments.unix}" if arguments.unix else f"{arguments.host}:{arguments.port}"
     try:
         receiver = (
             Receiver.unix(arguments.unix) if arguments.unix else Receiver.udp(arguments.host, arguments.port)
         )
     except OSError as error:
-        print(f"runtime-metrics watch: cannot listen on {asked}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"runtime-metrics watch: cannot listen on {requested}: {error.strerror or error}", file=sys.stderr
+        )
         return 1
 
     deadline = time.monotonic() + (arguments.seconds or float("inf"))
     board = Board({metric.name: metric.unit for metric in _core.catalogue()}, arguments.only)
     with (
         receiver,
-        screen.signals_noted() as stop,
-        screen.opened(board, receiver.address, sys.stdout) as shown,
+        view.stop_signals() as stop,
+        view.opened(board, receiver.address, sys.stdout) as shown,
     ):
-        screen.show(receiver, shown, ended=lambda: stop.asked or time.monotonic() >= deadline)
+        view.show(receiver, shown, ended=lambda: stop.requested or time.monotonic() >= deadline)
 
     print(f"samples: {board.sample_count}, malformed lines: {receiver.malformed_count}")
     for malformed in receiver.malformed:

@@ -1,6 +1,6 @@
-"""The busy program of `runtime-metrics demo`: each phase moves other metrics.
+"""The busy program of `runtime-metrics demo`: each of its phases moves other metrics.
 
-It ends with its standard input, at SIGTERM or after the seconds given as its argument, always by a normal
+It ends at the end of its standard input, at SIGTERM, or after the seconds given as its argument, always by a normal
 exit of the interpreter.
 """
 
@@ -24,16 +24,16 @@ STEP_SECONDS = 0.04
 
 
 def main() -> None:
-    """Works until asked to end."""
+    """Works until it is asked to stop."""
     RuntimeMetrics.enable(flush_interval=1.0)
     deadline = time.monotonic() + float(sys.argv[1]) if len(sys.argv) > 1 else float("inf")
-    asked_to_end: list[bool] = []
-    signal.signal(signal.SIGTERM, lambda _number, _frame: asked_to_end.append(True))
-    threading.Thread(target=_await_end_of_input, args=(asked_to_end,), daemon=True).start()
-    for phase in itertools.cycle((computing, allocating, entangling, crowding, resting)):
+    stop_requested: list[bool] = []
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop_requested.append(True))
+    threading.Thread(target=_await_end_of_input, args=(stop_requested,), daemon=True).start()
+    for phase in itertools.cycle((computing, allocating, creating_cycles, starting_threads, resting)):
         phase_end = time.monotonic() + PHASE_SECONDS
         for _ in phase():
-            if asked_to_end or time.monotonic() >= deadline:
+            if stop_requested or time.monotonic() >= deadline:
                 return
             if time.monotonic() >= phase_end:
                 break
@@ -49,61 +49,61 @@ def computing() -> Iterator[None]:
 
 
 def allocating() -> Iterator[None]:
-    """Takes memory step by step and gives it back at the end of the phase: mem.rss, cpu.time.sys."""
+    """Allocates memory step by step and frees it at the end of the phase: mem.rss, cpu.time.sys."""
     held = []
     while True:
-        # Written to, not only reserved: a page nobody touched is not resident.
+        # Written to, not only reserved: an untouched page is not resident.
         held.append(b"x" * (2 << 20))
         time.sleep(STEP_SECONDS)
         yield
 
 
-def entangling() -> Iterator[None]:
-    """Leaves objects that refer to themselves, which only the collector frees: gc.*."""
+def creating_cycles() -> Iterator[None]:
+    """Creates reference cycles, which only the garbage collector frees: gc.*."""
     kept: list[object] = []
     while True:
         for _ in range(5000):
-            knot: list[object] = []
-            knot.append(knot)
-        # Some stay and grow old: a full collection waits until enough of them have come since the last one.
+            cycle: list[object] = []
+            cycle.append(cycle)
+        # Some survive: a full collection runs only once enough objects have survived since the last one.
         kept.append([[] for _ in range(4000)])
         time.sleep(STEP_SECONDS)
         yield
 
 
-def crowding() -> Iterator[None]:
-    """Starts a thread at each step and lets all of them go at the end: thread_count, voluntary switches."""
+def starting_threads() -> Iterator[None]:
+    """Starts a thread at each step and joins them all at the end: thread_count, voluntary switches."""
     over = threading.Event()
-    crowd: list[threading.Thread] = []
+    threads: list[threading.Thread] = []
     try:
         while True:
-            crowd.append(threading.Thread(target=_stay, args=(over,)))
-            crowd[-1].start()
+            threads.append(threading.Thread(target=_wait, args=(over,)))
+            threads[-1].start()
             time.sleep(STEP_SECONDS)
             yield
     finally:
         over.set()
-        for thread in crowd:
+        for thread in threads:
             thread.join()
 
 
 def resting() -> Iterator[None]:
-    """Does nothing: what is left is the cost of being measured."""
+    """Does nothing: what remains is the cost of the metrics."""
     while True:
         time.sleep(STEP_SECONDS)
         yield
 
 
-def _stay(over: threading.Event) -> None:
+def _wait(over: threading.Event) -> None:
     while not over.wait(STEP_SECONDS):
         pass
 
 
-def _await_end_of_input(asked_to_end: list[bool]) -> None:
-    # Not sys.stdin: a thread that holds its lock while the interpreter ends is a fatal error.
+def _await_end_of_input(stop_requested: list[bool]) -> None:
+    # Not sys.stdin: a thread that holds its lock at the interpreter's exit is a fatal error.
     while os.read(0, 1024):
         pass
-    asked_to_end.append(True)
+    stop_requested.append(True)
 
 
 if __name__ == "__main__":

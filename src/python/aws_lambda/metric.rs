@@ -45,9 +45,9 @@ pub fn lambda_metric(
             Err(refusal) => return tell(py, process, metric_name, refusal),
         };
         let Some(running) = current(py) else {
-            return write(py, &running::distribute(py, process, &distribution, now.as_secs())?);
+            return write(py, &running::distribute(py, process, &distribution)?);
         };
-        let lines = py.detach(|| running.collector().distribute(&distribution, now.as_secs()));
+        let lines = py.detach(|| running.collector().send_custom(&distribution));
         write(py, &lines)?;
         warn_unsent(py, process, &running)?;
         log::from_program(py, &running.collector().take_messages())

@@ -14,8 +14,8 @@ use pyo3::prelude::*;
 use super::log::{self, unless_exception};
 use super::process::{self, Process};
 use super::running::{self, Running, shielded};
+use crate::collector::InvocationGuard;
 use crate::emitter::distribution::Refusal;
-use crate::identity::function::Guard;
 use crate::message::Message;
 use crate::settings::Settings;
 use crate::settings::variables::{LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE};
@@ -28,7 +28,7 @@ pub use wrapper::instrument;
 #[derive(Default)]
 pub struct Invocations {
     /// Tells them apart, by their contexts.
-    guard: Guard<Context>,
+    guard: InvocationGuard<Context>,
     /// Whether somebody has had metrics started for them.
     is_prepared: AtomicBool,
     /// Whether hooks around a stored image have been asked for.

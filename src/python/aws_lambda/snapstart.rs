@@ -32,7 +32,7 @@ pub fn hook(py: Python<'_>, of: &Invocations) {
 fn before_snapshot(py: Python<'_>) {
     shielded((), || {
         if let Some(running) = current(py) {
-            py.detach(|| running.collector().prepare_to_be_stored(PATIENCE));
+            py.detach(|| running.collector().prepare_for_snapshot(PATIENCE));
         }
     });
 }
@@ -54,6 +54,6 @@ fn after_restore(py: Python<'_>) {
 /// What a signal handler of the program has raised meanwhile.
 pub fn renew(py: Python<'_>, process: &Process) -> PyResult<()> {
     process.draw_runtime_id();
-    process.invocations.guard.renew(wall());
+    process.invocations.guard.reset(wall());
     Running::restore(py, process)
 }

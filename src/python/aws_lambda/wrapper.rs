@@ -230,17 +230,15 @@ impl Invocation {
     fn send(self, py: Python<'_>) -> PyResult<()> {
         // Whatever comes of it, it is over.
         self.process.invocations.guard.end();
-        let at = wall().as_secs();
         let collector = self.running.collector();
-        let facts = || self.running.interpreter().facts(py, Purpose::Flush);
+        let answer = || self.running.interpreter().answer(py, Purpose::Flush);
         let lines = if may_be_waited_for(&self.running.settings().destination.address) {
-            let facts = facts()?;
-            py.detach(|| collector.end_invocation(at, || Some(facts)))
+            let answer = answer()?;
+            py.detach(|| collector.end_invocation(|| Some(answer)))
         } else {
             // Who lets go of the interpreter waits for it, while a thread of the program computes.
             let mut interrupted = Ok(());
-            let lines =
-                collector.end_invocation(at, || facts().map_err(|error| interrupted = Err(error)).ok());
+            let lines = collector.end_invocation(|| answer().map_err(|error| interrupted = Err(error)).ok());
             interrupted?;
             lines
         };

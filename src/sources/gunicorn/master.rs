@@ -1,141 +1,139 @@
-//! What the workers of a Gunicorn master do, as the master sees it.
+//! What the workers of a Gunicorn master are doing, as the master sees it.
 //!
-//! Each worker notes how many requests it serves. Where there is no such note, a worker that used CPU time within a tenth
-//! of a second works.
+//! Each worker stores its number of requests in flight in a shared scoreboard. A worker without a slot there is working
+//! if it used CPU time within a tenth of a second.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::objects::GunicornObjects;
 use super::scoreboard::{Scoreboard, Slot};
-use crate::snapshot::{self, Running, Server, Workers};
-use crate::tag::clean;
+use crate::snapshot::server::{MasterFacts, ServerStatus, WorkerCounts};
 
-/// Workers of one master that can note what they do; more of them are seen by their CPU time.
-pub const PLACES: usize = 1024;
+/// The most workers of one master that get a slot; the others are judged by their CPU time.
+pub const MAX_WORKERS: usize = 1024;
 
-/// Time between the two readings of CPU time.
-pub const WINDOW: Duration = Duration::from_millis(100);
+/// A first reading of CPU times that is older than this is discarded.
+const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// A first reading that is older than this stands for nothing any more.
-const STALE: Duration = Duration::from_secs(1);
-
-/// A master and what is known of its workers.
+/// A master and what is known about its workers.
 #[derive(Debug)]
 pub struct Master {
     root: PathBuf,
-    board: Option<Scoreboard>,
+    scoreboard: Option<Scoreboard>,
     by_cpu: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<MasterState>,
 }
 
 /// CPU time by pid.
-type Ticks = Vec<(u32, u64)>;
+type CpuTimes = Vec<(u32, u64)>;
 
 #[derive(Debug, Default)]
-struct State {
+struct MasterState {
     app: String,
-    /// Workers as of the last reading.
+    /// Workers as of the last drain.
     pids: Vec<u32>,
-    /// When CPU times were read, and what they were.
-    first: Option<(Duration, Ticks)>,
-    /// It has had a worker.
-    has_begun: bool,
-    told_critical: bool,
-    is_over: bool,
+    /// The first reading of CPU times, and when it was taken.
+    first: Option<(Duration, CpuTimes)>,
+    has_had_workers: bool,
+    reported_critical: bool,
+    has_ended: bool,
 }
 
 impl Master {
-    /// A master with so many places for its workers; `root` is `/` but for tests.
+    /// A master with so many slots for its workers; `root` is `/` except in tests.
     #[must_use]
-    pub fn new(root: &Path, places: usize) -> Self {
+    pub fn new(root: &Path, slots: usize) -> Self {
         let by_cpu = AtomicBool::new(false);
-        Self { root: root.to_owned(), board: Scoreboard::new(places), by_cpu, state: Mutex::default() }
+        Self { root: root.to_owned(), scoreboard: Scoreboard::new(slots), by_cpu, state: Mutex::default() }
     }
 
-    /// Names the application, and says whether its workers are seen by their CPU time alone.
-    pub fn describe(&self, app: &str, by_cpu: bool) {
-        self.lock().app = clean(&format!("app:{app}"));
+    /// Sets the application's name, and whether all workers are judged by their CPU time alone.
+    pub fn configure(&self, app: &str, by_cpu: bool) {
+        app.clone_into(&mut self.lock().app);
         self.by_cpu.store(by_cpu, SeqCst);
     }
 
-    /// A place for a worker to note its requests in; `None` if there is none left.
+    /// A slot for a worker's requests in flight; `None` if none is free.
     #[must_use]
-    pub fn place(&self, pid: u32) -> Option<Slot> {
-        self.board.as_ref()?.take(pid)
+    pub fn slot(&self, pid: u32) -> Option<Slot> {
+        self.scoreboard.as_ref()?.take(pid)
     }
 
-    /// A worker has ended.
+    /// Frees the slot of a worker that has ended.
     pub fn release(&self, pid: u32) {
-        if let Some(board) = &self.board {
-            board.release(pid);
+        if let Some(scoreboard) = &self.scoreboard {
+            scoreboard.release(pid);
         }
     }
 
-    /// Reads CPU times if they will be needed, and says whether it did: what the workers do can be told one
-    /// [`WINDOW`] later.
+    /// Takes the first reading of CPU times if one is needed and there is none; whether it did.
     pub fn prepare(&self, now: Duration) -> bool {
         let mut state = self.lock();
-        let is_ready = state.first.as_ref().is_some_and(|(then, _)| now.saturating_sub(*then) < STALE);
-        // Those that have come since the last reading have a place, if there was one.
-        let noted = self.noted();
-        let mut pids = self.seen_by_cpu(&state.pids, &noted);
-        pids.extend(noted.iter().map(|(pid, _)| *pid).filter(|_| self.by_cpu.load(SeqCst)));
-        if is_ready || pids.is_empty() {
+        if state.first.as_ref().is_some_and(|(then, _)| now.saturating_sub(*then) < MAX_AGE) {
             return false;
         }
-        let ticks = pids.into_iter().filter_map(|pid| Some((pid, cpu_ticks(&self.root, pid)?))).collect();
-        state.first = Some((now, ticks));
+        // Workers that have started since the last drain are on the scoreboard, if there was a slot left.
+        let in_flight = self.in_flight();
+        let mut pids = self.judged_by_cpu(&state.pids, &in_flight);
+        pids.extend(in_flight.iter().map(|(pid, _)| *pid).filter(|_| self.by_cpu.load(SeqCst)));
+        if pids.is_empty() {
+            return false;
+        }
+        let times = pids.into_iter().filter_map(|pid| Some((pid, cpu_ticks(&self.root, pid)?))).collect();
+        state.first = Some((now, times));
         true
     }
 
-    /// What there is to say of the workers that Gunicorn has by now. Nothing that it told is told again at its end.
+    /// The facts, with the workers that Gunicorn has now. What was reported once is not reported again at the end.
     #[must_use]
-    pub fn tell(&self, server: &Server, now: Duration) -> snapshot::Master {
+    pub fn drain(&self, objects: &GunicornObjects, now: Duration) -> MasterFacts {
         let mut state = self.lock();
-        state.pids.clone_from(&server.workers);
-        state.has_begun |= !server.workers.is_empty();
-        let first = state.first.take().filter(|(then, _)| now.saturating_sub(*then) < STALE);
-        let told = self.look(&state, server, first.map(|(_, ticks)| ticks));
-        state.told_critical = told.running == Some(Running::Critical);
-        told
+        state.pids.clone_from(&objects.workers);
+        state.has_had_workers |= !objects.workers.is_empty();
+        let first = state.first.take().filter(|(then, _)| now.saturating_sub(*then) < MAX_AGE);
+        let facts = self.facts(&state, objects, first.map(|(_, times)| times));
+        state.reported_critical = facts.status == Some(ServerStatus::Critical);
+        facts
     }
 
-    /// The same, leaving everything as it is. By CPU time nothing can be told then.
+    /// The facts; nothing counts as reported. Workers that are judged by CPU time are unknown.
     #[must_use]
-    pub fn peek(&self, server: &Server) -> snapshot::Master {
-        self.look(&self.lock(), server, None)
+    pub fn read(&self, objects: &GunicornObjects) -> MasterFacts {
+        self.facts(&self.lock(), objects, None)
     }
 
-    /// The master is about to exit: what is told from now on is its last word.
+    /// The master is about to exit: what is reported from now on is final.
     pub fn end(&self) {
         let mut state = self.lock();
-        state.has_begun = true;
-        state.is_over = true;
+        state.has_had_workers = true;
+        state.has_ended = true;
     }
 
-    fn look(&self, state: &State, server: &Server, first: Option<Ticks>) -> snapshot::Master {
-        let mut told = snapshot::Master { app: state.app.clone(), workers: None, running: None };
-        // Before there are workers the application is being loaded.
-        if state.has_begun {
-            // Who is left at the end has been killed or will be, and Gunicorn has not noticed it.
-            let workers = if state.is_over { &[] } else { server.workers.as_slice() };
-            told.workers = self.workers(workers, first);
-            told.running = match workers {
-                [_, ..] => Some(Running::Ok),
-                [] if server.is_replaced || (state.is_over && state.told_critical) => None,
-                [] => Some(Running::Critical),
+    fn facts(&self, state: &MasterState, objects: &GunicornObjects, first: Option<CpuTimes>) -> MasterFacts {
+        let mut facts =
+            MasterFacts { app: state.app.clone(), workers: None, status: None, backlog: objects.backlog };
+        // Before it has workers the application is still being loaded.
+        if state.has_had_workers {
+            // Workers that are left at the end have been killed or will be, which Gunicorn has not noticed.
+            let workers = if state.has_ended { &[] } else { objects.workers.as_slice() };
+            facts.workers = self.count(workers, first);
+            facts.status = match workers {
+                [_, ..] => Some(ServerStatus::Ok),
+                [] if objects.is_replaced || (state.has_ended && state.reported_critical) => None,
+                [] => Some(ServerStatus::Critical),
             };
         }
-        told
+        facts
     }
 
-    fn workers(&self, pids: &[u32], first: Option<Ticks>) -> Option<Workers> {
-        let noted = self.noted();
-        let by_cpu = self.seen_by_cpu(pids, &noted);
-        // One that has begun since the first reading has not been seen to work.
-        let used_cpu = |first: &Ticks, pid| {
+    fn count(&self, pids: &[u32], first: Option<CpuTimes>) -> Option<WorkerCounts> {
+        let in_flight = self.in_flight();
+        let by_cpu = self.judged_by_cpu(pids, &in_flight);
+        // A worker that has started since the first reading is not known to be working.
+        let used_cpu = |first: &CpuTimes, pid| {
             let before = of(first, pid);
             before.is_some() && cpu_ticks(&self.root, pid).is_some_and(|now| Some(now) != before)
         };
@@ -145,34 +143,34 @@ impl Master {
             (false, None) => return None,
         };
         let in_requests =
-            |pid: &&u32| !by_cpu.contains(pid) && of(&noted, **pid).is_some_and(|count| count > 0);
+            |pid: &&u32| !by_cpu.contains(pid) && of(&in_flight, **pid).is_some_and(|count| count > 0);
         let working = (working + pids.iter().filter(in_requests).count()) as u64;
-        Some(Workers { idle: pids.len() as u64 - working, working })
+        Some(WorkerCounts { idle: pids.len() as u64 - working, working })
     }
 
-    /// Those of these workers of which only the CPU time tells what they do.
-    fn seen_by_cpu(&self, pids: &[u32], noted: &[(u32, u32)]) -> Vec<u32> {
+    /// Those of these workers that only their CPU time can judge.
+    fn judged_by_cpu(&self, pids: &[u32], in_flight: &[(u32, u32)]) -> Vec<u32> {
         if self.by_cpu.load(SeqCst) {
             return pids.to_vec();
         }
-        let is_full = self.board.as_ref().is_none_or(Scoreboard::is_full);
-        // A worker without a place has not begun yet, unless there was none left.
-        pids.iter().copied().filter(|pid| is_full && of(noted, *pid).is_none()).collect()
+        let is_full = self.scoreboard.as_ref().is_none_or(Scoreboard::is_full);
+        // A worker without a slot has not started yet, unless no slot was left.
+        pids.iter().copied().filter(|pid| is_full && of(in_flight, *pid).is_none()).collect()
     }
 
-    /// Active requests by pid.
-    fn noted(&self) -> Vec<(u32, u32)> {
-        self.board.as_ref().map(Scoreboard::read).unwrap_or_default()
+    /// Requests in flight by pid.
+    fn in_flight(&self) -> Vec<(u32, u32)> {
+        self.scoreboard.as_ref().map(Scoreboard::read).unwrap_or_default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, MasterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What is known of a process. They are few.
-fn of<T: Copy>(known: &[(u32, T)], pid: u32) -> Option<T> {
-    known.iter().find(|(of, _)| *of == pid).map(|(_, value)| *value)
+/// The value of one process. There are few of them.
+fn of<T: Copy>(values: &[(u32, T)], pid: u32) -> Option<T> {
+    values.iter().find(|(of, _)| *of == pid).map(|(_, value)| *value)
 }
 
 /// CPU time of another process in user and kernel together, in the clock ticks of `/proc/PID/stat`.
@@ -198,14 +196,14 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(100);
 
-    fn server(workers: &[u32]) -> Server {
-        Server { workers: workers.to_vec(), ..Server::default() }
+    fn objects(workers: &[u32]) -> GunicornObjects {
+        GunicornObjects { workers: workers.to_vec(), ..GunicornObjects::default() }
     }
 
-    fn master(places: usize) -> (tempfile::TempDir, Master) {
+    fn master(slots: usize) -> (tempfile::TempDir, Master) {
         let root = tempfile::tempdir().unwrap();
-        let master = Master::new(root.path(), places);
-        master.describe("shop", false);
+        let master = Master::new(root.path(), slots);
+        master.configure("shop", false);
         (root, master)
     }
 
@@ -217,75 +215,75 @@ mod tests {
     }
 
     fn working(master: &Master, pids: &[u32]) -> Option<(u64, u64)> {
-        master.tell(&server(pids), NOW).workers.map(|workers| (workers.idle, workers.working))
+        master.drain(&objects(pids), NOW).workers.map(|workers| (workers.idle, workers.working))
     }
 
     #[test]
-    fn a_worker_with_a_request_works() {
+    fn a_worker_with_a_request_is_working() {
         let (_root, master) = master(4);
-        let places = [10, 11, 12].map(|pid| master.place(pid).unwrap());
-        places[0].note(1);
-        places[2].note(300);
+        let slots = [10, 11, 12].map(|pid| master.slot(pid).unwrap());
+        slots[0].store(1);
+        slots[2].store(300);
         assert_eq!(working(&master, &[10, 11, 12]), Some((1, 2)));
-        places[0].note(0);
+        slots[0].store(0);
         assert_eq!(working(&master, &[10, 11, 12]), Some((2, 1)));
     }
 
     #[test]
-    fn a_worker_that_has_died_is_not_counted_and_its_place_is_taken_again() {
+    fn a_worker_that_has_died_is_not_counted_and_its_slot_is_reused() {
         let (_root, master) = master(1);
-        master.place(10).unwrap().note(1);
+        master.slot(10).unwrap().store(1);
         assert_eq!(working(&master, &[10]), Some((0, 1)));
         assert_eq!(working(&master, &[]), Some((0, 0)));
         master.release(10);
-        let heir = master.place(11).unwrap();
+        let next = master.slot(11).unwrap();
         assert_eq!(working(&master, &[11]), Some((1, 0)));
-        heir.note(1);
+        next.store(1);
         assert_eq!(working(&master, &[11]), Some((0, 1)));
     }
 
     #[test]
-    fn a_worker_that_has_not_begun_is_idle() {
+    fn a_worker_that_has_not_started_is_idle() {
         let (_root, master) = master(4);
         assert!(!master.prepare(NOW));
         assert_eq!(working(&master, &[10]), Some((1, 0)));
     }
 
     #[test]
-    fn by_cpu_a_worker_works_that_used_some_within_the_window() {
+    fn by_cpu_time_a_worker_is_working_that_used_some_within_the_window() {
         let (root, master) = master(4);
-        master.describe("shop", true);
-        master.place(12).unwrap().note(1);
+        master.configure("shop", true);
+        master.slot(12).unwrap().store(1);
         for pid in [10, 11, 12] {
             use_cpu(&root, pid, 7, 0);
         }
         assert_eq!(working(&master, &[10, 11, 12]), None, "there was no first reading");
         assert!(master.prepare(NOW));
-        assert!(!master.prepare(NOW), "it is there");
+        assert!(!master.prepare(NOW), "there is a reading already");
         use_cpu(&root, 10, 8, 0);
         use_cpu(&root, 11, 7, 1);
         use_cpu(&root, 13, 7, 1);
-        assert_eq!(working(&master, &[10, 11, 12, 13]), Some((2, 2)), "13 has come since");
+        assert_eq!(working(&master, &[10, 11, 12, 13]), Some((2, 2)), "13 started after the first reading");
     }
 
     #[test]
-    fn a_first_reading_grows_stale() {
+    fn a_first_reading_expires() {
         let (root, master) = master(4);
-        master.describe("shop", true);
+        master.configure("shop", true);
         use_cpu(&root, 10, 7, 0);
         assert_eq!(working(&master, &[10]), None);
         assert!(master.prepare(NOW));
-        assert_eq!(master.tell(&server(&[10]), NOW + STALE).workers, None);
-        assert!(master.prepare(NOW + STALE));
-        assert!(master.prepare(NOW + 2 * STALE));
+        assert_eq!(master.drain(&objects(&[10]), NOW + MAX_AGE).workers, None);
+        assert!(master.prepare(NOW + MAX_AGE));
+        assert!(master.prepare(NOW + 2 * MAX_AGE));
     }
 
     #[test]
-    fn more_workers_than_places_are_seen_by_their_cpu_time() {
+    fn workers_without_a_slot_are_judged_by_their_cpu_time() {
         let (root, master) = master(4);
-        let places: Vec<_> = (10..14).map(|pid| master.place(pid).unwrap()).collect();
-        places[1].note(1);
-        assert!(master.place(14).is_none());
+        let slots: Vec<_> = (10..14).map(|pid| master.slot(pid).unwrap()).collect();
+        slots[1].store(1);
+        assert!(master.slot(14).is_none());
         use_cpu(&root, 14, 7, 0);
         let pids: Vec<_> = (10..15).collect();
         assert_eq!(working(&master, &pids), None);
@@ -295,58 +293,51 @@ mod tests {
     }
 
     #[test]
-    fn it_runs_while_it_has_workers_and_says_its_last_word_once() {
+    fn it_is_up_while_it_has_workers_and_reports_its_end_once() {
         let (_root, master) = master(4);
-        let told = |workers: &[u32]| master.tell(&server(workers), NOW).running;
+        let status = |workers: &[u32]| master.drain(&objects(workers), NOW).status;
         assert_eq!(
-            [told(&[10]), told(&[]), told(&[])],
-            [Some(Running::Ok), Some(Running::Critical), Some(Running::Critical)]
+            [status(&[10]), status(&[]), status(&[])],
+            [Some(ServerStatus::Ok), Some(ServerStatus::Critical), Some(ServerStatus::Critical)]
         );
         master.end();
-        assert_eq!(told(&[]), None);
+        assert_eq!(status(&[]), None);
     }
 
     #[test]
-    fn at_its_end_it_does_not_run() {
+    fn at_its_end_it_is_down() {
         let (_root, master) = master(4);
-        assert_eq!(master.tell(&server(&[10]), NOW).running, Some(Running::Ok));
+        assert_eq!(master.drain(&objects(&[10]), NOW).status, Some(ServerStatus::Ok));
         master.end();
-        assert_eq!(master.tell(&server(&[]), NOW).running, Some(Running::Critical));
-        assert_eq!(master.tell(&server(&[]), NOW).running, None);
+        assert_eq!(master.drain(&objects(&[]), NOW).status, Some(ServerStatus::Critical));
+        assert_eq!(master.drain(&objects(&[]), NOW).status, None);
     }
 
     #[test]
-    fn at_its_end_it_has_no_workers_whoever_is_left() {
+    fn at_its_end_it_has_no_workers_even_if_some_are_left() {
         let (root, master) = master(4);
-        master.describe("shop", true);
+        master.configure("shop", true);
         use_cpu(&root, 10, 7, 0);
         master.end();
-        let told = master.tell(&server(&[10]), NOW);
-        assert_eq!(told.running, Some(Running::Critical));
-        assert_eq!(told.workers, Some(Workers { idle: 0, working: 0 }));
+        let facts = master.drain(&objects(&[10]), NOW);
+        assert_eq!(facts.status, Some(ServerStatus::Critical));
+        assert_eq!(facts.workers, Some(WorkerCounts { idle: 0, working: 0 }));
     }
 
     #[test]
-    fn a_master_that_another_replaces_ends_in_silence() {
+    fn a_master_that_another_reslots_ends_in_silence() {
         let (_root, master) = master(4);
         master.end();
-        let replaced = Server { is_replaced: true, ..Server::default() };
-        assert_eq!(master.tell(&replaced, NOW).running, None);
+        let replaced = GunicornObjects { is_replaced: true, ..GunicornObjects::default() };
+        assert_eq!(master.drain(&replaced, NOW).status, None);
     }
 
     #[test]
-    fn while_an_application_is_loaded_there_is_nothing_to_say() {
+    fn while_the_application_is_being_loaded_nothing_is_known() {
         let (_root, master) = master(4);
-        let told = master.tell(&server(&[]), NOW);
-        assert_eq!((told.workers, told.running), (None, None));
-        assert!(master.tell(&server(&[10]), NOW).workers.is_some());
-        assert_eq!(master.tell(&server(&[]), NOW).running, Some(Running::Critical));
-    }
-
-    #[test]
-    fn the_application_is_a_clean_tag() {
-        let (_root, master) = master(4);
-        master.describe("my shop|#x\n", false);
-        assert_eq!(master.tell(&server(&[]), NOW).app, "app:my_shop__x_");
+        let facts = master.drain(&objects(&[]), NOW);
+        assert_eq!((facts.workers, facts.status), (None, None));
+        assert!(master.drain(&objects(&[10]), NOW).workers.is_some());
+        assert_eq!(master.drain(&objects(&[]), NOW).status, Some(ServerStatus::Critical));
     }
 }

@@ -1,6 +1,6 @@
-//! What Gunicorn does with this process, as far as its hooks have told: a master, a worker, or neither.
+//! What Gunicorn does in this process, as far as its hooks have reported: a master, a worker, or neither.
 //!
-//! A child that such a process forks is neither, until it is told.
+//! A child that such a process forks is neither, until a hook says otherwise.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,16 +9,21 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
-use self::master::{Master, PLACES};
+use self::master::{MAX_WORKERS, Master};
+use self::objects::GunicornObjects;
 use self::requests::RequestCounters;
 use crate::clock::Clock;
-use crate::snapshot::{self, Record, Server};
+use crate::snapshot::server::{GunicornFacts, MasterFacts, Record, Requests};
 
 pub mod master;
+pub mod objects;
 pub mod requests;
 pub mod scoreboard;
 
-/// This process's part in Gunicorn.
+/// The time between the two readings of the workers' CPU time.
+const CPU_WINDOW: Duration = Duration::from_millis(100);
+
+/// What counts in this process as long as Gunicorn runs it.
 #[derive(Debug, Default)]
 pub struct Gunicorn {
     records: [AtomicU64; 4],
@@ -26,7 +31,7 @@ pub struct Gunicorn {
     worker: ArcSwapOption<Worker>,
 }
 
-/// A worker's requests, and the clock they are timed by.
+/// A worker's requests, and the clock that times them.
 #[derive(Debug)]
 struct Worker {
     requests: Arc<RequestCounters>,
@@ -34,32 +39,26 @@ struct Worker {
 }
 
 impl Gunicorn {
-    /// A record on Gunicorn's logger.
+    /// Counts a record on Gunicorn's logger.
     pub fn record(&self, record: Record) {
         self.records[record as usize].fetch_add(1, Relaxed);
     }
 
-    /// This process is the master of workers that are yet to be forked; `root` is `/` but for tests.
-    pub fn lead(&self, root: &Path) -> Arc<Master> {
-        let master = Arc::new(Master::new(root, PLACES));
+    /// Makes this process a master, before it forks its workers; `root` is `/` except in tests.
+    pub fn become_master(&self, root: &Path) -> Arc<Master> {
+        let master = Arc::new(Master::new(root, MAX_WORKERS));
         self.master.store(Some(Arc::clone(&master)));
         master
     }
 
-    /// The master that this process is.
-    #[must_use]
-    pub fn master(&self) -> Option<Arc<Master>> {
-        self.master.load_full()
-    }
-
-    /// This process is a worker, which times its requests by this clock.
-    pub fn work(&self, requests: Arc<RequestCounters>, clock: Clock) {
+    /// Makes this process a worker, which times its requests by this clock.
+    pub fn become_worker(&self, requests: Arc<RequestCounters>, clock: Clock) {
         self.worker.store(Some(Arc::new(Worker { requests, clock })));
     }
 
-    /// In a child process: what its parent was it is not.
+    /// In a child process: makes it neither, whatever its parent was.
     pub fn leave(&self) {
-        // Never dropped: a thread that does not exist here may hold its locks.
+        // Never dropped: a thread that does not exist here may hold their locks.
         std::mem::forget(self.master.swap(None));
         if let Some(worker) = self.worker.swap(None) {
             worker.requests.leave();
@@ -67,27 +66,36 @@ impl Gunicorn {
         }
     }
 
-    /// What it does now, and begins a new window for single values. `server` is what its own objects say.
+    /// In a master that needs them, reads its workers' CPU times; gives the time until the second reading is due.
     #[must_use]
-    pub fn drain(&self, server: Option<&Server>, now: Duration) -> snapshot::Gunicorn {
-        snapshot::Gunicorn {
-            records: self.records(),
-            requests: self.worker.load_full().map(|worker| worker.requests.drain(worker.clock.now())),
-            master: self.master.load_full().zip(server).map(|(master, server)| master.tell(server, now)),
-        }
+    pub fn prepare(&self, now: Duration) -> Option<Duration> {
+        self.master.load().as_ref()?.prepare(now).then_some(CPU_WINDOW)
     }
 
-    /// The same, leaving everything as it is.
+    /// The facts at `now`; single values start again. `objects` is the state of Gunicorn's own objects, if it is known.
     #[must_use]
-    pub fn read(&self, server: Option<&Server>) -> snapshot::Gunicorn {
-        snapshot::Gunicorn {
-            records: self.records(),
-            requests: self.worker.load_full().map(|worker| worker.requests.read(worker.clock.now())),
-            master: self.master.load_full().zip(server).map(|(master, server)| master.peek(server)),
-        }
+    pub fn drain(&self, objects: Option<&GunicornObjects>, now: Duration) -> GunicornFacts {
+        self.facts(objects, |master, objects| master.drain(objects, now), RequestCounters::drain)
     }
 
-    fn records(&self) -> [u64; 4] {
-        self.records.each_ref().map(|count| count.load(Relaxed))
+    /// The facts so far; nothing starts again.
+    #[must_use]
+    pub fn read(&self, objects: Option<&GunicornObjects>) -> GunicornFacts {
+        self.facts(objects, Master::read, RequestCounters::read)
+    }
+
+    fn facts(
+        &self,
+        objects: Option<&GunicornObjects>,
+        of_master: impl Fn(&Master, &GunicornObjects) -> MasterFacts,
+        of_requests: impl Fn(&RequestCounters, Duration) -> Requests,
+    ) -> GunicornFacts {
+        let (master, worker) = (self.master.load(), self.worker.load());
+        GunicornFacts {
+            records: self.records.each_ref().map(|count| count.load(Relaxed)),
+            requests: worker.as_ref().map(|worker| of_requests(&worker.requests, worker.clock.now())),
+            connections: objects.and_then(|objects| objects.connections),
+            master: master.as_ref().zip(objects).map(|(master, objects)| of_master(master, objects)),
+        }
     }
 }

@@ -1,181 +1,172 @@
-//! The requests of a Gunicorn worker, counted as they begin and end by what `src/python/gunicorn.rs` hooks in.
+//! The requests of a Gunicorn worker, counted as they start and end by the hooks that call `src/python/server.rs`.
 //!
-//! Counters are sums. Durations are kept one by one, up to a limit and then a uniform choice of them, so that their
-//! memory and their lines stay bounded however busy the worker is.
+//! Counts are sums. Durations are kept one by one, as a reservoir sample where there are many.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fastrand::Rng;
-
 use super::scoreboard::Slot;
-use crate::snapshot::{Ended, Observations, Requests};
+use crate::snapshot::server::{Ended, Observations, Requests};
+use crate::sources::reservoir::Reservoir;
 
-/// More durations than this are not kept of one interval.
-pub const MOST_KEPT: usize = 4096;
+/// A longer time in a queue is not believed: the header must mean something else.
+const MAX_QUEUE_TIME: Duration = Duration::from_hours(24);
 
-/// A request that is said to have waited longer than this has not: the header says something else.
-const LONGEST_QUEUE: Duration = Duration::from_hours(24);
-
-/// What HTTP knows as a status. Anything else ends no name.
+/// The statuses of HTTP. Anything else gets no metric of its own.
 const STATUSES: std::ops::RangeInclusive<u16> = 100..=999;
 
-/// Counters of one worker's lifetime. Times are of one monotonic clock.
+/// Counters of one worker. Times are of one monotonic clock.
 #[derive(Debug)]
 pub struct RequestCounters {
-    /// Whether ended requests are counted; if not, Gunicorn does it, but for the time they had waited.
+    /// Whether ended requests are counted; if not, Gunicorn counts them, but not their queue times.
     counts: bool,
     capacity: Option<u64>,
-    state: Mutex<State>,
+    tally: Mutex<Tally>,
 }
 
 #[derive(Debug)]
-struct State {
-    /// Where the master sees how many are active; `None` once this is another process than the worker.
-    place: Option<Slot>,
+struct Tally {
+    /// Where the master sees how many are active; `None` in a child of the worker.
+    slot: Option<Slot>,
     active: u64,
     busy: Duration,
     /// When `busy` was last brought up to date.
-    since: Duration,
-    ended: Ended,
-    queue_times: Observations,
-    random: Rng,
+    updated: Duration,
+    count: u64,
+    by_status: Vec<(u16, u64)>,
+    durations: Reservoir,
+    queue_times: Reservoir,
 }
 
-/// A request that has ended.
+/// How a request ended.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
     /// How long it took.
     pub duration: Duration,
-    /// The status of its answer; `None` if there was none.
+    /// The status of its response; `None` if there was none.
     pub status: Option<u16>,
-    /// How long it had waited in front of the server, if that is known.
+    /// How long it waited in front of the server, if that is known.
     pub queued: Option<Duration>,
 }
 
 impl RequestCounters {
-    /// Counters at zero, on a clock that begins with them. `place` shows the master how many requests are active,
-    /// `capacity` is how many the worker can serve at once; `seed` begins what chooses among many durations.
+    /// Counters at zero, on a clock that starts with them. `slot` shows the master how many requests are active,
+    /// `capacity` is how many the worker can serve at once; `seed` starts the random numbers of the reservoirs.
     #[must_use]
-    pub fn new(place: Option<Slot>, counts: bool, capacity: Option<u64>, seed: u64) -> Self {
-        let state = State {
-            place,
+    pub fn new(slot: Option<Slot>, counts: bool, capacity: Option<u64>, seed: u64) -> Self {
+        let tally = Tally {
+            slot,
             active: 0,
             busy: Duration::ZERO,
-            since: Duration::ZERO,
-            ended: Ended::default(),
-            queue_times: Observations::default(),
-            random: Rng::with_seed(seed),
+            updated: Duration::ZERO,
+            count: 0,
+            by_status: Vec::new(),
+            durations: Reservoir::new(seed),
+            queue_times: Reservoir::new(!seed),
         };
-        Self { counts, capacity, state: Mutex::new(state) }
+        Self { counts, capacity, tally: Mutex::new(tally) }
     }
 
-    /// A request begins.
+    /// A request starts.
     pub fn begin(&self, now: Duration) {
-        let mut state = self.lock();
-        state.pass(now);
-        state.active += 1;
-        state.show();
+        let mut tally = self.lock();
+        tally.advance(now);
+        tally.active += 1;
+        tally.publish();
     }
 
-    /// It is not being served any more.
+    /// A request is no longer being served.
     pub fn end(&self, now: Duration) {
-        let mut state = self.lock();
-        state.pass(now);
-        state.active = state.active.saturating_sub(1);
-        state.show();
+        let mut tally = self.lock();
+        tally.advance(now);
+        tally.active = tally.active.saturating_sub(1);
+        tally.publish();
     }
 
-    /// Counts one that has ended, or that the server has refused before it began.
+    /// Counts a request that has ended, or that the server refused before it started.
     pub fn count(&self, outcome: Outcome) {
-        let mut state = self.lock();
+        let mut tally = self.lock();
         if self.counts {
-            state.count(outcome);
+            tally.count(outcome);
         }
-        if let Some(queued) = outcome.queued.filter(|queued| *queued <= LONGEST_QUEUE) {
-            state.wait(queued);
+        if let Some(queued) = outcome.queued.filter(|queued| *queued <= MAX_QUEUE_TIME) {
+            tally.queue_times.add(queued);
         }
     }
 
-    /// What has been counted up to now, leaving everything as it is.
+    /// The counts at `now`; single values stay.
     #[must_use]
     pub fn read(&self, now: Duration) -> Requests {
-        self.told(&mut self.lock(), now, |ended| ended.clone(), |queue_times| queue_times.clone())
+        self.facts(now, |reservoir| reservoir.read())
     }
 
-    /// What has been counted up to now, and forgets the single values.
+    /// The counts at `now`; single values start again.
     #[must_use]
     pub fn drain(&self, now: Duration) -> Requests {
-        let forgetting = |ended: &mut Ended| Ended {
-            count: ended.count,
-            by_status: ended.by_status.clone(),
-            durations: std::mem::take(&mut ended.durations),
-        };
-        self.told(&mut self.lock(), now, forgetting, std::mem::take)
+        self.facts(now, Reservoir::drain)
     }
 
-    /// In a child of the worker: what its parent does is not its to show. Nothing is waited for.
+    /// In a child of the worker: no longer shows the master how many are active. Nothing is waited for.
     pub fn leave(&self) {
-        if let Ok(mut state) = self.state.try_lock() {
-            state.place = None;
+        if let Ok(mut tally) = self.tally.try_lock() {
+            tally.slot = None;
         }
     }
 
-    fn told(
-        &self,
-        state: &mut State,
-        now: Duration,
-        take: impl FnOnce(&mut Ended) -> Ended,
-        take_waits: impl FnOnce(&mut Observations) -> Observations,
-    ) -> Requests {
-        state.pass(now);
+    fn facts(&self, now: Duration, observations: impl Fn(&mut Reservoir) -> Observations) -> Requests {
+        let mut tally = self.lock();
+        tally.advance(now);
         Requests {
-            ended: self.counts.then(|| take(&mut state.ended)),
-            queue_times: take_waits(&mut state.queue_times),
-            active: state.active,
-            busy: state.busy,
+            ended: self.counts.then(|| Ended {
+                count: tally.count,
+                by_status: tally.by_status.clone(),
+                durations: observations(&mut tally.durations),
+            }),
+            queue_times: observations(&mut tally.queue_times),
+            active: tally.active,
+            busy: tally.busy,
             capacity: self.capacity,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A request that is being served, from its beginning on. Gone without an end it counts as none, unless it has failed.
+/// A request in flight. Dropped before it has ended it does not count, unless it has failed.
 #[derive(Debug)]
 pub struct Request {
     counters: Arc<RequestCounters>,
-    began: Duration,
+    started: Duration,
     stage: Mutex<Stage>,
 }
 
 #[derive(Debug)]
 enum Stage {
     Open,
-    /// It has been answered after so long, and the worker is not through with it.
+    /// It was answered after this time; the worker is still busy with it.
     Answered(Duration),
-    /// It has ended; with which status is not known yet.
+    /// It has failed; the status of its response is not known yet.
     Failed(Outcome),
     Ended,
 }
 
 impl Request {
-    /// A request begins.
+    /// A request starts.
     #[must_use]
     pub fn begin(counters: Arc<RequestCounters>, now: Duration) -> Self {
         counters.begin(now);
-        Self { counters, began: now, stage: Mutex::new(Stage::Open) }
+        Self { counters, started: now, stage: Mutex::new(Stage::Open) }
     }
 
-    /// How long it has taken up to now.
+    /// The time since its start.
     #[must_use]
     pub fn age(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.began)
+        now.saturating_sub(self.started)
     }
 
-    /// It has been answered: what the worker still does with it is no part of its duration.
+    /// It has been answered: what the worker does with it from now on is not part of its duration.
     pub fn answer(&self, now: Duration) {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*stage, Stage::Open) {
@@ -183,9 +174,9 @@ impl Request {
         }
     }
 
-    /// It ends and counts. Of several calls the first counts.
+    /// It ends and counts. Only the first call counts.
     pub fn end(&self, now: Duration, status: Option<u16>, queued: Option<Duration>) {
-        let stage = self.turn(Stage::Ended);
+        let stage = self.replace_stage(Stage::Ended);
         match stage {
             Stage::Open | Stage::Answered(_) => {
                 self.counters.end(now);
@@ -196,8 +187,8 @@ impl Request {
         }
     }
 
-    /// It ends without an answer. If the server answers in its place, [`end`](Self::end) says how; otherwise it counts
-    /// as 500.
+    /// It ends without a response. If the server responds in its place, [`end`](Self::end) gives the status; otherwise it
+    /// counts as 500.
     pub fn fail(&self, now: Duration, queued: Option<Duration>) {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*stage, Stage::Open | Stage::Answered(_)) {
@@ -209,7 +200,7 @@ impl Request {
 
     /// It ends and does not count; one that has failed does.
     pub fn leave(&self, now: Duration) {
-        match self.turn(Stage::Ended) {
+        match self.replace_stage(Stage::Ended) {
             Stage::Open | Stage::Answered(_) => self.counters.end(now),
             Stage::Failed(outcome) => self.counters.count(outcome),
             Stage::Ended => {}
@@ -223,45 +214,40 @@ impl Request {
         }
     }
 
-    fn turn(&self, next: Stage) -> Stage {
+    fn replace_stage(&self, next: Stage) -> Stage {
         std::mem::replace(&mut self.stage.lock().unwrap_or_else(PoisonError::into_inner), next)
     }
 }
 
-impl State {
-    fn pass(&mut self, now: Duration) {
-        let elapsed = now.saturating_sub(self.since);
+impl Tally {
+    fn advance(&mut self, now: Duration) {
+        let elapsed = now.saturating_sub(self.updated);
         self.busy += elapsed.saturating_mul(u32::try_from(self.active).unwrap_or(u32::MAX));
-        self.since = self.since.max(now);
+        self.updated = self.updated.max(now);
     }
 
-    fn show(&self) {
-        if let Some(place) = &self.place {
-            place.note(self.active);
+    fn publish(&self) {
+        if let Some(slot) = &self.slot {
+            slot.store(self.active);
         }
     }
 
     fn count(&mut self, outcome: Outcome) {
-        self.ended.count += 1;
+        self.count += 1;
         if let Some(status) = outcome.status.filter(|status| STATUSES.contains(status)) {
-            let by_status = &mut self.ended.by_status;
-            match by_status.iter_mut().find(|(known, _)| *known == status) {
+            match self.by_status.iter_mut().find(|(known, _)| *known == status) {
                 Some((_, count)) => *count += 1,
-                None => by_status.push((status, 1)),
+                None => self.by_status.push((status, 1)),
             }
         }
-        choose(&mut self.ended.durations, outcome.duration, &mut self.random);
-    }
-
-    fn wait(&mut self, queued: Duration) {
-        choose(&mut self.queue_times, queued, &mut self.random);
+        self.durations.add(outcome.duration);
     }
 }
 
-/// How long a request had waited that began at such a time since the epoch, by what a proxy says in `X-Request-Start`:
-/// `t=` and seconds, or milliseconds, or microseconds. `None` for what makes no sense.
+/// How long a request waited that started at `started` since the epoch, by the header `X-Request-Start` of a proxy: `t=`
+/// and seconds, or milliseconds, or microseconds. `None` for anything else.
 #[must_use]
-pub fn waited(header: &str, began: Duration) -> Option<Duration> {
+pub fn queue_time(header: &str, started: Duration) -> Option<Duration> {
     let number: f64 = header.trim().trim_start_matches("t=").parse().ok()?;
     let seconds = match number {
         1e9..1e11 => number,
@@ -269,21 +255,7 @@ pub fn waited(header: &str, began: Duration) -> Option<Duration> {
         1e15..1e17 => number / 1e6,
         _ => return None,
     };
-    began.checked_sub(Duration::try_from_secs_f64(seconds).ok()?)
-}
-
-/// Keeps the value, or lets chance decide whether it takes the place of another: of all that were seen each is kept
-/// with the same probability.
-fn choose(observed: &mut Observations, value: Duration, random: &mut Rng) {
-    let value = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
-    observed.seen += 1;
-    if observed.kept.len() < MOST_KEPT {
-        observed.kept.push(value);
-    } else if let Ok(place) = usize::try_from(random.u64(..observed.seen))
-        && let Some(kept) = observed.kept.get_mut(place)
-    {
-        *kept = value;
-    }
+    started.checked_sub(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
 #[cfg(test)]
@@ -313,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn draining_forgets_single_values_and_keeps_sums() {
+    fn draining_restarts_single_values_and_keeps_sums() {
         let counters = counters();
         counters.count(answered(200, Duration::from_micros(1_250)));
         assert_eq!(counters.read(SECOND).ended.unwrap().durations.kept, [1_250]);
@@ -336,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn where_gunicorn_counts_what_is_active_and_what_has_waited_is_known() {
+    fn where_gunicorn_counts_requests_active_ones_and_queue_times_are_still_known() {
         let counters = RequestCounters::new(None, false, Some(4), 7);
         counters.count(Outcome { queued: Some(SECOND), ..answered(200, SECOND) });
         counters.begin(SECOND);
@@ -360,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_lasts_until_it_is_answered_and_its_worker_serves_it_until_it_ends() {
+    fn a_request_lasts_until_it_is_answered_and_is_active_until_it_ends() {
         let counters = Arc::new(counters());
         for fails in [false, true] {
             let request = Request::begin(Arc::clone(&counters), SECOND);
@@ -376,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_failed_has_the_status_that_the_server_answers_with_or_500() {
+    fn a_failed_request_has_the_status_of_the_servers_response_or_500() {
         let counters = Arc::new(counters());
         for answer in [Some(400), None] {
             let request = Request::begin(Arc::clone(&counters), SECOND);
@@ -393,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_status_counts_as_a_request_only() {
+    fn an_invalid_status_counts_as_a_request_only() {
         let counters = counters();
         for status in [99, 100, 999, 1000] {
             counters.count(answered(status, SECOND));
@@ -403,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_of_more_than_a_day_is_none() {
+    fn a_queue_time_of_more_than_a_day_is_ignored() {
         let counters = counters();
         for queued in [SECOND, Duration::from_hours(24) + SECOND] {
             counters.count(Outcome { duration: SECOND, status: None, queued: Some(queued) });
@@ -412,35 +384,15 @@ mod tests {
     }
 
     #[test]
-    fn of_many_values_an_even_choice_is_kept() {
-        let counters = counters();
-        let many = 10 * MOST_KEPT as u64;
-        for value in 0..many {
-            counters.count(answered(200, Duration::from_micros(value)));
-        }
-        let Observations { mut kept, seen } = counters.drain(SECOND).ended.unwrap().durations;
-        assert_eq!((kept.len(), seen), (MOST_KEPT, many));
-        kept.sort_unstable();
-        kept.dedup();
-        assert_eq!(kept.len(), MOST_KEPT);
-        // Each tenth of what was seen has a tenth of what was kept, within five standard deviations.
-        for tenth in 0..10 {
-            let bounds = tenth * MOST_KEPT as u64..(tenth + 1) * MOST_KEPT as u64;
-            let share = kept.iter().filter(|value| bounds.contains(value)).count();
-            assert!((313..=506).contains(&share), "{share} of tenth {tenth}");
-        }
-    }
-
-    #[test]
-    fn a_proxy_may_count_in_seconds_or_their_fractions() {
-        let began = Duration::from_millis(1_700_000_000_250);
+    fn a_proxy_may_give_seconds_milliseconds_or_microseconds() {
+        let started = Duration::from_millis(1_700_000_000_250);
         for header in
             ["t=1700000000.000", "1700000000.0", "t=1700000000000", "1700000000000000", " t=1700000000 "]
         {
-            assert_eq!(waited(header, began), Some(Duration::from_millis(250)), "{header}");
+            assert_eq!(queue_time(header, started), Some(Duration::from_millis(250)), "{header}");
         }
         for header in ["", "t=", "soon", "t=1700000001", "-1700000000", "0", "nan", "inf", "1e300", "17"] {
-            assert_eq!(waited(header, began), None, "{header}");
+            assert_eq!(queue_time(header, started), None, "{header}");
         }
     }
 }

@@ -1,4 +1,4 @@
-"""The live table of a terminal. It needs `rich`, which `pip install runtime-metrics[cli]` brings."""
+"""The view for a terminal: a live table. It needs `rich`, which `pip install runtime-metrics[cli]` installs."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from runtime_metrics.cli.board import TREND_LENGTH, Board, trend
+from runtime_metrics.watch.board import TREND_LENGTH, Board
+from runtime_metrics.watch.format import trend
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import TextIO
 
-    from runtime_metrics.cli.receiver import Line
+    from runtime_metrics.watch.dogstatsd import Line
 
 GAP = 2
 EXTREMES_WIDTH = 2 * (16 + GAP)
-# The extremes are shown when this much is left for the trend beside them.
-ENOUGH_TREND = 20
+# The extremes are shown if the trend beside them can still be this wide.
+MIN_TREND_LENGTH = 20
 
 
-class LiveScreen:
-    """One table, redrawn in place; its last state stays on the terminal."""
+class LiveView:
+    """One table, redrawn in place; the last one stays on the terminal."""
 
     def __init__(self, board: Board, address: str, stream: TextIO) -> None:
         """Takes the board to fill and the terminal to draw on."""
@@ -33,18 +34,18 @@ class LiveScreen:
         self._address = address
         self._start = time.monotonic()
         self._console = Console(file=stream)
-        # Redrawn by us alone: a second thread that draws would have to share the board.
+        # No automatic refresh: its thread would need a lock around the board.
         self._live = Live(console=self._console, auto_refresh=False)
 
     def add(self, line: Line) -> None:
-        """Files the line; it is seen at the next refresh."""
+        """Adds the line; the next refresh shows it."""
         self._board.add(line)
 
     def refresh(self) -> None:
         """Draws the table."""
-        self._live.update(self._drawing(), refresh=True)
+        self._live.update(self._content(), refresh=True)
 
-    def __enter__(self) -> LiveScreen:
+    def __enter__(self) -> LiveView:
         """Takes over the terminal's lines below the cursor."""
         self._live.start()
         self.refresh()
@@ -54,11 +55,11 @@ class LiveScreen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leaves the last table behind."""
-        self._live.update(self._drawing())
+        self._live.update(self._content())
         self._live.stop()
 
-    # Everything received becomes a Text, never a str: rich reads markup in a str, "[" in a tag included.
-    def _drawing(self) -> Group:
+    # Whatever was received is a Text, never a str: rich would take a "[" of a tag in a str for markup.
+    def _content(self) -> Group:
         passed = time.monotonic() - self._start
         state = f"{self._address}   {passed:.0f} s   {self._board.sample_count} samples"
         if not self._board.names:
@@ -72,19 +73,19 @@ class LiveScreen:
         names = max(map(len, labels)) + GAP
         values = max(len(row.series.latest) for row in rows) + GAP
         room = self._console.width - names - values
-        roomy = room >= EXTREMES_WIDTH + ENOUGH_TREND
-        trend_length = max(1, min(TREND_LENGTH, room - EXTREMES_WIDTH if roomy else room))
+        has_room = room >= EXTREMES_WIDTH + MIN_TREND_LENGTH
+        trend_length = max(1, min(TREND_LENGTH, room - EXTREMES_WIDTH if has_room else room))
 
         table = Table(box=None, padding=(0, GAP, 0, 0), header_style="dim", pad_edge=False)
         table.add_column("name", no_wrap=True)
-        for heading in ("last", "min", "max") if roomy else ("last",):
+        for heading in ("last", "min", "max") if has_room else ("last",):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("trend", no_wrap=True)
         for process in processes:
             if len(processes) > 1:
                 table.add_row(Text(process.label, style="bold"))
             for row in process.rows:
-                extremes = row.series.extremes if roomy else ()
+                extremes = row.series.extremes if has_room else ()
                 course = trend([*row.series.recent][-trend_length:])
                 table.add_row(*(Text(cell) for cell in (row.label, row.series.latest, *extremes, course)))
         return table

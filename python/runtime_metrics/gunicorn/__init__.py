@@ -1,0 +1,18 @@
+"""Gunicorn's workers, requests and log as metrics, beside the runtime metrics of master and workers.
+
+    gunicorn -c python:runtime_metrics.gunicorn app:app
+
+or in a configuration file, as its first line, or, where that file defines all the hooks itself, as its last:
+
+    from runtime_metrics.gunicorn import *
+    runtime_metrics.gunicorn.install(globals())
+
+The first of our hooks that Gunicorn calls wraps those of the configuration: they still run, in their order and with
+their results. No error in here reaches Gunicorn.
+"""
+
+from __future__ import annotations
+
+from runtime_metrics.gunicorn.hooks import install, nworkers_changed, on_starting, pre_fork, when_ready
+
+__all__ = ["install", "nworkers_changed", "on_starting", "pre_fork", "when_ready"]

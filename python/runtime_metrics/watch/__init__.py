@@ -1,0 +1,1 @@
+"""A local DogStatsD receiver, and views of what arrives; `watch` and `demo` show them."""

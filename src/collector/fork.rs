@@ -1,0 +1,121 @@
+//! A collector around a fork: the pipeline is held back, threads pause where they must, and afterwards everything resumes.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::checkout::CheckedOut;
+use super::output::OutputHandover;
+use super::{Collector, Held};
+use crate::identity::IdentityInputs;
+use crate::message::Message;
+
+/// What a child process takes over of its parent's collector.
+pub struct Inheritance {
+    /// What was known about the way to the receiver, and what was logged.
+    pub handover: OutputHandover,
+    /// Who sent.
+    pub identity_inputs: IdentityInputs,
+}
+
+impl Collector {
+    /// Asks both threads to end until [`run`](Self::run).
+    pub fn begin_pause(&self) {
+        // The reader first, so that a tick that waits for it goes on without an answer.
+        self.reader.begin_halt();
+        self.sampler.begin_halt();
+    }
+
+    /// Ends both threads until [`run`](Self::run), in at most `within`; whether they have ended.
+    ///
+    /// The schedule and everything that has gathered stay.
+    pub fn pause(&self, within: Duration) -> bool {
+        let deadline = self.clock.now() + within;
+        self.begin_pause();
+        let sampler_ended = self.sampler.halt(within);
+        self.reader.halt(deadline.saturating_sub(self.clock.now())) && sampler_ended
+    }
+
+    /// Whether a [`pause`](Self::pause) can only succeed detached from the interpreter.
+    #[must_use]
+    pub fn is_in_interpreter(&self) -> bool {
+        self.reader.is_in_interpreter()
+    }
+
+    /// Announces a fork: no thread starts until its [end](Self::end_fork).
+    pub fn begin_fork(&self) {
+        self.held().forks += 1;
+    }
+
+    /// Holds the pipeline until the end of the fork, so that the child finds it whole. Waits at most `within` for a flush
+    /// under way, which no longer waits for anything itself.
+    pub fn hold_pipeline(&self, within: Duration) {
+        let mut held = self.held();
+        // Another fork that is under way has it. Waiting for it could deadlock with what its thread needs.
+        if held.pipeline.is_some() {
+            return;
+        }
+        let mut pipeline = self.pipeline.check_out(Duration::ZERO);
+        if pipeline.is_none() {
+            // The flush may be waiting for a slow receiver, or for the interpreter, which the caller holds.
+            held.interrupted = true;
+            self.reader.begin_halt();
+            self.hurry.store(true, SeqCst);
+            pipeline = self.pipeline.check_out(within);
+            self.hurry.store(false, SeqCst);
+        }
+        held.pipeline = pipeline.map(CheckedOut::keep);
+    }
+
+    /// Waits for the reader to leave the interpreter: what it calls there, a log handler of the program or a tracer, may
+    /// hold a lock that would stay locked in the child. The caller must be detached.
+    pub fn await_reader(&self, within: Duration) {
+        self.held().interrupted = true;
+        self.reader.halt(within);
+    }
+
+    /// Ends what [`begin_fork`](Self::begin_fork) began; whether no other fork is under way.
+    pub fn end_fork(&self) -> bool {
+        let mut held = self.held();
+        held.forks = held.forks.saturating_sub(1);
+        if held.forks > 0 {
+            return false;
+        }
+        if let Some(pipeline) = held.pipeline.take() {
+            self.pipeline.put_back(pipeline);
+        }
+        if std::mem::take(&mut held.interrupted) {
+            self.reader.resume();
+        }
+        true
+    }
+
+    /// Resumes if its threads do not run, unless a fork is under way.
+    pub fn ensure_running(&self) {
+        if self.held.try_lock().is_ok_and(|held| held.forks == 0) {
+            self.resume();
+        }
+    }
+
+    /// Resumes after a fork. If the system cannot start another thread it sends on demand only, and tries again then.
+    pub fn resume(&self) {
+        if let Err(error) = self.run() {
+            let text = format!("runtime metrics are sent on demand only: {error}");
+            self.reader.keep_for_program(vec![Message::warning(text)]);
+        }
+    }
+
+    /// In a child process, what it takes over of its parent's collector, if no flush was under way at the fork. Nothing is
+    /// waited for. The pipeline is dropped, and with it the descriptors that the child shares with its parent.
+    #[must_use]
+    pub fn inheritance(&self) -> Option<Inheritance> {
+        let held = self.held.try_lock().ok().and_then(|mut held| held.pipeline.take());
+        let pipeline = held.or_else(|| self.pipeline.salvage())?;
+        let identity_inputs = pipeline.identity_inputs().clone();
+        Some(Inheritance { handover: pipeline.handover(), identity_inputs })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,275 @@
+//! Where samples go: who sends them, which of them, how they leave.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use crate::catalogue::metric::Value;
+use crate::catalogue::selection::{Selection, samples};
+use crate::clock::{self, Clock};
+use crate::emitter::distribution::Distribution;
+use crate::emitter::origin::OriginFields;
+use crate::emitter::resolver::Resolver;
+use crate::emitter::status::Status;
+use crate::emitter::telemetry::{Telemetry, Totals};
+use crate::emitter::transport::{Handover, Transport};
+use crate::emitter::{Emitter, LogLines};
+use crate::identity::IdentityInputs;
+use crate::identity::function::InvocationFacts;
+use crate::identity::tracers::{RuntimeWorker, Tracers};
+use crate::interval::Interval;
+use crate::message::{Message, Severity};
+use crate::settings::variables::Environment;
+use crate::settings::{Schedule, Settings, Sink};
+use crate::snapshot::{Snapshot, SourceSet};
+
+/// Everything about sending that settings and identity decide.
+#[derive(Debug)]
+pub struct Output {
+    emitter: Emitter,
+    /// What the emitter writes to.
+    transport: Transport,
+    /// What the receiver has been told about our own sending, if it is told.
+    telemetry: Option<Telemetry>,
+    inputs: IdentityInputs,
+    /// How many tags did not fit when that was last logged.
+    dropped_tags: usize,
+    /// What is sent, apart from what ddtrace sends.
+    selection: Selection,
+    needs: SourceSet,
+    interval: Duration,
+    sink: Sink,
+    log: LogLines,
+    /// What was last logged about ddtrace's runtime metrics.
+    logged_worker: RuntimeWorker,
+}
+
+/// What a child process takes over of its parent's output.
+#[derive(Clone, Debug)]
+pub struct OutputHandover {
+    transport: Handover,
+    logged_worker: RuntimeWorker,
+}
+
+impl Output {
+    /// An output that opens its socket at the first flush. While `hurry` is true no flush waits for a slow receiver.
+    #[must_use]
+    pub fn new(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, inputs: IdentityInputs) -> Self {
+        let origin = OriginFields::new(settings.origin.clone(), Path::new("/"));
+        let transport = Transport::new(settings.destination.clone(), origin, clock, Arc::clone(hurry));
+        let identity = inputs.identity();
+        let emitter = Emitter::new(transport.clone(), identity.tags.to_string(), settings.wire_type)
+            .with_room_for(settings.origin.longest_fields());
+        // That ddtrace sends them is logged at the first flush: by then the program has set up its log.
+        let logged_worker = match inputs.tracers.worker {
+            RuntimeWorker::Sends(_) => RuntimeWorker::Off,
+            worker => worker,
+        };
+        Self {
+            emitter,
+            transport,
+            telemetry: settings.client_telemetry.then(Telemetry::default),
+            inputs,
+            dropped_tags: identity.dropped_tags,
+            selection: settings.selection,
+            needs: settings.selection.needs(),
+            // However long an invocation takes, the process is not frozen meanwhile.
+            interval: match settings.schedule {
+                Schedule::Periodic => settings.interval,
+                Schedule::PerInvocation => Duration::MAX,
+            },
+            sink: settings.sink,
+            log: LogLines::default(),
+            logged_worker,
+        }
+    }
+
+    /// Takes over what a parent process knew about the way to the receiver, and what it has logged.
+    pub fn inherit(&mut self, handover: &OutputHandover) {
+        self.transport.inherit(&handover.transport);
+        self.logged_worker = handover.logged_worker;
+    }
+
+    /// What a child process can take over.
+    #[must_use]
+    pub fn handover(&self) -> OutputHandover {
+        OutputHandover { transport: self.transport.handover(), logged_worker: self.logged_worker }
+    }
+
+    /// The sources that the selected rows need, also of rows that ddtrace sends for the time being.
+    #[must_use]
+    pub fn needs(&self) -> SourceSet {
+        self.needs
+    }
+
+    /// The planned time between two flushes.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Who sends.
+    #[must_use]
+    pub fn identity_inputs(&self) -> &IdentityInputs {
+        &self.inputs
+    }
+
+    /// The rows that are ours to send beside these tracers; without an answer beside those of the last.
+    #[must_use]
+    pub fn selection_beside(&self, tracers: Option<&Tracers>) -> Selection {
+        self.selection.without(tracers.unwrap_or(&self.inputs.tracers).worker.sends())
+    }
+
+    /// Takes over what environment and tracers say now; returns what there is to log about it.
+    pub fn follow(&mut self, environment: &Environment, tracers: Option<&Tracers>) -> Vec<Message> {
+        let has_changed = self.inputs.follow(environment, tracers);
+        let dropped_tags = if has_changed { self.join_tags() } else { None };
+        let worker_change = tracers.and_then(|tracers| self.worker_change(tracers.worker));
+        dropped_tags.into_iter().chain(worker_change).collect()
+    }
+
+    /// Takes over the tags of an invocation. One may have more than another: dropped tags are logged only once.
+    pub fn set_invocation(&mut self, invocation: InvocationFacts) -> Option<Message> {
+        let function = self.inputs.function.as_mut()?;
+        if function.invocation.as_ref() == Some(&invocation) {
+            return None;
+        }
+        function.invocation = Some(invocation);
+        let logged = self.dropped_tags;
+        let warning = self.join_tags();
+        self.dropped_tags = self.dropped_tags.max(logged);
+        warning.filter(|_| logged == 0)
+    }
+
+    /// The invocation under way, if there is one.
+    #[must_use]
+    pub fn into_invocation(self) -> Option<InvocationFacts> {
+        self.inputs.function.and_then(|function| function.invocation)
+    }
+
+    /// Sends an interval, in at most `within`; whether everything was sent.
+    ///
+    /// `before` is what ddtrace's worker did at the last flush: what it sent as it was stopped stands for this interval.
+    pub fn send(
+        &mut self,
+        before: RuntimeWorker,
+        earlier: &Snapshot,
+        later: &Snapshot,
+        now: Duration,
+        within: Duration,
+    ) -> bool {
+        let worker = self.inputs.tracers.worker;
+        let selection = self.selection_beside(None).without(worker.ended_with(before));
+        let interval = Interval::new(earlier, later, self.interval);
+        match self.sink {
+            Sink::Socket => self.send_to_socket(selection, &interval, now, within),
+            Sink::Log => {
+                let at = clock::since_epoch().as_secs();
+                for sample in samples(selection, &interval) {
+                    let tags = self.emitter.tags(&sample);
+                    self.log.push(&sample.name(), &sample.value, at, &tags);
+                }
+                true
+            }
+            Sink::None(_) => false,
+        }
+    }
+
+    fn send_to_socket(
+        &mut self,
+        selection: Selection,
+        interval: &Interval<'_>,
+        now: Duration,
+        within: Duration,
+    ) -> bool {
+        self.transport.prepare(now, within);
+        let report = self
+            .telemetry
+            .as_ref()
+            .map(|telemetry| (telemetry.untold(&self.status().totals), self.transport.name()));
+        let everything_sent = self.emitter.emit(samples(selection, interval), report);
+        if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
+            self.transport.tell(telemetry, &untold);
+        }
+        everything_sent
+    }
+
+    /// Sends a value of a custom metric, in at most `within`.
+    pub fn send_custom(&mut self, distribution: &Distribution, now: Duration, within: Duration) {
+        match self.sink {
+            Sink::Socket => {
+                let tags = self.inputs.custom_metric_tags(&distribution.tags);
+                self.transport.prepare_for_custom(now, within);
+                self.emitter.distribute(distribution, tags.as_str());
+            }
+            Sink::Log => {
+                let tags = self.inputs.custom_metric_tags(&distribution.tags);
+                let at = distribution.timestamp.unwrap_or_else(|| clock::since_epoch().as_secs());
+                self.log.push(&distribution.name, &Value::Real(distribution.value), at, tags.as_str());
+            }
+            Sink::None(_) => {}
+        }
+    }
+
+    /// Closes the socket until something is sent.
+    pub fn disconnect(&self) {
+        self.transport.disconnect();
+    }
+
+    /// The host whose name should be looked up now, if there is one.
+    #[must_use]
+    pub fn due_look_up(&self, now: Duration) -> Option<Arc<Resolver>> {
+        self.transport.due_look_up(now)
+    }
+
+    /// The delivery status.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let status = self.transport.status();
+        let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
+        match self.sink {
+            Sink::Socket => Status { totals, ..status },
+            Sink::Log | Sink::None(_) => Status { destination: None, transport: None, totals, ..status },
+        }
+    }
+
+    /// The lines for the program's log since the last call.
+    #[must_use]
+    pub fn take_log_lines(&mut self) -> String {
+        self.log.take()
+    }
+
+    /// What there is to log about deliveries since the last call.
+    #[must_use]
+    pub fn take_messages(&self) -> Vec<Message> {
+        self.transport.take_messages()
+    }
+
+    fn join_tags(&mut self) -> Option<Message> {
+        let identity = self.inputs.identity();
+        let warning = if identity.dropped_tags > self.dropped_tags { identity.warning() } else { None };
+        self.dropped_tags = identity.dropped_tags;
+        self.emitter.set_tags(identity.tags.to_string());
+        warning
+    }
+
+    /// What has changed about ddtrace's runtime metrics since that was last logged.
+    fn worker_change(&mut self, worker: RuntimeWorker) -> Option<Message> {
+        let text = match (std::mem::replace(&mut self.logged_worker, worker), worker) {
+            (before, now) if before == now => return None,
+            (RuntimeWorker::Stopped(..), RuntimeWorker::Off) => return None,
+            (_, RuntimeWorker::Sends(rows)) => {
+                format!("ddtrace sends runtime metrics: {} of the names are left to it", rows.len())
+            }
+            (_, RuntimeWorker::Off) => {
+                "ddtrace no longer sends runtime metrics: all names are sent here".to_owned()
+            }
+            (_, RuntimeWorker::Stopped(..)) => {
+                "ddtrace's runtime metrics were disabled (DD_RUNTIME_METRICS_FORCE): all names are sent here"
+                    .to_owned()
+            }
+        };
+        Some(Message::new(Severity::Info, text))
+    }
+}

@@ -1,0 +1,118 @@
+//! Native threads: how they start, and how they are joined before a fork.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+
+/// How often to check whether the kernel has released a thread that has ended; mostly the first check is the last.
+const MAX_CHECKS: usize = 10_000;
+
+/// A thread of ours.
+pub struct Thread {
+    handle: JoinHandle<()>,
+    /// Its kernel id, once it runs.
+    id: Arc<AtomicI32>,
+}
+
+impl Thread {
+    /// Waits for the end of a thread that has nothing more to do.
+    ///
+    /// The kernel counts it for some microseconds after it can be joined, and CPython asks the kernel whether a process
+    /// that forks has threads.
+    pub fn join(self) {
+        // Its panics have been caught.
+        drop(self.handle.join());
+        let task = format!("/proc/self/task/{}", self.id.load(SeqCst));
+        for _ in 0..MAX_CHECKS {
+            if !Path::new(&task).exists() {
+                break;
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Whether the caller runs on this thread.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.handle.thread().id() == thread::current().id()
+    }
+}
+
+/// Starts a thread that receives no signal except those of its own faults: the program's threads must go on being
+/// interrupted by the others.
+///
+/// # Errors
+///
+/// If the system cannot start another thread.
+pub fn spawn(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+    let id = Arc::new(AtomicI32::new(0));
+    let own_id = Arc::clone(&id);
+    let run = move || {
+        own_id.store(kernel_id(), SeqCst);
+        run();
+    };
+    let spawn = || thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(run);
+    #[cfg(unix)]
+    let handle = {
+        use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+        let mut blocked = SigSet::all();
+        for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT] {
+            blocked.remove(fault);
+        }
+        // A thread inherits the mask of the one that starts it.
+        let before = blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        let thread = spawn();
+        before.thread_set_mask()?;
+        thread?
+    };
+    #[cfg(not(unix))]
+    let handle = spawn()?;
+    Ok(Thread { handle, id })
+}
+
+#[cfg(target_os = "linux")]
+fn kernel_id() -> i32 {
+    nix::unistd::gettid().as_raw()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn kernel_id() -> i32 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STACK: usize = 256 * 1024;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_that_was_joined_is_gone() {
+        for _ in 0..200 {
+            let thread = spawn("ended", STACK, Box::new(|| ())).unwrap();
+            let id = Arc::clone(&thread.id);
+            thread.join();
+            let id = id.load(SeqCst);
+            assert!(id > 0 && !Path::new(&format!("/proc/self/task/{id}")).exists());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_thread_receives_no_signal() {
+        use std::sync::mpsc;
+        use std::time::Duration;
+
+        use nix::sys::signal::SigSet;
+        let before = SigSet::thread_get_mask().unwrap();
+        let (masks, received) = mpsc::channel();
+        let run = move || masks.send(SigSet::thread_get_mask().unwrap()).unwrap();
+        spawn("masked", STACK, Box::new(run)).unwrap();
+        let mask = received.recv_timeout(Duration::from_mins(1)).unwrap();
+        assert!(mask.contains(nix::sys::signal::SIGTERM) && mask.contains(nix::sys::signal::SIGINT));
+        assert_eq!(SigSet::thread_get_mask().unwrap(), before);
+    }
+}
