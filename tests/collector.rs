@@ -14,7 +14,7 @@ use runtime_metrics::clock::{Clock, since_epoch};
 use runtime_metrics::collector::{Answer, Collector, Interpreter};
 use runtime_metrics::emitter::distribution::Distribution;
 use runtime_metrics::identity::IdentityInputs;
-use runtime_metrics::identity::function::{Function, Invoked, Start};
+use runtime_metrics::identity::function::{Function, InvocationFacts, Start};
 use runtime_metrics::identity::tracers::{Names, RuntimeWorker, Tracers};
 use runtime_metrics::message::Message;
 use runtime_metrics::settings::variables::Environment;
@@ -66,8 +66,8 @@ impl Interpreter for Played {
 
 /// Who has this tag.
 fn subject(tag: &str) -> IdentityInputs {
-    let claims = ServiceArguments { tags: Some(vec![tag.to_owned()]), ..ServiceArguments::default() };
-    IdentityInputs { claims, runtime_id: Some("own".into()), ..IdentityInputs::default() }
+    let arguments = ServiceArguments { tags: Some(vec![tag.to_owned()]), ..ServiceArguments::default() };
+    IdentityInputs { arguments, runtime_id: Some("own".into()), ..IdentityInputs::default() }
 }
 
 struct Running {
@@ -111,7 +111,11 @@ impl Running {
             flush_interval: Some(interval.as_secs_f64()),
             ..Arguments::default()
         };
-        let surroundings = Surroundings { default_socket: Path::new("/nowhere"), has_extension: false };
+        let surroundings = Surroundings {
+            default_socket: Path::new("/nowhere"),
+            has_default_socket: false,
+            has_extension: false,
+        };
         Settings::new(&arguments, &Environment::default(), surroundings).unwrap().0
     }
 
@@ -171,8 +175,8 @@ fn of_a_function_by(sink: Sink, subject: IdentityInputs) -> (Arc<Collector>, Run
     (collector, running)
 }
 
-fn invoked(start: Start) -> Invoked {
-    Invoked { start, arn: None, version: None, memory: None }
+fn invoked(start: Start) -> InvocationFacts {
+    InvocationFacts { start, arn: None, version: None, memory: None }
 }
 
 #[test]
@@ -199,8 +203,8 @@ fn a_function_sends_what_an_invocation_has_used_and_nothing_else() {
 fn tags_that_the_function_leaves_no_room_for_are_told_of_once() {
     // With those of the service and the interpreter it is one less than a line may have.
     let tags = (0..94).map(|number| format!("{number}:x")).collect();
-    let claims = ServiceArguments { tags: Some(tags), ..ServiceArguments::default() };
-    let (collector, _running) = of_a_function_by(Sink::Socket, IdentityInputs { claims, ..subject("") });
+    let arguments = ServiceArguments { tags: Some(tags), ..ServiceArguments::default() };
+    let (collector, _running) = of_a_function_by(Sink::Socket, IdentityInputs { arguments, ..subject("") });
     let told = |start| {
         assert!(collector.begin_invocation(|| invoked(start)));
         collector.end_invocation(|| None);
@@ -490,6 +494,39 @@ fn what_ddtrace_sends_is_left_to_it_while_it_does() {
             "ddtrace's runtime metrics were disabled (DD_RUNTIME_METRICS_FORCE): all names are sent here",
         ]
     );
+}
+
+/// What a collector logs about ddtrace at a flush.
+fn logged_about_ddtrace(collector: &Collector, worker: RuntimeWorker) -> Vec<String> {
+    let tracers = Some(Tracers { worker, ..Tracers::default() });
+    collector.flush(Some(Answer { tracers, ..Answer::default() }));
+    let messages = collector.take_messages().into_iter().map(|message| message.text);
+    messages.filter(|text| text.contains("ddtrace")).collect()
+}
+
+#[test]
+fn what_ddtrace_sends_is_logged_at_the_first_flush_and_not_again_by_a_child() {
+    let receiver = Receiver::new();
+    let worker = RuntimeWorker::Sends(Selection::named("gc.*"));
+    let child_of = |parent: Option<&Collector>| {
+        let handover = parent.and_then(|parent| Some(parent.inheritance()?.handover));
+        let mut subject = subject("a:b");
+        subject.tracers.worker = worker;
+        let settings = Running::settings(&receiver, NEVER);
+        let played = Arc::new(Played::default());
+        Collector::new(Clock::start(), Counters::default(), &settings, subject, played, handover.as_ref())
+    };
+    let parent = child_of(None);
+    assert!(parent.take_messages().is_empty());
+    let early_child = child_of(Some(&parent));
+    let parent = child_of(None);
+    let text = "ddtrace sends runtime metrics: 8 of the names are left to it";
+    assert_eq!(logged_about_ddtrace(&parent, worker), [text]);
+    assert!(logged_about_ddtrace(&parent, worker).is_empty());
+    let child = child_of(Some(&parent));
+    assert!(logged_about_ddtrace(&child, worker).is_empty());
+    assert_eq!(logged_about_ddtrace(&early_child, worker), [text]);
+    assert!(logged_about_ddtrace(&child_of(None), RuntimeWorker::Off).is_empty());
 }
 
 #[test]

@@ -15,12 +15,12 @@ use proptest::prelude::*;
 use runtime_metrics::catalogue::CATALOGUE;
 use runtime_metrics::catalogue::metric::{Member, Metric, Sample, Value, Wire, WireType};
 use runtime_metrics::clock::Clock;
-use runtime_metrics::emitter::Emitter;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
 use runtime_metrics::emitter::origin::{Cardinality, Origin, OriginFields};
 use runtime_metrics::emitter::transport::Transport;
-use runtime_metrics::identity::{Extras, Identity, Runtime};
-use runtime_metrics::settings::variables::Environment;
+use runtime_metrics::emitter::{Emitter, max_tag_bytes};
+use runtime_metrics::identity::{IdentityInputs, Runtime};
+use runtime_metrics::settings::variables::{Environment, Variable};
 use runtime_metrics::settings::{Arguments, ServiceArguments, Settings, Surroundings};
 use tempfile::TempDir;
 
@@ -39,7 +39,7 @@ fn detecting() -> Origin {
 
 /// No Agent's socket and no extension.
 fn alone() -> Surroundings<'static> {
-    Surroundings { default_socket: Path::new("/nowhere"), has_extension: false }
+    Surroundings { default_socket: Path::new("/nowhere"), has_default_socket: false, has_extension: false }
 }
 
 fn fields(root: &Path) -> String {
@@ -410,7 +410,7 @@ fn rows() -> impl Iterator<Item = &'static Metric> {
 fn switched_off_lines_are_what_they_are_without_an_origin() {
     let tree = tree(format!("0::/docker/{ID}\n").as_bytes(), b"", HOST);
     let lines = |variables: &[(&str, &str)]| {
-        let environment = Environment::collect(|name| {
+        let environment = Environment::read(Variable::all(), |name| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         });
         let (settings, _) = Settings::new(&Arguments::default(), &environment, alone()).unwrap();
@@ -455,17 +455,20 @@ proptest! {
         over_udp: bool,
     ) {
         let folder = tree(format!("0::/docker/{ID}\n").as_bytes(), b"", HOST);
-        let claims = ServiceArguments { tags: Some(tags), ..ServiceArguments::default() };
-        let runtime = Runtime { implementation: "CPython".into(), version: "3.13.1".into(), ..Runtime::default() };
-        let extras = Extras { reserved: origin.longest_fields(), ..Extras::default() };
-        let identity = Identity::new(&claims, &Environment::default(), &runtime, extras);
+        let inputs = IdentityInputs {
+            arguments: ServiceArguments { tags: Some(tags), ..ServiceArguments::default() },
+            runtime: Runtime { implementation: "CPython".into(), version: "3.13.1".into(), ..Runtime::default() },
+            max_tag_bytes: Some(max_tag_bytes(origin.longest_fields())),
+            ..IdentityInputs::default()
+        };
+        let identity = inputs.identity();
         prop_assert_eq!(identity.warning().is_some(), identity.dropped_tags > 0);
         let end = format!("|d|#{}{}", identity.tags, origin.fields(folder.path()));
 
         let socket = (!over_udp).then(|| folder.path().join("dsd.socket"));
         let target = if over_udp { 1432 } else { 8192 };
         let (transport, receive) = receiver(OriginFields::new(origin, folder.path()), socket.as_deref());
-        let mut emitter = Emitter::new(transport, identity.tags, WireType::Distribution);
+        let mut emitter = Emitter::new(transport, identity.tags.to_string(), WireType::Distribution);
         let samples = values.iter().zip(&CATALOGUE).map(|(value, metric)| Sample { metric, member: Member::Only, value: value.clone() });
         prop_assert!(emitter.emit(samples, None), "everything has left");
 

@@ -10,7 +10,7 @@ use runtime_metrics::catalogue::metric::{Level, Member, Metric, Sample, Value, W
 use runtime_metrics::catalogue::selection::{Selection, samples};
 use runtime_metrics::emitter::Emitter;
 use runtime_metrics::emitter::distribution::Distribution;
-use runtime_metrics::identity::{Extras, Identity, Runtime};
+use runtime_metrics::identity::{IdentityInputs, Runtime};
 use runtime_metrics::interval::Interval;
 use runtime_metrics::settings::ServiceArguments;
 use runtime_metrics::settings::variables::Environment;
@@ -91,8 +91,13 @@ fn the_lines_of_a_flush_are_exactly_these() {
         ("DD_VERSION", "1.4"),
         ("DD_TAGS", "team:core"),
     ]);
-    let extras = Extras { runtime_id: Some("9f0c"), ..Extras::default() };
-    let identity = Identity::new(&ServiceArguments::default(), &environment, &runtime(), extras);
+    let inputs = IdentityInputs {
+        runtime: runtime(),
+        runtime_id: Some("9f0c".to_owned()),
+        environment,
+        ..IdentityInputs::default()
+    };
+    let identity = inputs.identity();
     let tags = "service:web,env:prod,version:1.4,team:core,\
                 lang:python,lang_interpreter:CPython,lang_version:3.13.1,runtime-id:9f0c";
     let expected: Vec<String> = [
@@ -118,7 +123,10 @@ fn the_lines_of_a_flush_are_exactly_these() {
     let rows = expected.iter().map(|line| Selection::named(name(line)));
     let rows = rows.fold(Selection::default(), Selection::with);
     assert_eq!(rows.len() as usize, expected.len());
-    assert_eq!(lines_of(rows, &earlier(), &later(), &identity.tags, WireType::Distribution), expected);
+    assert_eq!(
+        lines_of(rows, &earlier(), &later(), identity.tags.as_str(), WireType::Distribution),
+        expected
+    );
 }
 
 /// The name of the metric in a line.
@@ -379,12 +387,16 @@ proptest! {
         dd_tags: String,
         runtime_id in "[0-9a-f]{32}",
     ) {
-        let claims = ServiceArguments { service: Some(service), tags: Some(user_tags), ..ServiceArguments::default() };
-        let environment = Environment::from([("DD_TAGS", dd_tags.as_str())]);
-        let extras = Extras { runtime_id: Some(&runtime_id), ..Extras::default() };
-        let identity = Identity::new(&claims, &environment, &runtime(), extras);
+        let inputs = IdentityInputs {
+            arguments: ServiceArguments { service: Some(service), tags: Some(user_tags), ..ServiceArguments::default() },
+            runtime: runtime(),
+            runtime_id: Some(runtime_id.clone()),
+            environment: Environment::from([("DD_TAGS", dd_tags.as_str())]),
+            ..IdentityInputs::default()
+        };
+        let identity = inputs.identity();
         let sink = Lines::default();
-        let mut emitter = Emitter::new(sink.clone(), identity.tags.clone(), WireType::Distribution);
+        let mut emitter = Emitter::new(sink.clone(), identity.tags.to_string(), WireType::Distribution);
         let sample = Sample { metric, member: Member::Only, value: value.clone() };
         let written = emitter.emit(std::iter::once(sample), None);
 

@@ -6,15 +6,15 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::checkout::CheckedOut;
+use super::output::OutputHandover;
 use super::{Collector, Held};
-use crate::emitter::transport::Handover;
 use crate::identity::IdentityInputs;
 use crate::message::Message;
 
 /// What a child process takes over of its parent's collector.
 pub struct Inheritance {
-    /// What was known about the way to the receiver.
-    pub handover: Handover,
+    /// What was known about the way to the receiver, and what was logged.
+    pub handover: OutputHandover,
     /// Who sent.
     pub identity_inputs: IdentityInputs,
 }

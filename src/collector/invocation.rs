@@ -12,7 +12,7 @@ use super::{Collector, FLUSH_TIMEOUT};
 use crate::clock::Clock;
 use crate::emitter::distribution::Distribution;
 use crate::identity::IdentityInputs;
-use crate::identity::function::{Invoked, Start};
+use crate::identity::function::{InvocationFacts, Start};
 use crate::settings::{Schedule, Settings};
 
 /// How long an invocation waits for a flush of another thread to end.
@@ -24,7 +24,7 @@ const INVOCATION_SEND_TIMEOUT: Duration = Duration::from_millis(20);
 impl Collector {
     /// Begins an invocation, which sends its metrics at its [end](Self::end_invocation). False while another flush is
     /// under way: then the invocation sends nothing, and `invoked` is not called.
-    pub fn begin_invocation(&self, invoked: impl FnOnce() -> Invoked) -> bool {
+    pub fn begin_invocation(&self, invoked: impl FnOnce() -> InvocationFacts) -> bool {
         let Some(mut pipeline) = self.pipeline.check_out(INVOCATION_TIMEOUT) else {
             return false;
         };

@@ -30,7 +30,6 @@ use self::sampler::Sampler;
 use crate::catalogue::metric::Sample;
 use crate::clock::Clock;
 use crate::emitter::status::Status;
-use crate::emitter::transport::Handover;
 use crate::identity::IdentityInputs;
 use crate::message::Message;
 use crate::settings::{Schedule, Settings};
@@ -47,6 +46,7 @@ mod thread;
 
 pub use self::fork::Inheritance;
 pub use self::invocation::{InvocationGuard, send_custom};
+pub use self::output::OutputHandover;
 pub use self::reader::{Answer, Interpreter};
 
 /// A tick waits for the interpreter at most a tenth of its interval, and never longer than this.
@@ -95,7 +95,7 @@ pub struct Flushed {
 impl Collector {
     /// Opens the sources and takes the baseline; `clock` is the one that `counters` count with. Nothing runs yet.
     ///
-    /// `handover` is what a parent process knew about the way to the receiver.
+    /// `handover` is what a parent process knew about the way to the receiver, and what it has logged.
     #[must_use]
     pub fn new(
         clock: Clock,
@@ -103,10 +103,10 @@ impl Collector {
         settings: &Settings,
         inputs: IdentityInputs,
         interpreter: Arc<dyn Interpreter>,
-        handover: Option<&Handover>,
+        handover: Option<&OutputHandover>,
     ) -> Arc<Self> {
         let hurry = Arc::new(AtomicBool::new(false));
-        let output = Output::new(clock, &hurry, settings, inputs);
+        let mut output = Output::new(clock, &hurry, settings, inputs);
         if let Some(handover) = handover {
             output.inherit(handover);
         }

@@ -16,7 +16,7 @@ use crate::emitter::telemetry::{Telemetry, Totals};
 use crate::emitter::transport::{Handover, Transport};
 use crate::emitter::{Emitter, LogLines};
 use crate::identity::IdentityInputs;
-use crate::identity::function::Invoked;
+use crate::identity::function::InvocationFacts;
 use crate::identity::tracers::{RuntimeWorker, Tracers};
 use crate::interval::Interval;
 use crate::message::{Message, Severity};
@@ -41,6 +41,15 @@ pub struct Output {
     interval: Duration,
     sink: Sink,
     log: LogLines,
+    /// What was last logged about ddtrace's runtime metrics.
+    logged_worker: RuntimeWorker,
+}
+
+/// What a child process takes over of its parent's output.
+#[derive(Clone, Debug)]
+pub struct OutputHandover {
+    transport: Handover,
+    logged_worker: RuntimeWorker,
 }
 
 impl Output {
@@ -50,8 +59,13 @@ impl Output {
         let origin = OriginFields::new(settings.origin.clone(), Path::new("/"));
         let transport = Transport::new(settings.destination.clone(), origin, clock, Arc::clone(hurry));
         let identity = inputs.identity();
-        let emitter =
-            Emitter::new(transport.clone(), identity.tags, settings.wire_type).with_room_for(inputs.reserved);
+        let emitter = Emitter::new(transport.clone(), identity.tags.to_string(), settings.wire_type)
+            .with_room_for(settings.origin.longest_fields());
+        // That ddtrace sends them is logged at the first flush: by then the program has set up its log.
+        let logged_worker = match inputs.tracers.worker {
+            RuntimeWorker::Sends(_) => RuntimeWorker::Off,
+            worker => worker,
+        };
         Self {
             emitter,
             transport,
@@ -67,18 +81,20 @@ impl Output {
             },
             sink: settings.sink,
             log: LogLines::default(),
+            logged_worker,
         }
     }
 
-    /// Takes over what a parent process knew about the way to the receiver.
-    pub fn inherit(&self, handover: &Handover) {
-        self.transport.inherit(handover);
+    /// Takes over what a parent process knew about the way to the receiver, and what it has logged.
+    pub fn inherit(&mut self, handover: &OutputHandover) {
+        self.transport.inherit(&handover.transport);
+        self.logged_worker = handover.logged_worker;
     }
 
-    /// What a child process can take over for its own deliveries.
+    /// What a child process can take over.
     #[must_use]
-    pub fn handover(&self) -> Handover {
-        self.transport.handover()
+    pub fn handover(&self) -> OutputHandover {
+        OutputHandover { transport: self.transport.handover(), logged_worker: self.logged_worker }
     }
 
     /// The sources that the selected rows need, also of rows that ddtrace sends for the time being.
@@ -107,19 +123,19 @@ impl Output {
 
     /// Takes over what environment and tracers say now; returns what there is to log about it.
     pub fn follow(&mut self, environment: &Environment, tracers: Option<&Tracers>) -> Vec<Message> {
-        let before = self.inputs.tracers.worker;
-        if !self.inputs.follow(environment, tracers) {
-            return Vec::new();
-        }
-        let dropped_tags = self.join_tags();
-        dropped_tags.into_iter().chain(self.worker_change(before)).collect()
+        let has_changed = self.inputs.follow(environment, tracers);
+        let dropped_tags = if has_changed { self.join_tags() } else { None };
+        let worker_change = tracers.and_then(|tracers| self.worker_change(tracers.worker));
+        dropped_tags.into_iter().chain(worker_change).collect()
     }
 
     /// Takes over the tags of an invocation. One may have more than another: dropped tags are logged only once.
-    pub fn set_invocation(&mut self, invoked: Invoked) -> Option<Message> {
-        let function =
-            self.inputs.function.as_mut().filter(|function| function.invoked.as_ref() != Some(&invoked))?;
-        function.invoked = Some(invoked);
+    pub fn set_invocation(&mut self, invocation: InvocationFacts) -> Option<Message> {
+        let function = self.inputs.function.as_mut()?;
+        if function.invocation.as_ref() == Some(&invocation) {
+            return None;
+        }
+        function.invocation = Some(invocation);
         let logged = self.dropped_tags;
         let warning = self.join_tags();
         self.dropped_tags = self.dropped_tags.max(logged);
@@ -128,8 +144,8 @@ impl Output {
 
     /// The invocation under way, if there is one.
     #[must_use]
-    pub fn into_invocation(self) -> Option<Invoked> {
-        self.inputs.function.and_then(|function| function.invoked)
+    pub fn into_invocation(self) -> Option<InvocationFacts> {
+        self.inputs.function.and_then(|function| function.invocation)
     }
 
     /// Sends an interval, in at most `within`; whether everything was sent.
@@ -157,7 +173,7 @@ impl Output {
                 }
                 true
             }
-            Sink::Nowhere => false,
+            Sink::None(_) => false,
         }
     }
 
@@ -184,16 +200,16 @@ impl Output {
     pub fn send_custom(&mut self, distribution: &Distribution, now: Duration, within: Duration) {
         match self.sink {
             Sink::Socket => {
-                let tags = self.inputs.tags_beside(&distribution.tags);
+                let tags = self.inputs.custom_metric_tags(&distribution.tags);
                 self.transport.prepare_for_custom(now, within);
-                self.emitter.distribute(distribution, &tags);
+                self.emitter.distribute(distribution, tags.as_str());
             }
             Sink::Log => {
-                let tags = self.inputs.tags_beside(&distribution.tags);
+                let tags = self.inputs.custom_metric_tags(&distribution.tags);
                 let at = distribution.timestamp.unwrap_or_else(|| clock::since_epoch().as_secs());
-                self.log.push(&distribution.name, &Value::Real(distribution.value), at, &tags);
+                self.log.push(&distribution.name, &Value::Real(distribution.value), at, tags.as_str());
             }
-            Sink::Nowhere => {}
+            Sink::None(_) => {}
         }
     }
 
@@ -215,7 +231,7 @@ impl Output {
         let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
         match self.sink {
             Sink::Socket => Status { totals, ..status },
-            Sink::Log | Sink::Nowhere => Status { destination: None, transport: None, totals, ..status },
+            Sink::Log | Sink::None(_) => Status { destination: None, transport: None, totals, ..status },
         }
     }
 
@@ -235,15 +251,16 @@ impl Output {
         let identity = self.inputs.identity();
         let warning = if identity.dropped_tags > self.dropped_tags { identity.warning() } else { None };
         self.dropped_tags = identity.dropped_tags;
-        self.emitter.set_tags(identity.tags);
+        self.emitter.set_tags(identity.tags.to_string());
         warning
     }
 
-    fn worker_change(&self, before: RuntimeWorker) -> Option<Message> {
-        let text = match (before, self.inputs.tracers.worker) {
+    /// What has changed about ddtrace's runtime metrics since that was last logged.
+    fn worker_change(&mut self, worker: RuntimeWorker) -> Option<Message> {
+        let text = match (std::mem::replace(&mut self.logged_worker, worker), worker) {
             (before, now) if before == now => return None,
-            (RuntimeWorker::Sent(_) | RuntimeWorker::Stopped(..), RuntimeWorker::Off) => return None,
-            (_, RuntimeWorker::Sent(rows) | RuntimeWorker::Sends(rows)) => {
+            (RuntimeWorker::Stopped(..), RuntimeWorker::Off) => return None,
+            (_, RuntimeWorker::Sends(rows)) => {
                 format!("ddtrace sends runtime metrics: {} of the names are left to it", rows.len())
             }
             (_, RuntimeWorker::Off) => {

@@ -5,16 +5,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::output::Output;
+use super::output::{Output, OutputHandover};
 use super::reader::Answer;
 use crate::catalogue::metric::Sample;
 use crate::catalogue::selection::samples;
 use crate::emitter::distribution::Distribution;
 use crate::emitter::resolver::Resolver;
 use crate::emitter::status::Status;
-use crate::emitter::transport::Handover;
 use crate::identity::IdentityInputs;
-use crate::identity::function::Invoked;
+use crate::identity::function::InvocationFacts;
 use crate::interval::Interval;
 use crate::message::Message;
 use crate::snapshot::Snapshot;
@@ -48,8 +47,8 @@ impl Pipeline {
     }
 
     /// Takes a new baseline for an invocation: what has gathered since the last one is not sent.
-    pub fn begin_invocation(&mut self, now: impl FnOnce() -> Duration, invoked: Invoked) {
-        self.messages.extend(self.output.set_invocation(invoked));
+    pub fn begin_invocation(&mut self, now: impl FnOnce() -> Duration, invocation: InvocationFacts) {
+        self.messages.extend(self.output.set_invocation(invocation));
         self.earlier = self.sources.baseline(now(), self.output.needs());
     }
 
@@ -114,8 +113,8 @@ impl Pipeline {
     pub fn redirect(&mut self, output: Output) {
         let before = std::mem::replace(&mut self.output, output);
         // An invocation under way goes on.
-        if let Some(invoked) = before.into_invocation() {
-            self.messages.extend(self.output.set_invocation(invoked));
+        if let Some(invocation) = before.into_invocation() {
+            self.messages.extend(self.output.set_invocation(invocation));
         }
     }
 
@@ -131,9 +130,9 @@ impl Pipeline {
         self.output.status()
     }
 
-    /// What a child process can take over for its own deliveries.
+    /// What a child process can take over.
     #[must_use]
-    pub fn handover(&self) -> Handover {
+    pub fn handover(&self) -> OutputHandover {
         self.output.handover()
     }
 

@@ -201,7 +201,13 @@ impl Destination {
     /// The socket of an Agent on this host if it is there, else UDP to this host.
     #[must_use]
     pub fn by_default(socket: &Path) -> Self {
-        let address = if socket.exists() {
+        Self::default_at(socket, socket.exists())
+    }
+
+    /// The same, where it is known whether the socket exists.
+    #[must_use]
+    pub fn default_at(socket: &Path, exists: bool) -> Self {
+        let address = if exists {
             Address::Unix(socket.to_owned(), UnixKind::Either)
         } else {
             Address::Udp(Host::Localhost, DEFAULT_PORT)

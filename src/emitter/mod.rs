@@ -40,6 +40,16 @@ const FEWEST: usize = 400;
 /// 20 digits, and what stands between.
 const BESIDE: usize = 30;
 
+/// What a line holds beside its tags and its origin fields, in bytes: a name, a type, and a value, which as a float may take
+/// 327, or a metric's own tags, of which one may take 800.
+const MAX_BESIDE_TAGS: usize = 900;
+
+/// How many bytes the tags of every line may take, beside so many bytes of origin fields.
+#[must_use]
+pub fn max_tag_bytes(origin_fields: usize) -> usize {
+    LONGEST.saturating_sub(MAX_BESIDE_TAGS + origin_fields)
+}
+
 /// Writes samples as DogStatsD lines to a sink.
 #[derive(Debug)]
 pub struct Emitter {

@@ -1,8 +1,8 @@
-//! What a Python command line starts. A pure function of its words.
+//! The program that a Python command line starts.
 
 use std::path::Path;
 
-/// What a Python command line starts.
+/// The program that a Python command line starts.
 #[derive(Clone, Copy)]
 pub enum Program<'a> {
     /// A file.
@@ -45,7 +45,7 @@ impl<'a> Program<'a> {
         None
     }
 
-    /// The module's name, or the script's as people say it; `None` if the path has none.
+    /// The module's name, or the script's without its suffix; `None` if the path has none.
     #[must_use]
     pub fn name(self) -> Option<String> {
         match self {
@@ -55,11 +55,11 @@ impl<'a> Program<'a> {
     }
 }
 
-/// The file's name without the endings of Python files; of a `__main__.py`, its folder's.
+/// The file's name without the suffix of a Python file; for a `__main__.py`, that of its folder.
 fn script_name(script: &str) -> Option<String> {
     let path = Path::new(script);
     let name = path.file_name()?.to_str()?;
-    let stem = [".py", ".pyw", ".pyc", ".pyz"].iter().find_map(|ending| name.strip_suffix(ending));
+    let stem = [".py", ".pyw", ".pyc", ".pyz"].iter().find_map(|suffix| name.strip_suffix(suffix));
     match stem.unwrap_or(name) {
         "__main__" => Some(path.parent()?.file_name()?.to_str()?.to_owned()),
         stem => Some(stem.to_owned()),

@@ -1,27 +1,30 @@
-//! An invocation of a function in AWS Lambda: whose it is, how it began, and what its lines tell of the function.
-//!
-//! The clock is the caller's, and times are those of the wall: the monotonic clock may stand still while the environment is
-//! frozen.
+//! A function in AWS Lambda, and what its lines say about it and about the invocation that they are sent in.
 
 use std::time::Duration;
+
+use crate::settings::AwsLambda;
+use crate::tag::clean;
+
+/// How many tags a line may have: Datadog's receiver in AWS Lambda refuses lines with more.
+pub(super) const MAX_TAGS: usize = 100;
 
 /// An environment that waits longer than this for its first invocation was set up in advance.
 const IN_ADVANCE: Duration = Duration::from_secs(10);
 
-/// How the environment came to its invocation.
+/// How the environment came to an invocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// It was set up for it.
+    /// It was set up for the invocation.
     Cold,
-    /// It was set up in advance: nobody waited for that.
+    /// It was set up in advance, and the invocation did not wait for that.
     Proactive,
     /// It has served others before.
     Warm,
 }
 
 impl Start {
-    /// `waited` is how long the environment, since it was set up, has waited for its first invocation; `None` at any
-    /// other.
+    /// `waited` is how long the environment has waited for its first invocation since it was set up; `None` at any
+    /// later one.
     #[must_use]
     pub fn after(waited: Option<Duration>) -> Self {
         match waited {
@@ -42,18 +45,18 @@ impl Start {
     }
 }
 
-/// What is known of the function.
+/// What is known about the function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Function {
-    /// Whether the vendor's extension adds tags to what it receives.
-    pub has_extension: bool,
-    /// The invocation, once there is one.
-    pub invoked: Option<Invoked>,
+    /// Whether lines are sent to the Datadog Lambda Extension, which adds tags to them.
+    pub sends_to_extension: bool,
+    /// The current or the last invocation, once there is one.
+    pub invocation: Option<InvocationFacts>,
 }
 
-/// What an invocation's context says.
+/// What an invocation's context says, and how the environment came to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invoked {
+pub struct InvocationFacts {
     /// How the environment came to it.
     pub start: Start,
     /// The name that the function was invoked by, with account and region: `invoked_function_arn`.
@@ -65,24 +68,30 @@ pub struct Invoked {
 }
 
 impl Function {
+    /// A function before its first invocation.
+    #[must_use]
+    pub fn new(settings: AwsLambda) -> Self {
+        Self { sends_to_extension: settings.sends_to_extension, invocation: None }
+    }
+
     /// The tags of the start.
     #[must_use]
     pub fn start_tags(&self) -> &'static [&'static str] {
-        self.invoked.as_ref().map_or(&[], |invoked| invoked.start.tags())
+        self.invocation.as_ref().map_or(&[], |invocation| invocation.start.tags())
     }
 
-    /// The tags that the extension would add, by the names it gives them.
+    /// The tags that the extension would add, with the names it gives them.
     ///
-    /// `name` is the function's, where no invocation has told more.
+    /// `name` is the function's, for use until an invocation says more.
     #[must_use]
     pub fn tags(&self, name: Option<&str>) -> Vec<String> {
-        if self.has_extension {
+        if self.sends_to_extension {
             return Vec::new();
         }
         let mut tags = Vec::new();
-        let invoked = self.invoked.as_ref();
+        let invocation = self.invocation.as_ref();
         // arn:aws:lambda:region:account:function:name, and perhaps :alias.
-        let arn = invoked.and_then(|invoked| invoked.arn.as_deref()).unwrap_or_default();
+        let arn = invocation.and_then(|invocation| invocation.arn.as_deref()).unwrap_or_default();
         if let [_, _, "lambda", region, account, "function", name, alias @ ..] =
             arn.split(':').collect::<Vec<_>>().as_slice()
         {
@@ -94,13 +103,13 @@ impl Function {
         } else if let Some(name) = name {
             tags.push(format!("functionname:{name}"));
         }
-        if let Some(version) = invoked.and_then(|invoked| invoked.version.as_ref()) {
+        if let Some(version) = invocation.and_then(|invocation| invocation.version.as_ref()) {
             tags.push(format!("executedversion:{}", version.trim_start_matches('$')));
         }
-        if let Some(memory) = invoked.and_then(|invoked| invoked.memory.as_ref()) {
+        if let Some(memory) = invocation.and_then(|invocation| invocation.memory.as_ref()) {
             tags.push(format!("memorysize:{memory}"));
         }
-        tags
+        tags.iter().map(|tag| clean(tag)).collect()
     }
 }
 
@@ -116,20 +125,20 @@ mod tests {
     }
 
     #[test]
-    fn a_start_in_advance_is_told_and_is_not_cold() {
+    fn a_start_in_advance_has_a_tag_of_its_own_and_is_not_cold() {
         assert_eq!(Start::Cold.tags(), ["cold_start:true"]);
         assert_eq!(Start::Proactive.tags(), ["cold_start:false", "proactive_initialization:true"]);
         assert_eq!(Start::Warm.tags(), ["cold_start:false"]);
     }
 
-    fn invoked(arn: &str) -> Function {
-        let invoked = Invoked {
+    fn invoked_by(arn: &str) -> Function {
+        let invocation = InvocationFacts {
             start: Start::Warm,
             arn: Some(arn.to_owned()),
             version: Some("$LATEST".to_owned()),
             memory: Some("128".to_owned()),
         };
-        Function { has_extension: false, invoked: Some(invoked) }
+        Function { sends_to_extension: false, invocation: Some(invocation) }
     }
 
     const ARN: &str = "arn:aws:lambda:eu-central-1:123456789012:function:coffee";
@@ -137,18 +146,18 @@ mod tests {
     #[test]
     fn the_function_s_tags_come_from_the_name_it_was_invoked_by() {
         assert_eq!(
-            invoked(ARN).tags(Some("other")).join(","),
+            invoked_by(ARN).tags(Some("other")).join(","),
             "functionname:coffee,region:eu-central-1,account_id:123456789012,resource:coffee,\
              executedversion:LATEST,memorysize:128"
         );
-        let of_alias = invoked(&format!("{ARN}:live")).tags(None).join(",");
+        let of_alias = invoked_by(&format!("{ARN}:live")).tags(None).join(",");
         assert!(of_alias.contains("functionname:coffee,") && of_alias.contains("resource:coffee:live,"));
     }
 
     #[test]
-    fn without_a_name_that_can_be_read_only_the_function_s_own_is_told() {
+    fn without_a_valid_arn_the_function_has_the_name_that_its_environment_gives() {
         for arn in ["", "arn", "a:b:c:d:e:f:g", "arn:aws:s3:::bucket:x"] {
-            let tags = invoked(arn).tags(Some("coffee"));
+            let tags = invoked_by(arn).tags(Some("coffee"));
             assert_eq!(tags, ["functionname:coffee", "executedversion:LATEST", "memorysize:128"], "{arn}");
         }
         assert_eq!(Function::default().tags(Some("coffee")), ["functionname:coffee"]);
@@ -156,8 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn what_an_extension_adds_is_not_repeated() {
-        let function = Function { has_extension: true, ..invoked(ARN) };
+    fn tags_that_the_extension_adds_are_not_sent_to_it() {
+        let function = Function { sends_to_extension: true, ..invoked_by(ARN) };
         assert!(function.tags(Some("coffee")).is_empty());
         assert_eq!(function.start_tags(), ["cold_start:false"]);
     }

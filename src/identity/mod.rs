@@ -1,38 +1,46 @@
-//! Who we are: entity id, service, env, version, user tags, runtime-id and process tags, joined once into the block of
-//! tags that every line carries. A pure function of arguments, environment and command line.
+//! Who we are: the tags that every line carries. A pure function of [`IdentityInputs`].
 
-use std::path::Path;
-
-use percent_encoding::percent_decode_str;
-
-use crate::emitter;
+use self::command_line::Program;
+use self::function::{Function, MAX_TAGS};
+use self::names::{ServiceNames, Sources, runtime_id};
+use self::tags::keyed;
+use self::tracers::Tracers;
 use crate::message::Message;
 use crate::settings::ServiceArguments;
-use crate::settings::variables::{self, Environment};
-use crate::tag::clean;
+use crate::settings::variables::{Environment, LAMBDA_FUNCTION_NAME};
+use crate::tag::{Tags, clean};
 
 pub mod command_line;
 pub mod function;
+mod names;
+mod process_tags;
+mod tags;
 pub mod tracers;
 
-use self::command_line::Program;
-use self::function::Function;
-use self::tracers::{Names, Tracers};
+pub use self::process_tags::Entrypoint;
 
-/// The service of a program that nothing names.
-const UNNAMED: &str = "unnamed-python-service";
+/// What an identity is made of.
+#[derive(Clone, Debug, Default)]
+pub struct IdentityInputs {
+    /// The arguments of `enable()`.
+    pub arguments: ServiceArguments,
+    /// The interpreter.
+    pub runtime: Runtime,
+    /// Our own id for this run of the process, if lines carry one.
+    pub runtime_id: Option<String>,
+    /// How the program was started, if lines carry process tags.
+    pub entrypoint: Option<Entrypoint>,
+    /// How many bytes of a line its tags may take, if there is a limit.
+    pub max_tag_bytes: Option<usize>,
+    /// The variables that identify the process.
+    pub environment: Environment,
+    /// What the tracers in this process report.
+    pub tracers: Tracers,
+    /// The function, in AWS Lambda.
+    pub function: Option<Function>,
+}
 
-/// The vendor's receiver in AWS Lambda refuses lines with more.
-const MOST_TAGS_IN_LAMBDA: usize = 100;
-
-/// What a line holds before and after its tags, in bytes: a name, a type, and a value, which as a float may take 327, or a
-/// metric's own tags, of which one may take 800. The fields of the origin are counted apart.
-const BESIDE_THE_BLOCK: usize = 900;
-
-/// No value of a process tag is longer, in characters.
-const LONGEST_PROCESS_VALUE: usize = 100;
-
-/// The interpreter this process runs.
+/// The interpreter that this process runs.
 #[derive(Clone, Debug, Default)]
 pub struct Runtime {
     /// `CPython`, `PyPy`.
@@ -43,463 +51,141 @@ pub struct Runtime {
     pub command: Vec<String>,
 }
 
-/// How the program was started, for process tags.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Entrypoint {
-    /// The working directory.
-    pub working_directory: String,
-    /// The absolute path of the script or of the module's file; empty if there is none.
-    pub file: String,
-}
-
-/// What lines carry beside what arguments and environment say.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Extras<'a> {
-    /// The tag `runtime-id`.
-    pub runtime_id: Option<&'a str>,
-    /// How the program was started, if process tags are asked for.
-    pub entrypoint: Option<&'a Entrypoint>,
-    /// How many bytes of a line the fields of its origin may take.
-    pub reserved: usize,
-    /// What tracers in this process say.
-    pub tracers: Option<&'a Tracers>,
-    /// The function, in AWS Lambda.
-    pub function: Option<&'a Function>,
-}
-
-/// All that an identity is made of.
-#[derive(Clone, Debug, Default)]
-pub struct IdentityInputs {
-    /// What `enable()` was told.
-    pub claims: ServiceArguments,
-    /// The interpreter.
-    pub runtime: Runtime,
-    /// Our own id of this run of the process, if lines are to carry one.
-    pub runtime_id: Option<String>,
-    /// How the program was started, if process tags are asked for.
-    pub entrypoint: Option<Entrypoint>,
-    /// How many bytes of a line the fields of its origin may take.
-    pub reserved: usize,
-    /// The variables that say who the process is.
-    pub environment: Environment,
-    /// What tracers in this process say.
-    pub tracers: Tracers,
-    /// The function, in AWS Lambda.
-    pub function: Option<Function>,
-}
-
-impl IdentityInputs {
-    /// The identity as it is now.
-    #[must_use]
-    pub fn identity(&self) -> Identity {
-        let extras = Extras {
-            runtime_id: self.runtime_id.as_deref(),
-            entrypoint: self.entrypoint.as_ref(),
-            reserved: self.reserved,
-            tracers: Some(&self.tracers),
-            function: self.function.as_ref(),
-        };
-        Identity::new(&self.claims, &self.environment, &self.runtime, extras)
-    }
-
-    /// The tags of a metric of the program's own: beside those that it is given, which are left out last, only what is the
-    /// same in every process of the service, for each combination of tags is a metric that is paid for. What an extension
-    /// adds to every line, it adds to these.
-    #[must_use]
-    pub fn tags_beside(&self, own: &[String]) -> String {
-        let function = self.function.as_ref();
-        let program = Program::of(&self.runtime.command);
-        let mut user: Vec<String> = own.iter().map(|tag| clean(tag)).filter(|tag| !tag.is_empty()).collect();
-        let mut leading = Vec::new();
-        if !function.is_some_and(|function| function.has_extension) {
-            let named = Named::by(&self.claims, &self.environment, program, Some(&self.tracers));
-            user.extend(named.user.cleaned());
-            leading = named.leading(&self.environment, function);
-        }
-        let trailing = function.map(|function| tags_of(function, &self.environment)).unwrap_or_default();
-        join(&leading, &user, &trailing, Room::of(self.reserved, function)).tags
-    }
-
-    /// Takes over what environment and tracers say by now, if they do; says whether that is something new.
-    pub fn follow(&mut self, environment: &Environment, tracers: Option<&Tracers>) -> bool {
-        let tracers = tracers.unwrap_or(&self.tracers);
-        let is_new = (environment, tracers) != (&self.environment, &self.tracers);
-        if is_new {
-            let tracers = tracers.clone();
-            self.environment = environment.clone();
-            self.tracers = tracers;
-        }
-        is_new
-    }
-}
-
 /// The tags of every line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
-    /// All tags, cleaned and joined by commas.
-    pub tags: String,
-    /// How many user tags were left out, for what a line takes.
+    /// The tags.
+    pub tags: Tags,
+    /// How many user tags were dropped because a line has no room for them.
     pub dropped_tags: usize,
-    limit: Limit,
+    /// Whether they were dropped because a line may have no more tags, and not because the tags are too long.
+    has_too_many: bool,
 }
 
-/// What keeps further tags from a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Limit {
-    /// The block would not fit into a packet.
-    Length,
-    /// The receiver takes no line with more.
-    Number,
+impl IdentityInputs {
+    /// Joins the tags of every line.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        let names = self.names();
+        let runtime_id = self.runtime_id.as_deref().and_then(|own| runtime_id(own, &self.tracers));
+        let mut trailing = keyed([
+            ("lang", Some("python")),
+            ("lang_interpreter", Some(&self.runtime.implementation)),
+            ("lang_version", Some(&self.runtime.version)),
+            ("runtime-id", runtime_id.as_deref()),
+        ]);
+        if let Some(entrypoint) = &self.entrypoint {
+            let inferred_service = names.inferred_service.as_deref();
+            trailing.extend(process_tags::process_tags(
+                entrypoint,
+                self.program(),
+                names.service_is_given,
+                inferred_service,
+            ));
+        }
+        if let Some(function) = &self.function {
+            trailing.extend(function.start_tags().iter().map(|tag| (*tag).to_owned()));
+        }
+        trailing.extend(self.function_tags());
+        self.join(&names.tags(), &names.user_tags, &trailing)
+    }
+
+    /// Joins the tags of a custom metric: its own, which are dropped last, and those of ours that are the same in
+    /// every process of the service, since each combination of tags is a metric that is paid for. The Datadog Lambda
+    /// Extension adds its tags to these lines, too.
+    #[must_use]
+    pub fn custom_metric_tags(&self, own: &[String]) -> Tags {
+        let mut user: Vec<String> = own.iter().map(|tag| clean(tag)).filter(|tag| !tag.is_empty()).collect();
+        let mut leading = Vec::new();
+        if !self.sends_to_extension() {
+            let names = self.names();
+            leading = names.tags();
+            user.extend(names.user_tags);
+        }
+        self.join(&leading, &user, &self.function_tags()).tags
+    }
+
+    /// Takes over the environment and, if they have answered, what the tracers report. Returns whether something has
+    /// changed; if nothing has, it allocates nothing.
+    pub fn follow(&mut self, environment: &Environment, tracers: Option<&Tracers>) -> bool {
+        let environment = Some(environment).filter(|environment| **environment != self.environment);
+        let tracers = tracers.filter(|tracers| **tracers != self.tracers);
+        if let Some(environment) = environment {
+            self.environment.clone_from(environment);
+        }
+        if let Some(tracers) = tracers {
+            self.tracers.clone_from(tracers);
+        }
+        environment.is_some() || tracers.is_some()
+    }
+
+    fn names(&self) -> ServiceNames {
+        let mut names = ServiceNames::of(&Sources {
+            arguments: &self.arguments,
+            environment: &self.environment,
+            tracers: &self.tracers,
+            program: self.program(),
+        });
+        if self.sends_to_extension() {
+            names.drop_contradicted_by_extension(&self.environment);
+        }
+        names
+    }
+
+    fn program(&self) -> Option<Program<'_>> {
+        Program::of(&self.runtime.command)
+    }
+
+    fn sends_to_extension(&self) -> bool {
+        self.function.as_ref().is_some_and(|function| function.sends_to_extension)
+    }
+
+    fn function_tags(&self) -> Vec<String> {
+        let name = self.environment.get(LAMBDA_FUNCTION_NAME);
+        self.function.as_ref().map(|function| function.tags(name)).unwrap_or_default()
+    }
+
+    /// Joins tags. Of the user's, the last are dropped until all others have room.
+    fn join(&self, leading: &[String], user: &[String], trailing: &[String]) -> Identity {
+        let size = |tags: &[String]| tags.iter().map(|tag| tag.len() + 1).sum::<usize>();
+        let max_bytes = self.max_tag_bytes.unwrap_or(usize::MAX);
+        let max_tags = if self.function.is_some() { MAX_TAGS } else { usize::MAX };
+        let max_user_tags = max_tags.saturating_sub(leading.len() + trailing.len());
+        let mut room = max_bytes.saturating_sub(size(leading) + size(trailing));
+        let fitting = user.iter().take(max_user_tags).take_while(|tag| {
+            let fits = tag.len() < room;
+            room = room.saturating_sub(tag.len() + 1);
+            fits
+        });
+        let fitting = fitting.count();
+        let mut tags = Tags::default();
+        for tag in leading.iter().chain(&user[..fitting]).chain(trailing) {
+            tags.push(tag);
+        }
+        Identity { tags, dropped_tags: user.len() - fitting, has_too_many: fitting == max_user_tags }
+    }
 }
 
 impl Identity {
-    /// Decides each key on its own, by the strongest source that knows it.
-    #[must_use]
-    pub fn new(
-        claims: &ServiceArguments,
-        environment: &Environment,
-        runtime: &Runtime,
-        extras: Extras<'_>,
-    ) -> Self {
-        let program = Program::of(&runtime.command);
-        let named = Named::by(claims, environment, program, extras.tracers);
-        let mut trailing = tags(&[
-            ("lang", Some("python".to_owned())),
-            ("lang_interpreter", Some(runtime.implementation.clone())),
-            ("lang_version", Some(runtime.version.clone())),
-            ("runtime-id", extras.runtime_id.and_then(|own| runtime_id(own, extras.tracers))),
-        ]);
-        trailing.extend(extras.entrypoint.into_iter().flat_map(|entrypoint| {
-            process_tags(entrypoint, program, named.service_is_given, named.inferred_service.as_deref())
-        }));
-        if let Some(function) = extras.function {
-            trailing.extend(function.start_tags().iter().map(|tag| (*tag).to_owned()));
-            trailing.extend(tags_of(function, environment));
-        }
-        let leading = named.leading(environment, extras.function);
-        join(&leading, &named.user.cleaned(), &trailing, Room::of(extras.reserved, extras.function))
-    }
-
-    /// What to say where user tags were left out.
+    /// A warning, if user tags were dropped.
     #[must_use]
     pub fn warning(&self) -> Option<Message> {
-        let reason = match self.limit {
-            Limit::Length => "all tags together are too long".to_owned(),
-            Limit::Number => format!("in AWS Lambda a line has at most {MOST_TAGS_IN_LAMBDA} tags"),
+        let reason = if self.has_too_many {
+            format!("in AWS Lambda a line has at most {MAX_TAGS} tags")
+        } else {
+            "all tags together are too long".to_owned()
         };
-        let text = || format!("the last {} user tags are not sent: {reason}", self.dropped_tags);
-        (self.dropped_tags > 0).then(|| Message::warning(text()))
+        let text = format!("the last {} user tags are not sent: {reason}", self.dropped_tags);
+        (self.dropped_tags > 0).then(|| Message::warning(text))
     }
-}
-
-/// Who sends, by the strongest sources: what every line says of the service.
-struct Named {
-    entity_id: Option<String>,
-    service: Option<String>,
-    /// Somebody has named the service: it is not inferred.
-    service_is_given: bool,
-    inferred_service: Option<String>,
-    env: Option<String>,
-    version: Option<String>,
-    user: UserTags,
-}
-
-impl Named {
-    fn by(
-        claims: &ServiceArguments,
-        environment: &Environment,
-        program: Option<Program<'_>>,
-        tracers: Option<&Tracers>,
-    ) -> Self {
-        let mut user = UserTags::default();
-        user.extend(split(environment.get(&variables::DATADOG_TAGS), |text| text.split(',')));
-        user.extend(environment.get(&variables::TAGS).map(split_dd_tags).unwrap_or_default());
-        let mut own = UserTags::default();
-        own.extend(claims.tags.iter().flatten().map(String::as_str));
-        let [own_service, own_env, own_version] = ["service", "env", "version"].map(|key| own.take(key));
-        user.replace(own);
-
-        let attributes = environment.get(&variables::OTEL_RESOURCE_ATTRIBUTES).unwrap_or_default();
-        let of_ddtrace = |name| of_tracer(tracers, |tracers| &tracers.ddtrace, name);
-        let of_opentelemetry = |name| of_tracer(tracers, |tracers| &tracers.opentelemetry, name);
-        let is_inferred_by_ddtrace = tracers
-            .and_then(|tracers| tracers.ddtrace.as_ref())
-            .is_some_and(|names| names.service_is_inferred);
-        let given_service = first(&mut [
-            claims.service.clone(),
-            own_service,
-            of_ddtrace(|names| &names.service).filter(|_| !is_inferred_by_ddtrace),
-            environment.get(&variables::SERVICE).map(str::to_owned),
-            environment.get(&variables::OTEL_SERVICE_NAME).map(str::to_owned),
-            attribute(attributes, "service.name"),
-            user.take("service"),
-            of_opentelemetry(|names| &names.service),
-        ]);
-        let inferred_service =
-            first(&mut [of_ddtrace(|names| &names.service), inferred_service(environment, program)]);
-        let service_is_given = given_service.is_some();
-        let service = first(&mut [given_service, inferred_service.clone(), Some(UNNAMED.to_owned())]);
-        let env = first(&mut [
-            claims.env.clone(),
-            own_env,
-            of_ddtrace(|names| &names.env),
-            environment.get(&variables::ENV).map(str::to_owned),
-            attribute(attributes, "deployment.environment.name"),
-            attribute(attributes, "deployment.environment"),
-            user.take("env"),
-            of_opentelemetry(|names| &names.env),
-        ]);
-        let version = first(&mut [
-            claims.version.clone(),
-            own_version,
-            of_ddtrace(|names| &names.version),
-            environment.get(&variables::VERSION).map(str::to_owned),
-            attribute(attributes, "service.version"),
-            user.take("version"),
-            of_opentelemetry(|names| &names.version),
-        ]);
-        let entity_id = first(&mut [environment.get(&variables::ENTITY_ID).map(str::to_owned)]);
-        Self { entity_id, service, service_is_given, inferred_service, env, version, user }
-    }
-
-    /// What lines begin with.
-    fn leading(&self, environment: &Environment, function: Option<&Function>) -> Vec<String> {
-        let names = [&self.service, &self.env, &self.version].map(Clone::clone);
-        let [service, env, version] = match function {
-            Some(Function { has_extension: true, .. }) => uncontradicted(names, environment),
-            _ => names,
-        };
-        tags(&[
-            ("dd.internal.entity_id", self.entity_id.clone()),
-            ("service", service),
-            ("env", env),
-            ("version", version),
-        ])
-    }
-}
-
-/// What a tracer in this process says.
-fn of_tracer(
-    tracers: Option<&Tracers>,
-    names: fn(&Tracers) -> &Option<Names>,
-    name: fn(&Names) -> &Option<String>,
-) -> Option<String> {
-    name(names(tracers?).as_ref()?).clone()
-}
-
-/// That of their spans, else our own.
-fn runtime_id(own: &str, tracers: Option<&Tracers>) -> Option<String> {
-    first(&mut [
-        of_tracer(tracers, |tracers| &tracers.ddtrace, |names| &names.runtime_id),
-        of_tracer(tracers, |tracers| &tracers.opentelemetry, |names| &names.runtime_id),
-        Some(own.to_owned()),
-    ])
-}
-
-/// The tags of the function itself.
-fn tags_of(function: &Function, environment: &Environment) -> Vec<String> {
-    let name = environment.get(&variables::LAMBDA_FUNCTION_NAME);
-    function.tags(name).iter().map(|tag| clean(tag)).collect()
-}
-
-/// Service, env and version without those that the extension in AWS Lambda, which knows the variables alone, would add
-/// otherwise; it writes them in lower case, as the back end does.
-fn uncontradicted(names: [Option<String>; 3], environment: &Environment) -> [Option<String>; 3] {
-    let [service, env, version] = names;
-    let theirs = |variable| environment.get(variable);
-    let their_service = theirs(&variables::SERVICE).or_else(|| theirs(&variables::LAMBDA_FUNCTION_NAME));
-    let agreed = |ours: Option<String>, theirs: Option<&str>| {
-        ours.filter(|ours| theirs.is_none_or(|theirs| theirs.eq_ignore_ascii_case(ours)))
-    };
-    [
-        agreed(service, their_service),
-        agreed(env, theirs(&variables::ENV)),
-        agreed(version, theirs(&variables::VERSION)),
-    ]
-}
-
-/// What a line has room for.
-#[derive(Clone, Copy)]
-struct Room {
-    bytes: usize,
-    tags: usize,
-}
-
-impl Room {
-    /// Beside so many bytes of the fields of its origin.
-    fn of(reserved: usize, function: Option<&Function>) -> Self {
-        Self {
-            bytes: emitter::LONGEST.saturating_sub(BESIDE_THE_BLOCK + reserved),
-            tags: if function.is_some() { MOST_TAGS_IN_LAMBDA } else { usize::MAX },
-        }
-    }
-}
-
-/// Joins the tags, leaving out user tags from the last on until the block has room.
-fn join(leading: &[String], user: &[String], trailing: &[String], room: Room) -> Identity {
-    let size = |tags: &[String]| tags.iter().map(|tag| tag.len() + 1).sum::<usize>();
-    let mut bytes = room.bytes.saturating_sub(size(leading) + size(trailing));
-    let most = room.tags.saturating_sub(leading.len() + trailing.len());
-    let mut kept: Vec<&str> = leading.iter().map(String::as_str).collect();
-    let fitting = user.iter().take(most).take_while(|tag| {
-        let fits = tag.len() < bytes;
-        bytes = bytes.saturating_sub(tag.len() + 1);
-        fits
-    });
-    kept.extend(fitting.map(String::as_str));
-    let fitted = kept.len() - leading.len();
-    let dropped_tags = user.len() - fitted;
-    let limit = if fitted == most { Limit::Number } else { Limit::Length };
-    kept.extend(trailing.iter().map(String::as_str));
-
-    let mut unique: Vec<&str> = Vec::with_capacity(kept.len());
-    for tag in kept {
-        if !tag.is_empty() && !unique.contains(&tag) {
-            unique.push(tag);
-        }
-    }
-    Identity { tags: unique.join(","), dropped_tags, limit }
-}
-
-/// Tags by key: a later one takes the place of an earlier one with the same key.
-#[derive(Default)]
-struct UserTags(Vec<(String, Option<String>)>);
-
-impl UserTags {
-    fn extend<'a>(&mut self, items: impl IntoIterator<Item = &'a str>) {
-        for item in items {
-            let (key, value) = match item.trim().split_once(':') {
-                Some((key, value)) => (key.trim(), Some(value.trim().to_owned())),
-                None => (item.trim(), None),
-            };
-            if key.is_empty() || matches!(key, "git.commit.sha" | "git.repository_url") {
-                continue;
-            }
-            self.set(key.to_owned(), value);
-        }
-    }
-
-    /// Takes over other tags, which are stronger.
-    fn replace(&mut self, others: Self) {
-        for (key, value) in others.0 {
-            self.set(key, value);
-        }
-    }
-
-    fn set(&mut self, key: String, value: Option<String>) {
-        let same = |(k, v): &&mut (String, Option<String>)| *k == key && v.is_some() == value.is_some();
-        match self.0.iter_mut().find(same) {
-            Some(tag) => tag.1 = value,
-            None => self.0.push((key, value)),
-        }
-    }
-
-    /// Removes the key, for it becomes a tag of its own; an empty value counts as none.
-    fn take(&mut self, key: &str) -> Option<String> {
-        let at = self.0.iter().position(|(k, v)| k == key && v.is_some())?;
-        self.0.remove(at).1.filter(|value| !value.is_empty())
-    }
-
-    fn cleaned(&self) -> Vec<String> {
-        let text = |(key, value): &(String, Option<String>)| match value {
-            Some(value) => clean(&format!("{key}:{value}")),
-            None => clean(key),
-        };
-        self.0.iter().map(text).filter(|tag| !tag.is_empty()).collect()
-    }
-}
-
-/// The first value that leaves something of a tag.
-fn first(sources: &mut [Option<String>]) -> Option<String> {
-    sources.iter_mut().filter_map(Option::take).find(|value| !clean(value).is_empty())
-}
-
-/// A tag for every key that has a value.
-fn tags(values: &[(&str, Option<String>)]) -> Vec<String> {
-    let tag = |(key, value): &(&str, Option<String>)| Some(clean(&format!("{key}:{}", value.as_ref()?)));
-    values.iter().filter_map(tag).collect()
-}
-
-fn split<'a, I: Iterator<Item = &'a str>>(text: Option<&'a str>, by: impl Fn(&'a str) -> I) -> Vec<&'a str> {
-    text.map(|text| by(text).collect()).unwrap_or_default()
-}
-
-fn split_dd_tags(text: &str) -> Vec<&str> {
-    if text.contains(',') { text.split(',').collect() } else { text.split_whitespace().collect() }
-}
-
-/// One attribute of `OTEL_RESOURCE_ATTRIBUTES`, percent-decoded as OpenTelemetry writes them.
-fn attribute(attributes: &str, key: &str) -> Option<String> {
-    let pairs = attributes.split(',').filter_map(|item| item.split_once('='));
-    let value = pairs.rev().find(|(k, _)| k.trim() == key)?.1.trim();
-    Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
-}
-
-/// The platform's name for the function or site, else the script or module that was started.
-fn inferred_service(environment: &Environment, program: Option<Program<'_>>) -> Option<String> {
-    let platforms = [
-        &variables::LAMBDA_FUNCTION_NAME,
-        &variables::K_SERVICE,
-        &variables::FUNCTION_NAME,
-        &variables::WEBSITE_SITE_NAME,
-    ];
-    let platform = platforms.into_iter().find_map(|variable| environment.get(variable));
-    platform.map(str::to_owned).or_else(|| program?.name())
-}
-
-/// ddtrace's process tags, in its order. Without a script or module only the working directory and the service are told.
-fn process_tags(
-    entrypoint: &Entrypoint,
-    program: Option<Program<'_>>,
-    service_is_given: bool,
-    inferred_service: Option<&str>,
-) -> Vec<String> {
-    let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let name = program.and_then(|program| match program {
-        Program::Script(path) => Some(Path::new(path).file_stem()?.to_string_lossy().into_owned()),
-        Program::Module(name) => Some(name.to_owned()),
-    });
-    let kind = program.map(|program| match program {
-        Program::Script(_) => "script",
-        Program::Module(_) => "module",
-    });
-    let (user, auto) = if service_is_given { (Some("true"), None) } else { (None, inferred_service) };
-    let mut values = [
-        ("entrypoint.basedir", Path::new(&entrypoint.file).parent().and_then(last)),
-        ("entrypoint.name", name),
-        ("entrypoint.type", kind.map(str::to_owned)),
-        ("entrypoint.workdir", last(Path::new(&entrypoint.working_directory))),
-        ("svc.auto", auto.map(str::to_owned)),
-        ("svc.user", user.map(str::to_owned)),
-    ];
-    for (_, value) in &mut values {
-        *value = value.take().and_then(|text| process_value(&text));
-    }
-    tags(&values)
-}
-
-/// A value as ddtrace writes it; `None` for one that says nothing. Letters beyond ASCII keep their case: the back end
-/// lowers it, and the table for it is as large as this module.
-fn process_value(text: &str) -> Option<String> {
-    if matches!(text, "/" | "\\" | "bin") {
-        return None;
-    }
-    let text: String = text.chars().take(LONGEST_PROCESS_VALUE).collect();
-    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '/' | '.' | '_' | '-');
-    let mut value = String::new();
-    for c in text.to_ascii_lowercase().chars().map(|c| if allowed(c) { c } else { '_' }) {
-        if c != '_' || !value.ends_with('_') {
-            value.push(c);
-        }
-    }
-    let value = value.trim_matches('_');
-    (!value.is_empty()).then(|| value.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::names::UNNAMED;
+    use super::tracers::Names;
     use super::*;
 
     fn runtime(command: &[&str]) -> Runtime {
@@ -510,38 +196,53 @@ mod tests {
         }
     }
 
-    fn tags<const N: usize>(claims: &ServiceArguments, environment: [(&str, &str); N]) -> String {
-        let runtime = runtime(&["python", "app.py"]);
-        Identity::new(claims, &Environment::from(environment), &runtime, Extras::default()).tags
+    /// A program, `app.py`, in an environment.
+    fn app<const N: usize>(environment: [(&str, &str); N]) -> IdentityInputs {
+        IdentityInputs {
+            runtime: runtime(&["python", "app.py"]),
+            environment: Environment::from(environment),
+            ..IdentityInputs::default()
+        }
+    }
+
+    fn tags(inputs: &IdentityInputs) -> String {
+        inputs.identity().tags.to_string()
+    }
+
+    fn tags_with<const N: usize>(arguments: ServiceArguments, environment: [(&str, &str); N]) -> String {
+        tags(&IdentityInputs { arguments, ..app(environment) })
+    }
+
+    /// The argument `service`.
+    fn service(name: &str) -> ServiceArguments {
+        ServiceArguments { service: Some(name.into()), ..ServiceArguments::default() }
     }
 
     fn service_of(command: &[&str]) -> String {
-        let identity = Identity::new(
-            &ServiceArguments::default(),
-            &Environment::default(),
-            &runtime(command),
-            Extras::default(),
-        );
-        let service = identity.tags.split(',').next().unwrap().to_owned();
+        let identity = IdentityInputs { runtime: runtime(command), ..IdentityInputs::default() }.identity();
+        let service = identity.tags.iter().next().unwrap();
         service.strip_prefix("service:").unwrap().to_owned()
     }
 
     const TAIL: &str = "lang:python,lang_interpreter:CPython,lang_version:3.13.1";
 
     #[test]
-    fn the_block_is_in_the_documented_order() {
-        let environment = Environment::from([
+    fn tags_are_in_the_documented_order() {
+        let environment = [
             ("DD_SERVICE", "web"),
             ("DD_ENV", "prod"),
             ("DD_VERSION", "1.4"),
             ("DD_TAGS", "team:core,canary"),
             ("DD_ENTITY_ID", "1d-2e"),
-        ]);
-        let entrypoint = entrypoint();
-        let extras = Extras { runtime_id: Some("9f0c"), entrypoint: Some(&entrypoint), ..Extras::default() };
-        let identity = Identity::new(&ServiceArguments::default(), &environment, &runtime(&[]), extras);
+        ];
+        let inputs = IdentityInputs {
+            runtime: runtime(&[]),
+            runtime_id: Some("9f0c".into()),
+            entrypoint: Some(entrypoint()),
+            ..app(environment)
+        };
         assert_eq!(
-            identity.tags,
+            tags(&inputs),
             format!(
                 "dd.internal.entity_id:1d-2e,service:web,env:prod,version:1.4,team:core,canary,{TAIL},\
                  runtime-id:9f0c,entrypoint.basedir:shop,entrypoint.workdir:srv,svc.user:true"
@@ -555,63 +256,27 @@ mod tests {
 
     #[test]
     fn an_entity_id_is_cleaned_and_never_empty() {
-        let with = |id| tags(&ServiceArguments::default(), [("DD_ENTITY_ID", id)]);
+        let with = |id| tags(&app([("DD_ENTITY_ID", id)]));
         assert_eq!(with("a|b,c\nd"), format!("dd.internal.entity_id:a_b_c_d,service:app,{TAIL}"));
         assert_eq!(with(""), format!("service:app,{TAIL}"));
         assert_eq!(with("::"), format!("service:app,{TAIL}"));
     }
 
     #[test]
-    fn process_tags_tell_how_the_program_was_started() {
-        let of = |command: &[&str], environment: &[(&str, &str)], entrypoint: &Entrypoint| {
-            let environment = Environment::collect(|name| {
-                environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-            });
-            let extras = Extras { entrypoint: Some(entrypoint), ..Extras::default() };
-            let block =
-                Identity::new(&ServiceArguments::default(), &environment, &runtime(command), extras).tags;
-            block.split_once(&format!("{TAIL},")).unwrap().1.to_owned()
+    fn process_tags_say_whether_the_service_was_given_or_inferred() {
+        let with = |variable| {
+            let tags = tags(&IdentityInputs { entrypoint: Some(entrypoint()), ..app([variable]) });
+            tags.split_once(&format!("{TAIL},entrypoint.basedir:shop,entrypoint.name:app,"))
+                .unwrap()
+                .1
+                .to_owned()
         };
-        let script =
-            "entrypoint.basedir:shop,entrypoint.name:app,entrypoint.type:script,entrypoint.workdir:srv";
-        assert_eq!(of(&["python", "app.py"], &[], &entrypoint()), format!("{script},svc.auto:app"));
+        let script = "entrypoint.type:script,entrypoint.workdir:srv";
+        assert_eq!(with(("DD_SERVICE", "")), format!("{script},svc.auto:app"));
         for given in [("DD_SERVICE", "x"), ("OTEL_SERVICE_NAME", "x"), ("DD_TAGS", "service:x")] {
-            let tags = of(&["python", "app.py"], &[given], &entrypoint());
-            assert_eq!(tags, format!("{script},svc.user:true"), "{given:?}");
+            assert_eq!(with(given), format!("{script},svc.user:true"), "{given:?}");
         }
-        let function = [("AWS_LAMBDA_FUNCTION_NAME", "Resize")];
-        assert_eq!(of(&["python", "app.py"], &function, &entrypoint()), format!("{script},svc.auto:resize"));
-        let module = "entrypoint.basedir:shop,entrypoint.name:shop.web,entrypoint.type:module,\
-                      entrypoint.workdir:srv,svc.auto:shop.web";
-        assert_eq!(of(&["python", "-m", "shop.web"], &[], &entrypoint()), module);
-        let tool = Entrypoint { file: "/usr/bin/gunicorn".into(), working_directory: "/".into() };
-        assert_eq!(
-            of(&["python", "/usr/bin/gunicorn"], &[], &tool),
-            "entrypoint.name:gunicorn,entrypoint.type:script,svc.auto:gunicorn"
-        );
-        let prompt = Entrypoint { file: String::new(), working_directory: "/srv".into() };
-        assert_eq!(of(&["python"], &[], &prompt), "entrypoint.workdir:srv");
-    }
-
-    #[test]
-    fn a_process_value_is_written_as_ddtrace_writes_it() {
-        let long = "A".repeat(101);
-        let cut = "a".repeat(100);
-        for (text, expected) in [
-            ("My App", Some("my_app")),
-            ("__main__", Some("main")),
-            ("a, |b", Some("a_b")),
-            ("a:b/c.d-e", Some("a_b/c.d-e")),
-            ("É", Some("É")),
-            (&long, Some(cut.as_str())),
-            ("bin", None),
-            ("/", None),
-            ("\\", None),
-            ("", None),
-            ("|", None),
-        ] {
-            assert_eq!(process_value(text).as_deref(), expected, "{text:?}");
-        }
+        assert_eq!(with(("AWS_LAMBDA_FUNCTION_NAME", "Resize")), format!("{script},svc.auto:resize"));
     }
 
     #[test]
@@ -622,31 +287,26 @@ mod tests {
             ("OTEL_RESOURCE_ATTRIBUTES", "service.name=attr,deployment.environment=old,service.version=9"),
             ("DD_TAGS", "service:tag,env:tag,version:tag,a:b"),
         ];
-        let claims = ServiceArguments {
+        let arguments = ServiceArguments {
             tags: Some(vec!["env:arg".into(), "service:weaker".into()]),
             ..ServiceArguments::default()
         };
-        assert_eq!(tags(&claims, all), format!("service:weaker,env:arg,version:9,a:b,{TAIL}"));
-        let claims = ServiceArguments { service: Some("arg".into()), ..ServiceArguments::default() };
-        assert_eq!(tags(&claims, all), format!("service:arg,env:old,version:9,a:b,{TAIL}"));
-        assert_eq!(
-            tags(&ServiceArguments::default(), all),
-            format!("service:dd,env:old,version:9,a:b,{TAIL}")
-        );
+        assert_eq!(tags_with(arguments, all), format!("service:weaker,env:arg,version:9,a:b,{TAIL}"));
+        assert_eq!(tags_with(service("arg"), all), format!("service:arg,env:old,version:9,a:b,{TAIL}"));
+        assert_eq!(tags(&app(all)), format!("service:dd,env:old,version:9,a:b,{TAIL}"));
         let [_, otel, attributes, dd_tags] = all;
-        let none = ServiceArguments::default();
-        assert_eq!(tags(&none, [otel, attributes]), format!("service:otel,env:old,version:9,{TAIL}"));
-        assert_eq!(tags(&none, [attributes]), format!("service:attr,env:old,version:9,{TAIL}"));
-        assert_eq!(tags(&none, [dd_tags]), format!("service:tag,env:tag,version:tag,a:b,{TAIL}"));
-        assert_eq!(tags(&none, [("K_SERVICE", "run")]), format!("service:run,{TAIL}"));
-        assert_eq!(tags(&none, []), format!("service:app,{TAIL}"));
+        assert_eq!(tags(&app([otel, attributes])), format!("service:otel,env:old,version:9,{TAIL}"));
+        assert_eq!(tags(&app([attributes])), format!("service:attr,env:old,version:9,{TAIL}"));
+        assert_eq!(tags(&app([dd_tags])), format!("service:tag,env:tag,version:tag,a:b,{TAIL}"));
+        assert_eq!(tags(&app([("K_SERVICE", "run")])), format!("service:run,{TAIL}"));
+        assert_eq!(tags(&app([])), format!("service:app,{TAIL}"));
     }
 
     #[test]
     fn an_opentelemetry_attribute_is_decoded_and_the_newer_environment_name_wins() {
         let attributes = "deployment.environment=old,deployment.environment.name=a%2Fb";
-        let block = tags(&ServiceArguments::default(), [("OTEL_RESOURCE_ATTRIBUTES", attributes)]);
-        assert_eq!(block, format!("service:app,env:a/b,{TAIL}"));
+        let tags = tags(&app([("OTEL_RESOURCE_ATTRIBUTES", attributes)]));
+        assert_eq!(tags, format!("service:app,env:a/b,{TAIL}"));
     }
 
     #[test]
@@ -663,151 +323,118 @@ mod tests {
             ("git.commit.sha:f00,git.repository_url:x,a:1", "", None, "a:1"),
             ("", "a:1 b:2", None, "a:1_b:2"),
         ] {
-            let claims = ServiceArguments {
+            let arguments = ServiceArguments {
                 tags: argument.map(|tag| vec![tag.to_owned()]),
                 ..ServiceArguments::default()
             };
-            let block = tags(&claims, [("DD_TAGS", dd_tags), ("DATADOG_TAGS", datadog_tags)]);
+            let tags = tags_with(arguments, [("DD_TAGS", dd_tags), ("DATADOG_TAGS", datadog_tags)]);
             // Order between sources is not promised, so tags are compared sorted.
             let sorted = |text: &str| {
                 let mut tags: Vec<String> = text.split(',').map(str::to_owned).collect();
                 tags.sort();
                 tags
             };
-            assert_eq!(sorted(&block), sorted(&format!("service:app,{expected},{TAIL}")), "{dd_tags:?}");
+            assert_eq!(sorted(&tags), sorted(&format!("service:app,{expected},{TAIL}")), "{dd_tags:?}");
         }
     }
 
     #[test]
     fn no_text_can_end_a_tag_or_a_line() {
-        let service = "a\nb|c,d#e\u{1F600}f é";
-        let block =
-            tags(&ServiceArguments { service: Some(service.into()), ..ServiceArguments::default() }, []);
-        assert_eq!(block, format!("service:a_b_c_d_e_f_é,{TAIL}"));
-        assert_eq!(
-            tags(&ServiceArguments { service: Some(":".into()), ..ServiceArguments::default() }, []),
-            format!("service:app,{TAIL}")
-        );
-        let long =
-            tags(&ServiceArguments { service: Some("é".repeat(10_000)), ..ServiceArguments::default() }, []);
-        assert_eq!(long, format!("service:{},{TAIL}", "é".repeat(192)));
+        let named = |name: &str| tags_with(service(name), []);
+        assert_eq!(named("a\nb|c,d#e\u{1F600}f é"), format!("service:a_b_c_d_e_f_é,{TAIL}"));
+        assert_eq!(named(":"), format!("service:app,{TAIL}"));
+        assert_eq!(named(&"é".repeat(10_000)), format!("service:{},{TAIL}", "é".repeat(192)));
     }
 
-    fn function(has_extension: bool) -> Function {
-        Function { has_extension, invoked: None }
-    }
-
-    /// The tags of a function in an environment, up to those of the interpreter.
-    fn named<const N: usize>(
-        function: &Function,
-        claims: &ServiceArguments,
-        environment: [(&str, &str); N],
-    ) -> String {
-        let extras = Extras { function: Some(function), ..Extras::default() };
-        let block = Identity::new(claims, &Environment::from(environment), &runtime(&[]), extras).tags;
-        block.split("lang:python").next().unwrap().trim_end_matches(',').to_owned()
+    fn function(sends_to_extension: bool) -> Function {
+        Function { sends_to_extension, invocation: None }
     }
 
     #[test]
-    fn what_an_extension_would_name_otherwise_is_not_sent_to_it() {
+    fn a_name_that_the_extension_contradicts_is_not_sent_to_it() {
         const NAME: (&str, &str) = ("AWS_LAMBDA_FUNCTION_NAME", "Coffee");
-        let (with, without) = (function(true), function(false));
-        let claims =
-            |service: &str| ServiceArguments { service: Some(service.into()), ..ServiceArguments::default() };
-        assert_eq!(named(&with, &ServiceArguments::default(), [NAME]), "service:Coffee");
-        assert_eq!(named(&with, &claims("COFFEE"), [NAME]), "service:COFFEE");
-        assert_eq!(named(&with, &claims("tea"), [NAME]), "");
-        assert_eq!(named(&without, &claims("tea"), [NAME]), "service:tea");
-        assert_eq!(named(&with, &claims("tea"), [NAME, ("DD_SERVICE", "Tea")]), "service:tea");
-        // It knows nothing of these.
+        /// The tags up to those of the interpreter.
+        fn named<const N: usize>(
+            function: Option<Function>,
+            arguments: ServiceArguments,
+            environment: [(&str, &str); N],
+        ) -> String {
+            let tags = tags(&IdentityInputs { arguments, function, ..app(environment) });
+            tags.split("lang:python").next().unwrap().trim_end_matches(',').to_owned()
+        }
+        let (with, without) = (Some(function(true)), Some(function(false)));
+        let none = ServiceArguments::default();
+        assert_eq!(named(with.clone(), none.clone(), [NAME]), "service:Coffee");
+        assert_eq!(named(with.clone(), service("COFFEE"), [NAME]), "service:COFFEE");
+        assert_eq!(named(with.clone(), service("tea"), [NAME]), "");
+        assert_eq!(named(without, service("tea"), [NAME]), "service:tea");
+        assert_eq!(named(with.clone(), service("tea"), [NAME, ("DD_SERVICE", "Tea")]), "service:tea");
+        // It does not know OpenTelemetry's variables.
         let otel = ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=prod,service.version=2");
-        assert_eq!(
-            named(&with, &ServiceArguments::default(), [NAME, otel]),
-            "service:Coffee,env:prod,version:2"
-        );
-        let claims = ServiceArguments {
-            env: Some("dev".into()),
-            version: Some("1".into()),
-            ..ServiceArguments::default()
-        };
+        assert_eq!(named(with.clone(), none.clone(), [NAME, otel]), "service:Coffee,env:prod,version:2");
+        let arguments = ServiceArguments { env: Some("dev".into()), version: Some("1".into()), ..none };
         let variables = [NAME, ("DD_ENV", "prod"), ("DD_VERSION", "1")];
-        assert_eq!(named(&with, &claims, variables), "service:Coffee,version:1");
+        assert_eq!(named(with, arguments, variables), "service:Coffee,version:1");
+    }
+
+    fn numbered_tags(count: usize) -> String {
+        (0..count).map(|number| format!("{number}:x")).collect::<Vec<_>>().join(",")
     }
 
     #[test]
     fn in_a_function_a_line_has_at_most_a_hundred_tags() {
-        let dd_tags: Vec<String> = (0..150).map(|number| format!("{number}:x")).collect();
-        let environment = Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]);
-        let function = function(false);
         let with = |function| {
-            let extras = Extras { function, runtime_id: Some("9f0c"), ..Extras::default() };
-            let identity = Identity::new(
-                &ServiceArguments::default(),
-                &environment,
-                &runtime(&["python", "app.py"]),
-                extras,
-            );
+            let inputs = app([("DD_TAGS", &numbered_tags(150))]);
+            let identity = IdentityInputs { function, runtime_id: Some("9f0c".into()), ..inputs }.identity();
             let warning = identity.warning().map(|warning| warning.text);
-            (identity.tags.split(',').count(), warning.unwrap_or_default())
+            (identity.tags.iter().count(), warning.unwrap_or_default())
         };
         let text = "the last 55 user tags are not sent: in AWS Lambda a line has at most 100 tags";
-        assert_eq!(with(Some(&function)), (100, text.to_owned()));
+        assert_eq!(with(Some(function(false))), (100, text.to_owned()));
         assert_eq!(with(None), (155, String::new()));
     }
 
     #[test]
-    fn a_metric_of_the_program_s_own_has_its_tags_and_those_of_the_service() {
+    fn a_custom_metric_has_its_own_tags_and_those_of_the_service() {
         let own = ["product:latte".to_owned(), "a b|c".to_owned(), ":".to_owned()];
-        let environment = Environment::from([
-            ("AWS_LAMBDA_FUNCTION_NAME", "coffee"),
-            ("DD_ENV", "prod"),
-            ("DD_TAGS", "team:core"),
-        ]);
-        let beside = |function| {
-            let subject = IdentityInputs {
-                environment: environment.clone(),
-                runtime_id: Some("9f0c".to_owned()),
-                function,
-                ..IdentityInputs::default()
-            };
-            subject.tags_beside(&own)
+        let with = |function| {
+            let environment =
+                [("AWS_LAMBDA_FUNCTION_NAME", "coffee"), ("DD_ENV", "prod"), ("DD_TAGS", "team:core")];
+            let inputs = IdentityInputs { runtime_id: Some("9f0c".into()), function, ..app(environment) };
+            inputs.custom_metric_tags(&own).to_string()
         };
         let own = "product:latte,a_b_c";
-        assert_eq!(beside(None), format!("service:coffee,env:prod,{own},team:core"));
-        assert_eq!(beside(Some(function(true))), own);
+        assert_eq!(with(None), format!("service:coffee,env:prod,{own},team:core"));
+        assert_eq!(with(Some(function(true))), own);
         assert_eq!(
-            beside(Some(function(false))),
+            with(Some(function(false))),
             format!("service:coffee,env:prod,{own},team:core,functionname:coffee")
         );
     }
 
     #[test]
-    fn a_metric_of_the_program_s_own_keeps_its_tags_before_those_of_the_environment() {
-        let dd_tags: Vec<String> = (0..150).map(|number| format!("{number}:x")).collect();
-        let subject = IdentityInputs {
-            environment: Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]),
-            function: Some(function(false)),
-            ..IdentityInputs::default()
-        };
-        let tags = subject.tags_beside(&["product:latte".to_owned(), "order:online".to_owned()]);
-        assert!(tags.contains("product:latte,order:online,0:x,"), "{tags}");
-        assert_eq!(tags.split(',').count(), 100);
+    fn a_custom_metric_keeps_its_own_tags_before_those_of_the_environment() {
+        let inputs =
+            IdentityInputs { function: Some(function(false)), ..app([("DD_TAGS", &numbered_tags(150))]) };
+        let tags = inputs.custom_metric_tags(&["product:latte".to_owned(), "order:online".to_owned()]);
+        assert!(tags.as_str().contains("product:latte,order:online,0:x,"), "{tags}");
+        assert_eq!(tags.iter().count(), 100);
     }
 
     #[test]
-    fn user_tags_that_do_not_fit_are_left_out_from_the_last_on() {
+    fn of_user_tags_that_do_not_fit_the_last_are_dropped() {
+        const ROOM: usize = 6692;
         let dd_tags: Vec<String> = (0..100).map(|n| format!("{n}:{}", "x".repeat(150))).collect();
-        let environment = Environment::from([("DD_TAGS", dd_tags.join(",").as_str())]);
-        let room = 8192 - BESIDE_THE_BLOCK - 600;
-        let extras = Extras { reserved: 600, ..Extras::default() };
-        let command = runtime(&["python", "app.py"]);
-        let identity = Identity::new(&ServiceArguments::default(), &environment, &command, extras);
-        assert!(identity.tags.len() <= room);
-        assert!(identity.tags.len() > room - 160);
+        let inputs =
+            IdentityInputs { max_tag_bytes: Some(ROOM), ..app([("DD_TAGS", dd_tags.join(",").as_str())]) };
+        let identity = inputs.identity();
+        let tags = identity.tags.as_str();
+        assert!(tags.len() <= ROOM);
+        assert!(tags.len() > ROOM - 160);
         let kept = 100 - identity.dropped_tags;
-        assert!(identity.tags.contains(&format!(",{}:", kept - 1)));
-        assert!(!identity.tags.contains(&format!(",{kept}:")));
-        assert!(identity.tags.ends_with(TAIL));
+        assert!(tags.contains(&format!(",{}:", kept - 1)));
+        assert!(!tags.contains(&format!(",{kept}:")));
+        assert!(tags.ends_with(TAIL));
         let warning = identity.warning().unwrap().text;
         assert!(warning.ends_with("are not sent: all tags together are too long"), "{warning}");
     }
@@ -835,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn tracers_come_behind_arguments_and_their_ids_before_ours() {
+    fn tracers_give_way_to_arguments_and_replace_our_own_id() {
         let names = |name: &str| Names {
             runtime_id: Some(format!("{name}-id")),
             service: Some(format!("{name}-service")),
@@ -843,35 +470,49 @@ mod tests {
             env: None,
             version: Some(format!("{name}-version")),
         };
-        let mut subject = IdentityInputs {
-            claims: ServiceArguments { version: Some("claimed".into()), ..ServiceArguments::default() },
+        let mut inputs = IdentityInputs {
+            arguments: ServiceArguments { version: Some("given".into()), ..ServiceArguments::default() },
+            runtime: Runtime::default(),
             runtime_id: Some("own-id".into()),
-            environment: Environment::from([("DD_SERVICE", "set"), ("DD_ENV", "set")]),
-            ..IdentityInputs::default()
+            ..app([("DD_SERVICE", "set"), ("DD_ENV", "set")])
         };
-        let told = |subject: &IdentityInputs| {
-            let tags = subject.identity().tags;
-            let kept = tags.split(',').filter(|tag| !tag.starts_with("lang"));
-            kept.collect::<Vec<_>>().join(" ")
+        let tags = |inputs: &IdentityInputs| {
+            let tags = inputs.identity().tags;
+            tags.iter().filter(|tag| !tag.starts_with("lang")).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(told(&subject), "service:set env:set version:claimed runtime-id:own-id");
-        subject.tracers.opentelemetry = Some(names("otel"));
-        assert_eq!(told(&subject), "service:set env:set version:claimed runtime-id:otel-id");
-        subject.tracers.ddtrace = Some(names("ddtrace"));
-        assert_eq!(told(&subject), "service:ddtrace-service env:set version:claimed runtime-id:ddtrace-id");
-        // What ddtrace has made up is what its spans carry, where nobody gives a name.
-        subject.tracers.ddtrace.as_mut().unwrap().service_is_inferred = true;
-        assert_eq!(told(&subject), "service:set env:set version:claimed runtime-id:ddtrace-id");
-        subject.tracers.opentelemetry = None;
-        subject.environment = Environment::from([("DD_ENV", "set")]);
-        assert_eq!(told(&subject), "service:ddtrace-service env:set version:claimed runtime-id:ddtrace-id");
-        subject.tracers.opentelemetry = Some(names("otel"));
-        // The SDK's own names come last, before what is inferred.
-        subject.tracers.ddtrace = None;
-        subject.environment = Environment::from([("DD_TAGS", "env:tagged")]);
-        assert_eq!(told(&subject), "service:otel-service env:tagged version:claimed runtime-id:otel-id");
-        subject.runtime_id = None;
-        assert_eq!(told(&subject), "service:otel-service env:tagged version:claimed");
+        assert_eq!(tags(&inputs), "service:set env:set version:given runtime-id:own-id");
+        inputs.tracers.opentelemetry = Some(names("otel"));
+        assert_eq!(tags(&inputs), "service:set env:set version:given runtime-id:otel-id");
+        inputs.tracers.ddtrace = Some(names("ddtrace"));
+        assert_eq!(tags(&inputs), "service:ddtrace-service env:set version:given runtime-id:ddtrace-id");
+        // The name that ddtrace has inferred is used where nothing names the service, as spans carry it.
+        inputs.tracers.ddtrace.as_mut().unwrap().service_is_inferred = true;
+        assert_eq!(tags(&inputs), "service:set env:set version:given runtime-id:ddtrace-id");
+        inputs.tracers.opentelemetry = None;
+        inputs.environment = Environment::from([("DD_ENV", "set")]);
+        assert_eq!(tags(&inputs), "service:ddtrace-service env:set version:given runtime-id:ddtrace-id");
+        inputs.tracers.opentelemetry = Some(names("otel"));
+        // Of what names the service, the SDK comes last.
+        inputs.tracers.ddtrace = None;
+        inputs.environment = Environment::from([("DD_TAGS", "env:tagged")]);
+        assert_eq!(tags(&inputs), "service:otel-service env:tagged version:given runtime-id:otel-id");
+        inputs.runtime_id = None;
+        assert_eq!(tags(&inputs), "service:otel-service env:tagged version:given");
+    }
+
+    #[test]
+    fn an_identity_follows_environment_and_tracers() {
+        let mut inputs = app([("DD_SERVICE", "web")]);
+        let (environment, tracers) = (inputs.environment.clone(), Tracers::default());
+        assert!(!inputs.follow(&environment, Some(&tracers)));
+        assert!(inputs.follow(&Environment::from([("DD_SERVICE", "shop")]), None));
+        assert!(tags(&inputs).starts_with("service:shop,"));
+        let names = Names { env: Some("prod".into()), ..Names::default() };
+        let tracers = Tracers { ddtrace: Some(names), ..Tracers::default() };
+        assert!(inputs.follow(&environment, Some(&tracers)));
+        assert!(tags(&inputs).starts_with("service:web,env:prod,"));
+        assert!(!inputs.follow(&environment, None), "what a tracer reported last applies until it answers");
+        assert!(tags(&inputs).starts_with("service:web,env:prod,"));
     }
 
     proptest! {
@@ -882,18 +523,23 @@ mod tests {
             service: String, dd_tags: String, tag: String, entity: String, directory: String, file: String,
             datadog_tags in "[ab:,|#é \n\t]{0,60}"
         ) {
-            let claims = ServiceArguments { service: Some(service), tags: Some(vec![tag]), ..ServiceArguments::default() };
-            let environment = Environment::from([
+            const ROOM: usize = 7292;
+            let environment = [
                 ("DD_TAGS", dd_tags.as_str()), ("DATADOG_TAGS", &datadog_tags), ("DD_ENTITY_ID", &entity)
-            ]);
-            let runtime = runtime(&["python", &file]);
-            let entrypoint = Entrypoint { working_directory: directory, file: file.clone() };
-            let extras = Extras { entrypoint: Some(&entrypoint), ..Extras::default() };
-            let block = Identity::new(&claims, &environment, &runtime, extras).tags;
-            prop_assert!(block.len() <= emitter::LONGEST - BESIDE_THE_BLOCK);
-            prop_assert!(!block.contains(['|', '\n', '#', '\0']));
-            for tag in block.split(',') {
-                prop_assert!(!tag.is_empty() && tag.chars().count() <= crate::tag::MAX_TAG_LENGTH && !tag.ends_with(':'));
+            ];
+            let inputs = IdentityInputs {
+                arguments: ServiceArguments { tags: Some(vec![tag]), ..self::service(&service) },
+                runtime: runtime(&["python", &file]),
+                entrypoint: Some(Entrypoint { working_directory: directory, file: file.clone() }),
+                max_tag_bytes: Some(ROOM),
+                ..app(environment)
+            };
+            let tags = inputs.identity().tags;
+            prop_assert!(tags.as_str().len() <= ROOM);
+            prop_assert!(!tags.as_str().contains(['|', '\n', '#', '\0']));
+            for tag in tags.as_str().split(',') {
+                prop_assert!(!tag.is_empty() && !tag.ends_with(':'));
+                prop_assert!(tag.chars().count() <= crate::tag::MAX_TAG_LENGTH);
             }
         }
     }

@@ -19,7 +19,7 @@ pub fn text(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Str
 
 /// A number; `None` is not given.
 pub fn number(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<f64>> {
-    let accepted = variables::INTERVAL.accepts;
+    let accepted = variables::INTERVAL.row().accepts;
     value.map(|value| value.extract().map_err(|_| wrong_type(name, value, accepted))).transpose()
 }
 

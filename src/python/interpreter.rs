@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::collector::{Answer, Interpreter};
 use crate::identity::tracers::Tracers;
 use crate::message::Message;
-use crate::settings::variables::IDENTITY;
+use crate::settings::variables::Variable;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
 use crate::sources::gc::GcCounters;
 
@@ -95,7 +95,7 @@ impl CPython {
         Ok(Answer {
             facts: InterpreterFacts { gc_count },
             gunicorn: process.map_or(Ok(None), |process| process.questions.ask(py))?,
-            environment: process::environment(self.os.bind(py), &IDENTITY)?,
+            environment: process::environment(self.os.bind(py), Variable::identity())?,
             tracers: self.tracers(py, purpose)?,
         })
     }

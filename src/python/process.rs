@@ -160,10 +160,7 @@ impl Process {
 
     /// The warnings as messages, each variable's only once in a process and its children.
     pub fn messages(&self, warnings: Vec<Warning>) -> Vec<Message> {
-        let is_new = |warning: &Warning| {
-            let row = VARIABLES.iter().position(|variable| variable.name == warning.variable);
-            row.is_some_and(|row| !self.warned[row].swap(true, SeqCst))
-        };
+        let is_new = |warning: &Warning| !self.warned[warning.variable.index()].swap(true, SeqCst);
         warnings.into_iter().filter(is_new).map(|warning| Message::warning(warning.text)).collect()
     }
 }
@@ -174,7 +171,10 @@ impl Process {
 /// # Errors
 ///
 /// What a signal handler of the program has raised meanwhile.
-pub fn environment(os: &Bound<'_, PyAny>, variables: &[&'static Variable]) -> PyResult<Environment> {
+pub fn environment(
+    os: &Bound<'_, PyAny>,
+    variables: impl IntoIterator<Item = Variable>,
+) -> PyResult<Environment> {
     let py = os.py();
     let Some(environ) = unless_exception(py, os.getattr(intern!(py, "environ")))? else {
         return Ok(Environment::default());
@@ -182,13 +182,13 @@ pub fn environment(os: &Bound<'_, PyAny>, variables: &[&'static Variable]) -> Py
     // What it holds on Unix, as bytes: a twentieth of the time that its own method takes.
     let held = environ.getattr_opt(intern!(py, "_data")).ok().flatten();
     if let Some(Ok(held)) = held.filter(|_| cfg!(unix)).map(Bound::cast_into::<PyDict>) {
-        return Ok(Environment::collect_of(variables, |name| {
+        return Ok(Environment::read(variables, |name| {
             let value = held.get_item(PyBytes::new(py, name.as_bytes())).ok()??;
             Some(String::from_utf8_lossy(value.cast::<PyBytes>().ok()?.as_bytes()).into_owned())
         }));
     }
     let mut interrupted = Ok(());
-    let environment = Environment::collect_of(variables, |name| {
+    let environment = Environment::read(variables, |name| {
         let value = unless_exception(py, environ.call_method1(intern!(py, "get"), (name,)));
         let value = value.unwrap_or_else(|error| {
             interrupted = Err(error);

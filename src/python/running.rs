@@ -18,16 +18,17 @@ use super::process::{self, Process};
 use super::{arguments, aws_lambda, fork, log};
 use crate::catalogue::metric::{Member, Value};
 use crate::clock::Clock;
-use crate::collector::{self, Collector, Inheritance};
+use crate::collector::{self, Collector, Inheritance, OutputHandover};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::distribution::Distribution;
-use crate::emitter::transport::Handover;
+use crate::emitter::max_tag_bytes;
+use crate::identity::function::Function;
 use crate::identity::tracers::Tracers;
 use crate::identity::{Entrypoint, IdentityInputs};
 use crate::message::{Message, Severity};
 use crate::settings::ServiceArguments;
-use crate::settings::variables::{Environment, IDENTITY, LAMBDA_EXTENSION, LAMBDA_FUNCTION_NAME, VARIABLES};
-use crate::settings::{Arguments, InvalidArgument, Settings, Surroundings, Warning};
+use crate::settings::variables::{Environment, Variable};
+use crate::settings::{Arguments, InvalidArgument, Settings, Surroundings, Warning, extension_path};
 use crate::sources::Counters;
 
 /// `disable()` ends within this.
@@ -111,7 +112,7 @@ pub fn enable(
         flush_interval: arguments::number("flush_interval", flush_interval)?,
         level: arguments::text("level", level)?,
         wire_type: arguments::text("wire_type", wire_type)?,
-        claims: ServiceArguments {
+        service_arguments: ServiceArguments {
             service: arguments::text("service", service)?,
             env: arguments::text("env", env)?,
             version: arguments::text("version", version)?,
@@ -207,7 +208,9 @@ pub fn distribute(py: Python<'_>, process: &Process, distribution: &Distribution
     if plan.settings.disabled {
         return Ok(String::new());
     }
-    log::from_program(py, &process.messages(warnings))?;
+    let mut messages = process.messages(warnings);
+    messages.extend(aws_lambda::unsent_message(process, &plan.settings));
+    log::from_program(py, &messages)?;
     let subject = plan.subject(process, Tracers::default());
     Ok(collector::send_custom(&plan.settings, subject, distribution))
 }
@@ -244,7 +247,7 @@ pub fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResul
         let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set";
         return log::from_program(py, &[Message::new(Severity::Info, text.to_owned())]);
     }
-    let mut messages = process.messages(aws_lambda::without_silence(warnings));
+    let mut messages = process.messages(warnings);
     if process.is_closed() {
         return Ok(());
     }
@@ -261,8 +264,8 @@ pub fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResul
         if before.is_none() {
             messages.extend(running.plan.subject(process, Tracers::default()).identity().warning());
             messages.extend(running.start(py));
-            if running.plan.settings.function.is_some() {
-                aws_lambda::prepare(py, process, running.plan.settings.is_stored);
+            if let Some(function) = running.plan.settings.aws_lambda {
+                aws_lambda::prepare(py, process, function.is_stored);
             }
         }
     }
@@ -274,11 +277,11 @@ pub fn settings(
     arguments: &Arguments,
     environment: &Environment,
 ) -> Result<(Settings, Vec<Warning>), InvalidArgument> {
-    let is_function = environment.get(&LAMBDA_FUNCTION_NAME).is_some();
-    let extension = environment.get(&LAMBDA_EXTENSION).unwrap_or(LAMBDA_EXTENSION.default);
+    let default_socket = Path::new(DEFAULT_SOCKET);
     let surroundings = Surroundings {
-        default_socket: Path::new(DEFAULT_SOCKET),
-        has_extension: is_function && Path::new(extension).exists(),
+        default_socket,
+        has_default_socket: default_socket.exists(),
+        has_extension: extension_path(environment).is_some_and(|path| Path::new(path).exists()),
     };
     Settings::new(arguments, environment, surroundings)
 }
@@ -306,7 +309,7 @@ fn stop(py: Python<'_>, budget: Duration, ends: bool) -> PyResult<Option<Arc<Col
 
 impl Plan {
     fn new(py: Python<'_>, arguments: &Arguments) -> PyResult<(Self, Vec<Warning>)> {
-        let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), &VARIABLES)?;
+        let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), Variable::all())?;
         let (settings, warnings) = settings(arguments, &environment)?;
         let entrypoint = settings.process_tags.then(|| process::entrypoint(py)).transpose()?;
         Ok((Self { settings, arguments: arguments.clone(), environment, entrypoint }, warnings))
@@ -315,14 +318,14 @@ impl Plan {
     /// Who sends, by what tracers say at this moment.
     fn subject(&self, process: &Process, tracers: Tracers) -> IdentityInputs {
         IdentityInputs {
-            claims: self.arguments.claims.clone(),
+            arguments: self.arguments.service_arguments.clone(),
             runtime: process.runtime.clone(),
             runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
             entrypoint: self.entrypoint.clone(),
-            reserved: self.settings.origin.longest_fields(),
-            environment: self.environment.only(&IDENTITY),
+            max_tag_bytes: Some(max_tag_bytes(self.settings.origin.longest_fields())),
+            environment: self.environment.identity(),
             tracers,
-            function: self.settings.function.clone(),
+            function: self.settings.aws_lambda.map(Function::new),
         }
     }
 }
@@ -333,8 +336,7 @@ impl Running {
         let interpreter =
             Arc::new(CPython::new(py, clock, plan.settings.force, plan.settings.selection.needs())?);
         let tracers = interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
-        // By the first flush the program has set up its log.
-        let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
+        let subject = plan.subject(process, tracers);
         let collector = collector_of(&plan, subject, clock, &interpreter, None);
         Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), explicitly, parents: None })
     }
@@ -417,13 +419,6 @@ impl Running {
         &self.plan.settings
     }
 
-    /// What there is to say of the arguments and the environment that it was started with.
-    pub fn warnings(&self) -> Vec<Warning> {
-        settings(&self.plan.arguments, &self.plan.environment)
-            .map(|(_, warnings)| warnings)
-            .unwrap_or_default()
-    }
-
     /// The clock of what collects.
     pub fn clock(&self) -> Clock {
         self.clock
@@ -478,7 +473,7 @@ impl Running {
             return Ok(Some(Message::warning(text)));
         }
         let tracers = self.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
-        let subject = plan.subject(process, Tracers { worker: tracers.worker.unsaid(), ..tracers });
+        let subject = plan.subject(process, tracers);
         let warning = subject.identity().warning();
         self.interpreter.reconfigure(plan.settings.force, plan.settings.selection.needs());
         py.detach(|| self.collector.reconfigure(&plan.settings, subject));
@@ -501,7 +496,7 @@ fn collector_of(
     subject: IdentityInputs,
     clock: Clock,
     interpreter: &Arc<CPython>,
-    handover: Option<&Handover>,
+    handover: Option<&OutputHandover>,
 ) -> Arc<Collector> {
     let gunicorn = Process::known().map(|process| Arc::clone(&process.gunicorn)).unwrap_or_default();
     let counters = Counters { gc: interpreter.gc_counters(), gunicorn };

@@ -12,7 +12,7 @@ use super::process;
 use super::running::{current, settings, shielded};
 use crate::emitter::telemetry::Totals;
 use crate::settings::Arguments;
-use crate::settings::variables::VARIABLES;
+use crate::settings::variables::Variable;
 
 /// Tell how it stands with sending.
 ///
@@ -74,6 +74,6 @@ pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 /// Whether the environment forbids to collect.
 fn is_disabled(py: Python<'_>) -> PyResult<bool> {
-    let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), &VARIABLES)?;
+    let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), Variable::all())?;
     Ok(settings(&Arguments::default(), &environment).is_ok_and(|(settings, _)| settings.disabled))
 }

@@ -5,7 +5,7 @@ use pyo3::types::PyDict;
 
 use crate::catalogue::CATALOGUE;
 use crate::emitter::telemetry::COUNTERS;
-use crate::settings::variables::VARIABLES;
+use crate::settings::variables::{Row, VARIABLES};
 
 /// A row of the catalogue.
 #[pyclass(frozen, get_all, module = "runtime_metrics._core")]
@@ -82,7 +82,7 @@ pub fn client_telemetry(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 /// List every environment variable that is read.
 #[pyfunction]
 pub fn variables() -> Vec<Variable> {
-    let row = |variable: &&'static crate::settings::variables::Variable| Variable {
+    let row = |variable: &'static Row| Variable {
         name: variable.name,
         default: variable.default,
         accepts: variable.accepts,

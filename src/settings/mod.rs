@@ -1,6 +1,7 @@
-//! Settings, their defaults and their validation: a pure function of arguments, environment and what was found around it.
+//! Settings, their defaults and their validation: a pure function of arguments, variables and what exists around the
+//! process.
 //!
-//! A wrong argument is an error, a wrong variable a warning and the default.
+//! An invalid argument is an error. An invalid variable is a warning, and the default is used.
 
 use std::fmt;
 use std::path::Path;
@@ -9,17 +10,21 @@ use std::time::Duration;
 
 use crate::catalogue::metric::{Level, WireType};
 use crate::catalogue::selection::Selection;
-use crate::emitter::address::{ACCEPTED, Address, ChosenBy, DEFAULT_PORT, Destination, Host, parse_port};
+use crate::emitter::address::{Address, ChosenBy, DEFAULT_PORT, Destination, Host, parse_port};
 use crate::emitter::origin::Origin;
-use crate::identity::function::Function;
 
+mod aws_lambda;
+mod parser;
 pub mod variables;
 
+pub use self::aws_lambda::{AwsLambda, Schedule, Sink, UnsentReason, extension_path};
+pub use self::parser::Warning;
+use self::parser::{Parsed, Parser, parse_as, parse_bool};
 use self::variables::{Environment, Variable};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The bounds of the interval, in seconds.
+/// The intervals that are accepted, in seconds.
 const INTERVALS: std::ops::RangeInclusive<f64> = 0.01..=86_400.0;
 
 /// The arguments of `enable()`.
@@ -33,21 +38,22 @@ pub struct Arguments {
     pub level: Option<String>,
     /// Distributions or gauges.
     pub wire_type: Option<String>,
-    /// Who sends.
-    pub claims: ServiceArguments,
+    /// What describes the service.
+    pub service_arguments: ServiceArguments,
 }
 
 impl Arguments {
     /// The names of those that were given.
     #[must_use]
     pub fn given(&self) -> Vec<&'static str> {
+        let ServiceArguments { service, env, version, tags } = &self.service_arguments;
         let all = [
             ("dogstatsd_url", self.dogstatsd_url.is_some()),
             ("flush_interval", self.flush_interval.is_some()),
-            ("service", self.claims.service.is_some()),
-            ("env", self.claims.env.is_some()),
-            ("version", self.claims.version.is_some()),
-            ("tags", self.claims.tags.is_some()),
+            ("service", service.is_some()),
+            ("env", env.is_some()),
+            ("version", version.is_some()),
+            ("tags", tags.is_some()),
             ("level", self.level.is_some()),
             ("wire_type", self.wire_type.is_some()),
         ];
@@ -55,7 +61,7 @@ impl Arguments {
     }
 }
 
-/// What `enable()` was told about the service.
+/// The arguments of `enable()` that describe the service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServiceArguments {
     /// The tag `service`.
@@ -68,20 +74,22 @@ pub struct ServiceArguments {
     pub tags: Option<Vec<String>>,
 }
 
-/// What stands ready around the process.
+/// What exists around the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Surroundings<'a> {
-    /// Where an Agent's socket is, if there is one.
+    /// The socket that an Agent on this host offers by default.
     pub default_socket: &'a Path,
-    /// Whether the Datadog Lambda Extension is there.
+    /// Whether that socket exists.
+    pub has_default_socket: bool,
+    /// Whether the Datadog Lambda Extension is installed.
     pub has_extension: bool,
 }
 
 /// What a collector is started with.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "Each is a switch that is set independently.")]
 pub struct Settings {
-    /// Where metrics go.
+    /// The receiver's address.
     pub destination: Destination,
     /// Time between two flushes.
     pub interval: Duration,
@@ -91,58 +99,34 @@ pub struct Settings {
     pub wire_type: WireType,
     /// Whether lines carry the runtime-id.
     pub runtime_id: bool,
-    /// Whether the receiver is told of our own sending.
+    /// Whether each flush reports what was sent and lost.
     pub client_telemetry: bool,
     /// Whether ddtrace's own runtime metrics are disabled in favour of ours.
     pub force: bool,
-    /// Whether only CPU time tells what Gunicorn's workers do.
+    /// Whether Gunicorn's workers count as working by their CPU time.
     pub workers_by_cpu: bool,
     /// Whether nothing may be collected and sent.
     pub disabled: bool,
     /// Whether lines carry process tags.
     pub process_tags: bool,
-    /// What lines tell of their origin.
+    /// What lines say about their origin.
     pub origin: Origin,
     /// When samples are taken.
     pub schedule: Schedule,
-    /// How metrics leave.
+    /// Where lines go.
     pub sink: Sink,
-    /// The function, in AWS Lambda, before its first invocation.
-    pub function: Option<Function>,
-    /// Whether the process is stored as an image and restored from it.
-    pub is_stored: bool,
+    /// What is special about a function in AWS Lambda, if this is one.
+    pub aws_lambda: Option<AwsLambda>,
 }
 
-/// When samples are taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Schedule {
-    /// At every interval, by threads of ours.
-    #[default]
-    Periodic,
-    /// At the end of each invocation, by the thread that serves it; there is no thread of ours.
-    PerInvocation,
-}
-
-/// How metrics leave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sink {
-    /// Through a socket.
-    #[default]
-    Socket,
-    /// As lines of the program's log.
-    Log,
-    /// Not at all: nobody is there to take them.
-    Nowhere,
-}
-
-/// An argument that cannot be taken.
+/// An argument with an invalid value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidArgument {
     /// The argument's name.
     pub name: &'static str,
     /// Its value, as Python would print it.
     pub value: String,
-    /// What would be taken.
+    /// The values that are accepted.
     pub accepted: &'static str,
 }
 
@@ -152,263 +136,151 @@ impl fmt::Display for InvalidArgument {
     }
 }
 
-/// A variable that cannot be taken, and what holds instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Warning {
-    /// The variable's name.
-    pub variable: &'static str,
-    /// The whole message.
-    pub text: String,
-}
-
 impl Settings {
     /// Decides every setting: the argument, else the variable, else the default.
     ///
     /// # Errors
     ///
-    /// The first argument that cannot be taken.
+    /// The first argument that has an invalid value.
     pub fn new(
         arguments: &Arguments,
         environment: &Environment,
         surroundings: Surroundings<'_>,
     ) -> Result<(Self, Vec<Warning>), InvalidArgument> {
-        let mut variables = Variables { environment, warnings: Vec::new() };
-        let mut settings = Self {
-            interval: match arguments.flush_interval {
-                Some(seconds) => argument("flush_interval", seconds, variables::INTERVAL.accepts, interval)?,
-                None => {
-                    variables.read(&variables::INTERVAL, parse_interval).valid().unwrap_or(DEFAULT_INTERVAL)
-                }
-            },
-            selection: {
-                let level = match arguments.level.as_deref() {
-                    Some(level) => argument("level", level, variables::LEVEL.accepts, parse)?,
-                    None => variables.read(&variables::LEVEL, parse).valid().unwrap_or_default(),
-                };
-                variables.selection(level)
-            },
-            wire_type: match arguments.wire_type.as_deref() {
-                Some(wire_type) => argument("wire_type", wire_type, variables::WIRE_TYPE.accepts, parse)?,
-                None => match variables.read(&variables::WIRE_TYPE, parse) {
-                    Found::Unset => ddtraces_type(environment),
-                    found => found.valid().unwrap_or_default(),
-                },
-            },
-            runtime_id: variables
-                .newer([&variables::RUNTIME_ID_ENABLED, &variables::EXPERIMENTAL_RUNTIME_ID], parse_bool)
-                .unwrap_or(true),
-            // In AWS Lambda it would keep the extension busy.
-            client_telemetry: variables.flag(&variables::CLIENT_TELEMETRY).unwrap_or(false)
-                && environment.get(&variables::LAMBDA_FUNCTION_NAME).is_none(),
-            force: variables.flag(&variables::FORCE).unwrap_or(false),
-            workers_by_cpu: variables
-                .read(&variables::GUNICORN_WORKER_STATE, by_cpu)
-                .valid()
-                .unwrap_or(false),
-            disabled: variables.flag(&variables::DISABLE).unwrap_or(false),
-            process_tags: variables.flag(&variables::PROCESS_TAGS).unwrap_or(false),
-            origin: Origin {
-                detect: variables.flag(&variables::ORIGIN_DETECTION_ENABLED).unwrap_or(true),
-                external: variables.read(&variables::EXTERNAL_ENV, parse).valid(),
-                cardinality: variables
-                    .newer([&variables::CARDINALITY, &variables::DATADOG_CARDINALITY], parse),
-            },
-            destination: match arguments.dogstatsd_url.as_deref() {
-                Some(url) => Destination {
-                    address: argument("dogstatsd_url", url, ACCEPTED, parse)?,
-                    chosen_by: ChosenBy::Setting("dogstatsd_url"),
-                },
-                None => variables.destination(surroundings.default_socket),
-            },
-            schedule: variables.schedule(),
-            sink: Sink::Socket,
-            function: None,
-            is_stored: environment.get(&variables::LAMBDA_INITIALIZATION_TYPE) == Some("snap-start"),
+        let mut parser = Parser { environment, warnings: Vec::new() };
+        let interval = match arguments.flush_interval {
+            Some(seconds) => argument("flush_interval", seconds, variables::INTERVAL, interval)?,
+            None => parser.parse(variables::INTERVAL, parse_interval).valid().unwrap_or(DEFAULT_INTERVAL),
         };
-        if environment.get(&variables::LAMBDA_FUNCTION_NAME).is_some() {
-            variables.fit_into_lambda(&mut settings, surroundings.has_extension);
+        let level = match arguments.level.as_deref() {
+            Some(level) => argument("level", level, variables::LEVEL, parse_as)?,
+            None => parser.parse(variables::LEVEL, parse_as).valid().unwrap_or_default(),
+        };
+        let selection = selection(&mut parser, level);
+        let wire_type = match arguments.wire_type.as_deref() {
+            Some(wire_type) => argument("wire_type", wire_type, variables::WIRE_TYPE, parse_as)?,
+            None => match parser.parse(variables::WIRE_TYPE, parse_as) {
+                Parsed::Unset => wire_type_of_ddtrace(environment),
+                parsed => parsed.valid().unwrap_or_default(),
+            },
+        };
+        let runtime_id =
+            parser.parse_newer(variables::RUNTIME_ID, variables::EXPERIMENTAL_RUNTIME_ID, parse_bool);
+        let client_telemetry = parser.parse_flag(variables::CLIENT_TELEMETRY).unwrap_or(false);
+        let force = parser.parse_flag(variables::FORCE).unwrap_or(false);
+        let workers_by_cpu = parser.parse(variables::GUNICORN_WORKER_STATE, parse_by_cpu).valid();
+        let disabled = parser.parse_flag(variables::DISABLE).unwrap_or(false);
+        let process_tags = parser.parse_flag(variables::PROCESS_TAGS).unwrap_or(false);
+        let origin = Origin {
+            detect: parser.parse_flag(variables::ORIGIN_DETECTION).unwrap_or(true),
+            external: parser.parse(variables::EXTERNAL_ENV, parse_as).valid(),
+            cardinality: parser.parse_newer(variables::CARDINALITY, variables::DATADOG_CARDINALITY, parse_as),
+        };
+        let destination = match arguments.dogstatsd_url.as_deref() {
+            Some(url) => Destination {
+                address: argument("dogstatsd_url", url, variables::DOGSTATSD_URL, parse_as)?,
+                chosen_by: ChosenBy::Setting("dogstatsd_url"),
+            },
+            None => destination(&mut parser, surroundings),
+        };
+        let schedule = aws_lambda::schedule(&mut parser);
+        let (destination, sink) =
+            aws_lambda::route(&mut parser, schedule, destination, surroundings.has_extension);
+        let aws_lambda = AwsLambda::new(environment, &destination.address, surroundings.has_extension);
+        let settings = Self {
+            destination,
+            interval,
+            selection,
+            wire_type,
+            runtime_id: runtime_id.unwrap_or(true),
+            // In AWS Lambda it would keep the extension busy.
+            client_telemetry: client_telemetry && aws_lambda.is_none(),
+            force,
+            workers_by_cpu: workers_by_cpu.unwrap_or(false),
+            disabled,
+            process_tags,
+            origin,
+            schedule,
+            sink,
+            aws_lambda,
+        };
+        Ok((settings, parser.warnings))
+    }
+
+    /// If nothing is sent, a message that says why.
+    #[must_use]
+    pub fn unsent_message(&self) -> Option<String> {
+        match self.sink {
+            Sink::None(reason) => Some(reason.message(&self.destination)),
+            Sink::Socket | Sink::Log => None,
         }
-        Ok((settings, variables.warnings))
     }
 }
 
+/// The argument's value; what is accepted is the same as for its variable.
 fn argument<V: fmt::Debug + Copy, T>(
     name: &'static str,
     value: V,
-    accepted: &'static str,
+    variable: Variable,
     parse: impl Fn(V) -> Option<T>,
 ) -> Result<T, InvalidArgument> {
+    let accepted = variable.row().accepts;
     parse(value).ok_or_else(|| InvalidArgument { name, value: format!("{value:?}"), accepted })
 }
 
-/// What a variable holds.
-enum Found<T> {
-    Unset,
-    Invalid,
-    Valid(T),
+/// The rows of a level, with those that variables add and without those that they remove.
+fn selection(parser: &mut Parser<'_>, level: Level) -> Selection {
+    let added = rows(parser, variables::INCLUDE, Selection::default());
+    // Datadog shows its page of runtime metrics only if this one arrives.
+    let removed = rows(parser, variables::EXCLUDE, Selection::named("cpu.time.sys"));
+    Selection::at(level).with(added).without(removed)
 }
 
-impl<T> Found<T> {
-    fn valid(self) -> Option<T> {
-        match self {
-            Self::Valid(value) => Some(value),
-            Self::Unset | Self::Invalid => None,
+/// The rows that a variable names, except those that it must not.
+fn rows(parser: &mut Parser<'_>, variable: Variable, except: Selection) -> Selection {
+    let text = parser.environment.get(variable).unwrap_or_default();
+    let mut named = Selection::default();
+    let mut ignored = Vec::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let rows = Selection::named(item).without(except);
+        if rows.is_empty() {
+            ignored.push(item);
         }
+        named = named.with(rows);
     }
+    if !ignored.is_empty() {
+        parser.warn(variable, &ignored.join(","), "it is ignored");
+    }
+    named
 }
 
-/// Reads variables and gathers what is wrong with them.
-struct Variables<'a> {
-    environment: &'a Environment,
-    warnings: Vec<Warning>,
+/// The address of the strongest variable that has a valid one, else the default.
+fn destination(parser: &mut Parser<'_>, surroundings: Surroundings<'_>) -> Destination {
+    let variable = variables::DOGSTATSD_URL;
+    let url = parser.environment.get(variable);
+    if let Some(address) = url.and_then(parse_as) {
+        return Destination { address, chosen_by: ChosenBy::Setting(variable.row().name) };
+    }
+    let destination = host_and_port(parser).unwrap_or_else(|| {
+        Destination::default_at(surroundings.default_socket, surroundings.has_default_socket)
+    });
+    if let Some(url) = url {
+        parser.warn(variable, url, &format!("{destination} is used"));
+    }
+    destination
 }
 
-impl Variables<'_> {
-    /// Reads a variable, and warns of a wrong one.
-    fn read<T>(&mut self, variable: &Variable, parse: impl Fn(&str) -> Option<T>) -> Found<T> {
-        let Some(text) = self.environment.get(variable) else { return Found::Unset };
-        if let Some(value) = parse(text) {
-            return Found::Valid(value);
-        }
-        let instead = if variable.default.is_empty() {
-            "it is ignored".into()
-        } else {
-            format!("{} is used", variable.default)
-        };
-        self.warn(variable, text, &instead);
-        Found::Invalid
-    }
-
-    fn flag(&mut self, variable: &Variable) -> Option<bool> {
-        self.read(variable, parse_bool).valid()
-    }
-
-    /// A variable or, if it is unset, the one that it is another name of. A wrong one hides the other.
-    fn newer<T>(&mut self, variables: [&Variable; 2], parse: fn(&str) -> Option<T>) -> Option<T> {
-        let [newer, older] = variables;
-        match self.read(newer, parse) {
-            Found::Unset => self.read(older, parse).valid(),
-            found => found.valid(),
-        }
-    }
-
-    fn warn(&mut self, variable: &Variable, value: &str, instead: &str) {
-        let shown: String = value.chars().take(200).collect();
-        self.warnings.push(Warning {
-            variable: variable.name,
-            text: format!("{}={shown:?}: expected {}; {instead}", variable.name, variable.accepts),
-        });
-    }
-
-    /// The rows of a level, with those that variables add and without those that they take away.
-    fn selection(&mut self, level: Level) -> Selection {
-        let added = self.rows(&variables::INCLUDE, Selection::default());
-        // Its presence switches on the page of runtime metrics.
-        let taken_away = self.rows(&variables::EXCLUDE, Selection::named("cpu.time.sys"));
-        Selection::at(level).with(added).without(taken_away)
-    }
-
-    /// The rows that a variable names, but for those that it may not.
-    fn rows(&mut self, variable: &Variable, but: Selection) -> Selection {
-        let text = self.environment.get(variable).unwrap_or_default();
-        let mut named = Selection::default();
-        let mut ignored = Vec::new();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-            let rows = Selection::named(item);
-            if rows.without(but).is_empty() {
-                ignored.push(item);
-            }
-            named = named.with(rows.without(but));
-        }
-        if !ignored.is_empty() {
-            self.warn(variable, &ignored.join(","), "it is ignored");
-        }
-        named
-    }
-
-    /// The strongest rule that gives a valid address.
-    fn destination(&mut self, default_socket: &Path) -> Destination {
-        let url = self.environment.get(&variables::DOGSTATSD_URL);
-        if let Some(address) = url.and_then(parse) {
-            return Destination { address, chosen_by: ChosenBy::Setting(variables::DOGSTATSD_URL.name) };
-        }
-        let destination = self.host_and_port().unwrap_or_else(|| Destination::by_default(default_socket));
-        if let Some(url) = url {
-            self.warn(&variables::DOGSTATSD_URL, url, &format!("{destination} is used"));
-        }
-        destination
-    }
-
-    /// A function is frozen between its invocations; a thread would go on at a thaw, in the time of the next.
-    fn schedule(&mut self) -> Schedule {
-        let is_function = self.environment.get(&variables::LAMBDA_FUNCTION_NAME).is_some();
-        let is_server =
-            self.environment.get(&variables::LAMBDA_INITIALIZATION_TYPE) == Some("lambda-managed-instances");
-        let keeps_thread = self.flag(&variables::LAMBDA_THREAD).unwrap_or(false);
-        if is_function && !is_server && !keeps_thread { Schedule::PerInvocation } else { Schedule::Periodic }
-    }
-
-    /// Without an address of its own a function sends to the vendor's extension, else to its log if that is asked for.
-    fn fit_into_lambda(&mut self, settings: &mut Settings, has_extension: bool) {
-        let is_given = !matches!(settings.destination.chosen_by, ChosenBy::Nobody(_));
-        let flushes_to_log = self.flag(&variables::FLUSH_TO_LOG).unwrap_or(false);
-        if settings.schedule == Schedule::PerInvocation && !is_given {
-            if has_extension {
-                settings.destination = Destination::of_extension();
-            } else {
-                settings.sink = if flushes_to_log { Sink::Log } else { Sink::Nowhere };
-            }
-            if settings.sink == Sink::Nowhere {
-                let text = "metrics are not sent: this function has no Datadog Lambda Extension, and no address of another \
-                            receiver; add the extension's layer, or set DD_FLUSH_TO_LOG=true to have them in the log";
-                self.warnings
-                    .push(Warning { variable: variables::LAMBDA_EXTENSION.name, text: text.to_owned() });
-            }
-        }
-        // An address within the function is the extension's all the same.
-        let is_extensions = match &settings.destination.address {
-            Address::Udp(host, port) => host.is_this_machine() && *port == DEFAULT_PORT,
-            Address::Unix(..) => false,
-        };
-        settings.function = Some(Function { has_extension: has_extension && is_extensions, invoked: None });
-        // Nothing waits for a name server while it is paid for.
-        if let (Schedule::PerInvocation, Address::Udp(Host::Name(name), _)) =
-            (settings.schedule, &settings.destination.address)
-        {
-            settings.sink = Sink::Nowhere;
-            let text = format!(
-                "nothing is sent to {}: in AWS Lambda the name {name} is not looked up; give an IP address",
-                settings.destination
-            );
-            self.warnings.push(Warning { variable: variables::LAMBDA_FUNCTION_NAME.name, text });
-        }
-    }
-
-    /// A host, a port, or both.
-    fn host_and_port(&mut self) -> Option<Destination> {
-        let host = self.stronger([&variables::DOGSTATSD_HOST, &variables::AGENT_HOST], parse::<Host>);
-        let port = self.stronger([&variables::DOGSTATSD_PORT, &variables::AGENT_PORT], parse_port);
-        let chosen_by = match (&host, &port) {
-            (Some((_, name)), _) | (None, Some((_, name))) => ChosenBy::Setting(name),
-            (None, None) => return None,
-        };
-        let host = host.map_or(Host::Localhost, |(host, _)| host);
-        let port = port.map_or(DEFAULT_PORT, |(port, _)| port);
-        Some(Destination { address: Address::Udp(host, port), chosen_by })
-    }
-
-    /// The first of the variables that has a valid value, and its name.
-    fn stronger<T>(
-        &mut self,
-        variables: [&'static Variable; 2],
-        parse: fn(&str) -> Option<T>,
-    ) -> Option<(T, &'static str)> {
-        variables.into_iter().find_map(|variable| Some((self.read(variable, parse).valid()?, variable.name)))
-    }
-}
-
-fn parse<T: FromStr>(text: &str) -> Option<T> {
-    text.parse().ok()
+/// A host, a port, or both.
+fn host_and_port(parser: &mut Parser<'_>) -> Option<Destination> {
+    let host = parser.parse_first([variables::DOGSTATSD_HOST, variables::AGENT_HOST], parse_as::<Host>);
+    let port = parser.parse_first([variables::DOGSTATSD_PORT, variables::AGENT_PORT], parse_port);
+    let chosen_by = match (&host, &port) {
+        (Some((_, name)), _) | (None, Some((_, name))) => ChosenBy::Setting(name),
+        (None, None) => return None,
+    };
+    let host = host.map_or(Host::Localhost, |(host, _)| host);
+    let port = port.map_or(DEFAULT_PORT, |(port, _)| port);
+    Some(Destination { address: Address::Udp(host, port), chosen_by })
 }
 
 fn parse_interval(text: &str) -> Option<Duration> {
@@ -419,7 +291,7 @@ fn interval(seconds: f64) -> Option<Duration> {
     INTERVALS.contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
-fn by_cpu(text: &str) -> Option<bool> {
+fn parse_by_cpu(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "in_flight" => Some(false),
         "cpu" => Some(true),
@@ -427,17 +299,9 @@ fn by_cpu(text: &str) -> Option<bool> {
     }
 }
 
-fn parse_bool(text: &str) -> Option<bool> {
-    match text.to_ascii_lowercase().as_str() {
-        "true" | "1" => Some(true),
-        "false" | "0" => Some(false),
-        _ => None,
-    }
-}
-
-/// ddtrace sends gauges instead of distributions by this experimental feature.
-fn ddtraces_type(environment: &Environment) -> WireType {
-    let features = environment.get(&variables::EXPERIMENTAL_FEATURES).unwrap_or_default();
+/// ddtrace sends gauges instead of distributions if this experimental feature is enabled.
+fn wire_type_of_ddtrace(environment: &Environment) -> WireType {
+    let features = environment.get(variables::EXPERIMENTAL_FEATURES).unwrap_or_default();
     let gauges =
         features.split(',').any(|item| item.trim().eq_ignore_ascii_case("DD_RUNTIME_METRICS_ENABLED"));
     if gauges { WireType::Gauge } else { WireType::Distribution }
@@ -471,15 +335,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::emitter::address::ACCEPTED;
     use crate::emitter::origin::Cardinality;
 
-    const NO_SOCKET: &str = "/nowhere/dsd.socket";
+    const SOCKET: &str = "/run/dsd.socket";
 
     fn alone() -> Surroundings<'static> {
-        Surroundings { default_socket: Path::new(NO_SOCKET), has_extension: false }
+        Surroundings { default_socket: Path::new(SOCKET), has_default_socket: false, has_extension: false }
     }
 
-    fn beside_extension() -> Surroundings<'static> {
+    fn with_extension() -> Surroundings<'static> {
         Surroundings { has_extension: true, ..alone() }
     }
 
@@ -496,21 +361,22 @@ mod tests {
         (settings, warnings.into_iter().map(|warning| warning.text).collect())
     }
 
-    fn of_function(has_extension: bool) -> Function {
-        Function { has_extension, invoked: None }
+    /// Whether lines are sent to the Datadog Lambda Extension.
+    fn sends_to_extension(settings: &Settings) -> bool {
+        settings.aws_lambda.expect("this is a function").sends_to_extension
     }
 
-    fn refusal(arguments: &Arguments) -> String {
+    fn error(arguments: &Arguments) -> String {
         Settings::new(arguments, &Environment::default(), alone()).unwrap_err().to_string()
     }
 
     #[test]
-    fn without_anything_the_defaults_hold() {
+    fn without_arguments_and_variables_the_defaults_apply() {
         let (settings, warnings) = settings([]);
         assert_eq!(
             settings,
             Settings {
-                destination: Destination::by_default(Path::new(NO_SOCKET)),
+                destination: Destination::default_at(Path::new(SOCKET), false),
                 interval: Duration::from_secs(10),
                 selection: Selection::at(Level::Default),
                 wire_type: WireType::Distribution,
@@ -523,8 +389,7 @@ mod tests {
                 origin: Origin { detect: true, external: None, cardinality: None },
                 schedule: Schedule::Periodic,
                 sink: Sink::Socket,
-                function: None,
-                is_stored: false,
+                aws_lambda: None,
             }
         );
         assert!(warnings.is_empty());
@@ -550,7 +415,7 @@ mod tests {
             (&[("DD_AGENT_PORT", "2")], "udp://localhost:2 (from DD_AGENT_PORT)"),
             (&[("DD_DOGSTATSD_URL", ""), ("DD_AGENT_HOST", "")], "udp://localhost:8125 (by default)"),
         ] {
-            let environment = Environment::collect(|name| {
+            let environment = Environment::read(Variable::all(), |name| {
                 environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
             });
             let (settings, warnings) = Settings::new(&Arguments::default(), &environment, alone()).unwrap();
@@ -560,7 +425,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_url_variable_names_the_address_that_is_used_instead() {
+    fn without_an_address_the_agent_s_socket_is_used_if_it_exists() {
+        let surroundings = Surroundings { has_default_socket: true, ..alone() };
+        let destination = |variables| settings_in(surroundings, variables).0.destination.to_string();
+        assert_eq!(destination([("DD_AGENT_HOST", "")]), "unix:///run/dsd.socket (by default)");
+        assert_eq!(destination([("DD_AGENT_HOST", "agent")]), "udp://agent:8125 (from DD_AGENT_HOST)");
+    }
+
+    #[test]
+    fn the_warning_about_an_invalid_url_names_the_address_that_is_used_instead() {
         let (settings, warnings) = settings([("DD_DOGSTATSD_URL", "ftp://x"), ("DD_AGENT_HOST", "agent")]);
         assert_eq!(settings.destination.address.to_string(), "udp://agent:8125");
         assert_eq!(
@@ -573,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_variable_is_one_warning_and_the_default() {
+    fn an_invalid_variable_is_one_warning_and_the_default() {
         for (name, value, expected) in [
             ("DD_RUNTIME_METRICS_INTERVAL", "0", "10 is used"),
             ("DD_RUNTIME_METRICS_INTERVAL", "nan", "10 is used"),
@@ -600,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_added_and_taken_away_by_name() {
+    fn rows_are_added_and_removed_by_name() {
         let selected = |include, exclude| {
             let (settings, warnings) =
                 settings([("DD_RUNTIME_METRICS_INCLUDE", include), ("DD_RUNTIME_METRICS_EXCLUDE", exclude)]);
@@ -610,18 +483,18 @@ mod tests {
         assert_eq!(selected("mem.rss", ""), (all, vec![]));
         let without = all.without(Selection::named("gc.*")).without(Selection::named("mem.rss"));
         assert_eq!(selected("gc.pause.max", " gc.* ,runtime.python.mem.rss,"), (without, vec![]));
-        let unknown = "DD_RUNTIME_METRICS_INCLUDE=\"rss,gil.*\": expected a comma list of names and groups like gc.*; \
-                       it is ignored";
+        let unknown = "DD_RUNTIME_METRICS_INCLUDE=\"rss,gil.*\": expected comma-separated names and groups such as \
+                       gc.*; it is ignored";
         assert_eq!(selected("rss,gil.*,mem.*", ""), (all, vec![unknown.to_owned()]));
         let (selection, warnings) = selected("", "cpu.time.sys");
         assert_eq!((selection, warnings.len()), (all, 1));
-        // A group is taken away but for that row.
+        // Of a group, the other rows are removed.
         let kept = all.without(Selection::named("cpu.time.user"));
         assert_eq!(selected("", "cpu.time.*"), (kept, vec![]));
     }
 
     #[test]
-    fn variables_are_obeyed() {
+    fn variables_are_applied() {
         let (settings, warnings) = settings([
             ("DD_RUNTIME_METRICS_INTERVAL", "0.5"),
             ("DD_RUNTIME_METRICS_WIRE_TYPE", "gauge"),
@@ -643,14 +516,14 @@ mod tests {
     }
 
     #[test]
-    fn the_older_name_of_the_cardinality_holds_where_the_newer_is_unset() {
+    fn the_older_name_of_the_cardinality_is_read_if_the_newer_is_unset() {
         let older = ("DATADOG_CARDINALITY", "low");
         assert_eq!(settings([older]).0.origin.cardinality, Some(Cardinality::Low));
         assert_eq!(settings([older, ("DD_CARDINALITY", "")]).0.origin.cardinality, Some(Cardinality::Low));
     }
 
     #[test]
-    fn ddtraces_names_are_obeyed_where_ours_are_unset() {
+    fn ddtraces_variables_are_read_if_ours_are_unset() {
         let gauges = ("DD_TRACE_EXPERIMENTAL_FEATURES_ENABLED", "x, dd_runtime_metrics_enabled");
         assert_eq!(settings([gauges]).0.wire_type, WireType::Gauge);
         let ours = ("DD_RUNTIME_METRICS_WIRE_TYPE", "distribution");
@@ -661,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_variable_does_not_bring_its_weaker_names_to_life() {
+    fn an_invalid_variable_hides_its_older_name() {
         let gauges = ("DD_TRACE_EXPERIMENTAL_FEATURES_ENABLED", "DD_RUNTIME_METRICS_ENABLED");
         let (settings, _) = settings([gauges, ("DD_RUNTIME_METRICS_WIRE_TYPE", "count")]);
         assert_eq!(settings.wire_type, WireType::Distribution);
@@ -672,19 +545,19 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_argument_names_itself_its_value_and_what_is_accepted() {
+    fn an_invalid_argument_names_itself_its_value_and_what_is_accepted() {
         let url = |text: &str| Arguments { dogstatsd_url: Some(text.into()), ..Arguments::default() };
         let interval = |seconds| Arguments { flush_interval: Some(seconds), ..Arguments::default() };
-        assert_eq!(refusal(&url("ftp://x")), format!("dogstatsd_url=\"ftp://x\": expected {ACCEPTED}"));
-        assert_eq!(refusal(&url("")), format!("dogstatsd_url=\"\": expected {ACCEPTED}"));
+        assert_eq!(error(&url("ftp://x")), format!("dogstatsd_url=\"ftp://x\": expected {ACCEPTED}"));
+        assert_eq!(error(&url("")), format!("dogstatsd_url=\"\": expected {ACCEPTED}"));
         for (seconds, shown) in [(0.0, "0.0"), (-1.0, "-1.0"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
             let expected = format!("flush_interval={shown}: expected a number of seconds from 0.01 to 86400");
-            assert_eq!(refusal(&interval(seconds)), expected);
+            assert_eq!(error(&interval(seconds)), expected);
         }
         let level = Arguments { level: Some("detailed".into()), ..Arguments::default() };
-        assert_eq!(refusal(&level), "level=\"detailed\": expected default");
+        assert_eq!(error(&level), "level=\"detailed\": expected default");
         let wire_type = Arguments { wire_type: Some("g".into()), ..Arguments::default() };
-        assert_eq!(refusal(&wire_type), "wire_type=\"g\": expected distribution or gauge");
+        assert_eq!(error(&wire_type), "wire_type=\"g\": expected distribution or gauge");
     }
 
     #[test]
@@ -710,7 +583,7 @@ mod tests {
 
     #[test]
     fn a_function_is_measured_at_each_invocation_unless_it_is_a_server_or_keeps_its_thread() {
-        let schedule = |name, value| settings_in(beside_extension(), [FUNCTION, (name, value)]).0.schedule;
+        let schedule = |name, value| settings_in(with_extension(), [FUNCTION, (name, value)]).0.schedule;
         let kind = "AWS_LAMBDA_INITIALIZATION_TYPE";
         for value in ["on-demand", "provisioned-concurrency", "snap-start", ""] {
             assert_eq!(schedule(kind, value), Schedule::PerInvocation, "{value}");
@@ -720,34 +593,45 @@ mod tests {
         assert_eq!(schedule(thread, "TRUE"), Schedule::Periodic);
         assert_eq!(schedule(thread, "0"), Schedule::PerInvocation);
         assert_eq!(settings([(kind, "on-demand"), (thread, "false")]).0.schedule, Schedule::Periodic);
-        assert!(settings_in(beside_extension(), [FUNCTION, (kind, "snap-start")]).0.is_stored);
+        let is_stored = |kind_of_function| {
+            settings([FUNCTION, (kind, kind_of_function)])
+                .0
+                .aws_lambda
+                .is_some_and(|function| function.is_stored)
+        };
+        assert!(is_stored("snap-start") && !is_stored("on-demand"));
     }
 
     #[test]
     fn a_function_without_an_address_sends_to_its_extension_or_to_its_log() {
-        let (with, warnings) = settings_in(beside_extension(), [FUNCTION, ("DD_FLUSH_TO_LOG", "true")]);
-        assert_eq!(with.destination.to_string(), "udp://127.0.0.1:8125 (from the Datadog Lambda Extension)");
-        assert_eq!((with.sink, with.function, warnings.len()), (Sink::Socket, Some(of_function(true)), 0));
+        let (sent, warnings) = settings_in(with_extension(), [FUNCTION, ("DD_FLUSH_TO_LOG", "true")]);
+        assert_eq!(sent.destination.to_string(), "udp://127.0.0.1:8125 (from the Datadog Lambda Extension)");
+        assert_eq!((sent.sink, sends_to_extension(&sent), warnings.len()), (Sink::Socket, true, 0));
         let (logged, warnings) = settings([FUNCTION, ("DD_FLUSH_TO_LOG", "1")]);
-        assert_eq!((logged.sink, logged.function, warnings.len()), (Sink::Log, Some(of_function(false)), 0));
-        let (lost, warnings) = settings([FUNCTION]);
-        assert_eq!((lost.sink, lost.function), (Sink::Nowhere, Some(of_function(false))));
-        let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
-        assert!(warning.contains("layer") && warning.contains("DD_FLUSH_TO_LOG=true"), "{warning}");
+        assert_eq!((logged.sink, sends_to_extension(&logged), warnings.len()), (Sink::Log, false, 0));
+        let (unsent, warnings) = settings([FUNCTION]);
+        assert_eq!((unsent.sink, sends_to_extension(&unsent)), (Sink::None(UnsentReason::NoReceiver), false));
+        let message = unsent.unsent_message().unwrap();
+        assert!(message.contains("layer") && message.contains("DD_FLUSH_TO_LOG=true"), "{message}");
+        assert!(warnings.is_empty(), "no variable is invalid: {warnings:?}");
         let server = ("AWS_LAMBDA_INITIALIZATION_TYPE", "lambda-managed-instances");
         let (server, warnings) = settings([FUNCTION, server]);
-        assert_eq!(server.destination, Destination::by_default(Path::new(NO_SOCKET)));
-        assert_eq!((server.sink, warnings.len()), (Sink::Socket, 0));
+        assert_eq!(server.destination, Destination::default_at(Path::new(SOCKET), false));
+        assert_eq!((server.sink, server.unsent_message(), warnings.len()), (Sink::Socket, None, 0));
     }
 
     #[test]
-    fn whether_there_is_an_extension_is_told_and_not_looked_for() {
-        let path = ("DD_RUNTIME_METRICS_LAMBDA_EXTENSION", "/");
-        assert_eq!(settings([FUNCTION, path]).0.sink, Sink::Nowhere);
+    fn the_extension_is_looked_for_in_functions_alone() {
+        let path = ("DD_RUNTIME_METRICS_LAMBDA_EXTENSION", "/extension");
+        assert_eq!(extension_path(&Environment::from([FUNCTION, path])), Some("/extension"));
+        assert_eq!(extension_path(&Environment::from([FUNCTION])), Some("/opt/extensions/datadog-agent"));
+        assert_eq!(extension_path(&Environment::from([path])), None);
+        // Here, it has not been found.
+        assert_eq!(settings([FUNCTION, path]).0.sink, Sink::None(UnsentReason::NoReceiver));
     }
 
     #[test]
-    fn an_address_of_a_function_s_own_is_sent_to_and_is_the_extension_s_where_it_is_within_the_function() {
+    fn an_address_is_used_and_is_the_extension_s_if_it_is_within_the_function() {
         for (host, port, is_extensions) in [
             ("127.0.0.1", "8125", true),
             ("localhost", "8125", true),
@@ -755,11 +639,11 @@ mod tests {
             ("10.0.0.1", "8125", false),
         ] {
             let address = [("DD_AGENT_HOST", host), ("DD_DOGSTATSD_PORT", port)];
-            let (settings, warnings) = settings_in(beside_extension(), [FUNCTION, address[0], address[1]]);
+            let (settings, warnings) = settings_in(with_extension(), [FUNCTION, address[0], address[1]]);
             assert_eq!(settings.destination.to_string(), format!("udp://{host}:{port} (from DD_AGENT_HOST)"));
             assert_eq!(
-                (settings.sink, settings.function),
-                (Sink::Socket, Some(of_function(is_extensions))),
+                (settings.sink, sends_to_extension(&settings)),
+                (Sink::Socket, is_extensions),
                 "{host}"
             );
             assert!(warnings.is_empty());
@@ -767,21 +651,24 @@ mod tests {
     }
 
     #[test]
-    fn in_a_function_no_name_is_looked_up_and_that_is_said() {
+    fn a_function_sends_nothing_to_a_host_name() {
         let (settings, warnings) = settings([FUNCTION, ("DD_AGENT_HOST", "agent.internal")]);
-        assert_eq!(settings.sink, Sink::Nowhere);
+        assert_eq!(settings.sink, Sink::None(UnsentReason::HostName));
         assert_eq!(
-            warnings,
-            ["nothing is sent to udp://agent.internal:8125 (from DD_AGENT_HOST): in AWS Lambda the name \
-              agent.internal is not looked up; give an IP address"]
+            settings.unsent_message().as_deref(),
+            Some(
+                "metrics are not sent to udp://agent.internal:8125 (from DD_AGENT_HOST): in AWS Lambda the names of \
+                 hosts are not resolved; use an IP address"
+            )
         );
+        assert!(warnings.is_empty());
     }
 
     proptest! {
         #[test]
-        fn no_environment_makes_it_fail(values in prop::collection::vec(any::<String>(), variables::VARIABLES.len())) {
+        fn no_environment_is_an_error(values in prop::collection::vec(any::<String>(), variables::VARIABLES.len())) {
             let mut values = values.into_iter();
-            let environment = Environment::collect(|_| values.next());
+            let environment = Environment::read(Variable::all(), |_| values.next());
             let settings = Settings::new(&Arguments::default(), &environment, alone());
             let (settings, _) = settings.expect("variables only warn");
             prop_assert!(settings.interval >= Duration::from_millis(10));

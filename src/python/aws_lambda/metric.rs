@@ -9,7 +9,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyString};
 
-use super::{enable_in_lambda, tell_of_silence, wall, write};
+use super::{enable_in_lambda, wall, warn_unsent, write};
 use crate::emitter::distribution::{Distribution, Refusal};
 use crate::message::Message;
 use crate::python::arguments;
@@ -49,7 +49,7 @@ pub fn lambda_metric(
         };
         let lines = py.detach(|| running.collector().send_custom(&distribution));
         write(py, &lines)?;
-        tell_of_silence(py, process, &running)?;
+        warn_unsent(py, process, &running)?;
         log::from_program(py, &running.collector().take_messages())
     })
 }

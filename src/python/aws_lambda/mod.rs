@@ -16,8 +16,9 @@ use super::process::{self, Process};
 use super::running::{self, Running, shielded};
 use crate::collector::InvocationGuard;
 use crate::emitter::distribution::Refusal;
-use crate::settings::variables::{LAMBDA_EXTENSION, LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE};
-use crate::settings::{Sink, Warning};
+use crate::message::Message;
+use crate::settings::Settings;
+use crate::settings::variables::{LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE};
 
 pub use metric::lambda_metric;
 use wrapper::Context;
@@ -34,8 +35,8 @@ pub struct Invocations {
     is_hooked: AtomicBool,
     /// There are none, so that the first invocation finds a process that was restored.
     is_restored_unseen: AtomicBool,
-    /// Whether it has been said that nothing is sent.
-    told_of_silence: AtomicBool,
+    /// Whether it has been logged why nothing is sent.
+    warned_unsent: AtomicBool,
     /// What has been said of refused values, in the order of [`Refusal::ALL`].
     told: [AtomicBool; Refusal::ALL.len()],
 }
@@ -70,9 +71,9 @@ pub fn note_set_up(py: Python<'_>) -> PyResult<()> {
     shielded(Ok(()), || {
         let os = py.import(intern!(py, "os"))?;
         let environment =
-            process::environment(os.as_any(), &[&LAMBDA_FUNCTION_NAME, &LAMBDA_INITIALIZATION_TYPE])?;
-        let is_stored = environment.get(&LAMBDA_INITIALIZATION_TYPE) == Some("snap-start");
-        if environment.get(&LAMBDA_FUNCTION_NAME).is_none() || is_stored {
+            process::environment(os.as_any(), [LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE])?;
+        let is_stored = environment.get(LAMBDA_INITIALIZATION_TYPE) == Some("snap-start");
+        if environment.get(LAMBDA_FUNCTION_NAME).is_none() || is_stored {
             return Ok(());
         }
         if let Some(process) = unless_exception(py, Process::this(py))? {
@@ -93,30 +94,26 @@ fn enable_in_lambda(py: Python<'_>) -> PyResult<()> {
         return Ok(());
     }
     let os = py.import(intern!(py, "os"))?;
-    let environment = process::environment(os.as_any(), &[&LAMBDA_FUNCTION_NAME])?;
-    if environment.get(&LAMBDA_FUNCTION_NAME).is_none() || running::enabled() {
+    let environment = process::environment(os.as_any(), [LAMBDA_FUNCTION_NAME])?;
+    if environment.get(LAMBDA_FUNCTION_NAME).is_none() || running::enabled() {
         return Ok(());
     }
     let automatic = || py.import("runtime_metrics.automatic")?.call_method0("start");
     unless_exception(py, automatic()).map(drop)
 }
 
-/// What a function is told of where its metrics go waits for its first: until then an address may be given.
-pub fn without_silence(warnings: Vec<Warning>) -> Vec<Warning> {
-    warnings.into_iter().filter(|warning| !tells_of_silence(warning)).collect()
+/// If nothing is sent, a message that says why; once in a process and its children. Asked for when there is something to
+/// send, for until then the program may set an address.
+pub fn unsent_message(process: &Process, settings: &Settings) -> Option<Message> {
+    let text = settings.unsent_message()?;
+    let is_new = !process.invocations.warned_unsent.swap(true, SeqCst);
+    is_new.then(|| Message::warning(text))
 }
 
-/// Says that nothing is sent, if that is so and has not been said.
-fn tell_of_silence(py: Python<'_>, process: &Process, running: &Running) -> PyResult<()> {
-    if running.settings().sink != Sink::Nowhere || process.invocations.told_of_silence.swap(true, SeqCst) {
-        return Ok(());
-    }
-    let warnings = running.warnings().into_iter().filter(tells_of_silence).collect();
-    log::from_program(py, &process.messages(warnings))
-}
-
-fn tells_of_silence(warning: &Warning) -> bool {
-    [LAMBDA_EXTENSION.name, LAMBDA_FUNCTION_NAME.name].contains(&warning.variable)
+/// Logs why nothing is sent, if that is so.
+fn warn_unsent(py: Python<'_>, process: &Process, running: &Running) -> PyResult<()> {
+    let message = unsent_message(process, running.settings());
+    message.map_or(Ok(()), |message| log::from_program(py, &[message]))
 }
 
 /// Notes when the environment was set up and, if the process will be stored, asks to be told. Called where metrics are

@@ -11,9 +11,9 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReferenc
 use pyo3::{IntoPyObjectExt, intern};
 
 use super::snapstart::renew;
-use super::{enable_in_lambda, tell_of_silence, wall, write};
+use super::{enable_in_lambda, wall, warn_unsent, write};
 use crate::emitter::address::{Address, UnixKind};
-use crate::identity::function::Invoked;
+use crate::identity::function::InvocationFacts;
 use crate::python::interpreter::Purpose;
 use crate::python::log;
 use crate::python::process::Process;
@@ -218,7 +218,7 @@ fn begin(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Option<
     if !of.guard.begin(key, |last| context.is_some_and(|context| last.is(context))) {
         return Ok(None);
     }
-    let invoked = || Invoked { start: of.guard.start(wall()), arn, version, memory };
+    let invoked = || InvocationFacts { start: of.guard.start(wall()), arn, version, memory };
     if !running.collector().begin_invocation(invoked) {
         of.guard.end();
         return Ok(None);
@@ -245,7 +245,7 @@ impl Invocation {
         write(py, &lines)?;
         // The handler itself may have given an address.
         if let Some(running) = current(py) {
-            tell_of_silence(py, self.process, &running)?;
+            warn_unsent(py, self.process, &running)?;
         }
         log::from_program(py, &self.running.collector().take_messages())
     }
