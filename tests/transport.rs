@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use cadence::MetricSink;
 use runtime_metrics::clock::Clock;
+use runtime_metrics::emitter::Totals;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
 use runtime_metrics::emitter::origin::OriginFields;
 use runtime_metrics::emitter::status::Sending;
-use runtime_metrics::emitter::telemetry::{Telemetry, Totals};
+use runtime_metrics::emitter::telemetry::Telemetry;
 use runtime_metrics::emitter::transport::Transport;
 use runtime_metrics::message::Severity;
 

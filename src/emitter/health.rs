@@ -1,10 +1,10 @@
 //! Whether sending works, and what there is to say when that changes: one message per change of state.
 
 use std::io;
-use std::ops::{Add, Range};
 use std::time::Duration;
 
 use super::address::{Address, Destination};
+use super::delivery::Delivery;
 use super::status::Sending;
 use crate::message::{Message, Severity};
 
@@ -14,46 +14,6 @@ const PATIENCE: u32 = 6;
 /// A kernel tells a stranger at most once a second that nobody listens, and all who send from one address share that.
 /// So a flush without an error proves little over a network; this long without one, it does.
 const QUIET: Duration = Duration::from_mins(1);
-
-/// What happened to the payloads of one flush.
-#[derive(Debug, Default)]
-pub struct Delivery {
-    /// Payloads and bytes that the kernel took.
-    pub sent: Amount,
-    /// Payloads and bytes that are lost.
-    pub dropped: Amount,
-    /// Why something was lost, if it was: the first reason.
-    pub failure: Option<io::Error>,
-    /// Which lines are lost, counted from the last.
-    pub lost_lines: Vec<Range<usize>>,
-    /// Which lines of the flush before are lost after all.
-    pub lost_lines_of_last: Vec<Range<usize>>,
-}
-
-/// Payloads and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amount {
-    /// Payloads.
-    pub packets: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-}
-
-impl Amount {
-    /// One payload.
-    #[must_use]
-    pub fn of(payload: &[u8]) -> Self {
-        Self { packets: 1, bytes: payload.len() as u64 }
-    }
-}
-
-impl Add for Amount {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
-    }
-}
 
 /// Sending as it has gone so far.
 #[derive(Clone, Debug, Default)]
@@ -248,6 +208,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::address::ChosenBy;
+    use super::super::delivery::Amount;
     use super::*;
 
     fn failed(kind: io::ErrorKind) -> Delivery {

@@ -16,6 +16,7 @@ use crate::emitter::distribution::Distribution;
 use crate::snapshot::Observations;
 
 pub mod address;
+mod delivery;
 pub mod distribution;
 mod health;
 mod log;
@@ -27,6 +28,7 @@ pub mod status;
 pub mod telemetry;
 pub mod transport;
 
+pub use delivery::Totals;
 pub use log::LogLines;
 pub use packets::LONGEST;
 

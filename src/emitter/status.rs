@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::address::Destination;
-use super::telemetry::Totals;
+use super::delivery::Totals;
 
 /// How it stands with sending.
 #[derive(Clone, Debug)]

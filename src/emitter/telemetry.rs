@@ -2,18 +2,7 @@
 
 use std::ops::Range;
 
-use super::health::{Amount, Delivery};
-
-/// What has been written, sent and lost since the collector began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Samples written into payloads.
-    pub metrics: u64,
-    /// What the kernel took.
-    pub sent: Amount,
-    /// What is lost, also where that was learnt after the kernel had taken it.
-    pub dropped: Amount,
-}
+use super::delivery::{Delivery, Totals};
 
 /// A row of the telemetry: a count since the report before.
 #[derive(Debug)]
@@ -99,16 +88,9 @@ impl Telemetry {
     }
 }
 
-impl Totals {
-    /// Adds what became of a flush.
-    pub fn add_delivery(&mut self, delivery: &Delivery) {
-        self.sent = self.sent + delivery.sent;
-        self.dropped = self.dropped + delivery.dropped;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::delivery::Amount;
     use super::*;
 
     fn counted(count: u64) -> Totals {

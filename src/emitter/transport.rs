@@ -12,13 +12,14 @@ use std::time::Duration;
 use cadence::{MetricSink, SinkStats};
 
 use super::address::{Address, ChosenBy, Destination, UnixKind};
-use super::health::{Amount, Delivery, Health};
+use super::delivery::{Amount, Delivery, Totals};
+use super::health::Health;
 use super::origin::OriginFields;
 use super::packets::{LONGEST, Packets};
 use super::resolver::Resolver;
 use super::socket::{ALL_AT_ONCE, Connection, Fate, Kind};
 use super::status::Status;
-use super::telemetry::{Report, Telemetry, Totals};
+use super::telemetry::{Report, Telemetry};
 use crate::clock::Clock;
 use crate::message::Message;
 
@@ -189,7 +190,7 @@ impl MetricSink for Transport {
         if packets.push(line, ending.text()) {
             return Ok(line.len());
         }
-        state.totals.dropped = state.totals.dropped + Amount::of(line.as_bytes());
+        state.totals.dropped += Amount::of(line.as_bytes());
         state.refused = true;
         Err(io::ErrorKind::InvalidInput.into())
     }
@@ -363,7 +364,7 @@ impl State {
                     }
                     let (sent, rest) = left.split_at(taken);
                     for payload in sent {
-                        delivery.sent = delivery.sent + Amount::of(payload);
+                        delivery.sent += Amount::of(payload);
                     }
                     if let Some(last) = sent.last() {
                         self.last_sent = Sent {
@@ -405,7 +406,7 @@ impl State {
 impl Delivery {
     fn lose(&mut self, payloads: &[&[u8]], lines: Range<usize>, why: io::Error) {
         for payload in payloads {
-            self.dropped = self.dropped + Amount::of(payload);
+            self.dropped += Amount::of(payload);
         }
         self.lost_lines.push(lines);
         self.failure.get_or_insert(why);
@@ -416,13 +417,13 @@ impl Delivery {
         let is_of_last = self.sent == Amount::default();
         let lost = if is_of_last { &mut self.lost_lines_of_last } else { &mut self.lost_lines };
         lost.push(payload.lines.clone());
-        self.dropped = self.dropped + payload.amount;
+        self.dropped += payload.amount;
         self.failure.get_or_insert(io::ErrorKind::ConnectionRefused.into());
     }
 
     /// Takes over what a flush of the program's own has lost, itself or of the last of the schedule.
     fn hear_of(&mut self, own: Self) {
-        self.dropped = self.dropped + own.dropped;
+        self.dropped += own.dropped;
         self.failure = self.failure.take().or(own.failure);
         for lines in own.lost_lines_of_last {
             if !lines.is_empty() && !self.lost_lines_of_last.contains(&lines) {
