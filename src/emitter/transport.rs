@@ -155,7 +155,7 @@ impl Transport {
     #[must_use]
     pub fn handover(&self) -> Handover {
         let state = self.state();
-        Handover { health: state.health.of_heir(), addresses: state.addresses.clone() }
+        Handover { health: state.health.for_child(), addresses: state.addresses.clone() }
     }
 
     /// Closes the socket; the next flush opens another.
@@ -314,7 +314,7 @@ impl State {
             self.unnoted.hear_of(delivery);
         } else {
             delivery.hear_of(std::mem::take(&mut self.unnoted));
-            self.messages.extend(self.health.note(&delivery, &self.destination, self.now));
+            self.messages.extend(self.health.record(&delivery, &self.destination, self.now));
             self.last_delivery = delivery;
         }
         result
