@@ -343,13 +343,13 @@ fn a_name_is_looked_up_by_whoever_asks_for_it_and_never_in_a_flush() {
     let port = receiver.local_addr().unwrap().port();
     // A name to us, and one that the system's resolver knows without asking anybody.
     let transport = transport(&format!("udp://127.1:{port}"));
-    let host = transport.due_look_up(Duration::ZERO).expect("it is due at once");
+    let look_up = transport.due_look_up(Duration::ZERO).expect("it is due at once");
     assert!(transport.due_look_up(Duration::from_mins(9)).is_none(), "it is being looked up");
     assert!(!flush(&transport, 1, &some_lines(1)), "nothing is known yet");
     let warning = transport.take_messages().remove(0);
     assert!(warning.text.contains("the name 127.1 has not been resolved"), "{}", warning.text);
-    host.look_up();
-    drop(host);
+    look_up.run();
+    drop(look_up);
     assert!(flush(&transport, 2, &some_lines(1)));
     assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
     assert!(transport.due_look_up(Duration::from_secs(599)).is_none());
@@ -359,7 +359,7 @@ fn a_name_is_looked_up_by_whoever_asks_for_it_and_never_in_a_flush() {
 #[test]
 fn an_unknown_name_is_a_warning_that_names_it() {
     let transport = transport("udp://no-such-host.invalid:8125");
-    transport.due_look_up(Duration::ZERO).unwrap().look_up();
+    transport.due_look_up(Duration::ZERO).unwrap().run();
     assert!(!flush(&transport, 1, &some_lines(2)));
     assert!(!flush(&transport, 2, &some_lines(2)));
     let messages = transport.take_messages();

@@ -398,8 +398,8 @@ impl Collector {
         if self.schedule == Schedule::PerInvocation {
             return;
         }
-        if let Some(host) = pipeline.due_look_up(self.clock.now()) {
-            self.reader.look_up(host);
+        if let Some(look_up) = pipeline.due_look_up(self.clock.now()) {
+            self.reader.look_up(look_up);
         }
     }
 

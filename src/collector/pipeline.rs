@@ -9,11 +9,10 @@ use std::time::Duration;
 use crate::catalogue::metric::{Sample, Value};
 use crate::catalogue::selection::{Selection, samples};
 use crate::emitter::distribution::Distribution;
-use crate::emitter::resolver::Resolver;
 use crate::emitter::status::Status;
 use crate::emitter::telemetry::Telemetry;
 use crate::emitter::transport::{Handover, Transport};
-use crate::emitter::{Emitter, LogLines, Totals};
+use crate::emitter::{Emitter, LogLines, LookUp, Totals};
 use crate::identity::IdentityInputs;
 use crate::identity::function::Invoked;
 use crate::identity::tracers::RuntimeWorker;
@@ -157,9 +156,9 @@ impl Pipeline {
         samples(selection, &Interval::new(&self.earlier, &later, self.output.interval))
     }
 
-    /// The host whose name should be looked up now, if there is one.
+    /// The look-up of the receiver's name to be made now, if it is time for one.
     #[must_use]
-    pub fn due_look_up(&self, now: Duration) -> Option<Arc<Resolver>> {
+    pub fn due_look_up(&self, now: Duration) -> Option<LookUp> {
         self.output.transport.due_look_up(now)
     }
 

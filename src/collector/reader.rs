@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::collector::sampler::{self, Thread};
-use crate::emitter::resolver::Resolver;
+use crate::emitter::LookUp;
 use crate::message::Message;
 use crate::snapshot;
 
@@ -43,7 +43,7 @@ struct State {
     /// The interpreter has been asked and has not answered.
     asked: bool,
     answer: Option<snapshot::Interpreter>,
-    host: Option<Arc<Resolver>>,
+    look_up: Option<LookUp>,
     messages: Vec<Message>,
     unlogged: Vec<Message>,
     halting: bool,
@@ -93,8 +93,8 @@ impl Reader {
     }
 
     /// Has a host's name looked up.
-    pub fn look_up(&self, host: Arc<Resolver>) {
-        self.request(|state| state.host = Some(host));
+    pub fn look_up(&self, look_up: LookUp) {
+        self.request(|state| state.look_up = Some(look_up));
     }
 
     /// Has messages logged, now or, where that cannot be, by the program's next call.
@@ -159,7 +159,7 @@ impl Reader {
     pub fn resume(&self) {
         let mut state = self.shared.lock();
         state.halting = false;
-        let has_work = state.asked || state.host.is_some() || !state.messages.is_empty();
+        let has_work = state.asked || state.look_up.is_some() || !state.messages.is_empty();
         drop(state);
         if has_work {
             self.request(|_| ());
@@ -204,7 +204,7 @@ impl Shared {
                 state.asked = false;
                 state.answer = answer;
             }
-            Errand::LookUp(host) => host.look_up(),
+            Errand::LookUp(look_up) => look_up.run(),
             Errand::Log(messages) => {
                 let left = self.interpreter.log(messages);
                 let mut state = self.lock();
@@ -234,9 +234,9 @@ impl Shared {
                 state.phase = Phase::Calling;
                 return Some(Errand::Log(std::mem::take(&mut state.messages)));
             }
-            if let Some(host) = state.host.take() {
+            if let Some(look_up) = state.look_up.take() {
                 state.phase = Phase::LookingUp;
-                return Some(Errand::LookUp(host));
+                return Some(Errand::LookUp(look_up));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -267,6 +267,6 @@ impl Drop for Ended<'_> {
 
 enum Errand {
     Read,
-    LookUp(Arc<Resolver>),
+    LookUp(LookUp),
     Log(Vec<Message>),
 }

@@ -193,8 +193,8 @@ pub struct Destination {
 pub enum ChosenBy {
     /// An argument or variable of this name.
     Setting(&'static str),
-    /// Nothing did; the socket at this path is looked for again while sending fails.
-    Nobody(PathBuf),
+    /// Nothing: it is the default. While sending fails, the socket at this path is looked for again.
+    Default(PathBuf),
 }
 
 impl Destination {
@@ -206,7 +206,7 @@ impl Destination {
         } else {
             Address::Udp(Host::Localhost, DEFAULT_PORT)
         };
-        Self { address, chosen_by: ChosenBy::Nobody(socket.to_owned()) }
+        Self { address, chosen_by: ChosenBy::Default(socket.to_owned()) }
     }
 
     /// Where the vendor's extension in AWS Lambda takes metrics. By number: the name of this machine stands for two.
@@ -221,7 +221,7 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.chosen_by {
             ChosenBy::Setting(name) => write!(f, "{} (from {name})", self.address),
-            ChosenBy::Nobody(_) => write!(f, "{} (by default)", self.address),
+            ChosenBy::Default(_) => write!(f, "{} (by default)", self.address),
         }
     }
 }
@@ -232,7 +232,7 @@ impl ChosenBy {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Setting(name) => name,
-            Self::Nobody(_) => "default",
+            Self::Default(_) => "default",
         }
     }
 }

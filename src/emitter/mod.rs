@@ -22,7 +22,7 @@ mod health;
 mod log;
 pub mod origin;
 mod packets;
-pub mod resolver;
+mod resolver;
 mod socket;
 pub mod status;
 pub mod telemetry;
@@ -31,6 +31,7 @@ pub mod transport;
 pub use delivery::Totals;
 pub use log::LogLines;
 pub use packets::LONGEST;
+pub use resolver::LookUp;
 
 /// Lines of many values are cut to share a UDP payload with others, unless the tags alone need more.
 const PACKED: usize = 1432;

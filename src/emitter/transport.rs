@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use cadence::{MetricSink, SinkStats};
 
-use super::address::{Address, ChosenBy, Destination, UnixKind};
+use super::address::{Address, Destination, UnixKind};
 use super::delivery::{Amount, Delivery, Totals};
 use super::health::Health;
 use super::origin::OriginFields;
 use super::packets::{LONGEST, Packets};
-use super::resolver::Resolver;
+use super::resolver::{LookUp, Resolver};
 use super::socket::{ALL_AT_ONCE, Connection, Fate, Kind};
 use super::status::Status;
 use super::telemetry::{Report, Telemetry};
@@ -25,13 +25,6 @@ use crate::message::Message;
 
 /// A UDP payload that fits one Ethernet frame.
 const UDP_TARGET: usize = 1432;
-
-/// An Agent that moves is followed this soon.
-const LOOK_UP_EVERY: Duration = Duration::from_mins(10);
-
-/// And this soon while sending fails. A name that nothing is known of is looked up after a second, two, four, up to
-/// this: at a program's start the network may be a moment behind.
-const LOOK_UP_AFTER_FAILURE: Duration = Duration::from_mins(1);
 
 /// A sink that can be shared: cadence owns one handle, the pipeline another.
 #[derive(Clone, Debug)]
@@ -46,15 +39,11 @@ pub struct Handover {
 
 #[derive(Debug)]
 struct State {
-    destination: Destination,
+    resolver: Resolver,
     clock: Clock,
     /// A flush has given up by then, or as soon as somebody is in a hurry.
     deadline: Duration,
     hurry: Arc<AtomicBool>,
-    host: Option<Arc<Resolver>>,
-    looked_up: Option<Duration>,
-    look_ups_in_vain: u32,
-    addresses: Vec<SocketAddr>,
     connection: Option<Connection>,
     /// What the last connection went over.
     kind: Option<Kind>,
@@ -87,18 +76,15 @@ impl Transport {
     /// waits for a slow receiver.
     #[must_use]
     pub fn new(destination: Destination, ending: OriginFields, clock: Clock, hurry: Arc<AtomicBool>) -> Self {
-        let mut state = State {
-            destination: destination.clone(),
+        let target = max_shared_payload(&destination.address);
+        let state = State {
+            resolver: Resolver::new(destination),
             clock,
             deadline: Duration::ZERO,
             hurry,
-            host: None,
-            looked_up: None,
-            look_ups_in_vain: 0,
-            addresses: Vec::new(),
             connection: None,
             kind: None,
-            packets: Packets::new(UDP_TARGET),
+            packets: Packets::new(target),
             refused: false,
             ending,
             health: Health::default(),
@@ -110,7 +96,6 @@ impl Transport {
             messages: Vec::new(),
             now: Duration::ZERO,
         };
-        state.head_for(destination);
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -145,17 +130,19 @@ impl Transport {
         telemetry.note(report, &self.state().last_delivery);
     }
 
-    /// The host whose name should be looked up, if it is time to.
+    /// The look-up of the receiver's name to be made, if it is time for one.
     #[must_use]
-    pub fn due_look_up(&self, now: Duration) -> Option<Arc<Resolver>> {
-        self.state().due_look_up(now)
+    pub fn due_look_up(&self, now: Duration) -> Option<LookUp> {
+        let mut state = self.state();
+        let is_failing = state.health.is_failing();
+        state.resolver.due_look_up(now, is_failing)
     }
 
     /// What a child process can use: it says nothing that its parent has said, and needs no look-up to begin with.
     #[must_use]
     pub fn handover(&self) -> Handover {
         let state = self.state();
-        Handover { health: state.health.for_child(), addresses: state.addresses.clone() }
+        Handover { health: state.health.for_child(), addresses: state.resolver.addresses().to_vec() }
     }
 
     /// Closes the socket; the next flush opens another.
@@ -167,9 +154,7 @@ impl Transport {
     pub fn inherit(&self, handover: &Handover) {
         let mut state = self.state();
         state.health = handover.health.clone();
-        if state.host.is_some() {
-            state.addresses.clone_from(&handover.addresses);
-        }
+        state.resolver.take_over(&handover.addresses);
     }
 
     /// What there is to say since the last call.
@@ -215,14 +200,17 @@ impl State {
         self.is_custom = false;
         self.now = now;
         self.deadline = self.clock.now() + within;
-        self.find_default_socket();
-        self.take_look_up();
+        if self.resolver.refresh(self.health.is_failing()) {
+            self.connection = None;
+            self.kind = None;
+            self.packets.set_target(max_shared_payload(&self.resolver.destination().address));
+        }
     }
 
     fn status(&self) -> Status {
         let (sending, since, error) = self.health.report();
         Status {
-            destination: Some(self.destination.clone()),
+            destination: Some(self.resolver.destination().clone()),
             peer: self.connection.as_ref().and_then(Connection::peer),
             transport: Some(self.name()),
             sending,
@@ -233,71 +221,11 @@ impl State {
     }
 
     fn name(&self) -> &'static str {
-        match (self.kind, &self.destination.address) {
+        match (self.kind, &self.resolver.destination().address) {
             (Some(Kind::Udp), _) | (None, Address::Udp(..)) => "udp",
             (Some(Kind::UnixStream), _) | (None, Address::Unix(_, UnixKind::Stream)) => "uds-stream",
             (Some(Kind::UnixDatagram), _) | (None, Address::Unix(..)) => "uds",
         }
-    }
-
-    fn head_for(&mut self, destination: Destination) {
-        let (host, addresses, target) = match &destination.address {
-            Address::Udp(host, port) => match host.known(*port) {
-                Some(addresses) => (None, addresses, UDP_TARGET),
-                None => (Some(Arc::new(Resolver::new(host, *port))), Vec::new(), UDP_TARGET),
-            },
-            Address::Unix(..) => (None, Vec::new(), LONGEST),
-        };
-        self.host = host;
-        self.addresses = addresses;
-        self.packets.set_target(target);
-        self.connection = None;
-        self.kind = None;
-        self.destination = destination;
-    }
-
-    /// While nothing was configured and sending fails, an Agent's socket may have appeared or gone.
-    fn find_default_socket(&mut self) {
-        if !self.health.is_failing() {
-            return;
-        }
-        let ChosenBy::Nobody(socket) = &self.destination.chosen_by else {
-            return;
-        };
-        let found = Destination::by_default(socket);
-        if found != self.destination {
-            self.head_for(found);
-        }
-    }
-
-    fn take_look_up(&mut self) {
-        let Some(host) = &self.host else { return };
-        let found = host.found();
-        if !found.is_empty() && found != self.addresses {
-            self.addresses = found;
-            self.connection = None;
-            self.look_ups_in_vain = 0;
-        }
-    }
-
-    fn due_look_up(&mut self, now: Duration) -> Option<Arc<Resolver>> {
-        let host = self.host.as_ref()?;
-        let every = if self.addresses.is_empty() {
-            LOOK_UP_AFTER_FAILURE
-                .min(Duration::from_secs(1 << self.look_ups_in_vain.saturating_sub(1).min(6)))
-        } else if self.health.is_failing() {
-            LOOK_UP_AFTER_FAILURE
-        } else {
-            LOOK_UP_EVERY
-        };
-        // Whoever looks it up holds it until it is done.
-        let is_being_looked_up = Arc::strong_count(host) > 1;
-        if is_being_looked_up || self.looked_up.is_some_and(|at| now.saturating_sub(at) < every) {
-            return None;
-        }
-        self.looked_up = Some(now);
-        self.look_ups_in_vain += u32::from(self.addresses.is_empty());
-        Some(Arc::clone(host))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -314,7 +242,7 @@ impl State {
             self.unnoted.hear_of(delivery);
         } else {
             delivery.hear_of(std::mem::take(&mut self.unnoted));
-            self.messages.extend(self.health.record(&delivery, &self.destination, self.now));
+            self.messages.extend(self.health.record(&delivery, self.resolver.destination(), self.now));
             self.last_delivery = delivery;
         }
         result
@@ -324,7 +252,7 @@ impl State {
     fn check_connection(&mut self) {
         self.connection = self.connection.take().filter(Connection::is_ours);
         #[cfg(unix)]
-        if let Address::Unix(path, _) = &self.destination.address {
+        if let Address::Unix(path, _) = &self.resolver.destination().address {
             self.connection = self.connection.take().filter(|connection| connection.was_reached_by(path));
         }
     }
@@ -347,7 +275,7 @@ impl State {
             let is_old = self.connection.is_some();
             let connection = match self.connection.take() {
                 Some(connection) => Ok(connection),
-                None => connect(&self.destination.address, &self.addresses),
+                None => connect(&self.resolver.destination().address, self.resolver.addresses()),
             };
             let result = connection.and_then(|connection| {
                 self.kind = Some(connection.kind());
@@ -399,7 +327,7 @@ impl State {
     }
 
     fn is_udp(&self) -> bool {
-        matches!(self.destination.address, Address::Udp(..))
+        matches!(self.resolver.destination().address, Address::Udp(..))
     }
 }
 
@@ -430,6 +358,14 @@ impl Delivery {
                 self.lost_lines_of_last.push(lines);
             }
         }
+    }
+}
+
+/// Up to this length lines share a payload.
+fn max_shared_payload(address: &Address) -> usize {
+    match address {
+        Address::Udp(..) => UDP_TARGET,
+        Address::Unix(..) => LONGEST,
     }
 }
 
@@ -476,6 +412,7 @@ fn is_about_one_payload(error: &io::Error) -> bool {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use super::super::address::ChosenBy;
     use super::*;
 
     #[test]

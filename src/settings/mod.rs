@@ -350,7 +350,7 @@ impl Variables<'_> {
 
     /// Without an address of its own a function sends to the vendor's extension, else to its log if that is asked for.
     fn fit_into_lambda(&mut self, settings: &mut Settings, has_extension: bool) {
-        let is_given = !matches!(settings.destination.chosen_by, ChosenBy::Nobody(_));
+        let is_given = !matches!(settings.destination.chosen_by, ChosenBy::Default(_));
         let flushes_to_log = self.flag(&variables::FLUSH_TO_LOG).unwrap_or(false);
         if settings.schedule == Schedule::PerInvocation && !is_given {
             if has_extension {
