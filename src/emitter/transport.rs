@@ -17,7 +17,7 @@ use super::health::Health;
 use super::origin::OriginFields;
 use super::packets::{LONGEST, Packets};
 use super::resolver::{LookUp, Resolver};
-use super::socket::{ALL_AT_ONCE, Connection, Fate, Kind};
+use super::socket::{Connection, Protocol, Remedy, SENDS_ALL_AT_ONCE};
 use super::status::Status;
 use super::telemetry::{Report, Telemetry};
 use crate::clock::Clock;
@@ -46,7 +46,7 @@ struct State {
     hurry: Arc<AtomicBool>,
     connection: Option<Connection>,
     /// What the last connection went over.
-    kind: Option<Kind>,
+    protocol: Option<Protocol>,
     packets: Packets,
     /// A line of this flush was too long for any payload.
     refused: bool,
@@ -83,7 +83,7 @@ impl Transport {
             deadline: Duration::ZERO,
             hurry,
             connection: None,
-            kind: None,
+            protocol: None,
             packets: Packets::new(target),
             refused: false,
             ending,
@@ -202,7 +202,7 @@ impl State {
         self.deadline = self.clock.now() + within;
         if self.resolver.refresh(self.health.is_failing()) {
             self.connection = None;
-            self.kind = None;
+            self.protocol = None;
             self.packets.set_target(max_shared_payload(&self.resolver.destination().address));
         }
     }
@@ -221,10 +221,10 @@ impl State {
     }
 
     fn name(&self) -> &'static str {
-        match (self.kind, &self.resolver.destination().address) {
-            (Some(Kind::Udp), _) | (None, Address::Udp(..)) => "udp",
-            (Some(Kind::UnixStream), _) | (None, Address::Unix(_, UnixKind::Stream)) => "uds-stream",
-            (Some(Kind::UnixDatagram), _) | (None, Address::Unix(..)) => "uds",
+        match (self.protocol, &self.resolver.destination().address) {
+            (Some(Protocol::Udp), _) | (None, Address::Udp(..)) => "udp",
+            (Some(Protocol::UnixStream), _) | (None, Address::Unix(_, UnixKind::Stream)) => "uds-stream",
+            (Some(Protocol::UnixDatagram), _) | (None, Address::Unix(..)) => "uds",
         }
     }
 
@@ -278,9 +278,9 @@ impl State {
                 None => connect(&self.resolver.destination().address, self.resolver.addresses()),
             };
             let result = connection.and_then(|connection| {
-                self.kind = Some(connection.kind());
+                self.protocol = Some(connection.protocol());
                 let taken = connection.send(left, time_left);
-                if taken.as_ref().err().is_none_or(|error| connection.fate(error) == Fate::Kept) {
+                if taken.as_ref().err().is_none_or(|error| connection.survives(error)) {
                     self.connection = Some(connection);
                 }
                 taken
@@ -301,18 +301,18 @@ impl State {
                         };
                     }
                     // An immediate success shows that the reason was an earlier payload's.
-                    cut_short = ALL_AT_ONCE && self.is_udp() && !rest.is_empty();
+                    cut_short = SENDS_ALL_AT_ONCE && self.is_udp() && !rest.is_empty();
                     (left, tried_again) = (rest, false);
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_old && !tried_again && is_worth_another_try(&error) => {
+                Err(error) if Remedy::of(&error) == Remedy::Repeat => {}
+                Err(error) if is_old && !tried_again && Remedy::of(&error) == Remedy::Retry => {
                     // A refused UDP datagram is reported at the next send, which itself did not happen.
                     if self.is_udp() {
                         delivery.earlier_was_refused(&self.last_sent);
                     }
                     (cut_short, tried_again) = (false, true);
                 }
-                Err(error) if is_about_one_payload(&error) => {
+                Err(error) if Remedy::of(&error) == Remedy::Skip => {
                     let lines = self.packets.lines_of(number - left.len()..number - others.len());
                     delivery.lose(&[first], lines, error);
                     (left, cut_short, tried_again) = (others, false, false);
@@ -379,34 +379,6 @@ fn connect(address: &Address, addresses: &[SocketAddr]) -> io::Result<Connection
         Address::Unix(path, kind) => Connection::unix(path, *kind),
         #[cfg(not(unix))]
         Address::Unix(..) => Err(io::ErrorKind::Unsupported.into()),
-    }
-}
-
-/// The peer went away, or another has taken its place; or the descriptor is not ours any more.
-fn is_worth_another_try(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected};
-    if matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | NotConnected) {
-        return true;
-    }
-    #[cfg(unix)]
-    {
-        use nix::libc::{EBADF, EDESTADDRREQ, ENOTSOCK};
-        matches!(error.raw_os_error(), Some(EBADF | EDESTADDRREQ | ENOTSOCK))
-    }
-    #[cfg(not(unix))]
-    false
-}
-
-/// The next payload may leave.
-fn is_about_one_payload(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    {
-        error.raw_os_error() == Some(nix::libc::EMSGSIZE)
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = error;
-        false
     }
 }
 
