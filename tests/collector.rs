@@ -12,7 +12,7 @@ use runtime_metrics::catalogue::selection::Selection;
 use runtime_metrics::clock::Clock;
 use runtime_metrics::collector::reader::Interpreter;
 use runtime_metrics::collector::{Collector, Counters};
-use runtime_metrics::emitter::distribution::Distribution;
+use runtime_metrics::emitter::Distribution;
 use runtime_metrics::identity::IdentityInputs;
 use runtime_metrics::identity::function::{Function, Invoked, Start};
 use runtime_metrics::identity::tracers::{Names, RuntimeWorker, Tracers};

@@ -10,18 +10,19 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cadence::MetricSink;
 use proptest::prelude::*;
 use runtime_metrics::catalogue::CATALOGUE;
 use runtime_metrics::catalogue::metric::{Member, Metric, Sample, Value, Wire, WireType};
+use runtime_metrics::catalogue::selection::Selection;
 use runtime_metrics::clock::Clock;
-use runtime_metrics::emitter::Emitter;
+use runtime_metrics::collector::pipeline::{Output, Pipeline};
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
-use runtime_metrics::emitter::origin::{Cardinality, Origin, OriginFields};
-use runtime_metrics::emitter::transport::Transport;
-use runtime_metrics::identity::{Extras, Identity, Runtime};
+use runtime_metrics::emitter::origin::{Cardinality, Origin};
+use runtime_metrics::emitter::{Distribution, Emitter, LogLines, Transport};
+use runtime_metrics::identity::{Extras, Identity, IdentityInputs, Runtime};
 use runtime_metrics::settings::variables::Environment;
-use runtime_metrics::settings::{Arguments, ServiceArguments, Settings, Surroundings};
+use runtime_metrics::settings::{Arguments, ServiceArguments, Settings, Sink, Surroundings};
+use runtime_metrics::sources::container;
 use tempfile::TempDir;
 
 /// The container of every tree that has one.
@@ -43,7 +44,11 @@ fn alone() -> Surroundings<'static> {
 }
 
 fn fields(root: &Path) -> String {
-    detecting().fields(root)
+    fields_of(&detecting(), root)
+}
+
+fn fields_of(origin: &Origin, root: &Path) -> String {
+    origin.fields(|| container::local_data(root))
 }
 
 /// What is expected of a tree.
@@ -277,11 +282,11 @@ proptest! {
                 Environment::from([("DD_EXTERNAL_ENV", external.as_str()), ("DD_CARDINALITY", &cardinality)]);
             let (settings, warnings) =
                 Settings::new(&Arguments::default(), &environment, alone()).unwrap();
-            let sent = settings.origin.fields(Path::new("/nowhere"));
+            let sent = fields_of(&settings.origin, Path::new("/nowhere"));
             let kept = usize::from(settings.origin.external.is_some());
             prop_assert_eq!(sent.matches('|').count(), kept + usize::from(settings.origin.cardinality.is_some()));
             prop_assert!(sent.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "|:,-".contains(c)));
-            prop_assert!(sent.len() <= settings.origin.longest_fields());
+            prop_assert!(sent.len() <= settings.origin.max_length());
             prop_assert_eq!(warnings.len() + kept, usize::from(!external.is_empty()) + usize::from(!cardinality.is_empty()));
         }
     }
@@ -338,10 +343,7 @@ fn in_a_real_namespace_the_inode_is_that_of_the_cgroup_seen_from_outside() {
 }
 
 /// A transport to a receiver of ours, with the receiver; of lines up to `target` bytes several share a payload.
-fn receiver(
-    ending: OriginFields,
-    datagram_socket: Option<&Path>,
-) -> (Transport, Box<dyn Fn() -> Option<String>>) {
+fn receiver(datagram_socket: Option<&Path>) -> (Transport, Box<dyn Fn() -> Option<String>>) {
     let wait = Some(Duration::from_millis(1));
     let text = |buffer: &[u8]| String::from_utf8(buffer.to_vec()).unwrap();
     let (address, receive): (_, Box<dyn Fn() -> Option<String>>) = if let Some(path) = datagram_socket {
@@ -366,7 +368,6 @@ fn receiver(
     (
         Transport::new(
             Destination { address: address.parse().unwrap(), chosen_by },
-            ending,
             Clock::start(),
             Arc::default(),
         ),
@@ -386,19 +387,33 @@ fn the_fields_end_every_line_of_every_flush_as_they_were_at_the_first() {
         external: Some("it-false,cn-web".parse().unwrap()),
         cardinality: Some(Cardinality::Orchestrator),
     };
-    let (transport, receive) = receiver(OriginFields::new(origin, tree.path()), None);
+    let (transport, receive) = receiver(None);
+    let output = Output {
+        emitter: Emitter::new(transport, "x:y".into(), WireType::Distribution),
+        origin: Some((origin, tree.path().into())),
+        subject: IdentityInputs::default(),
+        dropped_tags: 0,
+        selection: Selection::named("mem.rss").with(Selection::named("thread_count")),
+        interval: Duration::MAX,
+        route: Sink::Socket,
+    };
+    let root = Path::new("/");
+    let mut pipeline = Pipeline::new(root, Arc::default(), Arc::default(), output, Duration::ZERO);
     let cgroup = tree.path().join("proc/self/cgroup");
     // After the start, before the first line.
     fs::write(&cgroup, format!("0::/docker/{ID}\n")).unwrap();
+    let within = Duration::from_millis(100);
+    let fields = format!("|c:{ID}|e:it-false,cn-web|card:orchestrator");
     for _ in 0..2 {
-        for line in ["a:1|d|#x:y", "b:2|d|#x:y"] {
-            transport.emit(line).unwrap();
-        }
-        transport.flush().unwrap();
+        assert!(pipeline.flush(Duration::ZERO, within, None, || None));
         fs::write(&cgroup, "").unwrap();
-        let fields = format!("|c:{ID}|e:it-false,cn-web|card:orchestrator");
-        assert_eq!(all(&receive), format!("a:1|d|#x:y{fields}\nb:2|d|#x:y{fields}\n"));
+        let sent = all(&receive);
+        assert!(sent.lines().all(|line| line.ends_with(&format!("|d|#x:y{fields}"))), "{sent}");
+        assert_eq!(sent.lines().count(), 2);
     }
+    let orders = Distribution::new("orders", 1.0, None, Vec::new(), Duration::ZERO).unwrap();
+    pipeline.distribute(&orders, Duration::ZERO, within, &mut LogLines::at(0));
+    assert!(all(&receive).ends_with(&format!("{fields}\n")));
 }
 
 /// The rows whose type the settings choose.
@@ -414,10 +429,11 @@ fn switched_off_lines_are_what_they_are_without_an_origin() {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         });
         let (settings, _) = Settings::new(&Arguments::default(), &environment, alone()).unwrap();
-        let (transport, receive) = receiver(OriginFields::new(settings.origin, tree.path()), None);
+        let (transport, receive) = receiver(None);
         let mut emitter = Emitter::new(transport, "a:b".into(), WireType::Distribution);
+        emitter.set_suffix(fields_of(&settings.origin, tree.path()));
         let samples = rows().map(|metric| Sample { metric, member: Member::Only, value: Value::Whole(1) });
-        assert!(emitter.emit(samples, None));
+        assert!(emitter.emit(samples));
         all(&receive)
     };
     let plain: Vec<_> = rows().map(|metric| format!("{}:1|d|#a:b\n", metric.name)).collect();
@@ -457,17 +473,19 @@ proptest! {
         let folder = tree(format!("0::/docker/{ID}\n").as_bytes(), b"", HOST);
         let claims = ServiceArguments { tags: Some(tags), ..ServiceArguments::default() };
         let runtime = Runtime { implementation: "CPython".into(), version: "3.13.1".into(), ..Runtime::default() };
-        let extras = Extras { reserved: origin.longest_fields(), ..Extras::default() };
+        let extras = Extras { reserved: origin.max_length(), ..Extras::default() };
         let identity = Identity::new(&claims, &Environment::default(), &runtime, extras);
         prop_assert_eq!(identity.warning().is_some(), identity.dropped_tags > 0);
-        let end = format!("|d|#{}{}", identity.tags, origin.fields(folder.path()));
+        let fields = fields_of(&origin, folder.path());
+        let end = format!("|d|#{}{fields}", identity.tags);
 
         let socket = (!over_udp).then(|| folder.path().join("dsd.socket"));
         let target = if over_udp { 1432 } else { 8192 };
-        let (transport, receive) = receiver(OriginFields::new(origin, folder.path()), socket.as_deref());
+        let (transport, receive) = receiver(socket.as_deref());
         let mut emitter = Emitter::new(transport, identity.tags, WireType::Distribution);
+        emitter.set_suffix(fields);
         let samples = values.iter().zip(&CATALOGUE).map(|(value, metric)| Sample { metric, member: Member::Only, value: value.clone() });
-        prop_assert!(emitter.emit(samples, None), "everything has left");
+        prop_assert!(emitter.emit(samples), "everything has left");
 
         let mut lines = 0;
         for payload in std::iter::from_fn(&receive) {

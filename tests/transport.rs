@@ -11,13 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cadence::MetricSink;
+use runtime_metrics::catalogue::CATALOGUE;
+use runtime_metrics::catalogue::metric::{Member, Sample, Value, WireType};
 use runtime_metrics::clock::Clock;
-use runtime_metrics::emitter::Totals;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
-use runtime_metrics::emitter::origin::OriginFields;
-use runtime_metrics::emitter::status::Sending;
-use runtime_metrics::emitter::telemetry::Telemetry;
-use runtime_metrics::emitter::transport::Transport;
+use runtime_metrics::emitter::{Distribution, Emitter, Sending, Transport};
 use runtime_metrics::message::Severity;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,23 +26,23 @@ const LIMIT: Duration = Duration::from_millis(100);
 fn transport(address: &str) -> Transport {
     let address = address.parse().unwrap();
     let destination = Destination { address, chosen_by: ChosenBy::Setting("a test") };
-    Transport::new(destination, OriginFields::default(), Clock::start(), Arc::default())
+    Transport::new(destination, Clock::start(), Arc::default())
 }
 
-/// Flushes these lines at a second; says whether everything has left.
+/// Flushes these lines at a second; returns whether everything has left.
 fn flush(transport: &Transport, second: u64, lines: &[String]) -> bool {
-    transport.prepare(Duration::from_secs(second), LIMIT);
+    transport.begin(Duration::from_secs(second), LIMIT);
     for line in lines {
         transport.emit(line).unwrap();
     }
     transport.flush().is_ok()
 }
 
-/// Flushes a value of the program's own; says whether it has left.
-fn flush_own(transport: &Transport, second: u64) -> bool {
-    transport.prepare_for_custom(Duration::from_secs(second), LIMIT);
+/// Flushes a value of a custom metric; returns whether it has left.
+fn flush_custom(transport: &Transport, second: u64) -> bool {
+    transport.begin(Duration::from_secs(second), LIMIT);
     transport.emit("orders:1|d").unwrap();
-    transport.flush().is_ok()
+    transport.flush_custom().is_ok()
 }
 
 fn some_lines(count: usize) -> Vec<String> {
@@ -311,12 +309,7 @@ fn by_default_a_socket_that_appears_while_sending_fails_is_found() {
     let path = folder.path().join("dsd.socket");
     // Nothing listens there: the test claims the port of an Agent for a moment to know that it is free.
     let free = UdpSocket::bind("127.0.0.1:8125");
-    let transport = Transport::new(
-        Destination::by_default(&path),
-        OriginFields::default(),
-        Clock::start(),
-        Arc::default(),
-    );
+    let transport = Transport::new(Destination::by_default(&path), Clock::start(), Arc::default());
     drop(free.expect("port 8125 is free on the machine that runs the tests"));
     while flush(&transport, 1, &some_lines(1)) {}
     let receiver = unix_receiver(&path);
@@ -373,39 +366,50 @@ fn an_unknown_name_is_a_warning_that_names_it() {
 }
 
 #[test]
-fn what_is_lost_of_a_program_s_own_is_said_with_the_next_flush() {
+fn a_loss_of_custom_metrics_is_logged_with_the_next_scheduled_flush() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dsd.socket");
     let transport = transport(&format!("unixgram://{}", path.display()));
-    assert!((0..1000).all(|_| !flush_own(&transport, 1)), "nobody is there");
+    assert!((0..1000).all(|_| !flush_custom(&transport, 1)), "nobody is there");
     assert_eq!(transport.stats().packets_dropped, 1000);
     assert_eq!(severities(&transport), []);
     let receiver = unix_receiver(&path);
     assert!(flush(&transport, 2, &some_lines(1)), "it has left itself");
     assert_eq!(severities(&transport), [Severity::Warning]);
-    assert!(flush_own(&transport, 3) && flush(&transport, 3, &some_lines(1)));
+    assert!(flush_custom(&transport, 3) && flush(&transport, 3, &some_lines(1)));
     let info = transport.take_messages().remove(0);
     assert!(info.text.ends_with("works again after 1 s; 1000 packets were lost"), "{}", info.text);
     drop(receiver);
 }
 
 #[test]
-fn what_was_told_is_told_again_although_a_program_s_own_came_between() {
+fn a_report_lost_before_a_custom_metric_is_sent_again() {
     let (receiver, address) = udp_receiver();
-    let transport = transport(&address);
-    let (mut telemetry, totals) = (Telemetry::default(), Totals { metrics: 5, ..Totals::default() });
-    let mut told = |second| {
-        let report = telemetry.untold(&totals);
-        flush(&transport, second, &report.map(|count| format!("a:{count}|c")));
-        transport.tell(&mut telemetry, &report);
-        report[0]
-    };
+    let mut emitter = Emitter::new(transport(&address), String::new(), WireType::Distribution);
+    emitter = emitter.with_client_telemetry();
+    let sample = Sample { metric: &CATALOGUE[0], member: Member::Only, value: Value::Whole(1) };
+    let second = Duration::from_secs;
+    assert!(emitter.send(vec![sample; 5], second(0), LIMIT));
+    assert_eq!(reported_metrics(&receiver), 0);
     let port = receiver.local_addr().unwrap();
     drop(receiver);
-    assert_eq!(told(1), 5, "it is refused, as the next datagram learns");
-    flush_own(&transport, 2);
+    assert!(emitter.send([], second(1), LIMIT), "its report of five is refused, as the next datagram learns");
+    let orders = Distribution::new("orders", 1.0, None, Vec::new(), Duration::ZERO).unwrap();
+    emitter.distribute(&orders, "", second(2), LIMIT);
     let receiver = UdpSocket::bind(port).unwrap();
-    flush_own(&transport, 3);
-    assert_eq!([told(4), told(5), told(6)], [0, 5, 0]);
-    drop(receiver);
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    emitter.distribute(&orders, "", second(3), LIMIT);
+    assert_eq!(received(|buffer| receiver.recv(buffer)), "orders:1|d\n");
+    let reported = [4, 5, 6].map(|at| {
+        emitter.send([], second(at), LIMIT);
+        reported_metrics(&receiver)
+    });
+    assert_eq!(reported, [0, 5, 0]);
+}
+
+/// How many samples the next report says have been written.
+fn reported_metrics(receiver: &UdpSocket) -> u64 {
+    let payload = received(|buffer| receiver.recv(buffer));
+    let count = payload.lines().find_map(|line| line.strip_prefix("datadog.dogstatsd.client.metrics:"));
+    count.and_then(|line| line.split('|').next()).expect("a report").parse().unwrap()
 }

@@ -15,12 +15,7 @@ use self::reader::{Interpreter, Reader};
 use self::sampler::Sampler;
 use crate::catalogue::metric::Sample;
 use crate::clock::Clock;
-use crate::emitter::distribution::Distribution;
-use crate::emitter::origin::OriginFields;
-use crate::emitter::status::Status;
-use crate::emitter::telemetry::Telemetry;
-use crate::emitter::transport::{Handover, Transport};
-use crate::emitter::{Emitter, LogLines};
+use crate::emitter::{Distribution, Emitter, Handover, LogLines, Status, Transport};
 use crate::identity::IdentityInputs;
 use crate::identity::function::Invoked;
 use crate::message::Message;
@@ -112,7 +107,7 @@ impl Collector {
         let hurry = Arc::new(AtomicBool::new(false));
         let output = output(clock, &hurry, settings, subject);
         if let Some(handover) = handover {
-            output.transport.inherit(handover);
+            output.emitter.transport().take_over(handover);
         }
         let pipeline = Pipeline::new(Path::new("/"), gc, Arc::clone(&gunicorn), output, clock.now());
         Arc::new_cyclic(|collector: &Weak<Self>| {
@@ -429,16 +424,15 @@ pub fn distribute(
 }
 
 fn output(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, subject: IdentityInputs) -> Output {
-    let ending = OriginFields::new(settings.origin.clone(), Path::new("/"));
-    let transport = Transport::new(settings.destination.clone(), ending, clock, Arc::clone(hurry));
+    let transport = Transport::new(settings.destination.clone(), clock, Arc::clone(hurry));
     let identity = subject.identity();
-    let emitter =
-        Emitter::new(transport.clone(), identity.tags, settings.wire_type).with_room_for(subject.reserved);
-    let telemetry = settings.client_telemetry.then(Telemetry::default);
+    let mut emitter = Emitter::new(transport, identity.tags, settings.wire_type);
+    if settings.client_telemetry {
+        emitter = emitter.with_client_telemetry();
+    }
     Output {
         emitter,
-        transport,
-        telemetry,
+        origin: Some((settings.origin.clone(), "/".into())),
         subject,
         dropped_tags: identity.dropped_tags,
         selection: settings.selection,

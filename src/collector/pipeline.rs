@@ -2,17 +2,14 @@
 //!
 //! The clock is the caller's: `now` is time on the collector's monotonic clock.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::catalogue::metric::{Sample, Value};
 use crate::catalogue::selection::{Selection, samples};
-use crate::emitter::distribution::Distribution;
-use crate::emitter::status::Status;
-use crate::emitter::telemetry::Telemetry;
-use crate::emitter::transport::{Handover, Transport};
-use crate::emitter::{Emitter, LogLines, LookUp, Totals};
+use crate::emitter::origin::Origin;
+use crate::emitter::{Distribution, Emitter, Handover, LogLines, LookUp, Status};
 use crate::identity::IdentityInputs;
 use crate::identity::function::Invoked;
 use crate::identity::tracers::RuntimeWorker;
@@ -40,12 +37,10 @@ pub struct Pipeline {
 /// Where samples go, how many, and how often.
 #[derive(Debug)]
 pub struct Output {
-    /// Writes them.
+    /// Writes and sends them.
     pub emitter: Emitter,
-    /// What the emitter writes to.
-    pub transport: Transport,
-    /// What the receiver has been told of our own sending, if it is told.
-    pub telemetry: Option<Telemetry>,
+    /// What lines are to say of their origin, and the root that it is looked for under; `None` from the first flush on.
+    pub origin: Option<(Origin, PathBuf)>,
     /// Who sends.
     pub subject: IdentityInputs,
     /// How many of its tags do not fit, by what has been said.
@@ -105,7 +100,7 @@ impl Pipeline {
 
     /// Closes the socket until something is sent.
     pub fn disconnect(&self) {
-        self.output.transport.disconnect();
+        self.output.emitter.transport().disconnect();
     }
 
     /// Sends the interval up to `now`, in at most `within`, or adds it to `log`, if there is somebody to write it; says
@@ -159,7 +154,7 @@ impl Pipeline {
     /// The look-up of the receiver's name to be made now, if it is time for one.
     #[must_use]
     pub fn due_look_up(&self, now: Duration) -> Option<LookUp> {
-        self.output.transport.due_look_up(now)
+        self.output.emitter.transport().due_look_up(now)
     }
 
     /// How it stands with sending.
@@ -171,7 +166,7 @@ impl Pipeline {
     /// What a child process can use of the way to the receiver.
     #[must_use]
     pub fn handover(&self) -> Handover {
-        self.output.transport.handover()
+        self.output.emitter.transport().handover()
     }
 
     /// Who sends.
@@ -199,7 +194,7 @@ impl Pipeline {
     #[must_use]
     pub fn take_messages(&mut self) -> Vec<Message> {
         let mut messages = std::mem::take(&mut self.messages);
-        messages.append(&mut self.output.transport.take_messages());
+        messages.append(&mut self.output.emitter.transport().take_messages());
         messages
     }
 
@@ -235,11 +230,10 @@ fn server(facts: Option<&Interpreter>) -> Option<&Server> {
 
 impl Output {
     fn status(&self) -> Status {
-        let status = self.transport.status();
-        let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
+        let status = self.emitter.status();
         match self.route {
-            Sink::Socket => Status { totals, ..status },
-            Sink::Log | Sink::Nowhere => Status { destination: None, transport: None, totals, ..status },
+            Sink::Socket => status,
+            Sink::Log | Sink::Nowhere => Status { destination: None, transport: None, ..status },
         }
     }
 
@@ -293,8 +287,8 @@ impl Output {
             log.push(&distribution.name, &Value::Real(distribution.value), distribution.timestamp, &tags);
             return;
         }
-        self.transport.prepare_for_custom(now, within);
-        self.emitter.distribute(distribution, &tags);
+        self.find_origin();
+        self.emitter.distribute(distribution, &tags, now, within);
     }
 
     fn tell_of_worker(&self, before: RuntimeWorker) -> Option<Message> {
@@ -331,15 +325,24 @@ impl Output {
             }
             Sink::Nowhere => return false,
         }
-        self.transport.prepare(now, within);
-        let report = self
-            .telemetry
-            .as_ref()
-            .map(|telemetry| (telemetry.untold(&self.status().totals), self.transport.name()));
-        let everything_left = self.emitter.emit(samples(selection, interval), report);
-        if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
-            self.transport.tell(telemetry, &untold);
-        }
-        everything_left
+        self.find_origin();
+        self.emitter.send(samples(selection, interval), now, within)
     }
+
+    /// At the first flush and not before: a server may drop its privileges or be put into another cgroup after its start.
+    fn find_origin(&mut self) {
+        if let Some((origin, root)) = self.origin.take() {
+            self.emitter.set_suffix(origin.fields(|| container(&root)));
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn container(root: &Path) -> Option<String> {
+    crate::sources::container::local_data(root)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn container(_root: &Path) -> Option<String> {
+    None
 }

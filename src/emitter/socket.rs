@@ -12,6 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 #[cfg(unix)]
 use super::address::UnixKind;
+use super::packets::Payload;
 #[cfg(unix)]
 use crate::descriptor::FileId;
 use crate::descriptor::Guarded;
@@ -193,27 +194,26 @@ impl Connection {
     /// # Errors
     ///
     /// Why the first payload could not be sent. `TimedOut` if a part of it was sent on a stream.
-    pub fn send(&self, payloads: &[&[u8]], time_left: impl Fn() -> Duration) -> io::Result<usize> {
+    pub fn send(&self, payloads: &[Payload<'_>], time_left: impl Fn() -> Duration) -> io::Result<usize> {
         match self.protocol {
             Protocol::Udp | Protocol::UnixDatagram => self.send_datagrams(payloads),
-            Protocol::UnixStream => self.send_frame(payloads[0], time_left).map(|()| 1),
+            Protocol::UnixStream => self.send_frame(payloads[0].bytes(), time_left).map(|()| 1),
         }
     }
 
     /// One system call for all, however many there are.
     #[cfg(target_os = "linux")]
-    fn send_datagrams(&self, payloads: &[&[u8]]) -> io::Result<usize> {
+    fn send_datagrams(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
         use std::os::fd::AsRawFd;
 
         use nix::sys::socket::{MsgFlags, MultiHeaders, sendmmsg};
 
-        let slices: Vec<[IoSlice; 1]> = payloads.iter().map(|payload| [IoSlice::new(payload)]).collect();
         let mut headers = MultiHeaders::<()>::preallocate(payloads.len(), None);
         let connected = vec![None; payloads.len()];
         let sent = sendmmsg(
             self.socket.as_raw_fd(),
             &mut headers,
-            &slices,
+            payloads,
             connected,
             [],
             MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
@@ -222,8 +222,8 @@ impl Connection {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn send_datagrams(&self, payloads: &[&[u8]]) -> io::Result<usize> {
-        self.socket.send(payloads[0]).map(|_| 1)
+    fn send_datagrams(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
+        self.socket.send(payloads[0].bytes()).map(|_| 1)
     }
 
     fn send_frame(&self, payload: &[u8], time_left: impl Fn() -> Duration) -> io::Result<()> {

@@ -329,7 +329,7 @@ impl Room {
     /// Beside so many bytes of the fields of its origin.
     fn of(reserved: usize, function: Option<&Function>) -> Self {
         Self {
-            bytes: emitter::LONGEST.saturating_sub(BESIDE_THE_BLOCK + reserved),
+            bytes: emitter::MAX_PAYLOAD.saturating_sub(BESIDE_THE_BLOCK + reserved),
             tags: if function.is_some() { MOST_TAGS_IN_LAMBDA } else { usize::MAX },
         }
     }
@@ -890,7 +890,7 @@ mod tests {
             let entrypoint = Entrypoint { working_directory: directory, file: file.clone() };
             let extras = Extras { entrypoint: Some(&entrypoint), ..Extras::default() };
             let block = Identity::new(&claims, &environment, &runtime, extras).tags;
-            prop_assert!(block.len() <= emitter::LONGEST - BESIDE_THE_BLOCK);
+            prop_assert!(block.len() <= emitter::MAX_PAYLOAD - BESIDE_THE_BLOCK);
             prop_assert!(!block.contains(['|', '\n', '#', '\0']));
             for tag in block.split(',') {
                 prop_assert!(!tag.is_empty() && tag.chars().count() <= crate::tag::MAX_TAG_LENGTH && !tag.ends_with(':'));

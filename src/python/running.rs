@@ -20,8 +20,7 @@ use crate::catalogue::metric::{Member, Value};
 use crate::clock::Clock;
 use crate::collector::{self, Collector, Counters};
 use crate::emitter::address::DEFAULT_SOCKET;
-use crate::emitter::distribution::Distribution;
-use crate::emitter::transport::Handover;
+use crate::emitter::{Distribution, Handover};
 use crate::identity::tracers::Tracers;
 use crate::identity::{Entrypoint, IdentityInputs};
 use crate::message::{Message, Severity};
@@ -324,7 +323,7 @@ impl Plan {
             runtime: process.runtime.clone(),
             runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
             entrypoint: self.entrypoint.clone(),
-            reserved: self.settings.origin.longest_fields(),
+            reserved: self.settings.origin.max_length(),
             environment: self.environment.only(&IDENTITY),
             tracers,
             function: self.settings.function.clone(),

@@ -8,9 +8,6 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The most bytes that [`local_data`] gives.
-pub const LONGEST: usize = 64;
-
 /// The most that the kernel gives at once of a file in `/proc`.
 const PAGE: usize = 4096;
 

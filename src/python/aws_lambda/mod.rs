@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use super::log::{self, unless_exception};
 use super::process::{self, Process};
 use super::running::{self, Running, shielded};
-use crate::emitter::distribution::Refusal;
+use crate::emitter::Refusal;
 use crate::identity::function::Guard;
 use crate::settings::variables::{LAMBDA_EXTENSION, LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE};
 use crate::settings::{Sink, Warning};
