@@ -28,6 +28,10 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(10);
 /// report the error.
 pub const SENDS_ALL_AT_ONCE: bool = cfg!(target_os = "linux");
 
+/// An address for each of as many datagrams as the kernel takes in one call: none, as the socket is connected.
+#[cfg(target_os = "linux")]
+static ADDRESSES: [Option<()>; 1024] = [None; 1024];
+
 /// A connected socket.
 #[derive(Debug)]
 pub struct Connection {
@@ -209,15 +213,8 @@ impl Connection {
         use nix::sys::socket::{MsgFlags, MultiHeaders, sendmmsg};
 
         let mut headers = MultiHeaders::<()>::preallocate(payloads.len(), None);
-        let connected = vec![None; payloads.len()];
-        let sent = sendmmsg(
-            self.socket.as_raw_fd(),
-            &mut headers,
-            payloads,
-            connected,
-            [],
-            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-        )?;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let sent = sendmmsg(self.socket.as_raw_fd(), &mut headers, payloads, &ADDRESSES[..], [], flags)?;
         Ok(sent.count())
     }
 
