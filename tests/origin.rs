@@ -1,4 +1,4 @@
-//! Where lines come from: captured and made-up trees of `/proc`, a real namespace, and what arrives at a socket.
+//! The origin fields of lines: captured and made-up trees of `/proc`, a real namespace, and what arrives at a socket.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -121,7 +121,7 @@ fn every_captured_tree_gives_its_container_or_nothing() {
     for (case, namespace, found) in cases {
         let captured = |file: &str| fs::read(fixtures.join(case).join("proc/self").join(file)).unwrap();
         let tree = tree(&captured("cgroup"), &captured("mountinfo"), namespace);
-        // What must not be told is there to be found.
+        // Directories that must not be reported exist.
         for cgroup in ["memory/jobs", "memory/system.slice/web.service", "cpu/jobs", "jobs", "user.slice"] {
             fs::create_dir_all(tree.path().join("sys/fs/cgroup").join(cgroup)).unwrap();
         }
@@ -171,7 +171,7 @@ fn what_cannot_be_read_is_left_out() {
 }
 
 #[test]
-fn one_file_s_failure_does_not_keep_the_other_from_being_read() {
+fn if_one_file_cannot_be_read_the_other_is() {
     let mount = format!("1 2 8:1 /containers/{ID}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n");
     let tree = tree(b"\xff\xfe", mount.as_bytes(), HOST);
     assert_eq!(fields(tree.path()), format!("|c:{ID}"));
@@ -180,7 +180,7 @@ fn one_file_s_failure_does_not_keep_the_other_from_being_read() {
 }
 
 #[test]
-fn of_a_megabyte_the_beginning_is_read_and_no_line_in_half() {
+fn of_a_long_file_only_whole_lines_at_its_beginning_are_read() {
     let id_line = format!("1:cpu:/docker/{ID}\n");
     let filler = "2:pids:/\n".repeat(120_000);
     assert!(filler.len() > 1 << 20);
@@ -287,7 +287,8 @@ proptest! {
             prop_assert_eq!(sent.matches('|').count(), kept + usize::from(settings.origin.cardinality.is_some()));
             prop_assert!(sent.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "|:,-".contains(c)));
             prop_assert!(sent.len() <= settings.origin.max_length());
-            prop_assert_eq!(warnings.len() + kept, usize::from(!external.is_empty()) + usize::from(!cardinality.is_empty()));
+            let given = usize::from(!external.is_empty()) + usize::from(!cardinality.is_empty());
+            prop_assert_eq!(warnings.len() + kept, given);
         }
     }
 }
@@ -380,7 +381,7 @@ fn all(receive: &dyn Fn() -> Option<String>) -> String {
 }
 
 #[test]
-fn the_fields_end_every_line_of_every_flush_as_they_were_at_the_first() {
+fn the_fields_end_every_line_as_they_were_found_at_the_first_flush() {
     let tree = tree(b"", b"", HOST);
     let origin = Origin {
         detect: true,
@@ -422,7 +423,7 @@ fn rows() -> impl Iterator<Item = &'static Metric> {
 }
 
 #[test]
-fn switched_off_lines_are_what_they_are_without_an_origin() {
+fn without_detection_lines_have_no_fields_but_a_cardinality_that_was_set() {
     let tree = tree(format!("0::/docker/{ID}\n").as_bytes(), b"", HOST);
     let lines = |variables: &[(&str, &str)]| {
         let environment = Environment::collect(|name| {
@@ -484,7 +485,10 @@ proptest! {
         let (transport, receive) = receiver(socket.as_deref());
         let mut emitter = Emitter::new(transport, identity.tags, WireType::Distribution);
         emitter.set_suffix(fields);
-        let samples = values.iter().zip(&CATALOGUE).map(|(value, metric)| Sample { metric, member: Member::Only, value: value.clone() });
+        let samples = values
+            .iter()
+            .zip(&CATALOGUE)
+            .map(|(value, metric)| Sample { metric, member: Member::Only, value: value.clone() });
         prop_assert!(emitter.emit(samples), "everything has left");
 
         let mut lines = 0;

@@ -1,4 +1,4 @@
-//! From a snapshot and an environment to the bytes of a line, through the public face.
+//! From a snapshot and an environment to the bytes of a line, through the public interface.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,11 +1,11 @@
-//! Lines for the log of a function, from which the vendor's forwarder takes metrics: one JSON object each, in ASCII, as
-//! nobody knows what else the log can hold.
+//! Lines for the log of a function, from which the Datadog Forwarder reads metrics: one JSON object each, in ASCII, as
+//! the encoding of the log is unknown.
 
 use std::fmt::Write;
 
 use crate::catalogue::metric::Value;
 
-/// Lines to be written at once.
+/// Lines to be written to the log at once.
 #[derive(Debug)]
 pub struct LogLines {
     now: u64,
@@ -13,14 +13,13 @@ pub struct LogLines {
 }
 
 impl LogLines {
-    /// None yet; values are of now, in seconds since 1970, unless they say otherwise.
+    /// No lines yet; `now`, in seconds since 1970, is the time of values that have none of their own.
     #[must_use]
     pub fn at(now: u64) -> Self {
         Self { now, text: String::new() }
     }
 
-    /// Adds a value, of another time if it has one, if it is one finite number. Name and tags are clean: no quote is in them
-    /// that would end them.
+    /// Adds a line, unless the value is not one finite number. Name and tags are clean: there is no quote in them.
     pub fn push(&mut self, name: &str, value: &Value, at: Option<u64>, tags: &str) {
         let value = match value {
             Value::Whole(whole) => whole.to_string(),
@@ -35,14 +34,14 @@ impl LogLines {
         let _ = writeln!(self.text, r#"{{"m":"{name}","v":{value},"e":{at},"t":[{tags}]}}"#);
     }
 
-    /// All of them.
+    /// The lines.
     #[must_use]
     pub fn into_text(self) -> String {
         self.text
     }
 }
 
-/// What is beyond ASCII, by its UTF-16 code units.
+/// The text with everything beyond ASCII escaped as its UTF-16 code units.
 fn ascii(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -75,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_ascii_is_escaped_as_json_has_it() {
+    fn characters_beyond_ascii_are_escaped_as_in_json() {
         let mut lines = LogLines::at(5);
         lines.push("a", &Value::Whole(1), None, "café:crème,日本,\u{20000}");
         assert_eq!(
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_finite_number_is_no_line() {
+    fn a_value_that_is_not_one_finite_number_is_left_out() {
         let mut lines = LogLines::at(5);
         for value in
             [Value::Real(f64::NAN), Value::Real(f64::INFINITY), Value::Observed(Observations::default())]

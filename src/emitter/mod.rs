@@ -1,8 +1,10 @@
-//! From samples to bytes at the receiver: `line` formats them by cadence, `transport` packs and sends them.
+//! From samples to bytes at the receiver.
 //!
-//! The [`Emitter`] joins the two. Everything else here serves one of them: where to send (`address`, `resolver`), how
-//! (`packets`, `socket`, `delivery`), how that goes (`health`, `status`, `telemetry`), and what else is sent than samples
-//! (`distribution`, a value of a custom metric; `log`, lines for a log in place of a socket).
+//! An [`Emitter`] writes each sample as a `line`, with tags and the fields of its `origin`, to a sink: the
+//! [`Transport`]. That packs lines into payloads (`packets`) and sends them through a `link`, which is an open `socket`
+//! and what is needed to open another (`address`, `resolver`). `delivery` decides what is done about a payload that
+//! fails; `health`, `status` and `telemetry` report how sending goes. A `distribution` is a value of a custom metric,
+//! and `log` writes lines for a log where there is no receiver.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -39,7 +41,7 @@ pub use self::status::{Sending, Status};
 pub use self::telemetry::COUNTERS;
 pub use self::transport::{Handover, Transport};
 
-/// Packed lines leave room for at least this many bytes of values, or their tags would cost more than the values.
+/// A packed line whose tags would leave less room than this for values, in bytes, does not share a UDP payload.
 const MIN_PACKED_VALUES: usize = 400;
 
 /// What a packed line has beside its name, its values, its tags and its suffix: a type, a sample rate of at most 20
@@ -60,7 +62,7 @@ pub struct Emitter<S = Transport> {
     wire_type: WireType,
     /// Samples written.
     metrics: u64,
-    /// If the receiver is told about our own sending.
+    /// `None` if client telemetry is off.
     telemetry: Option<Telemetry>,
 }
 
@@ -224,8 +226,8 @@ impl Emitter<Transport> {
         &self.sink
     }
 
-    /// Sends every sample, in at most `within`, and then what client telemetry has to report; returns whether everything
-    /// has left.
+    /// Sends every sample, and then what client telemetry has to report, in at most `within`; returns whether
+    /// everything has left.
     pub fn send(
         &mut self,
         samples: impl IntoIterator<Item = Sample>,

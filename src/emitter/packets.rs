@@ -9,10 +9,10 @@ pub const MAX_PAYLOAD: usize = 8192;
 pub const MAX_UDP_PAYLOAD: usize = 1432;
 
 /// How many counts of our own sending can be reported to the receiver.
-pub const COUNTER_NUMBER: usize = 7;
+pub const NUMBER_OF_COUNTERS: usize = 7;
 
 /// What a payload reports of our own sending, in the order of the counters.
-pub type Counts = [u64; COUNTER_NUMBER];
+pub type Counts = [u64; NUMBER_OF_COUNTERS];
 
 /// Payloads to be sent, in one buffer. A line is never split.
 #[derive(Debug)]

@@ -162,8 +162,8 @@ impl Connection {
         self.socket.is_ours()
     }
 
-    /// Whether the file at the path is still the one that was connected to. A receiver whose file was replaced may still
-    /// run: sending to it would fail without an error.
+    /// Whether the file at the path is still the one that was connected to. A receiver whose file was replaced may
+    /// still run, and packets to it would be lost without an error.
     #[cfg(unix)]
     #[must_use]
     pub fn was_reached_by(&self, path: &Path) -> bool {

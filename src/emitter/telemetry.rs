@@ -1,7 +1,7 @@
 //! Client telemetry: what the receiver is told about our own sending, if that is asked for.
 
 use super::delivery::Totals;
-use super::packets::{COUNTER_NUMBER, Counts};
+use super::packets::{Counts, NUMBER_OF_COUNTERS};
 
 /// A count of our own sending.
 #[derive(Debug)]
@@ -10,12 +10,12 @@ pub struct Counter {
     pub name: &'static str,
     /// What it counts.
     pub description: &'static str,
-    /// What the totals say it is.
+    /// Reads it from the totals.
     pub read: fn(&Totals) -> u64,
 }
 
 /// Every counter, in the order in which they are sent, at the end of a flush.
-pub static COUNTERS: [Counter; COUNTER_NUMBER] = [
+pub static COUNTERS: [Counter; NUMBER_OF_COUNTERS] = [
     Counter {
         name: "datadog.dogstatsd.client.metrics",
         description: "Samples written, these counts not included.",
@@ -53,8 +53,8 @@ pub static COUNTERS: [Counter; COUNTER_NUMBER] = [
     },
 ];
 
-/// What has been reported to the receiver. Every payload holds counts since the one before: what is lost with it is
-/// reported again.
+/// What has been reported to the receiver. A report holds what has been counted since the one before; what is lost of
+/// it is reported again.
 #[derive(Debug, Default)]
 pub struct Telemetry {
     reported: Counts,
