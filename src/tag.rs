@@ -52,6 +52,14 @@ impl Tags {
     }
 }
 
+impl<'a> FromIterator<&'a str> for Tags {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(tags: I) -> Self {
+        let mut joined = Self::default();
+        tags.into_iter().for_each(|tag| joined.push(tag));
+        joined
+    }
+}
+
 impl fmt::Display for Tags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.joined)

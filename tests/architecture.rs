@@ -15,7 +15,7 @@ const IMPORTS: [(&str, &[&str]); 14] = [
     ("interval", &["snapshot"]),
     ("catalogue", &["tag", "snapshot", "interval"]),
     ("sources", &["clock", "descriptor", "snapshot"]),
-    ("emitter", &["clock", "descriptor", "message", "snapshot", "catalogue"]),
+    ("emitter", &["clock", "descriptor", "message", "tag", "snapshot", "catalogue"]),
     ("settings", &["catalogue", "emitter"]),
     ("identity", &["message", "tag", "catalogue", "settings"]),
     (

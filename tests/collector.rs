@@ -12,7 +12,7 @@ use runtime_metrics::catalogue::metric::{Metric, Value, Wire};
 use runtime_metrics::catalogue::selection::Selection;
 use runtime_metrics::clock::{Clock, since_epoch};
 use runtime_metrics::collector::{Answer, Collector, Interpreter};
-use runtime_metrics::emitter::distribution::Distribution;
+use runtime_metrics::emitter::Distribution;
 use runtime_metrics::identity::IdentityInputs;
 use runtime_metrics::identity::function::{Function, InvocationFacts, Start};
 use runtime_metrics::identity::tracers::{Names, RuntimeWorker, Tracers};
@@ -100,7 +100,8 @@ impl Running {
             (Clock::start(), Arc::new(GcCounters::new()), Arc::new(Played::default()));
         let played = Arc::clone(&interpreter) as _;
         let counters = Counters { gc: Arc::clone(&gc), ..Counters::default() };
-        let collector = Collector::new(clock, counters, &settings, subject("a:b"), played, None);
+        let collector =
+            Collector::new(Path::new("/"), clock, counters, &settings, subject("a:b"), played, None);
         collector.run().unwrap();
         Self { collector, interpreter, gc, receiver }
     }
@@ -171,7 +172,8 @@ fn of_a_function_by(sink: Sink, subject: IdentityInputs) -> (Arc<Collector>, Run
     let subject = IdentityInputs { function: Some(Function::default()), ..subject };
     let interpreter = Arc::clone(&running.interpreter) as _;
     let counters = Counters { gc: Arc::clone(&running.gc), ..Counters::default() };
-    let collector = Collector::new(Clock::start(), counters, &settings, subject, interpreter, None);
+    let collector =
+        Collector::new(Path::new("/"), Clock::start(), counters, &settings, subject, interpreter, None);
     (collector, running)
 }
 
@@ -295,7 +297,7 @@ fn requests_from_before_the_baseline_are_nobody_s() {
     };
     answer(5);
     let (gc, played) = (Arc::clone(&counters.gc), Arc::clone(&interpreter) as _);
-    let collector = Collector::new(clock, counters, &settings, subject("a:b"), played, None);
+    let collector = Collector::new(Path::new("/"), clock, counters, &settings, subject("a:b"), played, None);
     let running = Running { collector, interpreter, gc, receiver };
     answer(7);
     running.collector.flush(None);
@@ -514,7 +516,15 @@ fn what_ddtrace_sends_is_logged_at_the_first_flush_and_not_again_by_a_child() {
         subject.tracers.worker = worker;
         let settings = Running::settings(&receiver, NEVER);
         let played = Arc::new(Played::default());
-        Collector::new(Clock::start(), Counters::default(), &settings, subject, played, handover.as_ref())
+        Collector::new(
+            Path::new("/"),
+            Clock::start(),
+            Counters::default(),
+            &settings,
+            subject,
+            played,
+            handover.as_ref(),
+        )
     };
     let parent = child_of(None);
     assert!(parent.take_messages().is_empty());

@@ -1,4 +1,4 @@
-//! Where lines come from: captured and made-up trees of `/proc`, a real namespace, and what arrives at a socket.
+//! The origin fields of lines: captured and made-up trees of `/proc`, a real namespace, and what arrives at a socket.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -10,18 +10,19 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cadence::MetricSink;
 use proptest::prelude::*;
 use runtime_metrics::catalogue::CATALOGUE;
 use runtime_metrics::catalogue::metric::{Member, Metric, Sample, Value, Wire, WireType};
 use runtime_metrics::clock::Clock;
+use runtime_metrics::collector::{Answer, Collector, Interpreter};
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
-use runtime_metrics::emitter::origin::{Cardinality, Origin, OriginFields};
-use runtime_metrics::emitter::transport::Transport;
-use runtime_metrics::emitter::{Emitter, max_tag_bytes};
+use runtime_metrics::emitter::origin::Origin;
+use runtime_metrics::emitter::{Distribution, Emitter, Transport, max_tag_bytes};
 use runtime_metrics::identity::{IdentityInputs, Runtime};
+use runtime_metrics::message::Message;
 use runtime_metrics::settings::variables::{Environment, Variable};
 use runtime_metrics::settings::{Arguments, ServiceArguments, Settings, Surroundings};
+use runtime_metrics::sources::{Counters, container};
 use tempfile::TempDir;
 
 /// The container of every tree that has one.
@@ -43,7 +44,11 @@ fn alone() -> Surroundings<'static> {
 }
 
 fn fields(root: &Path) -> String {
-    detecting().fields(root)
+    fields_of(&detecting(), root)
+}
+
+fn fields_of(origin: &Origin, root: &Path) -> String {
+    origin.fields(|| container::local_data(root))
 }
 
 /// What is expected of a tree.
@@ -116,7 +121,7 @@ fn every_captured_tree_gives_its_container_or_nothing() {
     for (case, namespace, found) in cases {
         let captured = |file: &str| fs::read(fixtures.join(case).join("proc/self").join(file)).unwrap();
         let tree = tree(&captured("cgroup"), &captured("mountinfo"), namespace);
-        // What must not be told is there to be found.
+        // Directories that must not be reported exist.
         for cgroup in ["memory/jobs", "memory/system.slice/web.service", "cpu/jobs", "jobs", "user.slice"] {
             fs::create_dir_all(tree.path().join("sys/fs/cgroup").join(cgroup)).unwrap();
         }
@@ -166,7 +171,7 @@ fn what_cannot_be_read_is_left_out() {
 }
 
 #[test]
-fn one_file_s_failure_does_not_keep_the_other_from_being_read() {
+fn if_one_file_cannot_be_read_the_other_is() {
     let mount = format!("1 2 8:1 /containers/{ID}/hostname /etc/hostname rw - ext4 /dev/sda1 rw\n");
     let tree = tree(b"\xff\xfe", mount.as_bytes(), HOST);
     assert_eq!(fields(tree.path()), format!("|c:{ID}"));
@@ -175,7 +180,7 @@ fn one_file_s_failure_does_not_keep_the_other_from_being_read() {
 }
 
 #[test]
-fn of_a_megabyte_the_beginning_is_read_and_no_line_in_half() {
+fn of_a_long_file_only_whole_lines_at_its_beginning_are_read() {
     let id_line = format!("1:cpu:/docker/{ID}\n");
     let filler = "2:pids:/\n".repeat(120_000);
     assert!(filler.len() > 1 << 20);
@@ -277,12 +282,13 @@ proptest! {
                 Environment::from([("DD_EXTERNAL_ENV", external.as_str()), ("DD_CARDINALITY", &cardinality)]);
             let (settings, warnings) =
                 Settings::new(&Arguments::default(), &environment, alone()).unwrap();
-            let sent = settings.origin.fields(Path::new("/nowhere"));
+            let sent = fields_of(&settings.origin, Path::new("/nowhere"));
             let kept = usize::from(settings.origin.external.is_some());
             prop_assert_eq!(sent.matches('|').count(), kept + usize::from(settings.origin.cardinality.is_some()));
             prop_assert!(sent.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "|:,-".contains(c)));
-            prop_assert!(sent.len() <= settings.origin.longest_fields());
-            prop_assert_eq!(warnings.len() + kept, usize::from(!external.is_empty()) + usize::from(!cardinality.is_empty()));
+            prop_assert!(sent.len() <= settings.origin.max_length());
+            let given = usize::from(!external.is_empty()) + usize::from(!cardinality.is_empty());
+            prop_assert_eq!(warnings.len() + kept, given);
         }
     }
 }
@@ -337,14 +343,13 @@ fn in_a_real_namespace_the_inode_is_that_of_the_cgroup_seen_from_outside() {
     assert_eq!(fields_in_namespace(&mount), expected);
 }
 
-/// A transport to a receiver of ours, with the receiver; of lines up to `target` bytes several share a payload.
-fn receiver(
-    ending: OriginFields,
-    datagram_socket: Option<&Path>,
-) -> (Transport, Box<dyn Fn() -> Option<String>>) {
+type Receive = Box<dyn Fn() -> Option<String>>;
+
+/// The address of a receiver of ours, with the receiver.
+fn address(datagram_socket: Option<&Path>) -> (String, Receive) {
     let wait = Some(Duration::from_millis(1));
     let text = |buffer: &[u8]| String::from_utf8(buffer.to_vec()).unwrap();
-    let (address, receive): (_, Box<dyn Fn() -> Option<String>>) = if let Some(path) = datagram_socket {
+    if let Some(path) = datagram_socket {
         let socket = UnixDatagram::bind(path).unwrap();
         socket.set_read_timeout(wait).unwrap();
         let receive = move || {
@@ -361,12 +366,16 @@ fn receiver(
             socket.recv(&mut buffer).ok().map(|length| text(&buffer[..length]))
         };
         (address, Box::new(receive))
-    };
+    }
+}
+
+/// A transport to a receiver of ours, with the receiver.
+fn receiver(datagram_socket: Option<&Path>) -> (Transport, Receive) {
+    let (address, receive) = address(datagram_socket);
     let chosen_by = ChosenBy::Setting("a test");
     (
         Transport::new(
             Destination { address: address.parse().unwrap(), chosen_by },
-            ending,
             Clock::start(),
             Arc::default(),
         ),
@@ -378,27 +387,44 @@ fn all(receive: &dyn Fn() -> Option<String>) -> String {
     std::iter::from_fn(receive).collect()
 }
 
+/// An interpreter that has nothing to say.
+struct Silent;
+
+impl Interpreter for Silent {
+    fn read(&self, _entered: &dyn Fn()) -> Option<Answer> {
+        None
+    }
+
+    fn log(&self, messages: Vec<Message>) -> Vec<Message> {
+        messages
+    }
+}
+
 #[test]
-fn the_fields_end_every_line_of_every_flush_as_they_were_at_the_first() {
+fn the_fields_end_every_line_as_they_were_found_at_the_first_flush() {
     let tree = tree(b"", b"", HOST);
-    let origin = Origin {
-        detect: true,
-        external: Some("it-false,cn-web".parse().unwrap()),
-        cardinality: Some(Cardinality::Orchestrator),
-    };
-    let (transport, receive) = receiver(OriginFields::new(origin, tree.path()), None);
+    let (address, receive) = address(None);
+    let arguments = Arguments { dogstatsd_url: Some(address), ..Arguments::default() };
+    let environment =
+        Environment::from([("DD_EXTERNAL_ENV", "it-false,cn-web"), ("DD_CARDINALITY", "orchestrator")]);
+    let (settings, _) = Settings::new(&arguments, &environment, alone()).unwrap();
+    let inputs = IdentityInputs::default();
+    let clock = Clock::start();
+    let collector =
+        Collector::new(tree.path(), clock, Counters::default(), &settings, inputs, Arc::new(Silent), None);
     let cgroup = tree.path().join("proc/self/cgroup");
     // After the start, before the first line.
     fs::write(&cgroup, format!("0::/docker/{ID}\n")).unwrap();
+    let fields = format!("|c:{ID}|e:it-false,cn-web|card:orchestrator");
     for _ in 0..2 {
-        for line in ["a:1|d|#x:y", "b:2|d|#x:y"] {
-            transport.emit(line).unwrap();
-        }
-        transport.flush().unwrap();
+        assert!(collector.flush(None).everything_sent);
         fs::write(&cgroup, "").unwrap();
-        let fields = format!("|c:{ID}|e:it-false,cn-web|card:orchestrator");
-        assert_eq!(all(&receive), format!("a:1|d|#x:y{fields}\nb:2|d|#x:y{fields}\n"));
+        let sent = all(&receive);
+        assert!(sent.lines().count() >= 2 && sent.lines().all(|line| line.ends_with(&fields)), "{sent}");
     }
+    let orders = Distribution::new("orders", 1.0, None, Vec::new(), Duration::ZERO).unwrap();
+    collector.send_custom(&orders);
+    assert!(all(&receive).ends_with(&format!("{fields}\n")));
 }
 
 /// The rows whose type the settings choose.
@@ -407,17 +433,18 @@ fn rows() -> impl Iterator<Item = &'static Metric> {
 }
 
 #[test]
-fn switched_off_lines_are_what_they_are_without_an_origin() {
+fn without_detection_lines_have_no_fields_but_a_cardinality_that_was_set() {
     let tree = tree(format!("0::/docker/{ID}\n").as_bytes(), b"", HOST);
     let lines = |variables: &[(&str, &str)]| {
         let environment = Environment::read(Variable::all(), |name| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         });
         let (settings, _) = Settings::new(&Arguments::default(), &environment, alone()).unwrap();
-        let (transport, receive) = receiver(OriginFields::new(settings.origin, tree.path()), None);
-        let mut emitter = Emitter::new(transport, "a:b".into(), WireType::Distribution);
+        let (transport, receive) = receiver(None);
+        let mut emitter = Emitter::new(transport, ["a:b"].into_iter().collect(), WireType::Distribution);
+        emitter.set_suffix(fields_of(&settings.origin, tree.path()));
         let samples = rows().map(|metric| Sample { metric, member: Member::Only, value: Value::Whole(1) });
-        assert!(emitter.emit(samples, None));
+        assert!(emitter.emit(samples));
         all(&receive)
     };
     let plain: Vec<_> = rows().map(|metric| format!("{}:1|d|#a:b\n", metric.name)).collect();
@@ -458,19 +485,24 @@ proptest! {
         let inputs = IdentityInputs {
             arguments: ServiceArguments { tags: Some(tags), ..ServiceArguments::default() },
             runtime: Runtime { implementation: "CPython".into(), version: "3.13.1".into(), ..Runtime::default() },
-            max_tag_bytes: Some(max_tag_bytes(origin.longest_fields())),
+            max_tag_bytes: Some(max_tag_bytes(origin.max_length())),
             ..IdentityInputs::default()
         };
         let identity = inputs.identity();
         prop_assert_eq!(identity.warning().is_some(), identity.dropped_tags > 0);
-        let end = format!("|d|#{}{}", identity.tags, origin.fields(folder.path()));
+        let fields = fields_of(&origin, folder.path());
+        let end = format!("|d|#{}{fields}", identity.tags);
 
         let socket = (!over_udp).then(|| folder.path().join("dsd.socket"));
         let target = if over_udp { 1432 } else { 8192 };
-        let (transport, receive) = receiver(OriginFields::new(origin, folder.path()), socket.as_deref());
-        let mut emitter = Emitter::new(transport, identity.tags.to_string(), WireType::Distribution);
-        let samples = values.iter().zip(&CATALOGUE).map(|(value, metric)| Sample { metric, member: Member::Only, value: value.clone() });
-        prop_assert!(emitter.emit(samples, None), "everything has left");
+        let (transport, receive) = receiver(socket.as_deref());
+        let mut emitter = Emitter::new(transport, identity.tags, WireType::Distribution);
+        emitter.set_suffix(fields);
+        let samples = values
+            .iter()
+            .zip(&CATALOGUE)
+            .map(|(value, metric)| Sample { metric, member: Member::Only, value: value.clone() });
+        prop_assert!(emitter.emit(samples), "everything has left");
 
         let mut lines = 0;
         for payload in std::iter::from_fn(&receive) {

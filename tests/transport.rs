@@ -1,4 +1,4 @@
-//! The sink on real sockets: what arrives, what is counted as lost, and what is said about it.
+//! The sink on real sockets: what arrives, what is counted as lost, and what is logged about it.
 #![cfg(target_os = "linux")]
 
 use std::fs;
@@ -11,15 +11,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cadence::MetricSink;
+use runtime_metrics::catalogue::CATALOGUE;
+use runtime_metrics::catalogue::metric::{Member, Sample, Value, WireType};
 use runtime_metrics::clock::Clock;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
-use runtime_metrics::emitter::origin::OriginFields;
-use runtime_metrics::emitter::status::Sending;
-use runtime_metrics::emitter::telemetry::{Telemetry, Totals};
-use runtime_metrics::emitter::transport::Transport;
+use runtime_metrics::emitter::{Distribution, Emitter, Sending, Transport};
 use runtime_metrics::message::Severity;
+use runtime_metrics::tag::Tags;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a flush may take.
 const LIMIT: Duration = Duration::from_millis(100);
@@ -27,23 +27,23 @@ const LIMIT: Duration = Duration::from_millis(100);
 fn transport(address: &str) -> Transport {
     let address = address.parse().unwrap();
     let destination = Destination { address, chosen_by: ChosenBy::Setting("a test") };
-    Transport::new(destination, OriginFields::default(), Clock::start(), Arc::default())
+    Transport::new(destination, Clock::start(), Arc::default())
 }
 
-/// Flushes these lines at a second; says whether everything has left.
+/// Flushes these lines at a second; returns whether everything has left.
 fn flush(transport: &Transport, second: u64, lines: &[String]) -> bool {
-    transport.prepare(Duration::from_secs(second), LIMIT);
+    transport.begin(Duration::from_secs(second), LIMIT);
     for line in lines {
         transport.emit(line).unwrap();
     }
     transport.flush().is_ok()
 }
 
-/// Flushes a value of the program's own; says whether it has left.
-fn flush_own(transport: &Transport, second: u64) -> bool {
-    transport.prepare_for_custom(Duration::from_secs(second), LIMIT);
+/// Flushes a value of a custom metric; returns whether it has left.
+fn flush_custom(transport: &Transport, second: u64) -> bool {
+    transport.begin(Duration::from_secs(second), LIMIT);
     transport.emit("orders:1|d").unwrap();
-    transport.flush().is_ok()
+    transport.flush_custom().is_ok()
 }
 
 fn some_lines(count: usize) -> Vec<String> {
@@ -56,14 +56,14 @@ fn severities(transport: &Transport) -> Vec<Severity> {
 
 fn udp_receiver() -> (UdpSocket, String) {
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
     let address = format!("udp://{}", receiver.local_addr().unwrap());
     (receiver, address)
 }
 
 fn unix_receiver(path: &Path) -> UnixDatagram {
     let receiver = UnixDatagram::bind(path).unwrap();
-    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
     receiver
 }
 
@@ -109,7 +109,7 @@ fn a_stream_carries_each_payload_behind_its_length() {
         assert!(flush(&transport, 1, &some_lines(100)));
         assert!(flush(&transport, 2, &some_lines(1)));
         let mut stream = listener.accept().unwrap().0;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         for expected in [81 * 101, 19 * 101, 101] {
             let mut length = [0; 4];
             stream.read_exact(&mut length).unwrap();
@@ -122,7 +122,7 @@ fn a_stream_carries_each_payload_behind_its_length() {
 }
 
 #[test]
-fn a_closed_port_is_said_once_and_a_receiver_that_comes_back_is_found() {
+fn a_closed_port_is_logged_once_and_a_receiver_that_comes_back_is_found() {
     let (receiver, address) = udp_receiver();
     let transport = transport(&address);
     assert!(flush(&transport, 1, &some_lines(1)));
@@ -133,12 +133,12 @@ fn a_closed_port_is_said_once_and_a_receiver_that_comes_back_is_found() {
     let outcomes: Vec<_> = (2..8).map(|second| flush(&transport, second, &some_lines(30))).collect();
     assert_eq!(outcomes, [false; 6]);
     assert_eq!(severities(&transport), [Severity::Warning]);
-    // Six times three packets are lost; of the last one the kernel tells at the next send.
+    // Six times three packets are lost; the kernel reports the last one at the next send.
     let stats = transport.stats();
     assert_eq!((stats.packets_dropped, stats.bytes_dropped), (17, 6 * 30 * 101 - 2 * 101));
 
     let receiver = UdpSocket::bind(port).unwrap();
-    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
     flush(&transport, 8, &some_lines(1));
     assert_eq!(received(|buffer| receiver.recv(buffer)), format!("{}\n", some_lines(1)[0]));
     let stats = transport.stats();
@@ -165,7 +165,7 @@ fn a_unix_receiver_that_is_restarted_loses_nothing() {
 }
 
 #[test]
-fn a_receiver_that_was_replaced_is_left_although_it_lives() {
+fn a_receiver_whose_socket_was_replaced_gets_nothing_more_although_it_still_runs() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dsd.socket");
     for scheme in ["unix", "unixgram"] {
@@ -177,7 +177,7 @@ fn a_receiver_that_was_replaced_is_left_although_it_lives() {
         assert!(flush(&transport, 2, &some_lines(1)));
         assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
         fs::remove_file(&path).unwrap();
-        assert!(!flush(&transport, 3, &some_lines(1)), "there is nobody at the path");
+        assert!(!flush(&transport, 3, &some_lines(1)), "there is no socket at the path");
         assert_eq!(received(|buffer| replaced.recv(buffer)).len(), 101);
         replaced.set_nonblocking(true).unwrap();
         assert!(replaced.recv(&mut [0]).is_err(), "it has received the first flush alone");
@@ -185,7 +185,7 @@ fn a_receiver_that_was_replaced_is_left_although_it_lives() {
 }
 
 #[test]
-fn a_stream_whose_receiver_was_replaced_is_left_although_it_lives() {
+fn a_stream_to_a_receiver_whose_socket_was_replaced_is_closed_although_it_still_runs() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dsd.socket");
     let replaced = UnixListener::bind(&path).unwrap();
@@ -235,11 +235,11 @@ fn a_stream_nobody_reads_ends_in_bounded_time() {
     let start = Instant::now();
     assert!(!flush(&transport, flushes + 1, &some_lines(400)));
     assert!(start.elapsed() < 2 * LIMIT, "all payloads share the limit: {:?}", start.elapsed());
-    // Whether or not a part of a frame was written: whoever reads on reads whole frames.
+    // Even if a part of a frame was written, what follows it on the next connection is whole.
     let reads = thread::spawn(move || {
         let (mut whole, mut cut) = (0, 0);
         while let Ok((mut stream, _)) = listener.accept() {
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             let mut length = [0; 4];
             while stream.read_exact(&mut length).is_ok() {
                 let mut payload = vec![0; u32::from_le_bytes(length) as usize];
@@ -263,7 +263,7 @@ fn a_stream_nobody_reads_ends_in_bounded_time() {
 }
 
 #[test]
-fn a_stream_nobody_accepts_is_not_waited_for() {
+fn a_flush_does_not_wait_for_a_stream_to_be_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dsd.socket");
     let _listener = UnixListener::bind(&path).unwrap();
@@ -278,11 +278,11 @@ fn a_stream_nobody_accepts_is_not_waited_for() {
         waiting.push(transport);
     }
     assert!(!waiting.is_empty());
-    assert!(start.elapsed() < PATIENCE);
+    assert!(start.elapsed() < TIMEOUT);
 }
 
 #[test]
-fn the_status_tells_how_it_stands_with_sending() {
+fn the_status_follows_what_happens() {
     let (receiver, address) = udp_receiver();
     let transport = transport(&address);
     let status = transport.status();
@@ -299,7 +299,7 @@ fn the_status_tells_how_it_stands_with_sending() {
     let status = transport.status();
     assert_eq!((status.sending, status.since.as_secs()), (Sending::Failing, 7));
     assert!(status.error.unwrap().starts_with("connection refused (is an Agent listening there,"));
-    // The kernel took all four; the third flush brought the news of the second.
+    // The kernel took all four; the third flush learnt that the second was refused.
     assert_eq!((status.totals.sent.packets, status.totals.sent.bytes), (4, 4 * 202));
     assert_eq!((status.totals.dropped.packets, status.totals.dropped.bytes), (2, 2 * 202));
 }
@@ -310,12 +310,7 @@ fn by_default_a_socket_that_appears_while_sending_fails_is_found() {
     let path = folder.path().join("dsd.socket");
     // Nothing listens there: the test claims the port of an Agent for a moment to know that it is free.
     let free = UdpSocket::bind("127.0.0.1:8125");
-    let transport = Transport::new(
-        Destination::by_default(&path),
-        OriginFields::default(),
-        Clock::start(),
-        Arc::default(),
-    );
+    let transport = Transport::new(Destination::by_default(&path), Clock::start(), Arc::default());
     drop(free.expect("port 8125 is free on the machine that runs the tests"));
     while flush(&transport, 1, &some_lines(1)) {}
     let receiver = unix_receiver(&path);
@@ -324,7 +319,7 @@ fn by_default_a_socket_that_appears_while_sending_fails_is_found() {
 }
 
 #[test]
-fn a_line_no_agent_would_read_is_refused_and_counted() {
+fn a_line_longer_than_any_agent_reads_is_refused_and_counted() {
     let (_receiver, address) = udp_receiver();
     let transport = transport(&address);
     assert!(transport.emit(&"x".repeat(8192)).is_err());
@@ -336,19 +331,19 @@ fn a_line_no_agent_would_read_is_refused_and_counted() {
 }
 
 #[test]
-fn a_name_is_looked_up_by_whoever_asks_for_it_and_never_in_a_flush() {
+fn a_name_is_looked_up_by_the_caller_and_never_in_a_flush() {
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
     let port = receiver.local_addr().unwrap().port();
-    // A name to us, and one that the system's resolver knows without asking anybody.
+    // Not a number for us, and a name that the system's resolver knows without asking a server.
     let transport = transport(&format!("udp://127.1:{port}"));
-    let host = transport.due_look_up(Duration::ZERO).expect("it is due at once");
+    let look_up = transport.due_look_up(Duration::ZERO).expect("it is due at once");
     assert!(transport.due_look_up(Duration::from_mins(9)).is_none(), "it is being looked up");
     assert!(!flush(&transport, 1, &some_lines(1)), "nothing is known yet");
     let warning = transport.take_messages().remove(0);
     assert!(warning.text.contains("the name 127.1 has not been resolved"), "{}", warning.text);
-    host.look_up();
-    drop(host);
+    look_up.run();
+    drop(look_up);
     assert!(flush(&transport, 2, &some_lines(1)));
     assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
     assert!(transport.due_look_up(Duration::from_secs(599)).is_none());
@@ -358,53 +353,64 @@ fn a_name_is_looked_up_by_whoever_asks_for_it_and_never_in_a_flush() {
 #[test]
 fn an_unknown_name_is_a_warning_that_names_it() {
     let transport = transport("udp://no-such-host.invalid:8125");
-    transport.due_look_up(Duration::ZERO).unwrap().look_up();
+    transport.due_look_up(Duration::ZERO).unwrap().run();
     assert!(!flush(&transport, 1, &some_lines(2)));
     assert!(!flush(&transport, 2, &some_lines(2)));
     let messages = transport.take_messages();
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].severity, Severity::Warning);
     assert!(messages[0].text.contains("no-such-host.invalid"));
-    // Soon again at first, later less often.
+    // Often at first, later less often.
     let due = |milliseconds| transport.due_look_up(Duration::from_millis(milliseconds)).is_some();
     let seconds: Vec<_> = (1..=3000).filter(|tenth| due(tenth * 100)).map(|tenth| tenth / 10).collect();
     assert_eq!(seconds, [1, 3, 7, 15, 31, 63, 123, 183, 243]);
 }
 
 #[test]
-fn what_is_lost_of_a_program_s_own_is_said_with_the_next_flush() {
+fn a_loss_of_custom_metrics_is_logged_with_the_next_scheduled_flush() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dsd.socket");
     let transport = transport(&format!("unixgram://{}", path.display()));
-    assert!((0..1000).all(|_| !flush_own(&transport, 1)), "nobody is there");
+    assert!((0..1000).all(|_| !flush_custom(&transport, 1)), "there is no receiver");
     assert_eq!(transport.stats().packets_dropped, 1000);
     assert_eq!(severities(&transport), []);
     let receiver = unix_receiver(&path);
     assert!(flush(&transport, 2, &some_lines(1)), "it has left itself");
     assert_eq!(severities(&transport), [Severity::Warning]);
-    assert!(flush_own(&transport, 3) && flush(&transport, 3, &some_lines(1)));
+    assert!(flush_custom(&transport, 3) && flush(&transport, 3, &some_lines(1)));
     let info = transport.take_messages().remove(0);
     assert!(info.text.ends_with("works again after 1 s; 1000 packets were lost"), "{}", info.text);
     drop(receiver);
 }
 
 #[test]
-fn what_was_told_is_told_again_although_a_program_s_own_came_between() {
+fn a_report_lost_before_a_custom_metric_is_sent_again() {
     let (receiver, address) = udp_receiver();
-    let transport = transport(&address);
-    let (mut telemetry, totals) = (Telemetry::default(), Totals { metrics: 5, ..Totals::default() });
-    let mut told = |second| {
-        let report = telemetry.untold(&totals);
-        flush(&transport, second, &report.map(|count| format!("a:{count}|c")));
-        transport.tell(&mut telemetry, &report);
-        report[0]
-    };
+    let mut emitter = Emitter::new(transport(&address), Tags::default(), WireType::Distribution);
+    emitter = emitter.with_client_telemetry();
+    let sample = Sample { metric: &CATALOGUE[0], member: Member::Only, value: Value::Whole(1) };
+    let second = Duration::from_secs;
+    assert!(emitter.send(vec![sample; 5], second(0), LIMIT));
+    assert_eq!(reported_metrics(&receiver), 0);
     let port = receiver.local_addr().unwrap();
     drop(receiver);
-    assert_eq!(told(1), 5, "it is refused, as the next datagram learns");
-    flush_own(&transport, 2);
+    assert!(emitter.send([], second(1), LIMIT), "its report of five is refused, as the next datagram learns");
+    let orders = Distribution::new("orders", 1.0, None, Vec::new(), Duration::ZERO).unwrap();
+    emitter.distribute(&orders, &Tags::default(), second(2), LIMIT);
     let receiver = UdpSocket::bind(port).unwrap();
-    flush_own(&transport, 3);
-    assert_eq!([told(4), told(5), told(6)], [0, 5, 0]);
-    drop(receiver);
+    receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
+    emitter.distribute(&orders, &Tags::default(), second(3), LIMIT);
+    assert_eq!(received(|buffer| receiver.recv(buffer)), "orders:1|d\n");
+    let reported = [4, 5, 6].map(|at| {
+        emitter.send([], second(at), LIMIT);
+        reported_metrics(&receiver)
+    });
+    assert_eq!(reported, [0, 5, 0]);
+}
+
+/// How many samples the next report says have been written.
+fn reported_metrics(receiver: &UdpSocket) -> u64 {
+    let payload = received(|buffer| receiver.recv(buffer));
+    let count = payload.lines().find_map(|line| line.strip_prefix("datadog.dogstatsd.client.metrics:"));
+    count.and_then(|line| line.split('|').next()).expect("a report").parse().unwrap()
 }

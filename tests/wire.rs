@@ -1,4 +1,4 @@
-//! From a snapshot and an environment to the bytes of a line, through the public face.
+//! From a snapshot and an environment to the bytes of a line, through the public interface.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,8 +8,7 @@ use proptest::prelude::*;
 use runtime_metrics::catalogue::CATALOGUE;
 use runtime_metrics::catalogue::metric::{Level, Member, Metric, Sample, Value, Wire, WireType};
 use runtime_metrics::catalogue::selection::{Selection, samples};
-use runtime_metrics::emitter::Emitter;
-use runtime_metrics::emitter::distribution::Distribution;
+use runtime_metrics::emitter::{Distribution, Emitter};
 use runtime_metrics::identity::{IdentityInputs, Runtime};
 use runtime_metrics::interval::Interval;
 use runtime_metrics::settings::ServiceArguments;
@@ -20,6 +19,7 @@ use runtime_metrics::snapshot::server::{
 use runtime_metrics::snapshot::{
     Collections, InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source,
 };
+use runtime_metrics::tag::Tags;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -65,6 +65,10 @@ fn later() -> Snapshot {
     }
 }
 
+fn tags_of(joined: &str) -> Tags {
+    joined.split(',').collect()
+}
+
 /// The lines of one flush.
 fn lines(earlier: &Snapshot, later: &Snapshot, tags: &str, wire_type: WireType) -> Vec<String> {
     lines_of(Selection::at(Level::Default), earlier, later, tags, wire_type)
@@ -79,7 +83,7 @@ fn lines_of(
 ) -> Vec<String> {
     let (receiver, sink) = SpyMetricSink::new();
     let interval = Interval::new(earlier, later, 10 * SECOND);
-    assert!(Emitter::new(sink, tags.to_owned(), wire_type).emit(samples(rows, &interval), None));
+    assert!(Emitter::new(sink, tags_of(tags), wire_type).emit(samples(rows, &interval)));
     receiver.try_iter().map(|line| String::from_utf8(line).unwrap()).collect()
 }
 
@@ -143,13 +147,13 @@ fn sent_without(source: Option<Source>) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_metric_of_the_program_s_own_is_a_distribution_with_its_time_at_the_end() {
+fn a_custom_metric_is_a_distribution_with_its_tags_alone_and_its_time_at_the_end() {
     let (receiver, sink) = SpyMetricSink::new();
-    let emitter = Emitter::new(sink, "not:its".to_owned(), WireType::Gauge);
+    let mut emitter = Emitter::new(sink, tags_of("not:its"), WireType::Gauge);
     let now = Duration::from_secs(1_700_000_000);
     let distribution = |timestamp| Distribution::new("orders", 12.45, timestamp, Vec::new(), now).unwrap();
-    emitter.distribute(&distribution(None), "");
-    emitter.distribute(&distribution(Some(1_699_999_990.9)), "a:b,c");
+    assert!(emitter.write_distribution(&distribution(None), &tags_of("")));
+    assert!(emitter.write_distribution(&distribution(Some(1_699_999_990.9)), &tags_of("a:b,c")));
     let lines: Vec<_> = receiver.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
     assert_eq!(lines, ["orders:12.45|d", "orders:12.45|d|#a:b,c|T1699999990"]);
 }
@@ -396,9 +400,9 @@ proptest! {
         };
         let identity = inputs.identity();
         let sink = Lines::default();
-        let mut emitter = Emitter::new(sink.clone(), identity.tags.to_string(), WireType::Distribution);
+        let mut emitter = Emitter::new(sink.clone(), identity.tags.clone(), WireType::Distribution);
         let sample = Sample { metric, member: Member::Only, value: value.clone() };
-        let written = emitter.emit(std::iter::once(sample), None);
+        let written = emitter.emit(std::iter::once(sample));
 
         let lines = sink.0.lock().unwrap();
         let sendable = !matches!(value, Value::Real(real) if !real.is_finite());
@@ -425,32 +429,34 @@ proptest! {
         kept in prop::collection::vec(prop_oneof![0_u64..5_000_000, 0_u64..10_000_000_000_000], 1..3000),
         dropped_tags in 0_u64..10_000,
         tags in "[a-z]{0,20}:[a-z]{1,200}(,[a-z]{1,9}:[a-z]{1,190}){0,38}",
-        ending in 0_usize..600,
+        suffix in "[|:a-z]{0,600}",
     ) {
+        let tags = tags_of(&tags);
         let metric = CATALOGUE.iter().find(|metric| metric.name == "gunicorn.request.duration").unwrap();
         let seen = kept.len() as u64 + dropped_tags;
         let sink = Lines::default();
-        let mut emitter =
-            Emitter::new(sink.clone(), tags.clone(), WireType::Distribution).with_room_for(ending);
+        let mut emitter = Emitter::new(sink.clone(), tags.clone(), WireType::Distribution);
+        emitter.set_suffix(suffix.clone());
         let value = Value::Observed(observed(&kept, seen));
         let sample = Sample { metric, member: Member::Only, value };
-        prop_assert!(emitter.emit(std::iter::once(sample), None));
+        prop_assert!(emitter.emit(std::iter::once(sample)));
 
         let lines = sink.0.lock().unwrap();
         let rate = if dropped_tags > 0 { format!("|@{}", kept.len() as f64 / seen as f64) } else { String::new() };
-        let end = format!("|ms{rate}|#{tags}");
-        prop_assume!(!(800..1000).contains(&(tags.len() + ending)), "what is many tags is the emitter's to say");
-        let longest = if tags.len() + ending < 800 { 1432 } else { 8192 };
+        let end = format!("|ms{rate}|#{tags}{suffix}");
+        let ends = tags.as_str().len() + suffix.len();
+        prop_assume!(!(800..1000).contains(&ends), "near the limit either payload would do");
+        let longest = if ends < 800 { 1432 } else { 8192 };
         let mut values = Vec::new();
         for line in lines.iter() {
-            prop_assert!(line.len() + ending < longest, "{}", line.len() + ending);
+            prop_assert!(line.len() < longest, "{}", line.len());
             let packed = line.strip_prefix("gunicorn.request.duration:").unwrap().strip_suffix(&end).unwrap();
             values.extend(packed.split(':').map(|value| value.parse::<f64>().unwrap()));
         }
         let expected: Vec<f64> = kept.iter().map(|value| *value as f64 / 1000.0).collect();
         prop_assert_eq!(values, expected);
         // Each line but the last is full, but for zeros at the end of values, for which there was room.
-        let full = |line: &&String| line.len() + ending + 60 + longest / 20 >= longest;
+        let full = |line: &&String| line.len() + 60 + longest / 20 >= longest;
         prop_assert!(lines.iter().rev().skip(1).all(|line| full(&line)));
     }
 

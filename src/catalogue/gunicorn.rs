@@ -6,7 +6,7 @@ use super::metric::{Counter, Family, Level, Member, Metric, Reading, Unit, Value
 use crate::interval::Interval;
 use crate::snapshot::server::{Ended, MasterFacts, Record, Requests, ServerStatus, WorkerCounts};
 use crate::snapshot::{Snapshot, Source};
-use crate::tag::clean;
+use crate::tag::{Tags, clean};
 
 /// The metrics of Gunicorn's master and workers.
 pub const ROWS: &[Metric] = &[
@@ -239,15 +239,18 @@ fn master(snapshot: &Snapshot) -> Option<&MasterFacts> {
     snapshot.gunicorn.master.as_ref()
 }
 
-fn app(master: &MasterFacts) -> String {
-    clean(&format!("app:{}", master.app))
+fn tagged(master: &MasterFacts, tag: &str) -> Member {
+    let mut tags = Tags::default();
+    tags.push(&clean(&format!("app:{}", master.app)));
+    tags.push(tag);
+    Member::Tagged(tags)
 }
 
 fn workers(snapshot: &Snapshot) -> Option<Vec<(Member, Value)>> {
     let master = master(snapshot)?;
-    let (WorkerCounts { idle, working }, app) = (master.workers?, app(master));
-    let member = |state, count| (Member::Tagged(format!("{app},state:{state}")), Value::Whole(count));
-    Some(vec![member("idle", idle), member("working", working)])
+    let WorkerCounts { idle, working } = master.workers?;
+    let member = |tag, count| (tagged(master, tag), Value::Whole(count));
+    Some(vec![member("state:idle", idle), member("state:working", working)])
 }
 
 fn status(snapshot: &Snapshot) -> Option<(Member, Value)> {
@@ -256,12 +259,12 @@ fn status(snapshot: &Snapshot) -> Option<(Member, Value)> {
         ServerStatus::Ok => 0,
         ServerStatus::Critical => 2,
     };
-    Some((Member::Tagged(app(master)), Value::Whole(status)))
+    Some((tagged(master, ""), Value::Whole(status)))
 }
 
 fn backlog(snapshot: &Snapshot) -> Option<(Member, Value)> {
     let master = master(snapshot)?;
-    Some((Member::Tagged(app(master)), Value::Whole(master.backlog?)))
+    Some((tagged(master, ""), Value::Whole(master.backlog?)))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "No worker serves 2^52 requests at once.")]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::interval::Interval;
 use crate::snapshot::server::Observations;
 use crate::snapshot::{Snapshot, Source};
+use crate::tag::Tags;
 
 /// A row of the catalogue.
 #[derive(Clone, Copy, Debug)]
@@ -113,8 +114,19 @@ pub enum Member {
     Only,
     /// A number that follows the row's name, after a dot.
     Suffixed(u16),
-    /// Tags of its own, cleaned and joined by commas.
-    Tagged(String),
+    /// Tags of its own.
+    Tagged(Tags),
+}
+
+impl Member {
+    /// The tags of its own, if it has any.
+    #[must_use]
+    pub fn tags(&self) -> Option<&Tags> {
+        match self {
+            Self::Tagged(tags) => Some(tags),
+            Self::Only | Self::Suffixed(_) => None,
+        }
+    }
 }
 
 /// The DogStatsD type of a row.

@@ -1,5 +1,6 @@
 //! A collector in AWS Lambda: each invocation sends its own metrics, and no thread of ours runs between them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::output::Output;
 use super::reader::Answer;
 use super::{Collector, FLUSH_TIMEOUT};
 use crate::clock::Clock;
-use crate::emitter::distribution::Distribution;
+use crate::emitter::Distribution;
 use crate::identity::IdentityInputs;
 use crate::identity::function::{InvocationFacts, Start};
 use crate::settings::{Schedule, Settings};
@@ -76,7 +77,7 @@ impl Collector {
 #[must_use]
 pub fn send_custom(settings: &Settings, inputs: IdentityInputs, distribution: &Distribution) -> String {
     let clock = Clock::start();
-    let mut output = Output::new(clock, &Arc::default(), settings, inputs);
+    let mut output = Output::new(Path::new("/"), clock, &Arc::default(), settings, inputs);
     output.send_custom(distribution, clock.now(), INVOCATION_SEND_TIMEOUT);
     output.take_log_lines()
 }

@@ -17,7 +17,7 @@
 //! 10. Lock order: thread before state; held pipeline before checkout.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -29,7 +29,7 @@ use self::reader::Reader;
 use self::sampler::Sampler;
 use crate::catalogue::metric::Sample;
 use crate::clock::Clock;
-use crate::emitter::status::Status;
+use crate::emitter::Status;
 use crate::identity::IdentityInputs;
 use crate::message::Message;
 use crate::settings::{Schedule, Settings};
@@ -69,6 +69,7 @@ pub struct Collector {
     sampler: Sampler,
     reader: Reader,
     schedule: Schedule,
+    root: PathBuf,
     held: Mutex<Held>,
     /// While it is true no flush waits for a slow receiver.
     hurry: Arc<AtomicBool>,
@@ -93,11 +94,13 @@ pub struct Flushed {
 }
 
 impl Collector {
-    /// Opens the sources and takes the baseline; `clock` is the one that `counters` count with. Nothing runs yet.
+    /// Opens the sources below `root`, which is `/` except in tests, and takes the baseline; `clock` is the one that
+    /// `counters` count with. Nothing runs yet.
     ///
     /// `handover` is what a parent process knew about the way to the receiver, and what it has logged.
     #[must_use]
     pub fn new(
+        root: &Path,
         clock: Clock,
         counters: Counters,
         settings: &Settings,
@@ -106,11 +109,11 @@ impl Collector {
         handover: Option<&OutputHandover>,
     ) -> Arc<Self> {
         let hurry = Arc::new(AtomicBool::new(false));
-        let mut output = Output::new(clock, &hurry, settings, inputs);
+        let mut output = Output::new(root, clock, &hurry, settings, inputs);
         if let Some(handover) = handover {
             output.inherit(handover);
         }
-        let sources = Sources::open(Path::new("/"), counters);
+        let sources = Sources::open(root, counters);
         let pipeline = Pipeline::new(sources, output, clock.now());
         Arc::new_cyclic(|collector: &Weak<Self>| {
             let collector = Weak::clone(collector);
@@ -121,6 +124,7 @@ impl Collector {
                 sampler: Sampler::new(clock, settings.interval, tick),
                 reader: Reader::new(interpreter),
                 schedule: settings.schedule,
+                root: root.to_owned(),
                 held: Mutex::default(),
                 hurry: Arc::clone(&hurry),
             }
@@ -170,7 +174,7 @@ impl Collector {
         let Some(mut pipeline) = self.pipeline.check_out(PIPELINE_TIMEOUT) else {
             return;
         };
-        pipeline.redirect(Output::new(self.clock, &self.hurry, settings, inputs));
+        pipeline.redirect(Output::new(&self.root, self.clock, &self.hurry, settings, inputs));
         self.look_up_if_due(&mut pipeline);
         self.sampler.reschedule(settings.interval);
     }
@@ -232,8 +236,8 @@ impl Collector {
         if self.schedule == Schedule::PerInvocation {
             return;
         }
-        if let Some(host) = pipeline.due_look_up(self.clock.now()) {
-            self.reader.look_up(host);
+        if let Some(look_up) = pipeline.due_look_up(self.clock.now()) {
+            self.reader.look_up(look_up);
         }
     }
 }

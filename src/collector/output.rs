@@ -1,6 +1,6 @@
 //! Where samples go: who sends them, which of them, how they leave.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -8,13 +8,8 @@ use std::time::Duration;
 use crate::catalogue::metric::Value;
 use crate::catalogue::selection::{Selection, samples};
 use crate::clock::{self, Clock};
-use crate::emitter::distribution::Distribution;
-use crate::emitter::origin::OriginFields;
-use crate::emitter::resolver::Resolver;
-use crate::emitter::status::Status;
-use crate::emitter::telemetry::{Telemetry, Totals};
-use crate::emitter::transport::{Handover, Transport};
-use crate::emitter::{Emitter, LogLines};
+use crate::emitter::origin::Origin;
+use crate::emitter::{Distribution, Emitter, Handover, LogLines, LookUp, Status, Transport};
 use crate::identity::IdentityInputs;
 use crate::identity::function::InvocationFacts;
 use crate::identity::tracers::{RuntimeWorker, Tracers};
@@ -28,10 +23,8 @@ use crate::snapshot::{Snapshot, SourceSet};
 #[derive(Debug)]
 pub struct Output {
     emitter: Emitter,
-    /// What the emitter writes to.
-    transport: Transport,
-    /// What the receiver has been told about our own sending, if it is told.
-    telemetry: Option<Telemetry>,
+    /// What lines say about their origin, and the root below which it is found; `None` once the emitter has it.
+    origin: Option<(Origin, PathBuf)>,
     inputs: IdentityInputs,
     /// How many tags did not fit when that was last logged.
     dropped_tags: usize,
@@ -53,14 +46,22 @@ pub struct OutputHandover {
 }
 
 impl Output {
-    /// An output that opens its socket at the first flush. While `hurry` is true no flush waits for a slow receiver.
+    /// An output that opens its socket, and looks for its container below `root`, at the first flush. While `hurry` is
+    /// true no flush waits for a slow receiver.
     #[must_use]
-    pub fn new(clock: Clock, hurry: &Arc<AtomicBool>, settings: &Settings, inputs: IdentityInputs) -> Self {
-        let origin = OriginFields::new(settings.origin.clone(), Path::new("/"));
-        let transport = Transport::new(settings.destination.clone(), origin, clock, Arc::clone(hurry));
+    pub fn new(
+        root: &Path,
+        clock: Clock,
+        hurry: &Arc<AtomicBool>,
+        settings: &Settings,
+        inputs: IdentityInputs,
+    ) -> Self {
+        let transport = Transport::new(settings.destination.clone(), clock, Arc::clone(hurry));
         let identity = inputs.identity();
-        let emitter = Emitter::new(transport.clone(), identity.tags.to_string(), settings.wire_type)
-            .with_room_for(settings.origin.longest_fields());
+        let mut emitter = Emitter::new(transport, identity.tags, settings.wire_type);
+        if settings.client_telemetry {
+            emitter = emitter.with_client_telemetry();
+        }
         // That ddtrace sends them is logged at the first flush: by then the program has set up its log.
         let logged_worker = match inputs.tracers.worker {
             RuntimeWorker::Sends(_) => RuntimeWorker::Off,
@@ -68,8 +69,7 @@ impl Output {
         };
         Self {
             emitter,
-            transport,
-            telemetry: settings.client_telemetry.then(Telemetry::default),
+            origin: Some((settings.origin.clone(), root.to_owned())),
             inputs,
             dropped_tags: identity.dropped_tags,
             selection: settings.selection,
@@ -87,14 +87,14 @@ impl Output {
 
     /// Takes over what a parent process knew about the way to the receiver, and what it has logged.
     pub fn inherit(&mut self, handover: &OutputHandover) {
-        self.transport.inherit(&handover.transport);
+        self.emitter.transport().take_over(&handover.transport);
         self.logged_worker = handover.logged_worker;
     }
 
     /// What a child process can take over.
     #[must_use]
     pub fn handover(&self) -> OutputHandover {
-        OutputHandover { transport: self.transport.handover(), logged_worker: self.logged_worker }
+        OutputHandover { transport: self.emitter.transport().handover(), logged_worker: self.logged_worker }
     }
 
     /// The sources that the selected rows need, also of rows that ddtrace sends for the time being.
@@ -164,12 +164,14 @@ impl Output {
         let selection = self.selection_beside(None).without(worker.ended_with(before));
         let interval = Interval::new(earlier, later, self.interval);
         match self.sink {
-            Sink::Socket => self.send_to_socket(selection, &interval, now, within),
+            Sink::Socket => {
+                self.find_origin();
+                self.emitter.send(samples(selection, &interval), now, within)
+            }
             Sink::Log => {
                 let at = clock::since_epoch().as_secs();
                 for sample in samples(selection, &interval) {
-                    let tags = self.emitter.tags(&sample);
-                    self.log.push(&sample.name(), &sample.value, at, &tags);
+                    self.log.push(&sample.name(), &sample.value, at, self.emitter.tags(&sample));
                 }
                 true
             }
@@ -177,37 +179,18 @@ impl Output {
         }
     }
 
-    fn send_to_socket(
-        &mut self,
-        selection: Selection,
-        interval: &Interval<'_>,
-        now: Duration,
-        within: Duration,
-    ) -> bool {
-        self.transport.prepare(now, within);
-        let report = self
-            .telemetry
-            .as_ref()
-            .map(|telemetry| (telemetry.untold(&self.status().totals), self.transport.name()));
-        let everything_sent = self.emitter.emit(samples(selection, interval), report);
-        if let (Some(telemetry), Some((untold, _))) = (&mut self.telemetry, report) {
-            self.transport.tell(telemetry, &untold);
-        }
-        everything_sent
-    }
-
     /// Sends a value of a custom metric, in at most `within`.
     pub fn send_custom(&mut self, distribution: &Distribution, now: Duration, within: Duration) {
         match self.sink {
             Sink::Socket => {
                 let tags = self.inputs.custom_metric_tags(&distribution.tags);
-                self.transport.prepare_for_custom(now, within);
-                self.emitter.distribute(distribution, tags.as_str());
+                self.find_origin();
+                self.emitter.distribute(distribution, &tags, now, within);
             }
             Sink::Log => {
                 let tags = self.inputs.custom_metric_tags(&distribution.tags);
                 let at = distribution.timestamp.unwrap_or_else(|| clock::since_epoch().as_secs());
-                self.log.push(&distribution.name, &Value::Real(distribution.value), at, tags.as_str());
+                self.log.push(&distribution.name, &Value::Real(distribution.value), at, tags.iter());
             }
             Sink::None(_) => {}
         }
@@ -215,23 +198,22 @@ impl Output {
 
     /// Closes the socket until something is sent.
     pub fn disconnect(&self) {
-        self.transport.disconnect();
+        self.emitter.transport().disconnect();
     }
 
-    /// The host whose name should be looked up now, if there is one.
+    /// The look-up of the receiver's name that is due at `now`, if there is one.
     #[must_use]
-    pub fn due_look_up(&self, now: Duration) -> Option<Arc<Resolver>> {
-        self.transport.due_look_up(now)
+    pub fn due_look_up(&self, now: Duration) -> Option<LookUp> {
+        self.emitter.transport().due_look_up(now)
     }
 
     /// The delivery status.
     #[must_use]
     pub fn status(&self) -> Status {
-        let status = self.transport.status();
-        let totals = Totals { metrics: self.emitter.metrics(), ..status.totals };
+        let status = self.emitter.status();
         match self.sink {
-            Sink::Socket => Status { totals, ..status },
-            Sink::Log | Sink::None(_) => Status { destination: None, transport: None, totals, ..status },
+            Sink::Socket => status,
+            Sink::Log | Sink::None(_) => Status { destination: None, transport: None, ..status },
         }
     }
 
@@ -244,14 +226,21 @@ impl Output {
     /// What there is to log about deliveries since the last call.
     #[must_use]
     pub fn take_messages(&self) -> Vec<Message> {
-        self.transport.take_messages()
+        self.emitter.transport().take_messages()
+    }
+
+    /// Not before the first flush: a server may drop privileges or change its cgroup after its start.
+    fn find_origin(&mut self) {
+        if let Some((origin, root)) = self.origin.take() {
+            self.emitter.set_suffix(origin.fields(|| container(&root)));
+        }
     }
 
     fn join_tags(&mut self) -> Option<Message> {
         let identity = self.inputs.identity();
         let warning = if identity.dropped_tags > self.dropped_tags { identity.warning() } else { None };
         self.dropped_tags = identity.dropped_tags;
-        self.emitter.set_tags(identity.tags.to_string());
+        self.emitter.set_tags(identity.tags);
         warning
     }
 
@@ -273,4 +262,14 @@ impl Output {
         };
         Some(Message::new(Severity::Info, text))
     }
+}
+
+#[cfg(target_os = "linux")]
+fn container(root: &Path) -> Option<String> {
+    crate::sources::container::local_data(root)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn container(_root: &Path) -> Option<String> {
+    None
 }

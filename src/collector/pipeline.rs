@@ -2,16 +2,15 @@
 //!
 //! The clock is the caller's: `now` is time on the collector's monotonic clock.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::output::{Output, OutputHandover};
 use super::reader::Answer;
 use crate::catalogue::metric::Sample;
 use crate::catalogue::selection::samples;
-use crate::emitter::distribution::Distribution;
-use crate::emitter::resolver::Resolver;
-use crate::emitter::status::Status;
+use crate::emitter::Distribution;
+use crate::emitter::LookUp;
+use crate::emitter::Status;
 use crate::identity::IdentityInputs;
 use crate::identity::function::InvocationFacts;
 use crate::interval::Interval;
@@ -118,9 +117,9 @@ impl Pipeline {
         }
     }
 
-    /// The host whose name should be looked up now, if there is one.
+    /// The look-up of the receiver's name that is due at `now`, if there is one.
     #[must_use]
-    pub fn due_look_up(&self, now: Duration) -> Option<Arc<Resolver>> {
+    pub fn due_look_up(&self, now: Duration) -> Option<LookUp> {
         self.output.due_look_up(now)
     }
 

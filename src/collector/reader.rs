@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::thread::{self, Thread};
-use crate::emitter::resolver::Resolver;
+use crate::emitter::LookUp;
 use crate::identity::tracers::Tracers;
 use crate::message::Message;
 use crate::settings::variables::Environment;
@@ -59,7 +59,7 @@ struct Requests {
     /// The interpreter has been asked and has not answered.
     asked: bool,
     answer: Option<Answer>,
-    host: Option<Arc<Resolver>>,
+    look_up: Option<LookUp>,
     /// To be logged by the thread.
     messages: Vec<Message>,
     /// To be logged by a thread of the program.
@@ -111,8 +111,8 @@ impl Reader {
     }
 
     /// Requests the look-up of a host's name.
-    pub fn look_up(&self, host: Arc<Resolver>) {
-        self.request(|state| state.host = Some(host));
+    pub fn look_up(&self, look_up: LookUp) {
+        self.request(|state| state.look_up = Some(look_up));
     }
 
     /// Requests that messages be logged: now or, where that is not possible, by the program's next call.
@@ -186,7 +186,7 @@ impl Reader {
     pub fn resume(&self) {
         let mut state = self.shared.lock();
         state.halting = false;
-        let has_work = state.asked || state.host.is_some() || !state.messages.is_empty();
+        let has_work = state.asked || state.look_up.is_some() || !state.messages.is_empty();
         drop(state);
         if has_work {
             self.request(|_| ());
@@ -231,7 +231,7 @@ impl Shared {
                 state.asked = false;
                 state.answer = answer;
             }
-            Request::LookUp(host) => host.look_up(),
+            Request::LookUp(look_up) => look_up.run(),
             Request::Log(messages) => {
                 let left = self.interpreter.log(messages);
                 let mut state = self.lock();
@@ -262,9 +262,9 @@ impl Shared {
                 state.phase = Phase::Calling;
                 return Some(Request::Log(std::mem::take(&mut state.messages)));
             }
-            if let Some(host) = state.host.take() {
+            if let Some(look_up) = state.look_up.take() {
                 state.phase = Phase::LookingUp;
-                return Some(Request::LookUp(host));
+                return Some(Request::LookUp(look_up));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -299,7 +299,7 @@ impl Drop for EndOfThread<'_> {
 /// What the thread does next.
 enum Request {
     Read,
-    LookUp(Arc<Resolver>),
+    LookUp(LookUp),
     Log(Vec<Message>),
 }
 

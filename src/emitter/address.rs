@@ -1,6 +1,6 @@
-//! Where metrics go: the forms of an address, and which of the many ways to give one wins.
+//! Where metrics go: the forms of an address, and what chose it.
 //!
-//! Names are not resolved here: that may take seconds and is the reader's work.
+//! Names are not resolved here: that may take seconds, and is the resolver's part.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,17 +11,17 @@ use std::str::FromStr;
 pub const ACCEPTED: &str =
     "udp://host[:port], unix:///path, unixgram:///path, unixstream:///path, host[:port] or /path";
 
-/// The port of an Agent, where none is given.
+/// The port of an Agent if none is given.
 pub const DEFAULT_PORT: u16 = 8125;
 
 /// The socket that an Agent on the same host offers by default.
 pub const DEFAULT_SOCKET: &str = "/var/run/datadog/dsd.socket";
 
-/// A Unix socket's path must fit into `sun_path` with its final NUL.
-const LONGEST_PATH: usize = 107;
+/// The longest path of a Unix socket, in bytes: it must fit into `sun_path` with its final NUL.
+const MAX_PATH_LENGTH: usize = 107;
 
-/// A name must fit into a DNS message.
-const LONGEST_HOST: usize = 253;
+/// The longest name of a host, in bytes: it must fit into a DNS message.
+const MAX_HOST_LENGTH: usize = 253;
 
 /// Where metrics go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +43,10 @@ pub enum Host {
     Name(String),
 }
 
-/// What kind of Unix socket there is at a path.
+/// The type of a Unix socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnixKind {
-    /// A datagram socket or, if it turns out so, a stream.
+    /// Datagrams, or a stream if the socket turns out to be one.
     Either,
     /// A datagram socket.
     Datagram,
@@ -61,7 +61,7 @@ pub struct InvalidAddress;
 impl FromStr for Address {
     type Err = InvalidAddress;
 
-    /// White space around it is not part of it: what comes from a file or a secret often ends in a line feed.
+    /// Ignores white space around it: a value from a file or a secret often ends in a line feed.
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let text = text.trim();
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -78,7 +78,8 @@ impl FromStr for Address {
 }
 
 fn unix(path: &str, kind: UnixKind) -> Result<Address, InvalidAddress> {
-    let fits = path.starts_with('/') && path.len() > 1 && path.len() <= LONGEST_PATH && !path.contains('\0');
+    let fits =
+        path.starts_with('/') && path.len() > 1 && path.len() <= MAX_PATH_LENGTH && !path.contains('\0');
     if fits { Ok(Address::Unix(path.into(), kind)) } else { Err(InvalidAddress) }
 }
 
@@ -119,7 +120,7 @@ impl FromStr for Host {
             return Ok(Self::Localhost);
         }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        let valid = !text.is_empty() && text.len() <= LONGEST_HOST && text.bytes().all(allowed);
+        let valid = !text.is_empty() && text.len() <= MAX_HOST_LENGTH && text.bytes().all(allowed);
         if valid { Ok(Self::Name(text.to_owned())) } else { Err(InvalidAddress) }
     }
 }
@@ -138,7 +139,7 @@ impl Host {
 }
 
 impl Address {
-    /// Whether not even a refusal is always told: the other machine, or one between, decides what it tells.
+    /// Whether a refusal may stay unknown: another machine decides whether to report it.
     #[must_use]
     pub fn hides_losses(&self) -> bool {
         matches!(self, Self::Udp(host, _) if !host.is_this_machine())
@@ -146,7 +147,7 @@ impl Address {
 }
 
 impl Host {
-    /// Whether nothing leaves this machine, or this container, on the way there.
+    /// Whether packets to it stay on this machine, or in this container.
     #[must_use]
     pub fn is_this_machine(&self) -> bool {
         match self {
@@ -193,12 +194,12 @@ pub struct Destination {
 pub enum ChosenBy {
     /// An argument or variable of this name.
     Setting(&'static str),
-    /// Nothing did; the socket at this path is looked for again while sending fails.
-    Nobody(PathBuf),
+    /// Nothing: it is the default. While sending fails, the socket at this path is looked for again.
+    Default(PathBuf),
 }
 
 impl Destination {
-    /// The socket of an Agent on this host if it is there, else UDP to this host.
+    /// The socket of an Agent on this host if it exists, else UDP to this host.
     #[must_use]
     pub fn by_default(socket: &Path) -> Self {
         Self::default_at(socket, socket.exists())
@@ -212,10 +213,10 @@ impl Destination {
         } else {
             Address::Udp(Host::Localhost, DEFAULT_PORT)
         };
-        Self { address, chosen_by: ChosenBy::Nobody(socket.to_owned()) }
+        Self { address, chosen_by: ChosenBy::Default(socket.to_owned()) }
     }
 
-    /// Where the vendor's extension in AWS Lambda takes metrics. By number: the name of this machine stands for two.
+    /// Where the Datadog Lambda Extension receives metrics. By number, as `localhost` stands for two addresses.
     #[must_use]
     pub fn of_extension() -> Self {
         let address = Address::Udp(Host::Number(Ipv4Addr::LOCALHOST.into()), DEFAULT_PORT);
@@ -227,7 +228,7 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.chosen_by {
             ChosenBy::Setting(name) => write!(f, "{} (from {name})", self.address),
-            ChosenBy::Nobody(_) => write!(f, "{} (by default)", self.address),
+            ChosenBy::Default(_) => write!(f, "{} (by default)", self.address),
         }
     }
 }
@@ -238,7 +239,7 @@ impl ChosenBy {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Setting(name) => name,
-            Self::Nobody(_) => "default",
+            Self::Default(_) => "default",
         }
     }
 }
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_accepted_form_is_understood() {
+    fn every_accepted_form_is_parsed() {
         for (text, expected) in [
             ("udp://agent:9125", "udp://agent:9125"),
             ("udp://agent", "udp://agent:8125"),
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_the_socket_is_taken_if_it_is_there() {
+    fn the_default_is_the_socket_if_it_exists() {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("dsd.socket");
         assert_eq!(Destination::by_default(&socket).address.to_string(), "udp://localhost:8125");

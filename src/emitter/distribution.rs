@@ -1,44 +1,44 @@
-//! One value of a metric of the program's own: what is taken, and what is refused.
+//! One value of a custom metric: what is accepted, and what is refused.
 
 use std::fmt;
 use std::time::Duration;
 
-/// The back end takes no value of a time before that.
-const OLDEST: Duration = Duration::from_hours(4);
+/// Datadog accepts no value older than this.
+const MAX_AGE: Duration = Duration::from_hours(4);
 
-/// No name is longer, in characters: the back end cuts there.
-const LONGEST_NAME: usize = 200;
+/// The longest name, in characters: Datadog cuts longer ones.
+const MAX_NAME_LENGTH: usize = 200;
 
-/// A value of a distribution.
+/// A value of a custom metric, which is a distribution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
     /// Letters, digits, underscores and points.
     pub name: String,
     /// A finite number.
     pub value: f64,
-    /// When it was so, in seconds since 1970; `None` is now.
+    /// When it was measured, in seconds since 1970; `None` is now.
     pub timestamp: Option<u64>,
-    /// Its tags as they were given.
+    /// Its tags, as they were given.
     pub tags: Vec<String>,
 }
 
 /// Why a value is not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nothing is left of the name.
+    /// Its name has no letter.
     Name,
-    /// It is no finite number.
+    /// It is not a finite number.
     Value,
-    /// Its time is none.
+    /// Its timestamp is not a time.
     Timestamp,
     /// It is too old.
     Old,
-    /// Its tags are no texts.
+    /// Its tags are not texts.
     Tags,
 }
 
 impl Refusal {
-    /// All of them.
+    /// Every reason.
     pub const ALL: [Self; 5] = [Self::Name, Self::Value, Self::Timestamp, Self::Old, Self::Tags];
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for Refusal {
 }
 
 impl Distribution {
-    /// Takes a value, whose `timestamp` is in seconds since 1970, as `now` is.
+    /// Checks a value; `timestamp` and `now` are in seconds since 1970.
     ///
     /// # Errors
     ///
@@ -71,21 +71,21 @@ impl Distribution {
         if !value.is_finite() {
             return Err(Refusal::Value);
         }
-        let timestamp = timestamp.map(|seconds| taken(seconds, now)).transpose()?;
+        let timestamp = timestamp.map(|seconds| checked_time(seconds, now)).transpose()?;
         Ok(Self { name, value, timestamp, tags })
     }
 }
 
-fn taken(seconds: f64, now: Duration) -> Result<u64, Refusal> {
+fn checked_time(seconds: f64, now: Duration) -> Result<u64, Refusal> {
     let at = Duration::try_from_secs_f64(seconds).map_err(|_| Refusal::Timestamp)?.as_secs();
-    if at < now.saturating_sub(OLDEST).as_secs() { Err(Refusal::Old) } else { Ok(at) }
+    if at < now.saturating_sub(MAX_AGE).as_secs() { Err(Refusal::Old) } else { Ok(at) }
 }
 
-/// The name as the back end would write it: nothing in it can end the name or the line. It begins with a letter.
+/// The name as Datadog would store it: it begins with a letter, and nothing in it can end the name or the line.
 fn cleaned(name: &str) -> Option<String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.');
     let name = name.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
-    let name: String = name.chars().take(LONGEST_NAME).map(|c| if allowed(c) { c } else { '_' }).collect();
+    let name: String = name.chars().take(MAX_NAME_LENGTH).map(|c| if allowed(c) { c } else { '_' }).collect();
     (!name.is_empty()).then_some(name)
 }
 
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_name_is_cleaned_and_begins_with_a_letter() {
-        let name = |name: &str| of(name, 1.0, None).map(|taken| taken.name);
+        let name = |name: &str| of(name, 1.0, None).map(|distribution| distribution.name);
         assert_eq!(name("coffee_house.order_value"), Ok("coffee_house.order_value".to_owned()));
         assert_eq!(name("1_a:b|c#d\ne,é-f"), Ok("a_b_c_d_e___f".to_owned()));
         assert_eq!(name(&"x".repeat(300)), Ok("x".repeat(200)));
@@ -115,14 +115,14 @@ mod tests {
         for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert_eq!(of("a", value, None), Err(Refusal::Value));
         }
-        assert_eq!(of("a", -2.5, None).map(|taken| taken.value), Ok(-2.5));
+        assert_eq!(of("a", -2.5, None).map(|distribution| distribution.value), Ok(-2.5));
     }
 
     #[test]
     fn a_timestamp_may_be_four_hours_old() {
         let now = NOW.as_secs_f64();
-        let at = |seconds| of("a", 1.0, Some(seconds)).map(|taken| taken.timestamp);
-        assert_eq!(of("a", 1.0, None).map(|taken| taken.timestamp), Ok(None));
+        let at = |seconds| of("a", 1.0, Some(seconds)).map(|distribution| distribution.timestamp);
+        assert_eq!(of("a", 1.0, None).map(|distribution| distribution.timestamp), Ok(None));
         assert_eq!(at(now - 0.5), Ok(Some(NOW.as_secs() - 1)));
         assert_eq!(at(now - 14_400.0), Ok(Some(NOW.as_secs() - 14_400)));
         assert_eq!(at(now + 60.0), Ok(Some(NOW.as_secs() + 60)));

@@ -1,87 +1,54 @@
-//! Whether sending works, and what there is to say when that changes: one message per change of state.
+//! Whether sending works, and the message to log when that changes: one for each change of state.
 
 use std::io;
-use std::ops::{Add, Range};
 use std::time::Duration;
 
 use super::address::{Address, Destination};
+use super::delivery::Delivery;
 use super::status::Sending;
 use crate::message::{Message, Severity};
 
-/// A queue that was full for this many flushes of the schedule in a row is a receiver too slow, not a burst.
-const PATIENCE: u32 = 6;
+/// A queue that was full for this many scheduled flushes in a row means a slow receiver, not a burst.
+const MIN_SLOW_FLUSHES: u32 = 6;
 
-/// A kernel tells a stranger at most once a second that nobody listens, and all who send from one address share that.
-/// So a flush without an error proves little over a network; this long without one, it does.
-const QUIET: Duration = Duration::from_mins(1);
+/// A kernel sends "port unreachable" at most once a second to one source address, and all who send from it share that.
+/// Over a network, one flush without an error therefore proves little; a minute of them does.
+const RECOVERY_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// What happened to the payloads of one flush.
-#[derive(Debug, Default)]
-pub struct Delivery {
-    /// Payloads and bytes that the kernel took.
-    pub sent: Amount,
-    /// Payloads and bytes that are lost.
-    pub dropped: Amount,
-    /// Why something was lost, if it was: the first reason.
-    pub failure: Option<io::Error>,
-    /// Which lines are lost, counted from the last.
-    pub lost_lines: Vec<Range<usize>>,
-    /// Which lines of the flush before are lost after all.
-    pub lost_lines_of_last: Vec<Range<usize>>,
-}
-
-/// Payloads and their bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amount {
-    /// Payloads.
-    pub packets: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-}
-
-impl Amount {
-    /// One payload.
-    #[must_use]
-    pub fn of(payload: &[u8]) -> Self {
-        Self { packets: 1, bytes: payload.len() as u64 }
-    }
-}
-
-impl Add for Amount {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self { packets: self.packets + other.packets, bytes: self.bytes + other.bytes }
-    }
-}
-
-/// Sending as it has gone so far.
+/// How sending has gone so far.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     state: State,
     /// Whether this process has sent anything.
     is_tried: bool,
-    /// When sending began to work, or not to.
+    /// When sending began to work, or to fail.
     since: Duration,
     /// The last flush that lost something.
-    failed: Duration,
-    /// What was lost since sending worked.
+    failed_at: Duration,
+    /// Packets lost since sending last worked.
     dropped: u64,
-    full_queues: u32,
     error: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
+    Known(Verdict),
+    /// The receiver's queue was full for this many flushes in a row, too few to tell a slow receiver from a burst. The
+    /// verdict is the one from before.
+    Congested(u32, Verdict),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Verdict {
     #[default]
     Untried,
     Working,
-    Failing(Kind),
+    Failing(Cause),
 }
 
-/// What kind of failure it is: a new kind is worth a line, the same one again is not.
+/// Why sending fails. A new cause is logged, the same one again is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum Cause {
     Unreachable,
     Denied,
     Name,
@@ -91,47 +58,66 @@ enum Kind {
     Other,
 }
 
-impl Health {
-    /// What a child process takes over: it says nothing that its parent has said, and has sent nothing.
-    #[must_use]
-    pub fn of_heir(&self) -> Self {
-        Self { state: self.state, full_queues: self.full_queues, ..Self::default() }
+impl Default for State {
+    fn default() -> Self {
+        Self::Known(Verdict::Untried)
+    }
+}
+
+impl State {
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Known(verdict) | Self::Congested(_, verdict) => verdict,
+        }
     }
 
-    /// Takes note of a flush at `now`; gives a message if the state has changed.
-    pub fn note(&mut self, delivery: &Delivery, to: &Destination, now: Duration) -> Option<Message> {
+    /// The state after a flush that failed.
+    fn after(self, cause: Cause) -> Self {
+        let (full_before, verdict) = match self {
+            // What failed because of a slow receiver fails for the same cause until a flush succeeds.
+            Self::Known(Verdict::Failing(Cause::SlowReceiver)) => (MIN_SLOW_FLUSHES, self.verdict()),
+            Self::Known(verdict) => (0, verdict),
+            Self::Congested(flushes, verdict) => (flushes, verdict),
+        };
+        if cause == Cause::SlowReceiver && full_before + 1 < MIN_SLOW_FLUSHES {
+            Self::Congested(full_before + 1, verdict)
+        } else {
+            Self::Known(Verdict::Failing(cause))
+        }
+    }
+}
+
+impl Health {
+    /// What a child process takes over: it has sent nothing, and does not log again what its parent has logged.
+    #[must_use]
+    pub fn for_child(&self) -> Self {
+        Self { state: self.state, ..Self::default() }
+    }
+
+    /// Records a flush at `now`; gives a message if the state has changed.
+    pub fn record(&mut self, delivery: &Delivery, to: &Destination, now: Duration) -> Option<Message> {
         let was_tried = std::mem::replace(&mut self.is_tried, true);
-        let Some(error) = &delivery.failure else {
-            return self.succeeded(to, now, was_tried);
-        };
-        if !was_tried || !self.is_failing() {
-            self.since = now;
+        match &delivery.failure {
+            None => self.record_success(to, now, was_tried),
+            Some(error) => {
+                if !was_tried || !self.is_failing() {
+                    self.since = now;
+                }
+                self.failed_at = now;
+                self.dropped += delivery.dropped.packets;
+                self.record_failure(error, to)
+            }
         }
-        let kind = Kind::of(error);
-        let reason = kind.explain(error, &to.address);
-        self.failed = now;
-        self.dropped += delivery.dropped.packets;
-        self.full_queues = if kind == Kind::SlowReceiver { self.full_queues + 1 } else { 0 };
-        let message = match (self.state, self.full_queues) {
-            (_, 2..PATIENCE) => None,
-            (_, 1) => Some(Message::new(Severity::Debug, format!("sending to {to}: {reason}"))),
-            (State::Failing(before), _) => (before != kind)
-                .then(|| Message::new(Severity::Debug, format!("sending to {to} still fails: {reason}"))),
-            _ => Some(Message::warning(format!("sending to {to} fails: {reason}; will keep trying"))),
-        };
-        if !(1..PATIENCE).contains(&self.full_queues) {
-            self.state = State::Failing(kind);
-        }
-        self.error = Some(reason);
-        message
     }
 
     /// Whether the last flush lost something.
+    #[must_use]
     pub fn is_failing(&self) -> bool {
-        matches!(self.state, State::Failing(_)) || self.full_queues > 0
+        matches!(self.state, State::Known(Verdict::Failing(_)) | State::Congested(..))
     }
 
     /// Whether sending works, since when, and the last error.
+    #[must_use]
     pub fn report(&self) -> (Sending, Duration, Option<&str>) {
         let sending = match (self.is_tried, self.is_failing()) {
             (false, _) => Sending::Untried,
@@ -141,23 +127,47 @@ impl Health {
         (sending, self.since, self.error.as_deref())
     }
 
-    fn succeeded(&mut self, to: &Destination, now: Duration, was_tried: bool) -> Option<Message> {
-        let had_full_queues = std::mem::take(&mut self.full_queues) > 0;
-        if self.state == State::Failing(Kind::Unreachable)
+    fn record_failure(&mut self, error: &io::Error, to: &Destination) -> Option<Message> {
+        let cause = Cause::of(error);
+        let reason = cause.explain(error, &to.address);
+        let before = self.state.verdict();
+        self.state = self.state.after(cause);
+        let message = match (self.state, before) {
+            (State::Congested(1, _), _) => {
+                Some(Message::new(Severity::Debug, format!("sending to {to}: {reason}")))
+            }
+            (State::Congested(..), _) => None,
+            (State::Known(_), Verdict::Failing(known)) if known == cause => None,
+            (State::Known(_), Verdict::Failing(_)) => {
+                Some(Message::new(Severity::Debug, format!("sending to {to} still fails: {reason}")))
+            }
+            (State::Known(_), Verdict::Untried | Verdict::Working) => {
+                Some(Message::warning(format!("sending to {to} fails: {reason}; will keep trying")))
+            }
+        };
+        self.error = Some(reason);
+        message
+    }
+
+    fn record_success(&mut self, to: &Destination, now: Duration, was_tried: bool) -> Option<Message> {
+        let was_failing = self.is_failing();
+        let verdict = self.state.verdict();
+        if verdict == Verdict::Failing(Cause::Unreachable)
             && to.address.hides_losses()
-            && now.saturating_sub(self.failed) < QUIET
+            && now.saturating_sub(self.failed_at) < RECOVERY_TIMEOUT
         {
+            self.state = State::Known(verdict);
             return None;
         }
+        self.state = State::Known(Verdict::Working);
         let (dropped, since) = (std::mem::take(&mut self.dropped), self.since);
-        let before = std::mem::replace(&mut self.state, State::Working);
-        if before != State::Working || had_full_queues || !was_tried {
+        if was_failing || verdict == Verdict::Untried || !was_tried {
             self.since = now;
         }
-        match before {
-            State::Untried => Some(Message::new(Severity::Debug, format!("sending to {to}"))),
-            State::Working => None,
-            State::Failing(_) => {
+        match verdict {
+            Verdict::Untried => Some(Message::new(Severity::Debug, format!("sending to {to}"))),
+            Verdict::Working => None,
+            Verdict::Failing(_) => {
                 let seconds = now.saturating_sub(since).as_secs();
                 let least = if to.address.hides_losses() { "at least " } else { "" };
                 let text = format!(
@@ -169,7 +179,7 @@ impl Health {
     }
 }
 
-impl Kind {
+impl Cause {
     fn of(error: &io::Error) -> Self {
         use io::ErrorKind as E;
         match error.kind() {
@@ -194,7 +204,7 @@ impl Kind {
         }
     }
 
-    /// Errors that the standard library gives no kind.
+    /// Errors that have no kind in the standard library.
     #[cfg(unix)]
     fn of_errno(error: &io::Error) -> Self {
         use nix::errno::Errno;
@@ -207,9 +217,9 @@ impl Kind {
         }
     }
 
-    /// The system's words and the likely cause.
+    /// The system's message and what is probably wrong.
     fn explain(self, error: &io::Error, to: &Address) -> String {
-        let cause = match (self, to) {
+        let hint = match (self, to) {
             (Self::Unreachable, Address::Udp(host, _)) if host.is_this_machine() => {
                 "is an Agent listening there, in this container or on this host?"
             }
@@ -229,7 +239,7 @@ impl Kind {
             (Self::SlowReceiver, _) => "the receiver does not keep up",
             (Self::Other, _) => return error.to_string(),
         };
-        format!("{error} ({cause})")
+        format!("{error} ({hint})")
     }
 }
 
@@ -248,6 +258,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::address::ChosenBy;
+    use super::super::delivery::Amount;
     use super::*;
 
     fn failed(kind: io::ErrorKind) -> Delivery {
@@ -255,14 +266,14 @@ mod tests {
         Delivery { failure: Some(kind.into()), dropped, ..Delivery::default() }
     }
 
-    /// The severities said over a series of flushes, one a second.
-    fn said(flushes: impl IntoIterator<Item = Delivery>) -> Vec<Severity> {
+    /// The severities of what is logged over a series of flushes, one a second.
+    fn logged(flushes: impl IntoIterator<Item = Delivery>) -> Vec<Severity> {
         let (mut health, to) = (Health::default(), Destination::by_default(Path::new("/nowhere")));
-        let notes = flushes
+        let messages = flushes
             .into_iter()
             .zip(0..)
-            .filter_map(|(flush, second)| health.note(&flush, &to, Duration::from_secs(second)));
-        notes.map(|message| message.severity).collect()
+            .filter_map(|(flush, second)| health.record(&flush, &to, Duration::from_secs(second)));
+        messages.map(|message| message.severity).collect()
     }
 
     #[test]
@@ -270,78 +281,79 @@ mod tests {
         use Severity::{Debug, Info, Warning};
         use io::ErrorKind::{ConnectionRefused as Refused, PermissionDenied as Denied};
         let ok = Delivery::default;
-        assert_eq!(said([ok(), ok()]), [Debug]);
-        assert_eq!(said([failed(Refused), failed(Refused), failed(Refused)]), [Warning]);
-        assert_eq!(said([failed(Refused), failed(Denied), failed(Denied)]), [Warning, Debug]);
-        assert_eq!(said([ok(), failed(Refused), ok(), ok()]), [Debug, Warning, Info]);
+        assert_eq!(logged([ok(), ok()]), [Debug]);
+        assert_eq!(logged([failed(Refused), failed(Refused), failed(Refused)]), [Warning]);
+        assert_eq!(logged([failed(Refused), failed(Denied), failed(Denied)]), [Warning, Debug]);
+        assert_eq!(logged([ok(), failed(Refused), ok(), ok()]), [Debug, Warning, Info]);
     }
 
     #[test]
-    fn over_a_network_it_works_again_when_nothing_has_been_refused_for_a_minute() {
+    fn over_a_network_sending_works_again_after_a_minute_without_a_refusal() {
         use Severity::{Info, Warning};
         let to = Destination {
             address: "udp://10.0.0.7".parse().unwrap(),
             chosen_by: ChosenBy::Setting("a test"),
         };
         let (mut health, refused) = (Health::default(), failed(io::ErrorKind::ConnectionRefused));
-        let mut note = |delivery: &Delivery, second| health.note(delivery, &to, Duration::from_secs(second));
-        assert_eq!(note(&refused, 10).unwrap().severity, Warning);
-        // Most refusals are not told.
+        let mut record =
+            |delivery: &Delivery, second| health.record(delivery, &to, Duration::from_secs(second));
+        assert_eq!(record(&refused, 10).unwrap().severity, Warning);
+        // The kernel reports few refusals.
         for second in [20, 30, 40] {
-            assert_eq!(note(&Delivery::default(), second), None);
+            assert_eq!(record(&Delivery::default(), second), None);
         }
-        assert_eq!(note(&refused, 50), None);
-        assert_eq!(note(&Delivery::default(), 109), None);
-        let info = note(&Delivery::default(), 110).unwrap();
+        assert_eq!(record(&refused, 50), None);
+        assert_eq!(record(&Delivery::default(), 109), None);
+        let info = record(&Delivery::default(), 110).unwrap();
         assert_eq!(info.severity, Info);
         assert!(info.text.ends_with("after 100 s; at least 4 packets were lost"), "{}", info.text);
         assert_eq!(health.report().0, Sending::Working);
     }
 
     #[test]
-    fn what_is_reported_is_how_the_last_flush_went() {
+    fn the_report_follows_the_last_flush() {
         let (mut health, to) = (Health::default(), Destination::by_default(Path::new("/nowhere")));
         let full = failed(io::ErrorKind::WouldBlock);
         assert_eq!(health.report(), (Sending::Untried, Duration::ZERO, None));
-        let mut note = |delivery: &Delivery, second| {
-            health.note(delivery, &to, Duration::from_secs(second));
+        let mut record = |delivery: &Delivery, second| {
+            health.record(delivery, &to, Duration::from_secs(second));
             let (sending, since, _) = health.report();
             (sending, since.as_secs())
         };
-        assert_eq!(note(&full, 1), (Sending::Failing, 1));
-        assert_eq!(note(&full, 2), (Sending::Failing, 1));
-        assert_eq!(note(&Delivery::default(), 3), (Sending::Working, 3));
-        assert_eq!(note(&Delivery::default(), 4), (Sending::Working, 3));
-        assert_eq!(note(&full, 5), (Sending::Failing, 5));
-        assert_eq!(note(&failed(io::ErrorKind::PermissionDenied), 6), (Sending::Failing, 5));
-        // A child has sent nothing, and says nothing that its parent has said.
-        let mut child = health.of_heir();
+        assert_eq!(record(&full, 1), (Sending::Failing, 1));
+        assert_eq!(record(&full, 2), (Sending::Failing, 1));
+        assert_eq!(record(&Delivery::default(), 3), (Sending::Working, 3));
+        assert_eq!(record(&Delivery::default(), 4), (Sending::Working, 3));
+        assert_eq!(record(&full, 5), (Sending::Failing, 5));
+        assert_eq!(record(&failed(io::ErrorKind::PermissionDenied), 6), (Sending::Failing, 5));
+        // A child has sent nothing, and does not log what its parent has logged.
+        let mut child = health.for_child();
         assert_eq!(child.report(), (Sending::Untried, Duration::ZERO, None));
-        assert_eq!(child.note(&failed(io::ErrorKind::PermissionDenied), &to, Duration::from_secs(7)), None);
+        assert_eq!(child.record(&failed(io::ErrorKind::PermissionDenied), &to, Duration::from_secs(7)), None);
         assert_eq!(child.report().1, Duration::from_secs(7));
     }
 
     #[test]
-    fn a_full_queue_is_worth_a_warning_only_when_it_stays_full() {
+    fn a_full_queue_is_a_warning_only_when_it_stays_full() {
         use Severity::{Debug, Warning};
         let full = || failed(io::ErrorKind::WouldBlock);
-        assert_eq!(said((0..5).map(|_| full())), [Debug]);
-        assert_eq!(said((0..9).map(|_| full())), [Debug, Warning]);
+        assert_eq!(logged((0..5).map(|_| full())), [Debug]);
+        assert_eq!(logged((0..9).map(|_| full())), [Debug, Warning]);
         let with_a_pause = [full(), full(), full(), Delivery::default(), full(), full(), full()];
-        assert_eq!(said(with_a_pause), [Debug, Debug, Debug]);
+        assert_eq!(logged(with_a_pause), [Debug, Debug, Debug]);
     }
 
     #[test]
-    fn the_messages_tell_where_why_and_how_much() {
+    fn messages_name_the_receiver_the_cause_and_the_loss() {
         let (mut health, to) = (Health::default(), Destination::by_default(Path::new("/nowhere")));
         let refused = failed(io::ErrorKind::ConnectionRefused);
-        let warning = health.note(&refused, &to, Duration::from_secs(3)).unwrap().text;
+        let warning = health.record(&refused, &to, Duration::from_secs(3)).unwrap().text;
         assert!(
             warning.starts_with("sending to udp://localhost:8125 (by default) fails: connection refused")
         );
         assert!(warning.ends_with("will keep trying"));
-        assert_eq!(health.note(&refused, &to, Duration::from_secs(4)), None);
-        let info = health.note(&Delivery::default(), &to, Duration::from_secs(9)).unwrap().text;
+        assert_eq!(health.record(&refused, &to, Duration::from_secs(4)), None);
+        let info = health.record(&Delivery::default(), &to, Duration::from_secs(9)).unwrap().text;
         assert!(info.ends_with("works again after 6 s; 4 packets were lost"), "{info}");
     }
 }

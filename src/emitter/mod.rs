@@ -1,275 +1,303 @@
-//! From samples to bytes at the Agent: cadence builds the lines, [`transport`] packs and sends them.
+//! From samples to bytes at the receiver.
+//!
+//! An [`Emitter`] writes each sample as a `line`, with tags and the fields of its `origin`, to a sink: the
+//! [`Transport`]. That packs lines into payloads (`packets`) and sends them through a `link`, which is an open `socket`
+//! and what is needed to open another (`address`, `resolver`). `delivery` decides what is done about a payload that
+//! fails; `health`, `status` and `telemetry` report how sending goes. A `distribution` is a value of a custom metric,
+//! and `log` writes lines for a log where there is no receiver.
 
-use std::borrow::Cow;
-use std::panic::RefUnwindSafe;
+use std::time::Duration;
 
-use cadence::ext::{
-    MetricBackend, MetricValue, ToCounterValue, ToDistributionValue, ToGaugeValue, ToHistogramValue,
-    ToTimerValue,
-};
-use cadence::prelude::*;
-use cadence::{ErrorKind, Metric, MetricBuilder, MetricError, MetricResult, MetricSink, StatsdClient};
+use cadence::MetricSink;
 
-use self::telemetry::{COUNTERS, Report};
+use self::line::Line;
+use self::packets::Counts;
+use self::telemetry::Telemetry;
 use crate::catalogue::metric::{Member, Sample, Value, Wire, WireType};
-use crate::emitter::distribution::Distribution;
 use crate::snapshot::server::Observations;
+use crate::tag::Tags;
 
 pub mod address;
-pub mod distribution;
+mod delivery;
+mod distribution;
 mod health;
+mod line;
+mod link;
 mod log;
 pub mod origin;
 mod packets;
-pub mod resolver;
+mod resolver;
 mod socket;
-pub mod status;
-pub mod telemetry;
-pub mod transport;
+mod status;
+mod telemetry;
+mod transport;
 
-pub use log::LogLines;
-pub use packets::LONGEST;
+pub use self::delivery::Totals;
+pub use self::distribution::{Distribution, Refusal};
+pub use self::log::LogLines;
+pub use self::packets::MAX_PAYLOAD;
+pub use self::resolver::LookUp;
+pub use self::status::{Sending, Status};
+pub use self::telemetry::COUNTERS;
+pub use self::transport::{Handover, Transport};
 
-/// Lines of many values are cut to share a UDP payload with others, unless the tags alone need more.
-const PACKED: usize = 1432;
+/// A packed line whose tags would leave less room than this for values, in bytes, does not share a UDP payload.
+const MIN_PACKED_VALUES: usize = 400;
 
-/// The fewest bytes of values that are worth a line with all its tags.
-const FEWEST: usize = 400;
+/// What a packed line has beside its name, its values, its tags and its suffix: a type, a sample rate of at most 20
+/// digits, and the separators.
+const LINE_OVERHEAD: usize = 30;
 
-/// What a line of many values has beside its name, its values, its tags and its ending: a type, a sample rate of at most
-/// 20 digits, and what stands between.
-const BESIDE: usize = 30;
-
-/// What a line holds beside its tags and its origin fields, in bytes: a name, a type, and a value, which as a float may take
-/// 327, or a metric's own tags, of which one may take 800.
+/// What a line holds beside its tags and its origin fields, in bytes: a name, a type, and a value, which as a float may
+/// take 327, or a metric's own tags, of which one may take 800.
 const MAX_BESIDE_TAGS: usize = 900;
 
 /// How many bytes the tags of every line may take, beside so many bytes of origin fields.
 #[must_use]
 pub fn max_tag_bytes(origin_fields: usize) -> usize {
-    LONGEST.saturating_sub(MAX_BESIDE_TAGS + origin_fields)
+    MAX_PAYLOAD.saturating_sub(MAX_BESIDE_TAGS + origin_fields)
 }
 
 /// Writes samples as DogStatsD lines to a sink.
 #[derive(Debug)]
-pub struct Emitter {
-    client: StatsdClient,
-    tags: String,
+pub struct Emitter<S = Transport> {
+    sink: S,
+    line: Line,
+    /// The tags of every line.
+    tags: Tags,
+    /// What follows the tags in every line.
+    suffix: String,
+    /// `|#`, the tags, and the suffix: joined once, not line by line.
+    tail: String,
     wire_type: WireType,
-    ending: usize,
+    /// Samples written.
     metrics: u64,
+    /// `None` if client telemetry is off.
+    telemetry: Option<Telemetry>,
 }
 
-impl Emitter {
-    /// `tags` is the cleaned and joined block that every line carries.
-    pub fn new(
-        sink: impl MetricSink + Send + Sync + RefUnwindSafe + 'static,
-        tags: String,
-        wire_type: WireType,
-    ) -> Self {
-        Self { client: StatsdClient::from_sink("", sink), tags, wire_type, ending: 0, metrics: 0 }
+impl<S: MetricSink> Emitter<S> {
+    /// `tags` are those of every line.
+    pub fn new(sink: S, tags: Tags, wire_type: WireType) -> Self {
+        let mut emitter = Self {
+            sink,
+            line: Line::new(),
+            tags,
+            suffix: String::new(),
+            tail: String::new(),
+            wire_type,
+            metrics: 0,
+            telemetry: None,
+        };
+        emitter.join_tail();
+        emitter
     }
 
-    /// Leaves so many bytes of a payload to what the sink adds to each line.
-    #[must_use]
-    pub fn with_room_for(mut self, ending: usize) -> Self {
-        self.ending = ending;
-        self
-    }
-
-    /// Takes other tags for the lines to come.
-    pub fn set_tags(&mut self, tags: String) {
+    /// Replaces the tags, for the lines to come.
+    pub fn set_tags(&mut self, tags: Tags) {
         self.tags = tags;
+        self.join_tail();
     }
 
-    /// How many samples have been written.
-    #[must_use]
-    pub fn metrics(&self) -> u64 {
-        self.metrics
+    /// Replaces what follows the tags in every line: the fields of the origin.
+    pub fn set_suffix(&mut self, suffix: String) {
+        self.suffix = suffix;
+        self.join_tail();
     }
 
-    /// Writes every sample and, if there is one, the report of what was sent over which transport; flushes the sink and
-    /// says whether everything has left.
-    ///
-    /// A number that is not finite is not written.
-    pub fn emit(
-        &mut self,
-        samples: impl IntoIterator<Item = Sample>,
-        report: Option<(Report, &'static str)>,
-    ) -> bool {
+    /// The tags of a sample: its own, then those of every line.
+    pub fn tags<'a>(&'a self, sample: &'a Sample) -> impl Iterator<Item = &'a str> {
+        sample.member.tags().into_iter().flat_map(Tags::iter).chain(self.tags.iter())
+    }
+
+    /// Writes every sample and flushes the sink; returns whether everything has left. A number that is not finite is
+    /// not written.
+    pub fn emit(&mut self, samples: impl IntoIterator<Item = Sample>) -> bool {
+        let all_written = self.write_all(samples);
+        self.sink.flush().is_ok() && all_written
+    }
+
+    /// Writes a value of a custom metric with these tags alone; returns whether the sink has taken it.
+    pub fn write_distribution(&mut self, distribution: &Distribution, tags: &Tags) -> bool {
+        if !self.line.custom(distribution, tags.as_str()) {
+            return false;
+        }
+        self.line.push_str(&self.suffix);
+        self.emit_line()
+    }
+
+    fn write_all(&mut self, samples: impl IntoIterator<Item = Sample>) -> bool {
         let mut all_written = true;
         for sample in samples {
-            let written = self.write(&sample);
-            self.metrics += u64::from(written && sample.metric.wire != Wire::ServiceCheck);
-            all_written &= written;
+            let is_written = self.write(&sample);
+            self.metrics += u64::from(is_written && sample.metric.wire != Wire::ServiceCheck);
+            all_written &= is_written;
         }
-        if let Some((untold, transport)) = report {
-            all_written &= self.report(&untold, transport);
-        }
-        self.client.flush().is_ok() && all_written
+        all_written
     }
 
-    /// Writes a metric of the program's own with these tags alone, and flushes the sink, which counts what is lost.
-    pub fn distribute(&self, distribution: &Distribution, tags: &str) {
-        let mut line = self.client.distribution_with_tags(&distribution.name, distribution.value);
-        if !tags.is_empty() {
-            line = line.with_tag_value(tags);
-        }
-        if let Some(timestamp) = distribution.timestamp {
-            line = line.with_timestamp(timestamp);
-        }
-        drop(line.try_send());
-        drop(self.client.flush());
-    }
-
-    fn write(&self, sample: &Sample) -> bool {
-        let (client, name, value, tags) = (&self.client, &sample.name(), &sample.value, &self.tags(sample));
-        match sample.metric.wire {
-            Wire::Chosen if self.wire_type == WireType::Distribution => {
-                sent(client.distribution_with_tags(name, value), tags)
-            }
-            Wire::Chosen | Wire::Gauge => sent(client.gauge_with_tags(name, value), tags),
-            Wire::Count => sent(client.count_with_tags(name, value), tags),
-            Wire::Histogram => sent(client.histogram_with_tags(name, value), tags),
+    fn write(&mut self, sample: &Sample) -> bool {
+        let (name, value) = (sample.name(), &sample.value);
+        let has_begun = match sample.metric.wire {
+            Wire::Chosen if self.wire_type == WireType::Distribution => self.line.distribution(&name, value),
+            Wire::Chosen | Wire::Gauge => self.line.gauge(&name, value),
+            Wire::Count => self.line.count(&name, value),
+            Wire::Histogram => self.line.histogram(&name, value),
             Wire::Timing => match value {
-                Value::Observed(observed) => self.write_packed(name, observed, tags),
-                Value::Whole(_) | Value::Real(_) => sent(client.time_with_tags(name, value), tags),
+                Value::Observed(observed) => return self.write_packed(&name, observed, sample),
+                Value::Whole(_) | Value::Real(_) => self.line.timing(&name, value),
             },
-            Wire::ServiceCheck => match value {
-                Value::Whole(status) => client.send_metric(&ServiceCheck::new(name, *status, tags)).is_ok(),
-                Value::Real(_) | Value::Observed(_) => false,
-            },
-        }
+            Wire::ServiceCheck => return self.write_service_check(&name, sample),
+        };
+        has_begun && self.finish(&sample.member)
     }
 
-    /// One block for all tags: they are joined once, not per line.
-    #[must_use]
-    pub fn tags(&self, sample: &Sample) -> Cow<'_, str> {
-        match &sample.member {
-            Member::Tagged(own) if self.tags.is_empty() => own.clone().into(),
-            Member::Tagged(own) => format!("{own},{}", self.tags).into(),
-            Member::Only | Member::Suffixed(_) => self.tags.as_str().into(),
-        }
-    }
-
-    /// Several values a line, of which some may stand for more than themselves.
-    fn write_packed(&self, name: &str, observed: &Observations, tags: &str) -> bool {
+    /// Writes several values a line, which may be a sample of more.
+    fn write_packed(&mut self, name: &str, observed: &Observations, sample: &Sample) -> bool {
         let rate = sample_rate(observed);
-        let fixed = name.len() + tags.len() + self.ending + BESIDE;
-        let room = if fixed + FEWEST < PACKED { PACKED - fixed } else { LONGEST.saturating_sub(fixed) };
+        let tags = self.tags(sample).map(|tag| tag.len() + 1).sum::<usize>();
+        let fixed = name.len() + tags + self.suffix.len() + LINE_OVERHEAD;
+        let shared = packets::MAX_UDP_PAYLOAD.saturating_sub(fixed);
+        let room = if shared > MIN_PACKED_VALUES { shared } else { MAX_PAYLOAD.saturating_sub(fixed) };
         let mut rest = observed.kept.as_slice();
         let mut all_written = true;
         while !rest.is_empty() {
             let (values, after) = rest.split_at(fitting(rest, room));
             rest = after;
-            let mut line = self.client.time_with_tags(name, Milliseconds(values)).with_tag_value(tags);
-            if let Some(rate) = rate {
-                line = line.with_sampling_rate(rate);
-            }
-            all_written &= line.try_send().is_ok();
+            all_written &= self.line.packed_timings(name, values, rate) && self.finish(&sample.member);
         }
         all_written
     }
 
-    fn report(&self, untold: &Report, transport: &str) -> bool {
-        let version = env!("CARGO_PKG_VERSION");
-        let client =
-            format!("client:python-runtime-metrics,client_version:{version},client_transport:{transport}");
-        let tags = if self.tags.is_empty() { client } else { format!("{client},{}", self.tags) };
-        let mut all_written = true;
-        for (counter, count) in COUNTERS.iter().zip(*untold) {
-            all_written &=
-                self.client.count_with_tags(counter.name, count).with_tag_value(&tags).try_send().is_ok();
+    /// Without the tag runtime-id: the last status of a process would stay for ever, as its successor has another id.
+    fn write_service_check(&mut self, name: &str, sample: &Sample) -> bool {
+        let Value::Whole(status) = sample.value else { return false };
+        let lasting: Vec<_> = self.tags(sample).filter(|tag| !tag.starts_with("runtime-id:")).collect();
+        let lasting = lasting.join(",");
+        self.line.service_check(name, status);
+        for part in ["|#", &lasting, &self.suffix] {
+            self.line.push_str(part);
         }
-        all_written
+        self.emit_line()
+    }
+
+    fn finish(&mut self, member: &Member) -> bool {
+        self.append_tags(member);
+        self.emit_line()
+    }
+
+    /// Appends the tags and the suffix.
+    fn append_tags(&mut self, member: &Member) {
+        let Some(own) = member.tags() else { return self.line.push_str(&self.tail) };
+        let separator = if self.tags.as_str().is_empty() { "" } else { "," };
+        for part in ["|#", own.as_str(), separator, self.tags.as_str(), &self.suffix] {
+            self.line.push_str(part);
+        }
+    }
+
+    fn emit_line(&self) -> bool {
+        self.sink.emit(self.line.as_str()).is_ok()
+    }
+
+    fn join_tail(&mut self) {
+        self.tail.clear();
+        if !self.tags.as_str().is_empty() {
+            self.tail.push_str("|#");
+            self.tail.push_str(self.tags.as_str());
+        }
+        self.tail.push_str(&self.suffix);
     }
 }
 
-fn sent<T: Metric + From<String>>(line: MetricBuilder<'_, '_, T>, tags: &str) -> bool {
-    line.with_tag_value(tags).try_send().is_ok()
+impl Emitter<Transport> {
+    /// Reports to the receiver what is sent to it, as `datadog.dogstatsd.client.*`.
+    #[must_use]
+    pub fn with_client_telemetry(mut self) -> Self {
+        self.telemetry = Some(Telemetry::default());
+        self
+    }
+
+    /// What the lines go through.
+    #[must_use]
+    pub fn transport(&self) -> &Transport {
+        &self.sink
+    }
+
+    /// Sends every sample, and then what client telemetry has to report, in at most `within`; returns whether
+    /// everything has left.
+    pub fn send(
+        &mut self,
+        samples: impl IntoIterator<Item = Sample>,
+        now: Duration,
+        within: Duration,
+    ) -> bool {
+        self.sink.begin(now, within);
+        let report = self.telemetry.as_ref().map(|telemetry| telemetry.unreported(&self.totals()));
+        let mut all_written = self.write_all(samples);
+        if let Some(counts) = report {
+            all_written &= self.write_report(&counts);
+        }
+        let is_delivered = self.sink.flush().is_ok();
+        if let Some(telemetry) = &mut self.telemetry {
+            telemetry.retract(&self.sink.lost_counts());
+        }
+        is_delivered && all_written
+    }
+
+    /// Sends a value of a custom metric with these tags alone, in at most `within`. A loss is counted, and logged after
+    /// the next [`send`](Self::send).
+    pub fn distribute(&mut self, distribution: &Distribution, tags: &Tags, now: Duration, within: Duration) {
+        self.sink.begin(now, within);
+        self.write_distribution(distribution, tags);
+        // Whatever is lost has been counted.
+        drop(self.sink.flush_custom());
+    }
+
+    /// Whether sending works, and what has been sent and lost.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status { totals: self.totals(), ..self.sink.status() }
+    }
+
+    fn totals(&self) -> Totals {
+        Totals { metrics: self.metrics, ..self.sink.totals() }
+    }
+
+    fn write_report(&mut self, counts: &Counts) -> bool {
+        let mut client = Tags::default();
+        client.push("client:python-runtime-metrics");
+        client.push(concat!("client_version:", env!("CARGO_PKG_VERSION")));
+        client.push(&format!("client_transport:{}", self.sink.protocol()));
+        let member = Member::Tagged(client);
+        let mut all_written = true;
+        for (number, (counter, count)) in COUNTERS.iter().zip(counts).enumerate() {
+            let is_written = self.line.count(counter.name, &Value::Whole(*count)) && {
+                self.append_tags(&member);
+                self.sink.emit_count(self.line.as_str(), number, *count).is_ok()
+            };
+            if let (true, Some(telemetry)) = (is_written, &mut self.telemetry) {
+                telemetry.record(number, *count);
+            }
+            all_written &= is_written;
+        }
+        all_written
+    }
 }
 
 /// The share of the values that are kept, unless that is all of them.
-#[allow(clippy::cast_precision_loss, reason = "as many values as 2^52 do not occur in an interval")]
+#[expect(clippy::cast_precision_loss, reason = "There are fewer than 2^52 values in an interval.")]
 fn sample_rate(observed: &Observations) -> Option<f64> {
     let kept = observed.kept.len() as u64;
     (kept < observed.seen).then(|| kept as f64 / observed.seen as f64)
 }
 
-/// How many of these durations fit in a line, at least one.
+/// How many of these durations fit in so many bytes, at least one.
 fn fitting(microseconds: &[u64], room: usize) -> usize {
     let mut left = room;
     let fit = microseconds.iter().take_while(|value| {
-        // Three digits are behind the point: the colon and the point beside.
+        // Milliseconds with three digits after the point: at least one digit before it, the point, and a colon.
         let length = value.checked_ilog10().unwrap_or(0).max(3) as usize + 3;
         left.checked_sub(length).inspect(|after| left = *after).is_some()
     });
     fit.count().max(1)
-}
-
-/// Durations in microseconds, which leave as milliseconds.
-struct Milliseconds<'a>(&'a [u64]);
-
-impl ToTimerValue for Milliseconds<'_> {
-    #[allow(clippy::cast_precision_loss, reason = "2^52 microseconds are 142 years")]
-    fn try_to_value(self) -> MetricResult<MetricValue> {
-        Ok(MetricValue::PackedFloat(self.0.iter().map(|value| *value as f64 / 1000.0).collect()))
-    }
-}
-
-/// A line that is no metric.
-struct ServiceCheck(String);
-
-impl ServiceCheck {
-    /// Without the runtime-id: what a process said last would be its state for ever, as its successor has another id.
-    fn new(name: &str, status: u64, tags: &str) -> Self {
-        let lasting: Vec<_> = tags.split(',').filter(|tag| !tag.starts_with("runtime-id:")).collect();
-        Self(format!("_sc|{name}|{status}|#{}", lasting.join(",")))
-    }
-}
-
-impl Metric for ServiceCheck {
-    fn as_metric_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl ToCounterValue for &Value {
-    fn try_to_value(self) -> MetricResult<MetricValue> {
-        wire_value(self)
-    }
-}
-
-impl ToDistributionValue for &Value {
-    fn try_to_value(self) -> MetricResult<MetricValue> {
-        wire_value(self)
-    }
-}
-
-impl ToGaugeValue for &Value {
-    fn try_to_value(self) -> MetricResult<MetricValue> {
-        wire_value(self)
-    }
-}
-
-impl ToHistogramValue for &Value {
-    fn try_to_value(self) -> MetricResult<MetricValue> {
-        wire_value(self)
-    }
-}
-
-impl ToTimerValue for &Value {
-    fn try_to_value(self) -> MetricResult<MetricValue> {
-        wire_value(self)
-    }
-}
-
-/// cadence would write "NaN" and "inf", which receivers refuse or misread.
-fn wire_value(value: &Value) -> MetricResult<MetricValue> {
-    match value {
-        Value::Whole(whole) => Ok(MetricValue::Unsigned(*whole)),
-        Value::Real(real) if real.is_finite() => Ok(MetricValue::Float(*real)),
-        Value::Real(_) => Err(MetricError::from((ErrorKind::InvalidInput, "not a finite number"))),
-        Value::Observed(_) => Err(MetricError::from((ErrorKind::InvalidInput, "not one number"))),
-    }
 }

@@ -1,52 +1,54 @@
-//! Where a line comes from, in fields at its end: by them the Agent adds the tags of a container or pod.
+//! The origin fields at the end of a line, from which the Agent finds the container or pod, and adds its tags.
 //!
-//! The entity id, which is a tag, is not here but in [`crate::identity`].
+//! The entity id is not here: it is a tag, and part of the identity.
 
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-#[cfg(target_os = "linux")]
-use crate::sources::container;
+/// The longest container id or inode, in bytes. They are found on Linux only.
+const MAX_CONTAINER_LENGTH: usize = if cfg!(target_os = "linux") { 64 } else { 0 };
 
-/// No external data is longer, in bytes.
-const LONGEST_EXTERNAL: usize = 512;
+/// The longest external data, in bytes.
+const MAX_EXTERNAL_LENGTH: usize = 512;
 
 /// What each field begins with, in their order.
 const KEYS: [&str; 3] = ["|c:", "|e:", "|card:"];
 
-/// What the settings say of the origin.
+/// What the settings say about the origin.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Origin {
-    /// Whether the container is looked for and external data are sent.
+    /// Whether the container is detected, and external data is sent.
     pub detect: bool,
-    /// What the admission controller has said of this container.
+    /// What the admission controller knows about this container.
     pub external: Option<ExternalData>,
-    /// How detailed the Agent's tags shall be.
+    /// How detailed the Agent's tags are to be.
     pub cardinality: Option<Cardinality>,
 }
 
-/// A text that every receiver takes as the field `e:`.
+/// A text that every receiver accepts as the field `e:`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalData(String);
 
-/// How detailed the Agent's tags shall be.
+/// How detailed the Agent's tags are to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cardinality {
     /// No tags of the origin.
     None,
-    /// Tags of the host and of what is deployed.
+    /// Tags of the host and the deployment.
     Low,
-    /// And of the pod or task.
+    /// Also those of the pod or task.
     Orchestrator,
-    /// And of the container.
+    /// Also those of the container.
     High,
 }
 
 impl Origin {
     /// `|c:<container>|e:<external data>|card:<level>`, without those that are off or unknown.
+    ///
+    /// `container` is asked only if the container is to be detected.
     #[must_use]
-    pub fn fields(&self, root: &Path) -> String {
-        let container = if self.detect { container::local_data(root) } else { None };
+    pub fn fields(&self, container: impl FnOnce() -> Option<String>) -> String {
+        let container = if self.detect { container() } else { None };
+        let container = container.filter(|container| container.len() <= MAX_CONTAINER_LENGTH);
         let values = [container.as_deref(), self.external(), self.cardinality.map(Cardinality::name)];
         let mut fields = String::new();
         for (key, value) in KEYS.into_iter().zip(values) {
@@ -58,14 +60,14 @@ impl Origin {
         fields
     }
 
-    /// The most bytes that [`fields`](Self::fields) can take.
+    /// The length that [`fields`](Self::fields) never exceeds, in bytes.
     #[must_use]
-    pub fn longest_fields(&self) -> usize {
-        let container = self.detect.then_some(container::MAX_LENGTH);
+    pub fn max_length(&self) -> usize {
+        let container = self.detect.then_some(MAX_CONTAINER_LENGTH);
         let external = self.external().map(str::len);
         let cardinality = self.cardinality.map(|level| level.name().len());
-        let longest = KEYS.into_iter().zip([container, external, cardinality]);
-        longest.map(|(key, value)| value.map_or(0, |value| key.len() + value)).sum()
+        let lengths = KEYS.into_iter().zip([container, external, cardinality]);
+        lengths.map(|(key, value)| value.map_or(0, |value| key.len() + value)).sum()
     }
 
     fn external(&self) -> Option<&str> {
@@ -79,7 +81,7 @@ impl FromStr for ExternalData {
     fn from_str(text: &str) -> Result<Self, ()> {
         let data: String = text.chars().filter(|c| !c.is_control() && *c != '|').collect();
         let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b',' | b'-');
-        let valid = (1..=LONGEST_EXTERNAL).contains(&data.len()) && data.bytes().all(allowed);
+        let valid = (1..=MAX_EXTERNAL_LENGTH).contains(&data.len()) && data.bytes().all(allowed);
         if valid { Ok(Self(data)) } else { Err(()) }
     }
 }
@@ -104,39 +106,6 @@ impl FromStr for Cardinality {
     }
 }
 
-/// The end of every line: the origin's fields, put together when the first line is written.
-///
-/// Not before: a server may drop its privileges or be put into another cgroup after its start.
-#[derive(Debug, Default)]
-pub struct OriginFields {
-    origin: Origin,
-    root: PathBuf,
-    text: Option<String>,
-}
-
-impl OriginFields {
-    /// Nothing is looked for yet; it will be below `root`.
-    #[must_use]
-    pub fn new(origin: Origin, root: &Path) -> Self {
-        Self { origin, root: root.to_owned(), text: None }
-    }
-
-    /// The fields, from the second time on as they were at the first.
-    pub fn text(&mut self) -> &str {
-        self.text.get_or_insert_with(|| self.origin.fields(&self.root))
-    }
-}
-
-/// Elsewhere nothing tells the container.
-#[cfg(not(target_os = "linux"))]
-mod container {
-    pub const MAX_LENGTH: usize = 0;
-
-    pub fn local_data(_root: &std::path::Path) -> Option<String> {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,24 +120,33 @@ mod tests {
 
     #[test]
     fn what_is_off_or_unknown_is_left_out() {
-        let nowhere = Path::new("/nowhere");
-        assert_eq!(origin(true).fields(nowhere), "|e:it-false,cn-web,pu-1|card:low");
-        assert_eq!(origin(false).fields(nowhere), "|card:low");
-        assert_eq!(Origin::default().fields(nowhere), "");
-        assert_eq!(Origin { detect: true, ..Origin::default() }.fields(nowhere), "");
+        let detecting = Origin { detect: true, ..Origin::default() };
+        assert_eq!(origin(true).fields(|| None), "|e:it-false,cn-web,pu-1|card:low");
+        assert_eq!(origin(false).fields(|| None), "|card:low");
+        assert_eq!(detecting.fields(|| None), "");
+        assert_eq!(origin(false).fields(|| panic!("the container is not detected")), "|card:low");
+        assert_eq!(Origin::default().fields(|| panic!("the container is not detected")), "");
     }
 
     #[test]
-    fn room_is_kept_for_what_may_be_sent_and_for_no_more() {
-        let container = "|c:".len() + container::MAX_LENGTH;
-        assert_eq!(origin(true).longest_fields(), container + "|e:it-false,cn-web,pu-1|card:low".len());
-        assert_eq!(origin(false).longest_fields(), "|card:low".len());
-        assert_eq!(Origin::default().longest_fields(), 0);
+    #[cfg(target_os = "linux")]
+    fn a_container_comes_first() {
+        let container = || Some("in-4026532178".to_owned());
+        assert_eq!(origin(true).fields(container), "|c:in-4026532178|e:it-false,cn-web,pu-1|card:low");
+        assert_eq!(origin(true).fields(|| Some("x".repeat(65))), "|e:it-false,cn-web,pu-1|card:low");
     }
 
     #[test]
-    fn external_data_are_what_the_strictest_receiver_takes() {
-        let longest = "x".repeat(LONGEST_EXTERNAL);
+    fn no_fields_are_longer_than_their_maximum() {
+        let container = "|c:".len() + MAX_CONTAINER_LENGTH;
+        assert_eq!(origin(true).max_length(), container + "|e:it-false,cn-web,pu-1|card:low".len());
+        assert_eq!(origin(false).max_length(), "|card:low".len());
+        assert_eq!(Origin::default().max_length(), 0);
+    }
+
+    #[test]
+    fn external_data_is_what_the_strictest_receiver_accepts() {
+        let longest = "x".repeat(MAX_EXTERNAL_LENGTH);
         for (text, expected) in [
             ("it-false,cn-web,pu-0f-1", Some("it-false,cn-web,pu-0f-1")),
             ("it-true|\n\u{7}\u{85}", Some("it-true")),

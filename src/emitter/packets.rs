@@ -1,75 +1,113 @@
 //! Lines packed into payloads no longer than a transport's target, counted in bytes.
 
-use std::ops::Range;
+use std::io::IoSlice;
 
-/// The longest payload an Agent reads.
-pub const LONGEST: usize = 8192;
+/// The longest payload an Agent reads, in bytes.
+pub const MAX_PAYLOAD: usize = 8192;
+
+/// The longest UDP payload that fits one Ethernet frame, in bytes. Lines share a payload up to this length.
+pub const MAX_UDP_PAYLOAD: usize = 1432;
+
+/// How many counts of our own sending can be reported to the receiver.
+pub const NUMBER_OF_COUNTERS: usize = 7;
+
+/// What a payload reports of our own sending, in the order of the counters.
+pub type Counts = [u64; NUMBER_OF_COUNTERS];
 
 /// Payloads to be sent, in one buffer. A line is never split.
 #[derive(Debug)]
 pub struct Packets {
     bytes: Vec<u8>,
-    /// Where each payload but the last ends, and how many lines there are until then.
-    ends: Vec<(usize, usize)>,
-    lines: usize,
+    /// All payloads but the last.
+    closed: Vec<Closed>,
+    /// What the last payload reports.
+    counts: Counts,
     target: usize,
+}
+
+#[derive(Debug)]
+struct Closed {
+    end: usize,
+    counts: Counts,
+}
+
+/// A payload to be sent.
+#[derive(Debug)]
+pub struct Payload<'a> {
+    bytes: [IoSlice<'a>; 1],
+    counts: &'a Counts,
 }
 
 impl Packets {
     /// No lines yet; `target` is the length up to which lines share a payload.
     pub fn new(target: usize) -> Self {
-        Self { bytes: Vec::new(), ends: Vec::new(), lines: 0, target }
+        Self { bytes: Vec::new(), closed: Vec::new(), counts: Counts::default(), target }
     }
 
-    /// Adds a line, its ending and a line feed. A line longer than the target has a payload of its own; one that no
-    /// Agent would read is refused.
-    pub fn push(&mut self, line: &str, ending: &str) -> bool {
-        let length = line.len() + ending.len() + 1;
-        if length > LONGEST {
+    /// Adds a line and a line feed. A line longer than the target gets a payload of its own; one longer than any Agent
+    /// reads is refused.
+    pub fn push(&mut self, line: &str) -> bool {
+        let length = line.len() + 1;
+        if length > MAX_PAYLOAD {
             return false;
         }
-        let open = self.bytes.len() - self.last_end();
+        let end = self.bytes.len();
+        let open = end - self.closed.last().map_or(0, |closed| closed.end);
         if open > 0 && open + length > self.target {
-            self.ends.push((self.bytes.len(), self.lines));
+            self.closed.push(Closed { end, counts: std::mem::take(&mut self.counts) });
         }
         self.bytes.extend_from_slice(line.as_bytes());
-        self.bytes.extend_from_slice(ending.as_bytes());
         self.bytes.push(b'\n');
-        self.lines += 1;
         true
     }
 
-    /// The payloads in order, none of them empty.
-    pub fn payloads(&self) -> Vec<&[u8]> {
-        let ends = || self.ends.iter().map(|(byte, _)| *byte);
-        let starts = std::iter::once(0).chain(ends());
-        let ends = ends().chain(std::iter::once(self.bytes.len()));
-        starts.zip(ends).map(|(start, end)| &self.bytes[start..end]).filter(|p| !p.is_empty()).collect()
+    /// Adds what the last line reports.
+    pub fn add_count(&mut self, counter: usize, count: u64) {
+        self.counts[counter] += count;
     }
 
-    /// Where the lines of these payloads stand, counted from the last line.
-    pub fn lines_of(&self, payloads: Range<usize>) -> Range<usize> {
-        let until = |payload: usize| match payload.checked_sub(1) {
-            Some(before) => self.ends.get(before).map_or(self.lines, |(_, lines)| *lines),
-            None => 0,
-        };
-        self.lines - until(payloads.end)..self.lines - until(payloads.start)
+    /// The payloads in order, none of them empty.
+    pub fn payloads(&self) -> Vec<Payload<'_>> {
+        let mut payloads = Vec::with_capacity(self.closed.len() + 1);
+        let mut start = 0;
+        for Closed { end, counts } in &self.closed {
+            payloads.push(Payload { bytes: [IoSlice::new(&self.bytes[start..*end])], counts });
+            start = *end;
+        }
+        if start < self.bytes.len() {
+            payloads.push(Payload { bytes: [IoSlice::new(&self.bytes[start..])], counts: &self.counts });
+        }
+        payloads
     }
 
     /// Forgets all lines and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.ends.clear();
-        self.lines = 0;
+        self.closed.clear();
+        self.counts = Counts::default();
     }
 
     /// Changes the target, for the lines to come.
     pub fn set_target(&mut self, target: usize) {
         self.target = target;
     }
+}
 
-    fn last_end(&self) -> usize {
-        self.ends.last().map_or(0, |(byte, _)| *byte)
+impl Payload<'_> {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[0]
+    }
+
+    /// What it reports.
+    pub fn counts(&self) -> &Counts {
+        self.counts
+    }
+}
+
+impl<'a> AsRef<[IoSlice<'a>]> for Payload<'a> {
+    fn as_ref(&self) -> &[IoSlice<'a>] {
+        &self.bytes
     }
 }
 
@@ -82,9 +120,9 @@ mod tests {
     fn packed(target: usize, lines: &[&str]) -> Vec<String> {
         let mut packets = Packets::new(target);
         for line in lines {
-            assert!(packets.push(line, ""));
+            assert!(packets.push(line));
         }
-        let text = |payload: &&[u8]| String::from_utf8(payload.to_vec()).unwrap();
+        let text = |payload: &Payload<'_>| String::from_utf8(payload.bytes().to_vec()).unwrap();
         packets.payloads().iter().map(text).collect()
     }
 
@@ -100,15 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_found_by_their_payloads() {
+    fn a_payload_reports_the_counts_of_its_lines() {
         let mut packets = Packets::new(8);
-        for line in ["abc", "def", "g", "a long line", "h"] {
-            assert!(packets.push(line, ""));
+        for (counter, line) in ["abc", "def", "g"].into_iter().enumerate() {
+            assert!(packets.push(line));
+            packets.add_count(counter, 5);
         }
-        assert_eq!(packets.payloads().len(), 4);
-        let of = |payloads| packets.lines_of(payloads);
-        assert_eq!([of(0..1), of(1..2), of(2..3), of(3..4)], [3..5, 2..3, 1..2, 0..1]);
-        assert_eq!((of(0..4), of(2..4), of(0..0)), (0..5, 0..2, 5..5));
+        let counts: Vec<_> = packets.payloads().iter().map(|payload| *payload.counts()).collect();
+        assert_eq!(counts, [[5, 5, 0, 0, 0, 0, 0], [0, 0, 5, 0, 0, 0, 0]]);
+        packets.clear();
+        assert!(packets.push("h"));
+        assert_eq!(packets.payloads()[0].counts(), &Counts::default());
     }
 
     #[test]
@@ -118,17 +158,15 @@ mod tests {
 
     #[test]
     fn without_lines_there_is_no_payload() {
-        assert_eq!(Packets::new(10).payloads(), Vec::<&[u8]>::new());
+        assert!(Packets::new(10).payloads().is_empty());
     }
 
     #[test]
     fn a_line_that_no_agent_would_read_is_refused() {
         let mut packets = Packets::new(10);
-        assert!(packets.push(&"x".repeat(LONGEST - 1), ""));
-        assert!(!packets.push(&"x".repeat(LONGEST), ""));
-        assert!(packets.push(&"x".repeat(LONGEST - 3), "|e"));
-        assert!(!packets.push(&"x".repeat(LONGEST - 2), "|e"));
-        assert_eq!(packets.payloads().len(), 2);
+        assert!(packets.push(&"x".repeat(MAX_PAYLOAD - 1)));
+        assert!(!packets.push(&"x".repeat(MAX_PAYLOAD)));
+        assert_eq!(packets.payloads().len(), 1);
     }
 
     proptest! {
@@ -136,19 +174,19 @@ mod tests {
         fn every_line_leaves_once_in_order_and_whole(
             target in 1_usize..200,
             lines in prop::collection::vec("[a-zé|#:,]{0,80}", 0..40),
-            ending in "(\\|c:[a-f0-9]{0,64})?"
         ) {
             let mut packets = Packets::new(target);
             for line in &lines {
-                prop_assert!(packets.push(line, &ending));
+                prop_assert!(packets.push(line));
             }
             let payloads = packets.payloads();
+            let payloads: Vec<_> = payloads.iter().map(Payload::bytes).collect();
             for payload in &payloads {
                 let feeds = payload.split(|byte| *byte == b'\n').count() - 1;
                 prop_assert!(feeds >= 1 && payload.ends_with(b"\n"));
                 prop_assert!(payload.len() <= target || feeds == 1);
             }
-            let expected: String = lines.iter().flat_map(|line| [line.as_str(), &ending, "\n"]).collect();
+            let expected: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
             prop_assert_eq!(payloads.concat(), expected.into_bytes());
         }
     }

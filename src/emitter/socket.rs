@@ -1,6 +1,6 @@
-//! An open socket to the receiver: how it is opened, and how payloads go through it.
+//! An open socket to the receiver: how it is opened, how payloads go through it, and what its errors mean.
 //!
-//! No call here waits, but a stream whose receiver is slow: at most as long as its caller allows.
+//! Nothing here waits except for a slow receiver of a stream, and then no longer than the caller allows.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -12,26 +12,31 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 #[cfg(unix)]
 use super::address::UnixKind;
+use super::packets::Payload;
 #[cfg(unix)]
 use crate::descriptor::FileId;
 use crate::descriptor::Guarded;
 
-/// A send buffer holds at least a few of the largest payloads; macOS begins with half of one.
-const SEND_BUFFER: usize = 32 * 1024;
+/// Room for a few of the longest payloads; the default of macOS is half of one.
+const MIN_SEND_BUFFER: usize = 32 * 1024;
 
-/// How long a wait goes on before it is asked again for how long it may.
+/// A wait for a stream checks this often whether it has become shorter.
 #[cfg(unix)]
-const A_MOMENT: Duration = Duration::from_millis(10);
+const POLL_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// Whether all payloads go into one call, of which the kernel then takes those before the first that fails, and keeps
-/// the reason to itself.
-pub const ALL_AT_ONCE: bool = cfg!(target_os = "linux");
+/// Whether one system call takes all payloads. If one of them fails, the kernel takes those before it, and does not
+/// report the error.
+pub const SENDS_ALL_AT_ONCE: bool = cfg!(target_os = "linux");
+
+/// An address for each of as many datagrams as the kernel takes in one call: none, as the socket is connected.
+#[cfg(target_os = "linux")]
+static ADDRESSES: [Option<()>; 1024] = [None; 1024];
 
 /// A connected socket.
 #[derive(Debug)]
 pub struct Connection {
     socket: Guarded<Socket>,
-    kind: Kind,
+    protocol: Protocol,
     /// The file that led to a Unix socket.
     #[cfg(unix)]
     file: Option<FileId>,
@@ -39,22 +44,27 @@ pub struct Connection {
 
 /// What a connection goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Protocol {
     /// UDP.
     Udp,
     /// Datagrams over a Unix socket.
     UnixDatagram,
-    /// Each payload follows its length, four bytes, little-endian.
+    /// Frames over a Unix socket: each payload after its length, four bytes, little-endian.
     UnixStream,
 }
 
-/// What becomes of a connection after an error.
+/// What to do about the payloads left after an error of [`Connection::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It can be used on.
-    Kept,
-    /// It is of no more use.
-    Closed,
+pub enum Remedy {
+    /// Send them again: a signal came.
+    Repeat,
+    /// Send them again, once: the error was an earlier payload's, or the receiver was replaced, or the descriptor is
+    /// not ours any more.
+    Retry,
+    /// Leave out the first: it is too large.
+    Skip,
+    /// Leave out all.
+    GiveUp,
 }
 
 impl Connection {
@@ -66,7 +76,7 @@ impl Connection {
     pub fn udp(addresses: &[SocketAddr]) -> io::Result<Self> {
         let mut result = Err(io::ErrorKind::NotFound.into());
         for address in addresses {
-            result = Self::datagram(Kind::Udp, Domain::for_address(*address), &(*address).into());
+            result = Self::datagram(Protocol::Udp, Domain::for_address(*address), &(*address).into());
             if result.is_ok() {
                 break;
             }
@@ -74,7 +84,7 @@ impl Connection {
         result
     }
 
-    /// Connects to a Unix socket; one that may be of either kind is tried as datagrams first.
+    /// Connects to a Unix socket; if both types are possible, datagrams are tried first.
     ///
     /// # Errors
     ///
@@ -83,7 +93,7 @@ impl Connection {
     pub fn unix(path: &Path, kind: UnixKind) -> io::Result<Self> {
         let before = FileId::at(path)?;
         let connection = Self::unix_at(path, kind, before)?;
-        // Put in the file's place meanwhile: which of the two was connected to is unknown.
+        // If the file was replaced meanwhile, which of the two was connected to is unknown.
         let after = FileId::at(path)?;
         if after == before { Ok(connection) } else { Self::unix_at(path, kind, after) }
     }
@@ -92,10 +102,10 @@ impl Connection {
     fn unix_at(path: &Path, kind: UnixKind, file: FileId) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
         let connection = match kind {
-            UnixKind::Datagram => Self::datagram(Kind::UnixDatagram, Domain::UNIX, &address),
+            UnixKind::Datagram => Self::datagram(Protocol::UnixDatagram, Domain::UNIX, &address),
             UnixKind::Stream => Self::stream(&address),
-            UnixKind::Either => match Self::datagram(Kind::UnixDatagram, Domain::UNIX, &address) {
-                Err(error) if is_wrong_kind(&error) => Self::stream(&address),
+            UnixKind::Either => match Self::datagram(Protocol::UnixDatagram, Domain::UNIX, &address) {
+                Err(error) if is_wrong_type(&error) => Self::stream(&address),
                 result => result,
             },
         };
@@ -105,30 +115,30 @@ impl Connection {
         })
     }
 
-    fn datagram(kind: Kind, domain: Domain, address: &SockAddr) -> io::Result<Self> {
+    fn datagram(protocol: Protocol, domain: Domain, address: &SockAddr) -> io::Result<Self> {
         let socket = Socket::new(domain, Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
         socket.connect(address)?;
-        if socket.send_buffer_size()? < SEND_BUFFER {
-            // What the system grants is enough for all but the longest payloads.
-            drop(socket.set_send_buffer_size(SEND_BUFFER));
+        if socket.send_buffer_size()? < MIN_SEND_BUFFER {
+            // If it fails, the default is enough for all but the longest payloads.
+            drop(socket.set_send_buffer_size(MIN_SEND_BUFFER));
         }
-        Self::connected(socket, kind)
+        Self::connected(socket, protocol)
     }
 
-    /// A stream that nobody accepts while its queue is full is refused at once.
+    /// Does not wait for the receiver to accept: if its queue is full, the connection fails at once.
     #[cfg(unix)]
     fn stream(address: &SockAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.connect(address)?;
-        Self::connected(socket, Kind::UnixStream)
+        Self::connected(socket, Protocol::UnixStream)
     }
 
-    fn connected(socket: Socket, kind: Kind) -> io::Result<Self> {
+    fn connected(socket: Socket, protocol: Protocol) -> io::Result<Self> {
         Ok(Self {
             socket: Guarded::new(socket)?,
-            kind,
+            protocol,
             #[cfg(unix)]
             file: None,
         })
@@ -136,8 +146,8 @@ impl Connection {
 
     /// What it goes over.
     #[must_use]
-    pub fn kind(&self) -> Kind {
-        self.kind
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// The address that a UDP socket is connected to.
@@ -146,83 +156,74 @@ impl Connection {
         self.socket.peer_addr().ok()?.as_socket()
     }
 
-    /// Whether it is still ours: the program may have closed its descriptor, and use the number for something else.
+    /// Whether the descriptor is still ours: the program may have closed it and reused its number.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.socket.is_ours()
     }
 
-    /// Whether the file at the path is still the one that led here. A receiver whose socket was replaced may live on,
-    /// and would be sent to in vain without an error.
+    /// Whether the file at the path is still the one that was connected to. A receiver whose file was replaced may
+    /// still run, and packets to it would be lost without an error.
     #[cfg(unix)]
     #[must_use]
     pub fn was_reached_by(&self, path: &Path) -> bool {
         match FileId::at(path) {
             Ok(file) => self.file == Some(file),
-            // A folder that may not be looked into any more does not end what is connected.
+            // Access to the folder may have been withdrawn; the connection still works.
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
     }
 
-    /// Plays a path that takes no long payload.
+    /// Makes long payloads fail.
     #[cfg(test)]
     pub fn shrink_send_buffer(&self) {
         self.socket.set_send_buffer_size(0).unwrap();
     }
 
-    /// What becomes of it after this error of [`send`](Self::send).
+    /// Whether it can still be used after this error of [`send`](Self::send).
     #[must_use]
-    pub fn fate(&self, error: &io::Error) -> Fate {
+    pub fn survives(&self, error: &io::Error) -> bool {
         use io::ErrorKind::{ConnectionRefused, Interrupted, PermissionDenied};
-        let is_kept = match error.kind() {
+        match error.kind() {
             Interrupted => true,
-            // It was an earlier datagram's, or a firewall's.
-            ConnectionRefused | PermissionDenied => self.kind == Kind::Udp,
-            _ => is_congestion(error) || (is_too_large(error) && self.kind != Kind::UnixStream),
-        };
-        if is_kept { Fate::Kept } else { Fate::Closed }
-    }
-
-    /// Sends payloads from the first on; gives how many the kernel took, at least one. `left` is the time for which a
-    /// stream may wait.
-    ///
-    /// # Errors
-    ///
-    /// Why the first payload could not be sent. On a stream `TimedOut` says that a part of it was.
-    pub fn send(&self, payloads: &[&[u8]], left: impl Fn() -> Duration) -> io::Result<usize> {
-        match self.kind {
-            Kind::Udp | Kind::UnixDatagram => self.send_datagrams(payloads),
-            Kind::UnixStream => self.send_frame(payloads[0], left).map(|()| 1),
+            // An earlier datagram was refused, or a firewall refuses all.
+            ConnectionRefused | PermissionDenied => self.protocol == Protocol::Udp,
+            _ => is_congestion(error) || (is_too_large(error) && self.protocol != Protocol::UnixStream),
         }
     }
 
-    /// All in one system call: a tick costs the same however long its tags are.
+    /// Sends payloads from the first on; gives how many the kernel took, at least one. A stream may wait for
+    /// `time_left`.
+    ///
+    /// # Errors
+    ///
+    /// Why the first payload could not be sent. `TimedOut` if a part of it was sent on a stream.
+    pub fn send(&self, payloads: &[Payload<'_>], time_left: impl Fn() -> Duration) -> io::Result<usize> {
+        match self.protocol {
+            Protocol::Udp | Protocol::UnixDatagram => self.send_datagrams(payloads),
+            Protocol::UnixStream => self.send_frame(payloads[0].bytes(), time_left).map(|()| 1),
+        }
+    }
+
+    /// One system call for all, however many there are.
     #[cfg(target_os = "linux")]
-    fn send_datagrams(&self, payloads: &[&[u8]]) -> io::Result<usize> {
+    fn send_datagrams(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
         use std::os::fd::AsRawFd;
 
         use nix::sys::socket::{MsgFlags, MultiHeaders, sendmmsg};
 
-        let slices: Vec<[IoSlice; 1]> = payloads.iter().map(|payload| [IoSlice::new(payload)]).collect();
         let mut headers = MultiHeaders::<()>::preallocate(payloads.len(), None);
-        let connected = vec![None; payloads.len()];
-        let sent = sendmmsg(
-            self.socket.as_raw_fd(),
-            &mut headers,
-            &slices,
-            connected,
-            [],
-            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
-        )?;
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let sent = sendmmsg(self.socket.as_raw_fd(), &mut headers, payloads, &ADDRESSES[..], [], flags)?;
         Ok(sent.count())
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn send_datagrams(&self, payloads: &[&[u8]]) -> io::Result<usize> {
-        self.socket.send(payloads[0]).map(|_| 1)
+    fn send_datagrams(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
+        self.socket.send(payloads[0].bytes()).map(|_| 1)
     }
 
-    fn send_frame(&self, payload: &[u8], left: impl Fn() -> Duration) -> io::Result<()> {
+    fn send_frame(&self, payload: &[u8], time_left: impl Fn() -> Duration) -> io::Result<()> {
         let length = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::InvalidInput)?.to_le_bytes();
         let mut frame = [IoSlice::new(&length), IoSlice::new(payload)];
         let mut unsent = frame.as_mut_slice();
@@ -235,7 +236,8 @@ impl Connection {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error)
-                    if error.kind() == io::ErrorKind::WouldBlock && self.waits_until_writable(&left) => {}
+                    if error.kind() == io::ErrorKind::WouldBlock && self.waits_until_writable(&time_left) => {
+                }
                 Err(error) if is_congestion(&error) && has_begun => {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
@@ -246,20 +248,19 @@ impl Connection {
     }
 
     #[cfg(unix)]
-    fn waits_until_writable(&self, left: impl Fn() -> Duration) -> bool {
+    fn waits_until_writable(&self, time_left: impl Fn() -> Duration) -> bool {
         use std::os::fd::AsFd;
 
         use nix::errno::Errno;
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
         loop {
-            let left = left();
+            let left = time_left();
             if left.is_zero() {
                 return false;
             }
             let mut socket = [PollFd::new(self.socket.as_fd(), PollFlags::POLLOUT)];
-            // Briefly, as somebody may have shortened the time meanwhile.
-            let within = PollTimeout::try_from(left.min(A_MOMENT)).unwrap_or(PollTimeout::ZERO);
+            let within = PollTimeout::try_from(left.min(POLL_TIMEOUT)).unwrap_or(PollTimeout::ZERO);
             match poll(&mut socket, within) {
                 Ok(0) | Err(Errno::EINTR) => {}
                 writable => return writable.is_ok(),
@@ -268,36 +269,63 @@ impl Connection {
     }
 
     #[cfg(not(unix))]
-    fn waits_until_writable(&self, _left: impl Fn() -> Duration) -> bool {
+    fn waits_until_writable(&self, _time_left: impl Fn() -> Duration) -> bool {
         false
     }
 }
 
-/// A program that restored the default action of SIGPIPE must not die of our broken stream.
+impl Remedy {
+    /// What to do about this error.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, Interrupted, NotConnected};
+        match error.kind() {
+            Interrupted => Self::Repeat,
+            ConnectionRefused | ConnectionReset | BrokenPipe | NotConnected => Self::Retry,
+            _ if is_not_ours(error) => Self::Retry,
+            _ if is_too_large(error) => Self::Skip,
+            _ => Self::GiveUp,
+        }
+    }
+}
+
+/// A broken stream must not kill a program that has restored the default action of SIGPIPE.
 #[cfg(target_os = "linux")]
 const NO_SIGNAL: i32 = nix::libc::MSG_NOSIGNAL;
 #[cfg(not(target_os = "linux"))]
 const NO_SIGNAL: i32 = 0;
 
-/// The path holds a socket of the other kind.
+/// The descriptor has been closed, or its number reused.
 #[cfg(unix)]
-fn is_wrong_kind(error: &io::Error) -> bool {
+fn is_not_ours(error: &io::Error) -> bool {
+    use nix::libc::{EBADF, EDESTADDRREQ, ENOTSOCK};
+    matches!(error.raw_os_error(), Some(EBADF | EDESTADDRREQ | ENOTSOCK))
+}
+
+#[cfg(not(unix))]
+fn is_not_ours(_error: &io::Error) -> bool {
+    false
+}
+
+/// The path holds a socket of the other type.
+#[cfg(unix)]
+fn is_wrong_type(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::EPROTOTYPE)
 }
 
-/// A payload above what the path or the socket allows.
+/// The payload is larger than the path or the socket allows.
 #[cfg(unix)]
 fn is_too_large(error: &io::Error) -> bool {
     error.raw_os_error() == Some(nix::libc::EMSGSIZE)
 }
 
-/// Another system says it otherwise; there every error closes.
+/// Unknown elsewhere; there every error closes the connection.
 #[cfg(not(unix))]
 fn is_too_large(_error: &io::Error) -> bool {
     false
 }
 
-/// A full queue, here or at the receiver: nothing is wrong with the socket.
+/// The queue here or at the receiver is full; nothing is wrong with the socket.
 fn is_congestion(error: &io::Error) -> bool {
     #[cfg(unix)]
     if error.raw_os_error() == Some(nix::libc::ENOBUFS) {

@@ -1,25 +1,25 @@
-//! How it stands with sending, for whoever asks.
+//! The delivery status: whether sending works, where to, and what has been sent and lost.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::address::Destination;
-use super::telemetry::Totals;
+use super::delivery::Totals;
 
-/// How it stands with sending.
+/// The delivery status.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// Where metrics go, and what chose that; `None` if they go to the log, or nowhere.
     pub destination: Option<Destination>,
-    /// What a UDP destination has turned out to be; `None` until something was sent.
+    /// The address that a UDP destination was resolved to; `None` until something was sent.
     pub peer: Option<SocketAddr>,
     /// `udp`, `uds` for Unix datagrams, or `uds-stream`; `None` where there is no destination.
     pub transport: Option<&'static str>,
     /// Whether sending works.
     pub sending: Sending,
-    /// The last error and its likely cause, also where sending works again.
+    /// The last error and its likely cause, even if sending works again.
     pub error: Option<String>,
-    /// When sending began to be as it is, on the collector's clock.
+    /// When sending began to work, or to fail, on the collector's clock.
     pub since: Duration,
     /// What has been sent and lost.
     pub totals: Totals,
@@ -30,14 +30,14 @@ pub struct Status {
 pub enum Sending {
     /// This process has sent nothing yet.
     Untried,
-    /// The last flush left whole, as far as that can be known, and so did the program's own values before it.
+    /// As far as is known, nothing was lost of the last scheduled flush and the custom metrics before it.
     Working,
-    /// The last flush did not leave whole, or a value of the program's own before it, or over a network one not long ago.
+    /// Something was lost of them or, over a network, of those of the last minute.
     Failing,
 }
 
 impl Sending {
-    /// The word for it.
+    /// Its word in `RuntimeMetrics.status()`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,39 +1,21 @@
-//! What we tell the receiver of our own sending: `datadog.dogstatsd.client.*`, if it is asked for.
+//! Client telemetry: what the receiver is told about our own sending, if that is asked for.
 
-use std::ops::Range;
+use super::delivery::Totals;
+use super::packets::{Counts, NUMBER_OF_COUNTERS};
 
-use super::health::{Amount, Delivery};
-
-/// What has been written, sent and lost since the collector began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Samples written into payloads.
-    pub metrics: u64,
-    /// What the kernel took.
-    pub sent: Amount,
-    /// What is lost, also where that was learnt after the kernel had taken it.
-    pub dropped: Amount,
-}
-
-/// A row of the telemetry: a count since the report before.
+/// A count of our own sending.
 #[derive(Debug)]
 pub struct Counter {
     /// Its full name.
     pub name: &'static str,
     /// What it counts.
     pub description: &'static str,
-    /// Its share in the totals.
+    /// Reads it from the totals.
     pub read: fn(&Totals) -> u64,
 }
 
-/// How many rows there are.
-const ROWS: usize = 7;
-
-/// What each row tells.
-pub type Report = [u64; ROWS];
-
-/// Every row, in the order in which they are sent, at the end of a flush.
-pub static COUNTERS: [Counter; ROWS] = [
+/// Every counter, in the order in which they are sent, at the end of a flush.
+pub static COUNTERS: [Counter; NUMBER_OF_COUNTERS] = [
     Counter {
         name: "datadog.dogstatsd.client.metrics",
         description: "Samples written, these counts not included.",
@@ -71,92 +53,74 @@ pub static COUNTERS: [Counter; ROWS] = [
     },
 ];
 
-/// What the receiver has been told. A report may arrive in part, so that each row stands for itself.
+/// What has been reported to the receiver. A report holds what has been counted since the one before; what is lost of
+/// it is reported again.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    told: Report,
-    /// What the last report told, which may turn out to have been lost.
-    last: Report,
+    reported: Counts,
 }
 
 impl Telemetry {
-    /// What has come to the totals since the receiver was last told.
+    /// What has been added to the totals and not been reported.
     #[must_use]
-    pub fn untold(&self, totals: &Totals) -> Report {
-        std::array::from_fn(|row| (COUNTERS[row].read)(totals).saturating_sub(self.told[row]))
+    pub fn unreported(&self, totals: &Totals) -> Counts {
+        std::array::from_fn(|counter| (COUNTERS[counter].read)(totals).saturating_sub(self.reported[counter]))
     }
 
-    /// Takes note of how the flush went that ended in this report. What was lost is told again by the next.
-    pub fn note(&mut self, report: &Report, delivery: &Delivery) {
-        let is_in = |lost: &[Range<usize>], row| lost.iter().any(|lines| lines.contains(&(ROWS - 1 - row)));
-        for (row, told) in report.iter().enumerate() {
-            if is_in(&delivery.lost_lines_of_last, row) {
-                self.told[row] -= self.last[row];
-            }
-            self.last[row] = if is_in(&delivery.lost_lines, row) { 0 } else { *told };
-            self.told[row] += self.last[row];
+    /// Records a count as reported.
+    pub fn record(&mut self, counter: usize, count: u64) {
+        self.reported[counter] += count;
+    }
+
+    /// Takes back what was reported in payloads that are lost.
+    pub fn retract(&mut self, lost: &Counts) {
+        for (reported, lost) in self.reported.iter_mut().zip(lost) {
+            *reported = reported.saturating_sub(*lost);
         }
-    }
-}
-
-impl Totals {
-    /// Adds what became of a flush.
-    pub fn add_delivery(&mut self, delivery: &Delivery) {
-        self.sent = self.sent + delivery.sent;
-        self.dropped = self.dropped + delivery.dropped;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::delivery::Amount;
     use super::*;
 
-    fn counted(count: u64) -> Totals {
+    fn totals(count: u64) -> Totals {
         let amount = Amount { packets: count, bytes: count };
         Totals { metrics: count, sent: amount, dropped: amount }
     }
 
-    /// What two rows tell, the first and the last, where each counts one more before each report, and each report goes
-    /// as `deliveries` say.
-    fn told(deliveries: &[Delivery]) -> Vec<(u64, u64)> {
+    /// Reports everything; gives the first count and the last.
+    fn report(telemetry: &mut Telemetry, total: u64) -> [u64; 2] {
+        let counts = telemetry.unreported(&totals(total));
+        for (counter, count) in counts.into_iter().enumerate() {
+            telemetry.record(counter, count);
+        }
+        [counts[0], counts[6]]
+    }
+
+    #[test]
+    fn a_report_holds_what_came_since_the_one_before() {
         let mut telemetry = Telemetry::default();
-        let tell = |(delivery, count): (&Delivery, u64)| {
-            let report = telemetry.untold(&counted(count));
-            telemetry.note(&report, delivery);
-            (report[0], report[ROWS - 1])
-        };
-        deliveries.iter().zip(1..).map(tell).collect()
-    }
-
-    fn lost(lines: Range<usize>) -> Delivery {
-        Delivery { lost_lines: std::iter::once(lines).collect(), ..Delivery::default() }
+        assert_eq!([1, 3, 4].map(|total| report(&mut telemetry, total)), [[1, 1], [2, 2], [1, 1]]);
     }
 
     #[test]
-    fn a_report_tells_what_came_since_the_one_before() {
-        let arrived = Delivery::default;
-        assert_eq!(told(&[arrived(), arrived(), arrived()]), [(1, 1); 3]);
+    fn what_was_lost_is_reported_again() {
+        let mut telemetry = Telemetry::default();
+        assert_eq!(report(&mut telemetry, 2), [2, 2]);
+        telemetry.retract(&[2; 7]);
+        assert_eq!(report(&mut telemetry, 3), [3, 3]);
+        telemetry.retract(&[0, 0, 0, 0, 0, 0, 3]);
+        assert_eq!(report(&mut telemetry, 4), [1, 4], "a part of the report had arrived");
     }
 
     #[test]
-    fn what_a_lost_report_told_is_told_again() {
-        let arrived = Delivery::default;
-        let all = || lost(0..20);
-        assert_eq!(told(&[all(), all(), arrived(), arrived()]), [(1, 1), (2, 2), (3, 3), (1, 1)]);
-    }
-
-    #[test]
-    fn what_arrived_of_a_report_is_not_told_again() {
-        let arrived = Delivery::default;
-        assert_eq!(told(&[lost(0..3), arrived(), lost(3..20), arrived()]), [(1, 1), (1, 2), (1, 1), (2, 1)]);
-    }
-
-    #[test]
-    fn bad_news_may_come_a_flush_later() {
-        let arrived = Delivery::default;
-        let was_refused = || Delivery { lost_lines_of_last: lost(0..20).lost_lines, ..Delivery::default() };
-        // The first report was lost, as the second flush learns; the third tells it again.
-        assert_eq!(told(&[arrived(), was_refused(), arrived(), arrived()]), [(1, 1), (1, 1), (2, 2), (1, 1)]);
+    fn a_loss_may_become_known_a_report_later() {
+        let mut telemetry = Telemetry::default();
+        assert_eq!([1, 2].map(|total| report(&mut telemetry, total)), [[1, 1], [1, 1]]);
+        telemetry.retract(&[1; 7]);
+        assert_eq!([3, 4].map(|total| report(&mut telemetry, total)), [[2, 2], [1, 1]]);
     }
 
     #[test]

@@ -1,42 +1,34 @@
-//! The sink of a collector: takes lines, packs them, and on flush sends everything or counts what was lost.
+//! A sink that sends its lines to a receiver: it packs them, and a flush sends everything or counts what was lost.
 //!
-//! It never waits for a name: addresses of a named host are what the reader's last look-up found.
+//! A flush never waits for a name server: a named host's addresses are those that the last look-up found.
 
+use std::cell::{RefCell, RefMut};
 use std::io;
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cadence::{MetricSink, SinkStats};
 
-use super::address::{Address, ChosenBy, Destination, UnixKind};
-use super::health::{Amount, Delivery, Health};
-use super::origin::OriginFields;
-use super::packets::{LONGEST, Packets};
-use super::resolver::Resolver;
-use super::socket::{ALL_AT_ONCE, Connection, Fate, Kind};
+use super::address::Destination;
+use super::delivery::{Amount, Attempt, Delivery, LastSent, Totals};
+use super::health::Health;
+use super::link::Link;
+use super::packets::{Counts, Packets};
+use super::resolver::LookUp;
 use super::status::Status;
-use super::telemetry::{Report, Telemetry, Totals};
 use crate::clock::Clock;
 use crate::message::Message;
 
-/// A UDP payload that fits one Ethernet frame.
-const UDP_TARGET: usize = 1432;
+/// A sink that sends its lines to a receiver.
+///
+/// A flush begins with [`begin`](Self::begin), goes on with lines, and ends with a flush: of the schedule or, for a
+/// custom metric, [`flush_custom`](Self::flush_custom).
+#[derive(Debug)]
+pub struct Transport(RefCell<Outbox>);
 
-/// An Agent that moves is followed this soon.
-const LOOK_UP_EVERY: Duration = Duration::from_mins(10);
-
-/// And this soon while sending fails. A name that nothing is known of is looked up after a second, two, four, up to
-/// this: at a program's start the network may be a moment behind.
-const LOOK_UP_AFTER_FAILURE: Duration = Duration::from_mins(1);
-
-/// A sink that can be shared: cadence owns one handle, the pipeline another.
-#[derive(Clone, Debug)]
-pub struct Transport(Arc<Mutex<State>>);
-
-/// What one process leaves to the next of its knowledge of the way to the receiver.
+/// What a child process takes over from its parent's transport.
 #[derive(Clone, Debug)]
 pub struct Handover {
     health: Health,
@@ -44,162 +36,169 @@ pub struct Handover {
 }
 
 #[derive(Debug)]
-struct State {
-    destination: Destination,
-    clock: Clock,
-    /// A flush has given up by then, or as soon as somebody is in a hurry.
-    deadline: Duration,
-    hurry: Arc<AtomicBool>,
-    host: Option<Arc<Resolver>>,
-    looked_up: Option<Duration>,
-    look_ups_in_vain: u32,
-    addresses: Vec<SocketAddr>,
-    connection: Option<Connection>,
-    /// What the last connection went over.
-    kind: Option<Kind>,
+struct Outbox {
+    link: Link,
     packets: Packets,
     /// A line of this flush was too long for any payload.
-    refused: bool,
-    ending: OriginFields,
-    health: Health,
-    totals: Totals,
-    last_sent: Sent,
-    last_delivery: Delivery,
-    /// The flush under way is a program's own.
-    is_custom: bool,
-    /// What the program's own have brought to light since the last of the schedule.
-    unnoted: Delivery,
-    messages: Vec<Message>,
+    has_refused: bool,
+    time_limit: TimeLimit,
+    /// When the flush began.
     now: Duration,
+    last_sent: LastSent,
+    /// What became of custom metrics since the last scheduled flush.
+    custom: Delivery,
+    /// What was lost of reports, as the last scheduled flush and the custom ones before it learnt.
+    lost_counts: Counts,
+    totals: Totals,
+    health: Health,
+    messages: Vec<Message>,
 }
 
-/// The payload that was sent last, of which bad news may come later.
-#[derive(Debug, Default)]
-struct Sent {
-    amount: Amount,
-    /// Where its lines stand in their flush, counted from the last.
-    lines: Range<usize>,
+/// How long a flush may wait for a slow receiver.
+#[derive(Debug)]
+struct TimeLimit {
+    clock: Clock,
+    deadline: Duration,
+    /// While it is true, no flush waits.
+    hurry: Arc<AtomicBool>,
 }
 
 impl Transport {
-    /// A sink that opens its socket at the first flush; every line gets the `ending`. While `hurry` is true no flush
-    /// waits for a slow receiver.
+    /// A sink that opens its socket at the first flush. While `hurry` is true, no flush waits for a slow receiver.
     #[must_use]
-    pub fn new(destination: Destination, ending: OriginFields, clock: Clock, hurry: Arc<AtomicBool>) -> Self {
-        let mut state = State {
-            destination: destination.clone(),
-            clock,
-            deadline: Duration::ZERO,
-            hurry,
-            host: None,
-            looked_up: None,
-            look_ups_in_vain: 0,
-            addresses: Vec::new(),
-            connection: None,
-            kind: None,
-            packets: Packets::new(UDP_TARGET),
-            refused: false,
-            ending,
-            health: Health::default(),
-            totals: Totals::default(),
-            last_sent: Sent::default(),
-            last_delivery: Delivery::default(),
-            is_custom: false,
-            unnoted: Delivery::default(),
-            messages: Vec::new(),
+    pub fn new(destination: Destination, clock: Clock, hurry: Arc<AtomicBool>) -> Self {
+        let link = Link::new(destination);
+        Self(RefCell::new(Outbox {
+            packets: Packets::new(link.target()),
+            link,
+            has_refused: false,
+            time_limit: TimeLimit { clock, deadline: Duration::ZERO, hurry },
             now: Duration::ZERO,
-        };
-        state.head_for(destination);
-        Self(Arc::new(Mutex::new(state)))
+            last_sent: LastSent::default(),
+            custom: Delivery::default(),
+            lost_counts: Counts::default(),
+            totals: Totals::default(),
+            health: Health::default(),
+            messages: Vec::new(),
+        }))
     }
 
-    /// Gets ready for a flush at `now` that may take so long: finds a socket that has appeared, takes over what a
-    /// look-up found.
-    pub fn prepare(&self, now: Duration, within: Duration) {
-        self.state().prepare(now, within);
+    /// Begins a flush at `now`, which may wait at most so long for a slow receiver.
+    pub fn begin(&self, now: Duration, within: Duration) {
+        self.outbox().begin(now, within);
     }
 
-    /// Gets ready for a flush of a value of the program's own. A program may make thousands a second: what becomes of it is
-    /// counted, and said with that of the next flush that is none.
-    pub fn prepare_for_custom(&self, now: Duration, within: Duration) {
-        let mut state = self.state();
-        state.prepare(now, within);
-        state.is_custom = true;
+    /// Adds a line that reports a count of our own sending.
+    ///
+    /// # Errors
+    ///
+    /// If the line is longer than any Agent reads.
+    pub fn emit_count(&self, line: &str, counter: usize, count: u64) -> io::Result<()> {
+        self.emit(line)?;
+        self.outbox().packets.add_count(counter, count);
+        Ok(())
     }
 
-    /// How it stands with sending, and what has been sent and lost.
+    /// Ends a flush of a custom metric. A program may make thousands a second: what is lost is counted now, and logged
+    /// with the next scheduled flush.
+    ///
+    /// # Errors
+    ///
+    /// Why something was lost.
+    pub fn flush_custom(&self) -> io::Result<()> {
+        self.outbox().flush_custom()
+    }
+
+    /// What was lost of the counts reported, as the last scheduled flush and the custom ones before it learnt.
+    #[must_use]
+    pub fn lost_counts(&self) -> Counts {
+        self.outbox().lost_counts
+    }
+
+    /// Whether sending works, and what has been sent and lost.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.state().status()
+        let outbox = self.outbox();
+        let (sending, since, error) = outbox.health.report();
+        Status {
+            destination: Some(outbox.link.destination().clone()),
+            peer: outbox.link.peer(),
+            transport: Some(outbox.link.protocol()),
+            sending,
+            error: error.map(str::to_owned),
+            since,
+            totals: outbox.totals,
+        }
+    }
+
+    /// What has been sent and lost.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.outbox().totals
     }
 
     /// `udp`, `uds` or `uds-stream`: what it goes over, or would if nothing has been sent yet.
     #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.state().name()
+    pub fn protocol(&self) -> &'static str {
+        self.outbox().link.protocol()
     }
 
-    /// Tells telemetry how the last flush went, in which it made this report.
-    pub fn tell(&self, telemetry: &mut Telemetry, report: &Report) {
-        telemetry.note(report, &self.state().last_delivery);
-    }
-
-    /// The host whose name should be looked up, if it is time to.
+    /// The look-up of the receiver's name to be made, if it is time for one.
     #[must_use]
-    pub fn due_look_up(&self, now: Duration) -> Option<Arc<Resolver>> {
-        self.state().due_look_up(now)
+    pub fn due_look_up(&self, now: Duration) -> Option<LookUp> {
+        let mut outbox = self.outbox();
+        let is_failing = outbox.health.is_failing();
+        outbox.link.resolver().due_look_up(now, is_failing)
     }
 
-    /// What a child process can use: it says nothing that its parent has said, and needs no look-up to begin with.
+    /// What a child process can use: it logs nothing that its parent has logged, and can send before a look-up.
     #[must_use]
     pub fn handover(&self) -> Handover {
-        let state = self.state();
-        Handover { health: state.health.of_heir(), addresses: state.addresses.clone() }
+        let mut outbox = self.outbox();
+        let addresses = outbox.link.resolver().addresses().to_vec();
+        Handover { health: outbox.health.for_child(), addresses }
+    }
+
+    /// Takes over what the parent process knew.
+    pub fn take_over(&self, handover: &Handover) {
+        let mut outbox = self.outbox();
+        outbox.health = handover.health.clone();
+        outbox.link.resolver().take_over(&handover.addresses);
     }
 
     /// Closes the socket; the next flush opens another.
     pub fn disconnect(&self) {
-        self.state().connection = None;
+        self.outbox().link.close();
     }
 
-    /// Takes over what the parent process knew.
-    pub fn inherit(&self, handover: &Handover) {
-        let mut state = self.state();
-        state.health = handover.health.clone();
-        if state.host.is_some() {
-            state.addresses.clone_from(&handover.addresses);
-        }
-    }
-
-    /// What there is to say since the last call.
+    /// The messages to be logged since the last call.
     #[must_use]
     pub fn take_messages(&self) -> Vec<Message> {
-        std::mem::take(&mut self.state().messages)
+        std::mem::take(&mut self.outbox().messages)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn outbox(&self) -> RefMut<'_, Outbox> {
+        self.0.borrow_mut()
     }
 }
 
 impl MetricSink for Transport {
     fn emit(&self, line: &str) -> io::Result<usize> {
-        let mut state = self.state();
-        let State { packets, ending, .. } = &mut *state;
-        if packets.push(line, ending.text()) {
+        let mut outbox = self.outbox();
+        if outbox.packets.push(line) {
             return Ok(line.len());
         }
-        state.totals.dropped = state.totals.dropped + Amount::of(line.as_bytes());
-        state.refused = true;
+        outbox.totals.dropped += Amount::of(line.as_bytes());
+        outbox.has_refused = true;
         Err(io::ErrorKind::InvalidInput.into())
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.state().flush()
+        self.outbox().flush()
     }
 
     fn stats(&self) -> SinkStats {
-        let Totals { sent, dropped, .. } = self.state().totals;
+        let Totals { sent, dropped, .. } = self.totals();
         SinkStats {
             bytes_sent: sent.bytes,
             packets_sent: sent.packets,
@@ -209,272 +208,68 @@ impl MetricSink for Transport {
     }
 }
 
-impl State {
-    fn prepare(&mut self, now: Duration, within: Duration) {
-        self.is_custom = false;
+impl Outbox {
+    fn begin(&mut self, now: Duration, within: Duration) {
         self.now = now;
-        self.deadline = self.clock.now() + within;
-        self.find_default_socket();
-        self.take_look_up();
-    }
-
-    fn status(&self) -> Status {
-        let (sending, since, error) = self.health.report();
-        Status {
-            destination: Some(self.destination.clone()),
-            peer: self.connection.as_ref().and_then(Connection::peer),
-            transport: Some(self.name()),
-            sending,
-            error: error.map(str::to_owned),
-            since,
-            totals: self.totals,
-        }
-    }
-
-    fn name(&self) -> &'static str {
-        match (self.kind, &self.destination.address) {
-            (Some(Kind::Udp), _) | (None, Address::Udp(..)) => "udp",
-            (Some(Kind::UnixStream), _) | (None, Address::Unix(_, UnixKind::Stream)) => "uds-stream",
-            (Some(Kind::UnixDatagram), _) | (None, Address::Unix(..)) => "uds",
-        }
-    }
-
-    fn head_for(&mut self, destination: Destination) {
-        let (host, addresses, target) = match &destination.address {
-            Address::Udp(host, port) => match host.known(*port) {
-                Some(addresses) => (None, addresses, UDP_TARGET),
-                None => (Some(Arc::new(Resolver::new(host, *port))), Vec::new(), UDP_TARGET),
-            },
-            Address::Unix(..) => (None, Vec::new(), LONGEST),
-        };
-        self.host = host;
-        self.addresses = addresses;
-        self.packets.set_target(target);
-        self.connection = None;
-        self.kind = None;
-        self.destination = destination;
-    }
-
-    /// While nothing was configured and sending fails, an Agent's socket may have appeared or gone.
-    fn find_default_socket(&mut self) {
-        if !self.health.is_failing() {
-            return;
-        }
-        let ChosenBy::Nobody(socket) = &self.destination.chosen_by else {
-            return;
-        };
-        let found = Destination::by_default(socket);
-        if found != self.destination {
-            self.head_for(found);
-        }
-    }
-
-    fn take_look_up(&mut self) {
-        let Some(host) = &self.host else { return };
-        let found = host.found();
-        if !found.is_empty() && found != self.addresses {
-            self.addresses = found;
-            self.connection = None;
-            self.look_ups_in_vain = 0;
-        }
-    }
-
-    fn due_look_up(&mut self, now: Duration) -> Option<Arc<Resolver>> {
-        let host = self.host.as_ref()?;
-        let every = if self.addresses.is_empty() {
-            LOOK_UP_AFTER_FAILURE
-                .min(Duration::from_secs(1 << self.look_ups_in_vain.saturating_sub(1).min(6)))
-        } else if self.health.is_failing() {
-            LOOK_UP_AFTER_FAILURE
-        } else {
-            LOOK_UP_EVERY
-        };
-        // Whoever looks it up holds it until it is done.
-        let is_being_looked_up = Arc::strong_count(host) > 1;
-        if is_being_looked_up || self.looked_up.is_some_and(|at| now.saturating_sub(at) < every) {
-            return None;
-        }
-        self.looked_up = Some(now);
-        self.look_ups_in_vain += u32::from(self.addresses.is_empty());
-        Some(Arc::clone(host))
+        self.time_limit.begin(within);
+        self.link.refresh(self.health.is_failing());
+        self.packets.set_target(self.link.target());
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.check_connection();
         let mut delivery = self.deliver();
-        self.packets.clear();
-        self.totals.add_delivery(&delivery);
-        let result = delivery.failure.as_ref().map_or(Ok(()), |failure| Err(failure.kind().into()));
-        if self.is_custom {
-            if delivery.sent != Amount::default() {
-                // None of them is in a report.
-                self.last_sent.lines = 0..0;
-            }
-            self.unnoted.hear_of(delivery);
-        } else {
-            delivery.hear_of(std::mem::take(&mut self.unnoted));
-            self.messages.extend(self.health.note(&delivery, &self.destination, self.now));
-            self.last_delivery = delivery;
-        }
+        let result = delivery.result();
+        delivery.add(std::mem::take(&mut self.custom));
+        self.lost_counts = delivery.lost_counts;
+        self.messages.extend(self.health.record(&delivery, self.link.destination(), self.now));
         result
     }
 
-    /// Lets go of a connection that is not ours any more, or leads to a receiver that has been replaced.
-    fn check_connection(&mut self) {
-        self.connection = self.connection.take().filter(Connection::is_ours);
-        #[cfg(unix)]
-        if let Address::Unix(path, _) = &self.destination.address {
-            self.connection = self.connection.take().filter(|connection| connection.was_reached_by(path));
-        }
+    fn flush_custom(&mut self) -> io::Result<()> {
+        let delivery = self.deliver();
+        let result = delivery.result();
+        self.custom.add(delivery);
+        result
     }
 
-    /// Sends every payload; a second time where the failure was an earlier payload's, or the peer was replaced.
+    /// Sends every payload, or counts it as lost.
     fn deliver(&mut self) -> Delivery {
-        let mut delivery = Delivery::default();
-        if std::mem::take(&mut self.refused) {
-            delivery.failure = Some(io::Error::from(io::ErrorKind::FileTooLarge));
-        }
+        self.link.check();
         let payloads = self.packets.payloads();
-        let mut left = payloads.as_slice();
-        let number = payloads.len();
-        let (mut cut_short, mut tried_again) = (false, false);
-        let time_left = || {
-            let is_hurried = self.hurry.load(SeqCst);
-            if is_hurried { Duration::ZERO } else { self.deadline.saturating_sub(self.clock.now()) }
-        };
-        while let Some((first, others)) = left.split_first() {
-            let is_old = self.connection.is_some();
-            let connection = match self.connection.take() {
-                Some(connection) => Ok(connection),
-                None => connect(&self.destination.address, &self.addresses),
-            };
-            let result = connection.and_then(|connection| {
-                self.kind = Some(connection.kind());
-                let taken = connection.send(left, time_left);
-                if taken.as_ref().err().is_none_or(|error| connection.fate(error) == Fate::Kept) {
-                    self.connection = Some(connection);
-                }
-                taken
-            });
-            match result {
-                Ok(taken) => {
-                    if cut_short {
-                        delivery.earlier_was_refused(&self.last_sent);
-                    }
-                    let (sent, rest) = left.split_at(taken);
-                    for payload in sent {
-                        delivery.sent = delivery.sent + Amount::of(payload);
-                    }
-                    if let Some(last) = sent.last() {
-                        self.last_sent = Sent {
-                            amount: Amount::of(last),
-                            lines: self.packets.lines_of(number - rest.len() - 1..number - rest.len()),
-                        };
-                    }
-                    // An immediate success shows that the reason was an earlier payload's.
-                    cut_short = ALL_AT_ONCE && self.is_udp() && !rest.is_empty();
-                    (left, tried_again) = (rest, false);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_old && !tried_again && is_worth_another_try(&error) => {
-                    // A refused UDP datagram is reported at the next send, which itself did not happen.
-                    if self.is_udp() {
-                        delivery.earlier_was_refused(&self.last_sent);
-                    }
-                    (cut_short, tried_again) = (false, true);
-                }
-                Err(error) if is_about_one_payload(&error) => {
-                    let lines = self.packets.lines_of(number - left.len()..number - others.len());
-                    delivery.lose(&[first], lines, error);
-                    (left, cut_short, tried_again) = (others, false, false);
-                }
-                Err(error) => {
-                    delivery.lose(left, self.packets.lines_of(number - left.len()..number), error);
-                    break;
-                }
+        let mut attempt = Attempt::new(&payloads, &mut self.last_sent, self.link.is_udp());
+        while let Some(left) = attempt.left() {
+            let was_open = self.link.is_open();
+            match self.link.send(left, || self.time_limit.left()) {
+                Ok(count) => attempt.took(count),
+                Err(error) => attempt.failed(error, was_open),
             }
         }
+        let mut delivery = attempt.into_delivery();
+        if std::mem::take(&mut self.has_refused) {
+            delivery.failure = Some(io::ErrorKind::FileTooLarge.into());
+        }
+        self.packets.clear();
+        self.totals.add(&delivery);
         delivery
     }
-
-    fn is_udp(&self) -> bool {
-        matches!(self.destination.address, Address::Udp(..))
-    }
 }
 
-impl Delivery {
-    fn lose(&mut self, payloads: &[&[u8]], lines: Range<usize>, why: io::Error) {
-        for payload in payloads {
-            self.dropped = self.dropped + Amount::of(payload);
+impl TimeLimit {
+    fn begin(&mut self, within: Duration) {
+        self.deadline = self.clock.now() + within;
+    }
+
+    fn left(&self) -> Duration {
+        if self.hurry.load(SeqCst) {
+            return Duration::ZERO;
         }
-        self.lost_lines.push(lines);
-        self.failure.get_or_insert(why);
-    }
-
-    /// A payload is lost that the kernel had taken.
-    fn earlier_was_refused(&mut self, payload: &Sent) {
-        let is_of_last = self.sent == Amount::default();
-        let lost = if is_of_last { &mut self.lost_lines_of_last } else { &mut self.lost_lines };
-        lost.push(payload.lines.clone());
-        self.dropped = self.dropped + payload.amount;
-        self.failure.get_or_insert(io::ErrorKind::ConnectionRefused.into());
-    }
-
-    /// Takes over what a flush of the program's own has lost, itself or of the last of the schedule.
-    fn hear_of(&mut self, own: Self) {
-        self.dropped = self.dropped + own.dropped;
-        self.failure = self.failure.take().or(own.failure);
-        for lines in own.lost_lines_of_last {
-            if !lines.is_empty() && !self.lost_lines_of_last.contains(&lines) {
-                self.lost_lines_of_last.push(lines);
-            }
-        }
-    }
-}
-
-fn connect(address: &Address, addresses: &[SocketAddr]) -> io::Result<Connection> {
-    match address {
-        Address::Udp(host, _) if addresses.is_empty() => {
-            Err(io::Error::other(format!("the name {host} has not been resolved")))
-        }
-        Address::Udp(..) => Connection::udp(addresses),
-        #[cfg(unix)]
-        Address::Unix(path, kind) => Connection::unix(path, *kind),
-        #[cfg(not(unix))]
-        Address::Unix(..) => Err(io::ErrorKind::Unsupported.into()),
-    }
-}
-
-/// The peer went away, or another has taken its place; or the descriptor is not ours any more.
-fn is_worth_another_try(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected};
-    if matches!(error.kind(), ConnectionRefused | ConnectionReset | BrokenPipe | NotConnected) {
-        return true;
-    }
-    #[cfg(unix)]
-    {
-        use nix::libc::{EBADF, EDESTADDRREQ, ENOTSOCK};
-        matches!(error.raw_os_error(), Some(EBADF | EDESTADDRREQ | ENOTSOCK))
-    }
-    #[cfg(not(unix))]
-    false
-}
-
-/// The next payload may leave.
-fn is_about_one_payload(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    {
-        error.raw_os_error() == Some(nix::libc::EMSGSIZE)
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = error;
-        false
+        self.deadline.saturating_sub(self.clock.now())
     }
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use super::super::address::ChosenBy;
     use super::*;
 
     #[test]
@@ -485,11 +280,11 @@ mod tests {
         let text = format!("unix://{}", path.display());
         let destination =
             Destination { address: text.parse().unwrap(), chosen_by: ChosenBy::Setting("a test") };
-        let transport = Transport::new(destination, OriginFields::default(), Clock::start(), Arc::default());
+        let transport = Transport::new(destination, Clock::start(), Arc::default());
         transport.flush().unwrap();
         transport.emit("first").unwrap();
         transport.flush().unwrap();
-        transport.state().connection.as_ref().unwrap().shrink_send_buffer();
+        transport.outbox().link.shrink_send_buffer();
         for line in ["a".repeat(8000), "b".repeat(1000)] {
             transport.emit(&line).unwrap();
         }

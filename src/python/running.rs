@@ -19,8 +19,8 @@ use super::{arguments, aws_lambda, fork, log};
 use crate::catalogue::metric::{Member, Value};
 use crate::clock::Clock;
 use crate::collector::{self, Collector, Inheritance, OutputHandover};
+use crate::emitter::Distribution;
 use crate::emitter::address::DEFAULT_SOCKET;
-use crate::emitter::distribution::Distribution;
 use crate::emitter::max_tag_bytes;
 use crate::identity::function::Function;
 use crate::identity::tracers::Tracers;
@@ -322,7 +322,7 @@ impl Plan {
             runtime: process.runtime.clone(),
             runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
             entrypoint: self.entrypoint.clone(),
-            max_tag_bytes: Some(max_tag_bytes(self.settings.origin.longest_fields())),
+            max_tag_bytes: Some(max_tag_bytes(self.settings.origin.max_length())),
             environment: self.environment.identity(),
             tracers,
             function: self.settings.aws_lambda.map(Function::new),
@@ -500,7 +500,15 @@ fn collector_of(
 ) -> Arc<Collector> {
     let gunicorn = Process::known().map(|process| Arc::clone(&process.gunicorn)).unwrap_or_default();
     let counters = Counters { gc: interpreter.gc_counters(), gunicorn };
-    Collector::new(clock, counters, &plan.settings, subject, Arc::clone(interpreter) as _, handover)
+    Collector::new(
+        Path::new("/"),
+        clock,
+        counters,
+        &plan.settings,
+        subject,
+        Arc::clone(interpreter) as _,
+        handover,
+    )
 }
 
 /// Whatever keeps us from starting is no reason to disturb the program.

@@ -10,7 +10,7 @@ use pyo3::types::PyDict;
 
 use super::process;
 use super::running::{current, settings, shielded};
-use crate::emitter::telemetry::Totals;
+use crate::emitter::Totals;
 use crate::settings::Arguments;
 use crate::settings::variables::Variable;
 

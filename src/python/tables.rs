@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::catalogue::CATALOGUE;
-use crate::emitter::telemetry::COUNTERS;
+use crate::emitter::COUNTERS;
 use crate::settings::variables::{Row, VARIABLES};
 
 /// A row of the catalogue.

@@ -115,9 +115,9 @@ pub(super) fn route(
         return (destination, Sink::Socket);
     }
     match (&destination.chosen_by, &destination.address) {
-        (ChosenBy::Nobody(_), _) if has_extension => (Destination::of_extension(), Sink::Socket),
-        (ChosenBy::Nobody(_), _) if flushes_to_log => (destination, Sink::Log),
-        (ChosenBy::Nobody(_), _) => (destination, Sink::None(UnsentReason::NoReceiver)),
+        (ChosenBy::Default(_), _) if has_extension => (Destination::of_extension(), Sink::Socket),
+        (ChosenBy::Default(_), _) if flushes_to_log => (destination, Sink::Log),
+        (ChosenBy::Default(_), _) => (destination, Sink::None(UnsentReason::NoReceiver)),
         (_, Address::Udp(Host::Name(_), _)) => (destination, Sink::None(UnsentReason::HostName)),
         _ => (destination, Sink::Socket),
     }

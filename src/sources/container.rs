@@ -8,9 +8,6 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// The maximum length of [`local_data`], in bytes.
-pub const MAX_LENGTH: usize = 64;
-
 /// The most that one read of a file in `/proc` returns.
 const PAGE: usize = 4096;
 

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyString};
 
 use super::{enable_in_lambda, wall, warn_unsent, write};
-use crate::emitter::distribution::{Distribution, Refusal};
+use crate::emitter::{Distribution, Refusal};
 use crate::message::Message;
 use crate::python::arguments;
 use crate::python::log::{self, unless_exception};

@@ -15,7 +15,7 @@ use super::log::{self, unless_exception};
 use super::process::{self, Process};
 use super::running::{self, Running, shielded};
 use crate::collector::InvocationGuard;
-use crate::emitter::distribution::Refusal;
+use crate::emitter::Refusal;
 use crate::message::Message;
 use crate::settings::Settings;
 use crate::settings::variables::{LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE};
