@@ -1,4 +1,4 @@
-//! Tells a process from the one it was forked from, also where the fork was made behind Python's back.
+//! Tells a forked child from its parent, even if the fork was made by C code that runs none of Python's fork hooks.
 
 #[cfg(target_os = "linux")]
 use std::num::NonZeroUsize;
@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 /// A mark on the process that its children do not inherit.
 #[derive(Debug)]
 pub struct ForkMark {
-    /// A page that the kernel wipes in a child: one load tells.
+    /// A page that the kernel wipes in a child, so that one load is enough.
     page: Option<&'static AtomicU32>,
-    /// Elsewhere the pid tells, at the price of a system call.
+    /// Without such a page the pid is compared, which costs a system call.
     pid: AtomicU32,
 }
 
@@ -17,12 +17,13 @@ impl ForkMark {
     /// Marks this process.
     #[must_use]
     pub fn mark() -> Self {
-        let image = Self { page: wiped_on_fork(), pid: AtomicU32::new(0) };
-        image.rearm();
-        image
+        let mark = Self { page: page_wiped_on_fork(), pid: AtomicU32::new(0) };
+        mark.rearm();
+        mark
     }
 
-    /// Whether this is a child of the process that was marked last.
+    /// Whether this process is a child of the one that set the mark.
+    #[must_use]
     pub fn is_inherited(&self) -> bool {
         match self.page {
             Some(page) => page.load(SeqCst) == 0,
@@ -30,7 +31,7 @@ impl ForkMark {
         }
     }
 
-    /// Marks this process in its own right; says whether it was not marked yet.
+    /// Marks this process; whether that was necessary, as the mark was inherited.
     pub fn rearm(&self) -> bool {
         match self.page {
             Some(page) => page.swap(1, SeqCst) == 0,
@@ -39,38 +40,38 @@ impl ForkMark {
     }
 }
 
-/// Whether this is the thread that the process began with, or the one that forked it.
+/// Whether this is the main thread of the process. In a forked child that is the thread that forked.
 #[cfg(target_os = "linux")]
 #[must_use]
 pub fn is_main_thread() -> bool {
     nix::unistd::gettid() == nix::unistd::getpid()
 }
 
-/// Unknown here.
+/// Not known on this platform.
 #[cfg(not(target_os = "linux"))]
 #[must_use]
 pub fn is_main_thread() -> bool {
     false
 }
 
-/// A page of zeros that is zeros again in every child (Linux 4.14 and later).
+/// A page of zeros that the kernel fills with zeros again in every child (Linux 4.14 and later).
 #[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "mapping memory is")]
-fn wiped_on_fork() -> Option<&'static AtomicU32> {
+#[expect(unsafe_code, reason = "Mapping memory is unsafe.")]
+fn page_wiped_on_fork() -> Option<&'static AtomicU32> {
     use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
     let length = NonZeroUsize::new(size_of::<AtomicU32>())?;
     let (readable, private) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE);
-    // SAFETY: a new mapping wherever the kernel likes touches no memory that anybody has.
+    // SAFETY: an anonymous mapping at an address that the kernel chooses overlaps no memory in use.
     let page = unsafe { mmap_anonymous(None, length, readable, private) }.ok()?;
-    // SAFETY: the mapping is ours and is a page at least; nothing but zeros is in it yet.
+    // SAFETY: the mapping is ours and at least one page long; it holds nothing but zeros yet.
     unsafe { madvise(page, length.get(), MmapAdvise::MADV_WIPEONFORK) }.ok()?;
-    // SAFETY: the page is aligned, zeroed, never unmapped, and accessed through this atomic alone.
+    // SAFETY: the page is aligned, zeroed, never unmapped, and accessed only through this atomic.
     Some(unsafe { page.cast::<AtomicU32>().as_ref() })
 }
 
 #[cfg(not(target_os = "linux"))]
-fn wiped_on_fork() -> Option<&'static AtomicU32> {
+fn page_wiped_on_fork() -> Option<&'static AtomicU32> {
     None
 }
 
@@ -79,23 +80,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_its_own_image() {
-        let image = ForkMark::mark();
-        assert!(!image.is_inherited());
-        assert!(!image.rearm());
+    fn the_process_that_set_the_mark_has_not_inherited_it() {
+        let mark = ForkMark::mark();
+        assert!(!mark.is_inherited());
+        assert!(!mark.rearm());
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn the_kernel_offers_the_page() {
+    fn the_kernel_wipes_a_page_on_fork() {
         assert!(ForkMark::mark().page.is_some());
     }
 
     #[test]
-    fn without_the_page_the_pid_tells() {
-        let image = ForkMark { page: None, pid: AtomicU32::new(0) };
-        assert!(image.is_inherited());
-        assert!(image.rearm());
-        assert!(!image.is_inherited());
+    fn without_such_a_page_the_pid_is_compared() {
+        let mark = ForkMark { page: None, pid: AtomicU32::new(0) };
+        assert!(mark.is_inherited());
+        assert!(mark.rearm());
+        assert!(!mark.is_inherited());
     }
 }
