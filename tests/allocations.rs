@@ -70,7 +70,8 @@ fn allocations<T>(work: impl FnOnce() -> T) -> usize {
 /// A sample of every row of which each process sends one number.
 fn samples() -> Vec<Sample> {
     let rows = CATALOGUE.iter().filter(|metric| metric.wire == Wire::Chosen);
-    let value = |row: u64| if row.is_multiple_of(4) { Value::Real(2.5) } else { Value::Whole(row * 1_000_003) };
+    let value =
+        |row: u64| if row.is_multiple_of(4) { Value::Real(2.5) } else { Value::Whole(row * 1_000_003) };
     rows.zip(0..).map(|(metric, row)| Sample { metric, member: Member::Only, value: value(row) }).collect()
 }
 

@@ -265,10 +265,10 @@ def as_seen(worker: str, config: str, folder: Path, **environment: str) -> Seen:
 
 # Calls of ours that can fail, and where they are made.
 FAULTS = {
-    "sync": "module.enabled module.lead_gunicorn GunicornMaster.describe GunicornMaster.work GunicornMaster.release"
-    " GunicornMaster.end GunicornMaster.record Requests.begin Requests.refuse Request.answer Request.end"
-    " Request.fail _wrap_hooks_at_reload worker_kind count_records _capacity"
-    " _count_error_responses",
+    "sync": "module.enabled module.become_gunicorn_master GunicornMaster.configure GunicornMaster.become_worker"
+    " GunicornMaster.release GunicornMaster.mark_ended GunicornMaster.count_record Requests.begin Requests.refuse"
+    " Request.answer Request.end Request.fail _wrap_hooks_at_reload worker_kind"
+    " count_records _capacity _count_error_responses",
     "gevent": "_count_connections",
     "asgi": "Requests.begin Request.end",
     "uvicorn": "Requests.begin Request.end module.flush",

@@ -30,15 +30,15 @@ def enable(
 ) -> None:
     """Start to collect this process's runtime metrics and to send them at every interval.
 
-    What is not given comes from the environment (DD_DOGSTATSD_URL, DD_SERVICE, ...), else from the defaults. The
-    first metrics leave one interval from now, the last at the interpreter's exit. In AWS Lambda nothing leaves but at
-    the end of each invocation of a handler that runtime_metrics.aws_lambda has wrapped.
+    Arguments that are not given come from the environment (DD_DOGSTATSD_URL, DD_SERVICE, ...), else from the
+    defaults. The first metrics are sent one interval from now, the last when the interpreter exits. In AWS Lambda,
+    metrics are sent only at the end of each invocation of a handler that runtime_metrics.aws_lambda has wrapped.
 
-    Called again without arguments it does nothing. Called with arguments after an automatic start it applies
-    them; after an explicit one it ignores them with a warning.
+    Called again without arguments, it does nothing. Called with arguments after an automatic start, it applies
+    them; after an explicit one, it ignores them with a warning.
 
     Args:
-        tracer: Ignored, with a DeprecationWarning; ddtrace once had it.
+        tracer: Ignored, with a DeprecationWarning; ddtrace used to accept it.
         dogstatsd_url: Where to send: udp://host[:port], unix:///path, unixgram:///path, unixstream:///path,
             host[:port] or /path.
         flush_interval: Seconds between two flushes, from 0.01 to 86400; 10 by default.
@@ -47,27 +47,27 @@ def enable(
         version: The tag version.
         tags: Further tags: a mapping, or "key:value" strings.
         level: How much to send: "default".
-        wire_type: "distribution", or "gauge" to have the last of an interval's values win.
+        wire_type: "distribution", or "gauge", of which only the last value in an interval counts.
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: An argument has the wrong value. In both cases nothing has been started.
+        ValueError: An argument has a wrong value. In both cases nothing is started.
     """
 
 def enable_automatically() -> None:
-    """Start as a launcher does: a later explicit start may still give arguments."""
+    """Start as a launcher does: a later enable() may still give arguments."""
 
 def disable() -> None:
-    """Send a last sample and stop; both threads have ended when it returns, after 1 s at the latest.
+    """Send a last time and stop; both threads have ended when it returns, after 1 s at the latest.
 
-    Does nothing if nothing is running.
+    Does nothing if metrics are not collected.
     """
 
 def flush() -> bool:
-    """Sample and send now, in the calling thread, and begin a new interval.
+    """Collect and send now, in the calling thread, and begin a new interval.
 
     Returns:
-        Whether everything has left: False if metrics are disabled, if another flush is under way and does not
+        Whether everything was sent: False if metrics are not collected, if another flush is under way and does not
         end within 100 ms, or if something could not be sent.
     """
 
@@ -75,51 +75,51 @@ def snapshot() -> dict[str, int | float]:
     """Read the current values without sending them or beginning a new interval.
 
     Returns:
-        Value by full name, as a flush would send it now: changes and aggregates hold what has gathered since the
-        last flush. What is not known is left out, and what has no single number; empty if metrics are disabled.
+        The values by full name, as a flush would send them now: changes and aggregates are those since the last
+        flush. Without values that are unknown or not a single number. Empty if metrics are not collected.
     """
 
 def status() -> Status:
-    """Tell how it stands with sending.
+    """Return the delivery status.
 
     Returns:
         A dict with these keys:
         state: "off", "disabled" by DD_DOGSTATSD_DISABLE, "untried" before the first flush, "working", "failing", or
             "busy" if a flush takes longer than 2 s.
-        since: When sending began to be so, as time.time() counts; None if nothing is collected.
-        error: The last error with its likely cause, also where sending works again, or None.
-        address: Where metrics go, "udp://localhost:8125"; None if that is the log, or nowhere.
+        since: The time.time() of the change to this state; None if metrics are not collected.
+        error: The last error with its likely cause, even if sending works again, or None.
+        address: Where metrics are sent, such as "udp://localhost:8125"; None if that is the log, or nowhere.
         chosen_by: The argument or variable that chose the address, "default" if none did, or None.
-        peer: The address that a UDP host has been resolved to, "127.0.0.1:8125", or None.
+        peer: The address that a UDP host was resolved to, such as "127.0.0.1:8125", or None.
         transport: "udp", "uds" for datagrams over a Unix socket, "uds-stream", or None.
         metrics: Values written since enable().
-        packets_sent, bytes_sent: What the kernel took.
-        packets_dropped, bytes_dropped: What was lost, also where that was learnt after the kernel had taken it.
+        packets_sent, bytes_sent: What the kernel accepted.
+        packets_dropped, bytes_dropped: What was lost, even if that became known only after the kernel had accepted it.
     """
 
 def enabled() -> bool:
-    """Tell whether metrics are collected."""
+    """Return whether metrics are collected."""
 
 def instrument(handler: _Handler) -> _Handler:
     """Wrap the handler of a function in AWS Lambda: each invocation sends its metrics when it ends.
 
-    However often a handler is wrapped, an invocation sends them once. Result, exception and stack are the handler's
-    own. Outside AWS Lambda the handler is only called.
+    If a handler is wrapped several times, an invocation still sends once. The result, exceptions and their stack are
+    those of the handler. Outside AWS Lambda the handler is just called.
 
     Args:
-        handler: A function of an event and a context, or anything else that can be called so.
+        handler: A function of an event and a context, or another callable with these parameters.
 
     Returns:
-        What is to be called in its place; it has the handler's name, attributes and __wrapped__.
+        The wrapper, to be called in place of the handler; it has the handler's name and attributes, and __wrapped__.
 
     Raises:
-        TypeError: The handler cannot be called.
+        TypeError: The handler is not callable.
     """
 
-def note_set_up() -> None:
-    """Note that a function has been set up by now, if this is one; nothing is started.
+def mark_set_up() -> None:
+    """Mark the execution environment of a function as set up; does nothing elsewhere, and starts nothing.
 
-    In an image that is stored it is set up where the image is restored.
+    In a function that is restored from a snapshot, it counts as set up when it is restored.
     """
 
 def lambda_metric(
@@ -128,38 +128,39 @@ def lambda_metric(
     timestamp: float | datetime | None = None,
     tags: Iterable[str] | None = None,
 ) -> None:
-    """Send one value of a distribution now, through the socket of the runtime metrics.
+    """Send one value of a distribution now, to where the runtime metrics are sent.
 
-    In AWS Lambda with neither the Datadog Lambda Extension nor an address it goes to the log if DD_FLUSH_TO_LOG is
-    true, else nowhere. Nothing is raised on account of a wrong value; the first of each kind is a warning.
+    In AWS Lambda, with neither the Datadog Lambda Extension nor an address, it is written to the log if DD_FLUSH_TO_LOG
+    is true, else dropped. A wrong value raises nothing; the first of each kind is logged as a warning.
 
     Args:
         metric_name: The name of the metric.
         value: The value.
-        timestamp: When it was so: seconds since 1970 or a datetime, at most 4 hours ago. Now by default.
-        tags: Its tags: "key:value" strings.
+        timestamp: The time of the value: seconds since 1970 or a datetime, at most 4 hours ago. Now by default.
+        tags: The tags of the value: "key:value" strings.
     """
 
-def lead_gunicorn(question: Callable[[], dict[str, Any]]) -> GunicornMaster:
+def become_gunicorn_master(read_state: Callable[[], dict[str, Any]]) -> GunicornMaster:
     """Make this process Gunicorn's master, before it forks its workers.
 
     Args:
-        question: Called at each flush, in any thread: what Gunicorn's own objects say. A dict with any of
-            these keys: workers, a list of pids; replaced, whether another master serves in its place; backlog.
+        read_state: Called at each flush, in any thread, to read the state of Gunicorn's own objects. Returns a dict
+            with any of these keys: workers, a list of pids; replaced, whether another master serves in its place;
+            backlog, how many connections wait to be accepted.
     """
 
 def catalogue() -> list[Metric]:
     """List every metric there is, in the order in which they are sent."""
 
 def client_telemetry() -> dict[str, str]:
-    """Describe by name the counts of our own sending, which are sent only where that is asked for."""
+    """Describe the counts of what was sent and lost, by name; they are sent only if that is enabled."""
 
 def variables() -> list[Variable]:
     """List every environment variable that is read."""
 
 @type_check_only
 class Status(TypedDict):
-    """How it stands with sending, as status() describes it."""
+    """The delivery status, as status() describes it."""
 
     state: Literal["off", "disabled", "untried", "working", "failing", "busy"]
     since: float | None
@@ -183,25 +184,25 @@ class Metric:
         """Full name on the wire."""
     @property
     def unit(self) -> str:
-        """What one of the value is: byte, second, ..."""
+        """Unit of the value: byte, second, ..."""
     @property
     def kind(self) -> str:
         """Kind of value: now, change, aggregate, observations or family."""
     @property
     def wire(self) -> str:
-        """Its DogStatsD type; "d or g" where the settings choose it."""
+        """Its DogStatsD type; "d or g" if the settings decide."""
     @property
     def suffix(self) -> str | None:
-        """What follows its name in the names that are sent, after a dot; None if the name is one."""
+        """What follows the name after a dot in the names that are sent; None if the name itself is sent."""
     @property
     def tags(self) -> list[str]:
-        """The keys of the tags that are its own."""
+        """The keys of the tags that only this metric has."""
     @property
     def level(self) -> str:
-        """The lowest level at which it is sent."""
+        """The lowest level that includes it."""
     @property
     def by_name(self) -> bool:
-        """Whether it is sent only where it is asked for by name, whatever the level."""
+        """Whether it is sent only if it is included by name, whatever the level."""
     @property
     def source(self) -> str:
         """Where the fact comes from."""
@@ -224,40 +225,40 @@ class Variable:
         """Its name."""
     @property
     def default(self) -> str:
-        """What holds while it is unset, empty or wrong."""
+        """What applies while it is unset, empty or wrong."""
     @property
     def accepts(self) -> str:
-        """The values it takes."""
+        """The values that are accepted."""
     @property
     def effect(self) -> str:
         """What it does."""
 
 @final
 class GunicornMaster:
-    """Gunicorn's master, which the workers it forks inherit."""
+    """Gunicorn's master. The workers that it forks inherit this object."""
 
-    def describe(self, app: str, by_cpu: bool) -> None:
-        """Name the application, and say whether only CPU time can tell what workers do."""
-    def work(
-        self, question: Callable[[], dict[str, Any]], counts: bool, capacity: int | None = None
+    def configure(self, app: str, by_cpu: bool) -> None:
+        """Set the application's name, and whether workers count as working by their CPU time alone."""
+    def become_worker(
+        self, read_state: Callable[[], dict[str, Any]], counts: bool, capacity: int | None = None
     ) -> Requests:
         """Make this process a worker, in the child that the master has just forked.
 
         Args:
-            question: As for the master, with the key connections.
-            counts: Whether requests are counted; otherwise Gunicorn does it.
-            capacity: How many requests it can serve at once, if that is limited.
+            read_state: As for the master, with the key connections: how many the worker holds.
+            counts: Whether requests are counted here; otherwise Gunicorn counts them itself.
+            capacity: How many requests the worker can serve at once, if that is limited.
         """
     def release(self, pid: int) -> None:
-        """Note in the master that a worker has ended."""
-    def end(self) -> None:
-        """Note in the master that it is about to exit."""
-    def record(self, level: int, exception: bool) -> None:
+        """Mark a worker as ended, in the master."""
+    def mark_ended(self) -> None:
+        """Mark the master as about to exit, in the master."""
+    def count_record(self, level: int, exception: bool) -> None:
         """Count a record on Gunicorn's logger.
 
         Args:
-            level: Its level, as the module logging counts.
-            exception: Whether it tells of one.
+            level: Its numeric level.
+            exception: Whether it carries an exception.
         """
 
 @final
@@ -265,25 +266,25 @@ class Requests:
     """The requests of a worker."""
 
     def begin(self) -> Request:
-        """Begin a request; it ends when what is returned is told so, or is gone."""
+        """Begin a request. It ends by a method of the returned object, at the latest when that is deleted."""
     def refuse(self, status: int | None) -> None:
-        """Count a request that the server has refused before it began."""
+        """Count a request that the server refused before it began."""
 
 @final
 class Request:
     """A request that is being served."""
 
     def answer(self) -> None:
-        """Note that it has been answered: what the worker still does with it is no part of its duration."""
+        """Mark it as answered: what the worker does with it afterwards is not part of its duration."""
     def end(self, status: int | None, queued_since: object = None) -> None:
-        """End it and count it. Of several calls the first counts.
+        """End it and count it; of several calls, only the first does.
 
         Args:
-            status: The HTTP status of its answer; None if there was none.
+            status: The HTTP status of its response; None if there was none.
             queued_since: The header X-Request-Start, if there is one.
         """
     def fail(self, queued_since: object = None) -> None:
-        """End it without an answer. If the server answers in its place, end() says how; otherwise it counts as 500.
+        """End it without a response. If the server then responds itself, call end(); otherwise it counts as a 500.
 
         Args:
             queued_since: The header X-Request-Start, if there is one.
@@ -293,7 +294,7 @@ class Request:
 
 @final
 class GcCallback:
-    """Counts the collections of one collector."""
+    """The callback in gc.callbacks that counts collections."""
 
     def observe(self, phase: object, info: object) -> None:
-        """Note the start or the stop of a collection; what gc calls."""
+        """Record the start or the end of a collection; gc calls it."""

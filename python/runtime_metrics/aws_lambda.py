@@ -95,7 +95,7 @@ def _is_imported_as_handler() -> bool:
     return False
 
 
-_core.note_set_up()
+_core.mark_set_up()
 
 # The wrapped handler's module is imported here, so that the runtime or datadog-lambda reports a failure as that of an
 # import. A missing function in it is reported at the first use of `handler`.

@@ -1,4 +1,4 @@
-//! Arguments of `enable()` from Python objects. Each error names the argument, its value and what is accepted.
+//! Converts arguments from Python objects. An error names the argument, its value and what is accepted.
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -7,27 +7,27 @@ use pyo3::types::{PyByteArray, PyBytes, PyMapping, PyString};
 use crate::settings::InvalidArgument;
 use crate::settings::variables;
 
-/// What an error shows of a value, in characters.
-const SHOWN: usize = 200;
+/// The most characters of a value that an error shows.
+const MAX_SHOWN: usize = 200;
 
 const TAGS: &str = "a mapping of str to str, or an iterable of \"key:value\" strings";
 
-/// A text; `None` is not given.
+/// A string; `None` counts as not given.
 pub fn text(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<String>> {
     value.map(|value| string(value).ok_or_else(|| wrong_type(name, value, "a str"))).transpose()
 }
 
-/// A number; `None` is not given.
+/// A number; `None` counts as not given.
 pub fn number(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<f64>> {
     let accepted = variables::INTERVAL.row().accepts;
     value.map(|value| value.extract().map_err(|_| wrong_type(name, value, accepted))).transpose()
 }
 
-/// Tags as `key:value` texts; `None` is not given.
+/// Tags as `key:value` strings; `None` counts as not given.
 pub fn tags(value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<String>>> {
     let Some(value) = value else { return Ok(None) };
     let refused = |found: &Bound<'_, PyAny>| wrong_type("tags", found, TAGS);
-    // Both could be iterated over, letter by letter.
+    // They can be iterated over, character by character.
     if value.is_instance_of::<PyString>()
         || value.is_instance_of::<PyBytes>()
         || value.is_instance_of::<PyByteArray>()
@@ -59,7 +59,7 @@ fn string(value: &Bound<'_, PyAny>) -> Option<String> {
 }
 
 fn wrong_type(name: &str, value: &Bound<'_, PyAny>, accepted: &str) -> PyErr {
-    let shown = value.repr().map(|repr| repr.to_string_lossy().chars().take(SHOWN).collect());
+    let shown = value.repr().map(|repr| repr.to_string_lossy().chars().take(MAX_SHOWN).collect());
     let shown = shown.unwrap_or_else(|_| "?".to_owned());
     PyTypeError::new_err(format!("{name}={shown}: expected {accepted}"))
 }

@@ -1,7 +1,7 @@
-//! Our entry in `gc.callbacks`: a bound native method, so that CPython calls it without a frame or a tuple.
+//! Our entry in `gc.callbacks`: a bound native method, which CPython calls without a frame or a tuple.
 //!
-//! It runs inside a collection, which up to 3.11 means inside any allocation of any thread: it allocates nothing,
-//! locks nothing, and returns None whatever happens.
+//! It runs inside a collection, which up to CPython 3.11 means inside any allocation of any thread: it allocates
+//! nothing, locks nothing, and returns None whatever happens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -10,25 +10,26 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 
-use super::fork::resume_soon;
-use super::process::Process;
 use crate::clock::Clock;
+use crate::fork_mark::ForkMark;
 use crate::sources::gc::GcCounters;
 
-/// Counts the collections of one collector.
+/// The callback in gc.callbacks that counts collections.
 #[pyclass(frozen, module = "runtime_metrics._core")]
 pub struct GcCallback {
     counters: Arc<GcCounters>,
     clock: Clock,
+    fork_mark: &'static ForkMark,
+    on_fork: fn() -> bool,
 }
 
 #[pymethods]
 impl GcCallback {
-    /// Note the start or the stop of a collection; what gc calls.
+    /// Record the start or the end of a collection; gc calls it.
     fn observe(&self, phase: &Bound<'_, PyAny>, info: &Bound<'_, PyAny>) {
-        // The first chance that a child gives us which was forked by C code: the rest must wait until it runs Python.
-        if Process::known().is_some_and(|process| process.image.is_inherited()) {
-            resume_soon();
+        // After a fork by C code this may be the first call of ours in the child. It is not counted.
+        if self.fork_mark.is_inherited() {
+            (self.on_fork)();
             return;
         }
         let now = self.clock.nanoseconds();
@@ -40,45 +41,53 @@ impl GcCallback {
     }
 }
 
-/// Of the collection that `info` describes.
+/// The generation that is collected.
 fn generation(info: &Bound<'_, PyAny>) -> Option<usize> {
     let generation = info.cast::<PyDict>().ok()?.get_item(intern!(info.py(), "generation")).ok()??;
     generation.extract().ok()
 }
 
-/// The callback, and the list it is to be in.
+/// The callback, and the list that it is installed in.
 pub struct Installation {
     observe: Py<PyAny>,
     callbacks: Py<PyList>,
-    /// For good: whoever still looks after it lets it be.
-    removed: AtomicBool,
+    /// It was removed for good and is not installed again.
+    is_removed: AtomicBool,
 }
 
 impl Installation {
-    /// Makes a callback that is not installed yet.
-    pub fn new(py: Python<'_>, counters: Arc<GcCounters>, clock: Clock) -> PyResult<Self> {
-        let callback = Bound::new(py, GcCallback { counters, clock })?;
+    /// Makes a callback, and does not install it yet.
+    ///
+    /// In a child process, which has inherited `fork_mark`, it counts nothing and calls `on_fork`.
+    pub fn new(
+        py: Python<'_>,
+        counters: Arc<GcCounters>,
+        clock: Clock,
+        fork_mark: &'static ForkMark,
+        on_fork: fn() -> bool,
+    ) -> PyResult<Self> {
+        let callback = Bound::new(py, GcCallback { counters, clock, fork_mark, on_fork })?;
         let observe = callback.getattr(intern!(py, "observe"))?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
         Ok(Self {
             observe,
             callbacks: callbacks.cast_into::<PyList>()?.unbind(),
-            removed: AtomicBool::new(false),
+            is_removed: AtomicBool::new(false),
         })
     }
 
-    /// Puts the callback into the list, unless it has been removed for good; says whether it was missing.
+    /// Installs the callback, unless it was removed for good; whether it was missing.
     pub fn install(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.removed.load(SeqCst) || self.position(py).is_some() {
+        if self.is_removed.load(SeqCst) || self.position(py).is_some() {
             return Ok(false);
         }
         self.callbacks.bind(py).append(&self.observe)?;
         Ok(true)
     }
 
-    /// Takes the callback out of the list for good.
+    /// Removes the callback for good.
     pub fn remove(&self, py: Python<'_>) -> PyResult<()> {
-        self.removed.store(true, SeqCst);
+        self.is_removed.store(true, SeqCst);
         self.position(py).map_or(Ok(()), |at| self.callbacks.bind(py).del_item(at))
     }
 

@@ -1,4 +1,4 @@
-//! The interpreter as a source: what the reader, or a caller that is attached anyway, reads from it.
+//! The interpreter as a source: what the reader, or a thread that is attached anyway, reads from it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -9,7 +9,7 @@ use pyo3::types::PyDict;
 
 use super::gc_callback::Installation;
 use super::process::Process;
-use super::{log, process, tracers};
+use super::{environment, log, tracers};
 use crate::clock::Clock;
 use crate::collector::{Answer, Interpreter};
 use crate::identity::tracers::Tracers;
@@ -18,95 +18,103 @@ use crate::settings::variables::Variable;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
 use crate::sources::gc::GcCounters;
 
-/// What the interpreter is asked for.
+/// What the interpreter is read for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// To send: another sender of the same metrics may be stopped.
+    /// To send: ddtrace's own runtime metrics may be disabled for it.
     Flush,
     /// To inspect values, or to send them for the last time.
     Inspect,
 }
 
-/// The running interpreter.
+/// The interpreter of this process.
 pub struct CPython {
+    process: &'static Process,
     gc_counters: Arc<GcCounters>,
-    get_count: Py<PyAny>,
-    /// Kept, as importing what is loaded already takes longer than all the rest.
-    os: Py<PyAny>,
-    /// What `sys.modules` is.
-    modules: Py<PyDict>,
     gc_callback: Installation,
+    get_count: Py<PyAny>,
+    /// Kept, as importing a module that is loaded already takes longer than all the rest.
+    os: Py<PyAny>,
+    /// `sys.modules`.
+    modules: Py<PyDict>,
     /// Whether ddtrace's own runtime metrics are to be disabled.
     force: AtomicBool,
-    /// What the selected rows need.
+    /// The sources that the selected rows need, as bits.
     needs: AtomicU64,
 }
 
 impl CPython {
-    /// Finds what will be called; installs nothing.
-    pub fn new(py: Python<'_>, clock: Clock, force: bool, needs: SourceSet) -> PyResult<Self> {
+    /// Finds what will be called; installs nothing yet. The GC callback calls `on_fork` where it notices a fork.
+    pub fn new(
+        py: Python<'_>,
+        process: &'static Process,
+        clock: Clock,
+        (force, needs): (bool, SourceSet),
+        on_fork: fn() -> bool,
+    ) -> PyResult<Self> {
         let gc_counters = Arc::new(GcCounters::new());
+        let counters = Arc::clone(&gc_counters);
         Ok(Self {
+            process,
+            gc_counters,
+            gc_callback: Installation::new(py, counters, clock, &process.fork_mark, on_fork)?,
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
             os: py.import(intern!(py, "os"))?.into_any().unbind(),
             modules: py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.cast_into()?.unbind(),
-            gc_callback: Installation::new(py, Arc::clone(&gc_counters), clock)?,
-            gc_counters,
             force: AtomicBool::new(force),
             needs: AtomicU64::new(needs.bits()),
         })
     }
 
-    /// Changes what is asked from now on: `force` disables ddtrace's own runtime metrics, `needs` is what is read.
+    /// Changes whether ddtrace's own runtime metrics are to be disabled, and what is read.
     pub fn reconfigure(&self, force: bool, needs: SourceSet) {
         self.force.store(force, SeqCst);
         self.needs.store(needs.bits(), SeqCst);
     }
 
-    /// What our callback counts.
+    /// The counters of our GC callback.
     pub fn gc_counters(&self) -> Arc<GcCounters> {
         Arc::clone(&self.gc_counters)
     }
 
-    /// Begins to count collections.
+    /// Starts to count collections.
     pub fn install(&self, py: Python<'_>) -> PyResult<()> {
         self.gc_callback.install(py).map(drop)
     }
 
-    /// Counts no more.
+    /// Stops to count collections, for good.
     pub fn uninstall(&self, py: Python<'_>) -> PyResult<()> {
         self.gc_callback.remove(py)
     }
 
-    /// What the interpreter answers now; installs our callback again if the program has removed it.
-    ///
-    /// # Errors
-    ///
-    /// What a signal handler of the program raised meanwhile.
+    /// Reads everything that is needed; installs our GC callback again if the program has removed it.
     pub fn answer(&self, py: Python<'_>, purpose: Purpose) -> PyResult<Answer> {
         if self.gc_callback.install(py).unwrap_or(false) {
             self.gc_counters.mark_missed();
         }
         let needs = SourceSet::from_bits(self.needs.load(SeqCst));
-        let get_count =
-            || self.get_count.bind(py).call0().and_then(|count| count.extract::<(u64, u64, u64)>());
-        let gc_count = needs.contains(Source::GcCount).then(get_count).and_then(Result::ok).map(Into::into);
-        let process = Process::known().filter(|_| needs.contains(Source::GunicornObjects));
+        let gc_count = if needs.contains(Source::GcCount) { self.gc_count(py) } else { None };
+        let gunicorn = if needs.contains(Source::GunicornObjects) {
+            self.process.gunicorn_state.read(py)?
+        } else {
+            None
+        };
         Ok(Answer {
             facts: InterpreterFacts { gc_count },
-            gunicorn: process.map_or(Ok(None), |process| process.questions.ask(py))?,
-            environment: process::environment(self.os.bind(py), Variable::identity())?,
+            gunicorn,
+            environment: environment::read(self.os.bind(py), Variable::identity())?,
             tracers: self.tracers(py, purpose)?,
         })
     }
 
-    /// What tracers say now; `None` if one has failed to.
-    ///
-    /// # Errors
-    ///
-    /// What a signal handler of the program has raised meanwhile.
+    /// What tracers in this process say; `None` if one of them failed to answer.
     pub fn tracers(&self, py: Python<'_>, purpose: Purpose) -> PyResult<Option<Tracers>> {
         tracers::read(self.modules.bind(py), purpose == Purpose::Flush && self.force.load(SeqCst))
+    }
+
+    fn gc_count(&self, py: Python<'_>) -> Option<[u64; 3]> {
+        let count: (u64, u64, u64) = self.get_count.bind(py).call0().ok()?.extract().ok()?;
+        Some(count.into())
     }
 }
 
@@ -114,21 +122,21 @@ impl Interpreter for CPython {
     fn read(&self, entered: &dyn Fn()) -> Option<Answer> {
         Python::try_attach(|py| {
             entered();
-            // Signal handlers run on the main thread alone.
+            // Only the main thread runs signal handlers, so there is no interrupt to pass on.
             self.answer(py, Purpose::Flush).ok()
         })
         .flatten()
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
-        // Only a finalising interpreter refuses, and then there is nobody left to tell.
-        Python::try_attach(|py| log::from_foreign_thread(py, messages)).unwrap_or_default()
+        // It can attach unless the interpreter is finalising; then nothing can be logged any more.
+        Python::try_attach(|py| log::from_native_thread(py, messages)).unwrap_or_default()
     }
 }
 
 /// Whether this is the interpreter that the process began with, and not one of its sub-interpreters.
-#[allow(unsafe_code, reason = "interpreters are told apart in the C API alone")]
+#[expect(unsafe_code, reason = "Only the C API tells interpreters apart.")]
 pub fn is_main(_py: Python<'_>) -> bool {
-    // SAFETY: the interpreter is ours here, so there is a current one.
+    // SAFETY: the thread is attached, so there is a current interpreter.
     unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) == 0 }
 }

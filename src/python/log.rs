@@ -1,56 +1,57 @@
-//! Messages to the logger `runtime_metrics`. A log that fails is nobody's error but its own.
+//! Messages to the logger `runtime_metrics`, and lines to standard output. What fails while logging is ignored.
 
-use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::interrupt::ignore_exception;
+use super::program::loaded;
 use crate::message::{Message, Severity};
 
-/// Logs from a thread of the program, importing `logging` if there is something to worry about.
-///
-/// # Errors
-///
-/// What a signal handler of the program has raised meanwhile, `KeyboardInterrupt` above all: it is not ours to keep.
+/// Logs from a thread of the program; imports `logging` if there is a warning.
 pub fn from_program(py: Python<'_>, messages: &[Message]) -> PyResult<()> {
-    let worth_importing = messages.iter().any(|message| message.severity >= Severity::Warning);
-    if messages.is_empty() || !(worth_importing || loaded(py, "logging").is_some()) {
+    let has_warning = messages.iter().any(|message| message.severity >= Severity::Warning);
+    if messages.is_empty() || !(has_warning || loaded(py, "logging").is_some()) {
         return Ok(());
     }
     for message in messages {
-        // An exception of a log handler would be raised in a program that called something else.
-        unless_exception(py, log(py, message))?;
+        // The program called something else: an exception of its log handler does not concern that call.
+        ignore_exception(py, log(py, message))?;
     }
     Ok(())
 }
 
-/// Passes on what is not a mere exception, such as `KeyboardInterrupt` and `SystemExit`.
-pub fn unless_exception<T>(py: Python<'_>, result: PyResult<T>) -> PyResult<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.is_instance_of::<PyException>(py) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Logs from a native thread, if that leaves no trace in the program; gives back what it did not log.
+/// Logs from a native thread, if that leaves no trace in the program; returns what it did not log.
 ///
-/// `logging` asks `threading` for the current thread, which makes one up for a thread that is not Python's, and
-/// which gevent and eventlet replace by theirs.
-pub fn from_foreign_thread(py: Python<'_>, messages: Vec<Message>) -> Vec<Message> {
+/// `logging` asks `threading` for the current thread. For a thread that Python did not start, `threading` makes an
+/// entry, and gevent and eventlet replace that by one of theirs.
+pub fn from_native_thread(py: Python<'_>, messages: Vec<Message>) -> Vec<Message> {
     let Some(threading) = loaded(py, "threading") else {
         return messages;
     };
     if loaded(py, "logging").is_none() || is_monkey_patched(py) {
         return messages;
     }
-    let made_up = DummyThread::watch(&threading);
-    // Signal handlers run on the main thread alone.
+    let entry = DummyThread::expect(&threading);
+    // Only the main thread runs signal handlers, so there is no interrupt to pass on.
     drop(from_program(py, &messages));
-    if let Ok(made_up) = made_up {
-        made_up.forget();
+    if let Ok(entry) = entry {
+        entry.remove();
     }
     Vec::new()
+}
+
+/// Writes lines to standard output, AWS Lambda's log, in one piece, so that they do not mix with other output.
+pub fn write_lines(py: Python<'_>, lines: &str) -> PyResult<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let written = || {
+        let stdout = py.import(intern!(py, "sys"))?.getattr(intern!(py, "stdout"))?;
+        stdout.call_method1(intern!(py, "write"), (lines,))?;
+        stdout.call_method0(intern!(py, "flush"))
+    };
+    ignore_exception(py, written()).map(drop)
 }
 
 fn log(py: Python<'_>, message: &Message) -> PyResult<()> {
@@ -64,39 +65,33 @@ fn log(py: Python<'_>, message: &Message) -> PyResult<()> {
     logger.call_method1(intern!(py, "log"), (level, "%s", &message.text)).map(drop)
 }
 
-/// A module that the program has imported.
-pub fn loaded<'py>(py: Python<'py>, name: &str) -> Option<Bound<'py, PyAny>> {
-    let modules = py.import(intern!(py, "sys")).ok()?.getattr(intern!(py, "modules")).ok()?;
-    modules.cast::<PyDict>().ok()?.get_item(name).ok()?
-}
-
 fn is_monkey_patched(py: Python<'_>) -> bool {
-    let asked = |module: &str, question: &str, of: &str| {
-        let answer = loaded(py, module)?.call_method1(question, (of,)).ok()?;
+    let answers_yes = |module: &str, question: &str, about: &str| {
+        let answer = loaded(py, module)?.call_method1(question, (about,)).ok()?;
         answer.is_truthy().ok()
     };
-    asked("gevent.monkey", "is_module_patched", "threading").unwrap_or(false)
-        || asked("eventlet.patcher", "is_monkey_patched", "thread").unwrap_or(false)
+    answers_yes("gevent.monkey", "is_module_patched", "threading").unwrap_or(false)
+        || answers_yes("eventlet.patcher", "is_monkey_patched", "thread").unwrap_or(false)
 }
 
-/// The entry that `threading` makes for a thread it does not know.
+/// The entry that `threading` makes for the current thread, which Python did not start.
 struct DummyThread<'py> {
     active: Bound<'py, PyDict>,
     ident: Bound<'py, PyAny>,
-    was_there: bool,
+    existed: bool,
 }
 
 impl<'py> DummyThread<'py> {
-    fn watch(threading: &Bound<'py, PyAny>) -> PyResult<Self> {
+    fn expect(threading: &Bound<'py, PyAny>) -> PyResult<Self> {
         let active = threading.getattr("_active")?.cast_into::<PyDict>()?;
         let ident = threading.call_method0("get_ident")?;
-        let was_there = active.contains(&ident)?;
-        Ok(Self { active, ident, was_there })
+        let existed = active.contains(&ident)?;
+        Ok(Self { active, ident, existed })
     }
 
-    fn forget(self) {
-        if !self.was_there {
-            // Absent where logging did not ask for the thread.
+    fn remove(self) {
+        if !self.existed {
+            // There is none if logging did not ask for the thread.
             drop(self.active.del_item(self.ident));
         }
     }

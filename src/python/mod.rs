@@ -1,14 +1,29 @@
-//! The extension module `runtime_metrics._core`: converts and delegates, decides nothing.
+//! The extension module `runtime_metrics._core`, the only place that knows Python. It converts and delegates.
 //!
-//! Nothing here raises into the program but a wrong argument of `enable()`.
+//! Nothing here raises into the program except wrong arguments of `enable()`, with one more exception: what a signal
+//! handler of the program raises while a call of ours runs Python code, `KeyboardInterrupt` or `SystemExit` for
+//! example, is the program's and is passed on. It is the error of every `PyResult` in this folder whose documentation
+//! names no other; [`interrupt`] tells it from exceptions that are ours to handle.
+//!
+//! Imports run in one direction: `interrupt` ← `program` ← `log` ← `process` ← `interpreter` ← `plan` ← `running` ←
+//! `exit` ← `fork` ← `hooks` ← `aws_lambda` ← `api`. What a lower file needs of a higher one it is given.
 
+mod api;
 mod arguments;
 mod aws_lambda;
+mod environment;
+mod exit;
 mod fork;
 mod gc_callback;
+mod gunicorn_state;
+mod hooks;
 mod interpreter;
+mod interrupt;
 mod log;
+mod pending;
+mod plan;
 mod process;
+mod program;
 mod running;
 mod server;
 mod status;
@@ -22,28 +37,29 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::aws_lambda::{instrument, lambda_metric, note_set_up};
+    use crate::python::api::{disable, enable, enable_automatically, enabled, flush, snapshot};
     #[pymodule_export]
-    use super::gc_callback::GcCallback;
+    use crate::python::aws_lambda::{instrument, lambda_metric, mark_set_up};
     #[pymodule_export]
-    use super::running::{disable, enable, enable_automatically, enabled, flush, snapshot};
+    use crate::python::gc_callback::GcCallback;
+    use crate::python::interpreter::is_main;
     #[pymodule_export]
-    use super::server::{GunicornMaster, Request, Requests, lead_gunicorn};
+    use crate::python::server::{GunicornMaster, Request, Requests, become_gunicorn_master};
     #[pymodule_export]
-    use super::status::status;
+    use crate::python::status::status;
     #[pymodule_export]
-    use super::tables::{Metric, Variable, catalogue, client_telemetry, variables};
+    use crate::python::tables::{Metric, Variable, catalogue, client_telemetry, variables};
 
-    /// What runs is one per process, and ends with the interpreter that it began in.
+    /// What runs is one per process, and ends with the interpreter that the process began in.
     #[pymodule_init]
-    fn only_in_the_main_interpreter(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        if super::interpreter::is_main(module.py()) {
+    fn refuse_sub_interpreters(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        if is_main(module.py()) {
             return Ok(());
         }
         Err(PyImportError::new_err("runtime_metrics can be imported by the main interpreter only"))
     }
 
     #[pymodule_export]
-    #[allow(non_upper_case_globals, reason = "the name that Python code looks for")]
+    #[expect(non_upper_case_globals, reason = "Python code looks for this name.")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
 }

@@ -1,44 +1,43 @@
-//! The running collector, and the functions of `RuntimeMetrics` that start, use and stop it.
+//! The collector that runs in this process: how it starts and stops, how a forked child replaces its parent's with one
+//! of its own, and how a process that is restored from a snapshot does.
 
-#![allow(clippy::doc_markdown, reason = "the functions' comments are their docstrings in Python")]
-
+use std::cell::RefCell;
+use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use pyo3::exceptions::{PyDeprecationWarning, PyException};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::interpreter::{CPython, Purpose};
-use super::process::{self, Process};
-use super::{arguments, aws_lambda, fork, log};
-use crate::catalogue::metric::{Member, Value};
+use super::interrupt::catch_exception;
+use super::pending;
+use super::plan::Plan;
+use super::process::Process;
 use crate::clock::Clock;
-use crate::collector::{self, Collector, Inheritance, OutputHandover};
-use crate::emitter::Distribution;
-use crate::emitter::address::DEFAULT_SOCKET;
-use crate::emitter::max_tag_bytes;
-use crate::identity::function::Function;
+use crate::collector::{Collector, Inheritance, OutputHandover};
+use crate::identity::IdentityInputs;
 use crate::identity::tracers::Tracers;
-use crate::identity::{Entrypoint, IdentityInputs};
 use crate::message::{Message, Severity};
-use crate::settings::ServiceArguments;
-use crate::settings::variables::{Environment, Variable};
-use crate::settings::{Arguments, InvalidArgument, Settings, Surroundings, Warning, extension_path};
+use crate::settings::{Arguments, Settings};
 use crate::sources::Counters;
 
-/// `disable()` ends within this.
-const BUDGET: Duration = Duration::from_secs(1);
+/// How long stopping takes at most.
+pub const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The interpreter's exit is not held up longer than this.
-const EXIT_BUDGET: Duration = Duration::from_millis(100);
-
-/// What is running, swapped as one.
+/// What runs, replaced as a whole.
 static RUNNING: ArcSwapOption<Running> = ArcSwapOption::const_empty();
+
+/// What is out of use and yet never dropped: a thread that does not exist in this process may hold its locks, as after
+/// a fork, or a thread that failed.
+static ABANDONED: ArcSwapOption<Vec<Arc<Running>>> = ArcSwapOption::const_empty();
+
+thread_local! {
+    /// What ran when the forks began that this thread is making: it may be disabled or replaced before they end.
+    static FORKING: RefCell<Vec<Arc<Running>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A collector, and what its successor in a child process is made of.
 pub struct Running {
@@ -46,380 +45,242 @@ pub struct Running {
     interpreter: Arc<CPython>,
     clock: Clock,
     plan: Arc<Plan>,
-    /// Started by the program itself; an automatic start may still be given arguments.
-    explicitly: bool,
-    /// What ran in the process that this one was forked from.
-    parents: Option<Arc<Running>>,
+    /// The program started it itself. After an automatic start `enable()` may still give arguments.
+    is_explicit: bool,
 }
 
-/// What a collector was started with.
-struct Plan {
-    settings: Settings,
-    arguments: Arguments,
-    environment: Environment,
-    /// If process tags are asked for.
-    entrypoint: Option<Entrypoint>,
+/// The outcome of a start.
+pub struct Started {
+    /// What runs now, if it did not run before.
+    pub running: Option<Arc<Running>>,
+    /// Messages to be logged.
+    pub messages: Vec<Message>,
 }
 
-/// Start to collect this process's runtime metrics and to send them at every interval.
-///
-/// What is not given comes from the environment (DD_DOGSTATSD_URL, DD_SERVICE, ...), else from the defaults. The
-/// first metrics leave one interval from now, the last at the interpreter's exit. In AWS Lambda nothing leaves but at
-/// the end of each invocation of a handler that runtime_metrics.aws_lambda has wrapped.
-///
-/// Called again without arguments it does nothing. Called with arguments after an automatic start it applies
-/// them; after an explicit one it ignores them with a warning.
-///
-/// Args:
-///     tracer: Ignored, with a DeprecationWarning; ddtrace once had it.
-///     dogstatsd_url: Where to send: udp://host[:port], unix:///path, unixgram:///path, unixstream:///path,
-///         host[:port] or /path.
-///     flush_interval: Seconds between two flushes, from 0.01 to 86400; 10 by default.
-///     service: The tag service.
-///     env: The tag env.
-///     version: The tag version.
-///     tags: Further tags: a mapping, or "key:value" strings.
-///     level: How much to send: "default".
-///     wire_type: "distribution", or "gauge" to have the last of an interval's values win.
-///
-/// Raises:
-///     TypeError: An argument has the wrong type.
-///     ValueError: An argument has the wrong value. In both cases nothing has been started.
-#[pyfunction]
-#[pyo3(signature = (
-    tracer=None, dogstatsd_url=None, flush_interval=None, *,
-    service=None, env=None, version=None, tags=None, level=None, wire_type=None,
-))]
-#[allow(clippy::too_many_arguments, reason = "they are the function's signature in Python")]
-pub fn enable(
-    py: Python<'_>,
-    tracer: Option<&Bound<'_, PyAny>>,
-    dogstatsd_url: Option<&Bound<'_, PyAny>>,
-    flush_interval: Option<&Bound<'_, PyAny>>,
-    service: Option<&Bound<'_, PyAny>>,
-    env: Option<&Bound<'_, PyAny>>,
-    version: Option<&Bound<'_, PyAny>>,
-    tags: Option<&Bound<'_, PyAny>>,
-    level: Option<&Bound<'_, PyAny>>,
-    wire_type: Option<&Bound<'_, PyAny>>,
-) -> PyResult<()> {
-    if tracer.is_some() {
-        let text = c"RuntimeMetrics.enable(): the argument 'tracer' is deprecated and has no effect";
-        PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), text, 1)?;
-    }
-    let arguments = Arguments {
-        dogstatsd_url: arguments::text("dogstatsd_url", dogstatsd_url)?,
-        flush_interval: arguments::number("flush_interval", flush_interval)?,
-        level: arguments::text("level", level)?,
-        wire_type: arguments::text("wire_type", wire_type)?,
-        service_arguments: ServiceArguments {
-            service: arguments::text("service", service)?,
-            env: arguments::text("env", env)?,
-            version: arguments::text("version", version)?,
-            tags: arguments::tags(tags)?,
-        },
-    };
-    shielded(Ok(()), || start(py, &arguments, true))
-}
-
-/// Start as a launcher does: a later explicit start may still give arguments.
-#[pyfunction]
-pub fn enable_automatically(py: Python<'_>) -> PyResult<()> {
-    shielded(Ok(()), || start(py, &Arguments::default(), false))
-}
-
-/// Send a last sample and stop; both threads have ended when it returns, after 1 s at the latest.
-///
-/// Does nothing if nothing is running.
-#[pyfunction]
-pub fn disable(py: Python<'_>) -> PyResult<()> {
-    shielded(Ok(()), || {
-        let collector = stop(py, BUDGET, false)?;
-        collector.map_or(Ok(()), |collector| log::from_program(py, &collector.take_messages()))
-    })
-}
-
-/// Sample and send now, in the calling thread, and begin a new interval.
-///
-/// Returns:
-///     Whether everything has left: False if metrics are disabled, if another flush is under way and does not
-///     end within 100 ms, or if something could not be sent.
-#[pyfunction]
-pub fn flush(py: Python<'_>) -> PyResult<bool> {
-    shielded(Ok(false), || {
-        let Some(running) = current(py) else { return Ok(false) };
-        running.ensure_running();
-        let answer = running.interpreter.answer(py, Purpose::Flush)?;
-        let flushed = py.detach(|| running.collector.flush(Some(answer)));
-        aws_lambda::write(py, &flushed.log)?;
-        log::from_program(py, &running.collector.take_messages())?;
-        Ok(flushed.everything_sent)
-    })
-}
-
-/// Read the current values without sending them or beginning a new interval.
-///
-/// Returns:
-///     Value by full name, as a flush would send it now: changes and aggregates hold what has gathered since the
-///     last flush. What is not known is left out, and what has no single number; empty if metrics are disabled.
-#[pyfunction]
-pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let samples = shielded(Ok(Vec::new()), || {
-        let Some(running) = current(py) else { return Ok(Vec::new()) };
-        let answer = running.interpreter.answer(py, Purpose::Inspect)?;
-        Ok::<_, PyErr>(py.detach(|| running.collector.inspect(Some(&answer))))
-    })?;
-    let values = PyDict::new(py);
-    for sample in samples {
-        match (&sample.member, &sample.value) {
-            (Member::Tagged(_), _) | (_, Value::Observed(_)) => {}
-            (_, Value::Whole(whole)) => values.set_item(sample.name(), whole)?,
-            (_, Value::Real(real)) => values.set_item(sample.name(), real)?,
-        }
-    }
-    Ok(values)
-}
-
-/// Tell whether metrics are collected.
-#[pyfunction]
-pub fn enabled() -> bool {
-    RUNNING.load().is_some()
-}
-
-/// The last sample, at the interpreter's exit: nothing enters the interpreter afterwards.
-#[pyfunction]
-pub fn at_exit(py: Python<'_>) {
-    shielded((), || {
-        if let Ok(process) = Process::this(py) {
-            process.close();
-        }
-        // What there is to say is dropped: the program's log may be closed already.
-        drop(stop(py, EXIT_BUDGET, true));
-    });
-}
-
-/// Sends a value of a metric of the program's own where nothing runs; gives what is to be written to the log.
-///
-/// # Errors
-///
-/// What a signal handler of the program has raised meanwhile.
-pub fn distribute(py: Python<'_>, process: &Process, distribution: &Distribution) -> PyResult<String> {
-    let (plan, warnings) = Plan::new(py, &Arguments::default())?;
-    if plan.settings.disabled {
-        return Ok(String::new());
-    }
-    let mut messages = process.messages(warnings);
-    messages.extend(aws_lambda::unsent_message(process, &plan.settings));
-    log::from_program(py, &messages)?;
-    let subject = plan.subject(process, Tracers::default());
-    Ok(collector::send_custom(&plan.settings, subject, distribution))
-}
-
-/// What runs in this process: a child that has not been recognised as one is first.
+/// What runs in this process. A forked child that has not noticed it yet becomes a process of its own first.
 pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
-    if Process::known().is_some_and(|process| process.image.is_inherited()) {
-        fork::become_child(py);
+    if Process::known().is_some_and(|process| process.fork_mark.is_inherited()) {
+        become_child(py);
     }
     RUNNING.load_full()
 }
 
-/// Nothing runs any more, and nothing is waited for or cleaned up.
-pub fn forget() {
-    if let Some(running) = RUNNING.swap(None) {
-        running.collector.begin_pause();
-        std::mem::forget(running);
-    }
+/// Whether something runs.
+pub fn is_running() -> bool {
+    RUNNING.load().is_some()
 }
 
-/// Starts what is not running.
+/// Starts a collector, or gives arguments to one that runs.
 ///
 /// # Errors
 ///
-/// A wrong argument, or what a signal handler of the program has raised meanwhile.
-pub fn start(py: Python<'_>, arguments: &Arguments, explicitly: bool) -> PyResult<()> {
-    let process = match Process::this(py) {
-        Ok(process) => process,
-        Err(error) => return give_up(py, error),
-    };
+/// A wrong argument.
+pub fn start(
+    py: Python<'_>,
+    process: &'static Process,
+    arguments: &Arguments,
+    is_explicit: bool,
+) -> PyResult<Started> {
     let running = current(py);
     let (plan, warnings) = Plan::new(py, arguments)?;
     if plan.settings.disabled {
-        let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set";
-        return log::from_program(py, &[Message::new(Severity::Info, text.to_owned())]);
+        let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set".to_owned();
+        return Ok(Started { running: None, messages: vec![Message::new(Severity::Info, text)] });
     }
     let mut messages = process.messages(warnings);
-    if process.is_closed() {
-        return Ok(());
+    if process.is_exiting() {
+        return Ok(Started { running: None, messages: Vec::new() });
     }
     if let Some(running) = running {
         running.ensure_running();
-        messages.extend(running.apply(py, process, arguments, plan)?);
-    } else {
-        let running = match Running::new(py, process, plan, explicitly) {
-            Ok(running) => Arc::new(running),
-            Err(error) => return give_up(py, error),
-        };
-        // Of two threads that start at once the second finds its work done.
-        let before = RUNNING.compare_and_swap(&None::<Arc<Running>>, Some(Arc::clone(&running)));
-        if before.is_none() {
-            messages.extend(running.plan.subject(process, Tracers::default()).identity().warning());
-            messages.extend(running.start(py));
-            if let Some(function) = running.plan.settings.aws_lambda {
-                aws_lambda::prepare(py, process, function.is_stored);
-            }
-        }
+        messages.extend(running.apply(py, process, plan)?);
+        return Ok(Started { running: None, messages });
     }
-    log::from_program(py, &messages)
-}
-
-/// The settings that arguments and environment make, and what is found around the process.
-pub fn settings(
-    arguments: &Arguments,
-    environment: &Environment,
-) -> Result<(Settings, Vec<Warning>), InvalidArgument> {
-    let default_socket = Path::new(DEFAULT_SOCKET);
-    let surroundings = Surroundings {
-        default_socket,
-        has_default_socket: default_socket.exists(),
-        has_extension: extension_path(environment).is_some_and(|path| Path::new(path).exists()),
+    let running = match catch_exception(py, Running::new(py, process, plan, is_explicit))? {
+        Ok(running) => Arc::new(running),
+        Err(error) => {
+            messages.push(not_collected(&error));
+            return Ok(Started { running: None, messages });
+        }
     };
-    Settings::new(arguments, environment, surroundings)
+    // If two threads start at once, the second has nothing to do.
+    let before = RUNNING.compare_and_swap(&None::<Arc<Running>>, Some(Arc::clone(&running)));
+    if before.is_some() {
+        return Ok(Started { running: None, messages });
+    }
+    messages.extend(running.plan.identity_inputs(process, Tracers::default()).identity().warning());
+    messages.extend(running.start(py, process));
+    Ok(Started { running: Some(running), messages })
 }
 
-/// Ends what is running, with a last sample.
+/// The message that nothing is collected, for this reason.
+pub fn not_collected(reason: &dyn std::fmt::Display) -> Message {
+    Message::warning(format!("runtime metrics are not collected: {reason}"))
+}
+
+/// Stops what runs, with a last flush, within `timeout`; returns the collector, which may have messages to be logged.
 ///
-/// # Errors
-///
-/// What a signal handler of the program has raised meanwhile; everything has ended all the same.
-fn stop(py: Python<'_>, budget: Duration, ends: bool) -> PyResult<Option<Arc<Collector>>> {
+/// Everything has ended even if a signal handler of the program raised meanwhile.
+pub fn stop(py: Python<'_>, timeout: Duration, interpreter_ends: bool) -> PyResult<Option<Arc<Collector>>> {
     current(py);
     let Some(running) = RUNNING.swap(None) else { return Ok(None) };
     let (answer, interrupted) = match running.interpreter.answer(py, Purpose::Inspect) {
         Ok(answer) => (Some(answer), Ok(())),
         Err(error) => (None, Err(error)),
     };
-    // Without it a callback stays behind that counts for nobody.
+    // If this fails, a callback stays that nobody reads.
     drop(running.interpreter.uninstall(py));
-    if Process::known().is_some_and(Process::only_forks) {
+    if Process::known().is_some_and(Process::is_fork_server) {
         return interrupted.map(|()| None);
     }
-    py.detach(|| running.collector.stop(answer, budget, ends));
+    py.detach(|| running.collector.stop(answer, timeout, interpreter_ends));
     interrupted.map(|()| Some(Arc::clone(&running.collector)))
 }
 
-impl Plan {
-    fn new(py: Python<'_>, arguments: &Arguments) -> PyResult<(Self, Vec<Warning>)> {
-        let environment = process::environment(py.import(intern!(py, "os"))?.as_any(), Variable::all())?;
-        let (settings, warnings) = settings(arguments, &environment)?;
-        let entrypoint = settings.process_tags.then(|| process::entrypoint(py)).transpose()?;
-        Ok((Self { settings, arguments: arguments.clone(), environment, entrypoint }, warnings))
+/// Makes a forked child that has not noticed it yet a process of its own, with a runtime-id, counters, a socket and
+/// threads of its own.
+///
+/// The caller is attached, so that no other thread of the child meets the parent's collector meanwhile. The parent's
+/// pipeline is dropped if no flush was under way at the fork, so that the child shares no descriptor with its parent.
+pub fn become_child(_py: Python<'_>) {
+    let Some(process) = Process::known() else { return };
+    if !process.become_child() {
+        return;
     }
+    FORKING.take().iter().for_each(abandon);
+    let Some(parents) = RUNNING.load_full() else { return };
+    let childs = Arc::new(parents.of_child(process));
+    RUNNING.store(Some(Arc::clone(&childs)));
+    abandon(&parents);
+    childs.resume();
+}
 
-    /// Who sends, by what tracers say at this moment.
-    fn subject(&self, process: &Process, tracers: Tracers) -> IdentityInputs {
-        IdentityInputs {
-            arguments: self.arguments.service_arguments.clone(),
-            runtime: process.runtime.clone(),
-            runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
-            entrypoint: self.entrypoint.clone(),
-            max_tag_bytes: Some(max_tag_bytes(self.settings.origin.max_length())),
-            environment: self.environment.identity(),
-            tracers,
-            function: self.settings.aws_lambda.map(Function::new),
+/// What runs when this thread begins a fork; the [end](end_fork) of the fork gets it too, whatever happens until then.
+pub fn begin_fork(py: Python<'_>) -> Option<Arc<Running>> {
+    let running = current(py)?;
+    FORKING.with_borrow_mut(|forking| forking.push(Arc::clone(&running)));
+    Some(running)
+}
+
+/// What ran when this thread began the fork that has ended in the parent.
+pub fn end_fork() -> Option<Arc<Running>> {
+    FORKING.with_borrow_mut(Vec::pop)
+}
+
+/// Has the main thread resume the collector, or notice that it is in a forked child, as soon as it runs Python code;
+/// false if it cannot.
+///
+/// May be called attached or detached, and within a garbage collection.
+pub fn resume_soon() -> bool {
+    pending::call_soon(resume_pending)
+}
+
+extern "C" fn resume_pending(_: *mut c_void) -> c_int {
+    shielded((), || {
+        // It cannot attach while the interpreter is finalising; then there is nothing to do.
+        let _ = Python::try_attach(|py| {
+            if pending::has_to_wait(py) && resume_soon() {
+                return;
+            }
+            pending::end_wait();
+            if let Some(running) = current(py) {
+                running.resume();
+            }
+        });
+    });
+    0
+}
+
+/// Runs our code so that a panic, which is a bug of ours, ends the collector and not the program.
+pub fn shielded<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        if let Some(running) = RUNNING.swap(None) {
+            running.collector.begin_pause();
+            abandon(&running);
         }
-    }
+        otherwise
+    })
+}
+
+/// Keeps it for ever.
+fn abandon(running: &Arc<Running>) {
+    ABANDONED.rcu(|abandoned| {
+        let mut all = abandoned.as_deref().cloned().unwrap_or_default();
+        all.push(Arc::clone(running));
+        Some(Arc::new(all))
+    });
 }
 
 impl Running {
-    fn new(py: Python<'_>, process: &Process, plan: Plan, explicitly: bool) -> PyResult<Self> {
+    fn new(py: Python<'_>, process: &'static Process, plan: Plan, is_explicit: bool) -> PyResult<Self> {
         let clock = Clock::start();
-        let interpreter =
-            Arc::new(CPython::new(py, clock, plan.settings.force, plan.settings.selection.needs())?);
+        let reads = (plan.settings.force, plan.settings.selection.needs());
+        let interpreter = Arc::new(CPython::new(py, process, clock, reads, resume_soon)?);
         let tracers = interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
-        let subject = plan.subject(process, tracers);
-        let collector = collector_of(&plan, subject, clock, &interpreter, None);
-        Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), explicitly, parents: None })
+        let inputs = plan.identity_inputs(process, tracers);
+        let collector = collector(process, &plan, inputs, clock, &interpreter, None);
+        Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), is_explicit })
     }
 
-    /// In a child process, puts a collector of its own in the place of its parent's.
-    ///
-    /// The parent's is never dropped: a thread that does not exist here may hold its locks. Its pipeline is, if nobody
-    /// was using it when the fork was made: the child shares no descriptor with its parent.
-    pub fn inherit(py: Python<'_>, process: &Process) {
-        let Some(parents) = RUNNING.load_full() else { return };
-        let inheritance = parents.collector.inheritance();
-        let mut subject = parents.plan.subject(process, Tracers::default());
+    /// In a child process, what replaces this, which is its parent's. It runs not yet.
+    fn of_child(&self, process: &Process) -> Self {
+        let mut inputs = self.plan.identity_inputs(process, Tracers::default());
+        let inheritance = self.collector.inheritance();
         let handover = inheritance.map(|Inheritance { handover, identity_inputs }| {
-            subject.tracers = identity_inputs.tracers.without_ids();
-            subject.environment = identity_inputs.environment;
-            // It may be within an invocation.
-            subject.function = identity_inputs.function;
+            inputs.tracers = identity_inputs.tracers.without_ids();
+            inputs.environment = identity_inputs.environment;
+            // The fork may have been made within an invocation.
+            inputs.function = identity_inputs.function;
             handover
         });
-        // A finaliser may have forked within a collection.
-        parents.interpreter.gc_counters().discard_start();
-        let heir = Self {
-            collector: collector_of(
-                &parents.plan,
-                subject,
-                parents.clock,
-                &parents.interpreter,
-                handover.as_ref(),
-            ),
-            interpreter: Arc::clone(&parents.interpreter),
-            clock: parents.clock,
-            plan: Arc::clone(&parents.plan),
-            explicitly: parents.explicitly,
-            parents: Some(Arc::clone(&parents)),
-        };
-        process.keep(parents);
-        RUNNING.store(Some(Arc::new(heir)));
-        if let Some(heir) = current(py) {
-            heir.resume();
-        }
+        // A finaliser may have forked within a collection, which then does not end here.
+        self.interpreter.gc_counters().discard_start();
+        self.with(collector(process, &self.plan, inputs, self.clock, &self.interpreter, handover.as_ref()))
     }
 
-    /// Where the process is restored from an image, puts a collector of its own in the place of that which was stored.
-    ///
-    /// # Errors
-    ///
-    /// What a signal handler of the program has raised meanwhile.
-    pub fn restore(py: Python<'_>, process: &Process) -> PyResult<()> {
-        let Some(stored) = RUNNING.load_full() else { return Ok(()) };
-        // The extension may be another than where the image was made.
+    /// In a process that was restored from a snapshot, replaces the collector that was stored in it; returns messages
+    /// to be logged.
+    pub fn restore(py: Python<'_>, process: &'static Process) -> PyResult<Vec<Message>> {
+        let Some(stored) = RUNNING.load_full() else { return Ok(Vec::new()) };
+        // The extension may be another than where the snapshot was taken.
         let (plan, warnings) = Plan::new(py, &stored.plan.arguments)?;
         let mut messages = process.messages(warnings);
         let tracers = stored.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
-        let subject = plan.subject(process, tracers);
-        let restored = Arc::new(Self {
-            collector: collector_of(&plan, subject, stored.clock, &stored.interpreter, None),
-            interpreter: Arc::clone(&stored.interpreter),
-            clock: stored.clock,
-            plan: Arc::new(plan),
-            explicitly: stored.explicitly,
-            parents: stored.parents.clone(),
-        });
+        let inputs = plan.identity_inputs(process, tracers);
+        let collector = collector(process, &plan, inputs, stored.clock, &stored.interpreter, None);
+        let restored = Arc::new(Self { plan: Arc::new(plan), ..stored.with(collector) });
         RUNNING.store(Some(Arc::clone(&restored)));
-        messages.extend(restored.start(py));
-        log::from_program(py, &messages)
+        messages.extend(restored.start(py, process));
+        Ok(messages)
     }
 
-    /// What the interpreter knows.
+    /// The same with another collector.
+    fn with(&self, collector: Arc<Collector>) -> Self {
+        Self {
+            collector,
+            interpreter: Arc::clone(&self.interpreter),
+            clock: self.clock,
+            plan: Arc::clone(&self.plan),
+            is_explicit: self.is_explicit,
+        }
+    }
+
+    /// The interpreter that its collector reads.
     pub fn interpreter(&self) -> &CPython {
         &self.interpreter
     }
 
-    /// What collects.
+    /// The collector.
     pub fn collector(&self) -> &Collector {
         &self.collector
     }
 
-    /// What it was started with.
+    /// The settings that it was started with.
     pub fn settings(&self) -> &Settings {
         &self.plan.settings
     }
 
-    /// The clock of what collects.
+    /// The collector's clock.
     pub fn clock(&self) -> Clock {
         self.clock
     }
@@ -431,99 +292,67 @@ impl Running {
         }
     }
 
-    /// Lets it tick again if it does not, unless a fork is under way.
-    fn ensure_running(&self) {
+    /// Lets the collector tick again if it does not, unless a fork is under way.
+    pub fn ensure_running(&self) {
         if Self::may_run() {
             self.collector.ensure_running();
         }
     }
 
     fn may_run() -> bool {
-        Process::known().is_some_and(|process| !process.is_closed() && !process.only_forks())
+        Process::known().is_some_and(|process| !process.is_exiting() && !process.is_fork_server())
     }
 
-    /// Begins to count and to send; a message if that is not possible.
-    fn start(&self, py: Python<'_>) -> Option<Message> {
-        fork::finalise_multiprocessing_children(py);
+    /// Starts to count and to send; returns a message if that is not possible.
+    fn start(&self, py: Python<'_>, process: &Process) -> Option<Message> {
         let installed = self.interpreter.install(py).map_err(|error| error.to_string());
-        if Process::known().is_some_and(Process::only_forks) {
+        if process.is_fork_server() {
             return None;
         }
         let started = installed.and_then(|()| self.collector.run().map_err(|error| error.to_string()));
         let error = started.err()?;
-        drop(stop(py, BUDGET, false));
-        Some(Message::warning(format!("runtime metrics are not collected: {error}")))
+        drop(stop(py, STOP_TIMEOUT, false));
+        Some(not_collected(&error))
     }
 
-    /// Gives arguments to a collector that is running, if it may still be given any.
+    /// Gives arguments to a collector that runs, if it accepts any; returns a message to be logged.
     fn apply(
         self: &Arc<Self>,
         py: Python<'_>,
-        process: &Process,
-        arguments: &Arguments,
+        process: &'static Process,
         plan: Plan,
     ) -> PyResult<Option<Message>> {
-        let given = arguments.given();
+        let given = plan.arguments.given();
         if given.is_empty() {
             return Ok(None);
         }
-        if self.explicitly {
+        if self.is_explicit {
             let names = given.join(", ");
             let text = format!("RuntimeMetrics is enabled already; enable() ignored its arguments {names}");
             return Ok(Some(Message::warning(text)));
         }
-        let tracers = self.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
-        let subject = plan.subject(process, tracers);
-        let warning = subject.identity().warning();
+        let inputs = plan
+            .identity_inputs(process, self.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default());
+        let warning = inputs.identity().warning();
         self.interpreter.reconfigure(plan.settings.force, plan.settings.selection.needs());
-        py.detach(|| self.collector.reconfigure(&plan.settings, subject));
-        let changed = Self {
-            collector: Arc::clone(&self.collector),
-            interpreter: Arc::clone(&self.interpreter),
-            clock: self.clock,
-            plan: Arc::new(plan),
-            explicitly: true,
-            parents: self.parents.clone(),
-        };
-        // If it was disabled meanwhile, that holds.
-        RUNNING.compare_and_swap(self, Some(Arc::new(changed)));
+        py.detach(|| self.collector.reconfigure(&plan.settings, inputs));
+        let reconfigured =
+            Self { plan: Arc::new(plan), is_explicit: true, ..self.with(Arc::clone(&self.collector)) };
+        // If metrics were disabled meanwhile, they stay so.
+        RUNNING.compare_and_swap(self, Some(Arc::new(reconfigured)));
         Ok(warning)
     }
 }
 
-fn collector_of(
+fn collector(
+    process: &Process,
     plan: &Plan,
-    subject: IdentityInputs,
+    inputs: IdentityInputs,
     clock: Clock,
     interpreter: &Arc<CPython>,
     handover: Option<&OutputHandover>,
 ) -> Arc<Collector> {
-    let gunicorn = Process::known().map(|process| Arc::clone(&process.gunicorn)).unwrap_or_default();
-    let counters = Counters { gc: interpreter.gc_counters(), gunicorn };
-    Collector::new(
-        Path::new("/"),
-        clock,
-        counters,
-        &plan.settings,
-        subject,
-        Arc::clone(interpreter) as _,
-        handover,
-    )
-}
-
-/// Whatever keeps us from starting is no reason to disturb the program.
-fn give_up(py: Python<'_>, error: PyErr) -> PyResult<()> {
-    if !error.is_instance_of::<PyException>(py) {
-        // What a signal handler of the program has raised.
-        return Err(error);
-    }
-    log::from_program(py, &[Message::warning(format!("runtime metrics are not collected: {error}"))])
-}
-
-/// A defect of ours ends the collector, not the program.
-pub fn shielded<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        forget();
-        otherwise
-    })
+    let counters = Counters { gc: interpreter.gc_counters(), gunicorn: Arc::clone(&process.gunicorn) };
+    let interpreter = Arc::clone(interpreter) as _;
+    Collector::new(Path::new("/"), clock, counters, &plan.settings, inputs, interpreter, handover)
 }

@@ -1,89 +1,43 @@
-//! What the hooks of `runtime_metrics.gunicorn` tell the core: who is master and who is worker, and each request.
+//! Classes for `runtime_metrics.gunicorn`: the master, a worker's requests, and each request.
 
-#![allow(clippy::doc_markdown, reason = "the classes' comments are their docstrings in Python")]
+#![expect(clippy::doc_markdown, reason = "The comments on Python's items are their docstrings.")]
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use pyo3::exceptions::{PyException, PyRuntimeError};
-use pyo3::intern;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
-use super::fork;
+use super::hooks;
 use super::process::Process;
 use super::running::{self, shielded};
-use crate::clock::Clock;
+use crate::clock::{Clock, since_epoch};
 use crate::snapshot::server::Record;
 use crate::sources::gunicorn::master::Master;
-use crate::sources::gunicorn::objects::GunicornObjects;
 use crate::sources::gunicorn::requests::{self, Outcome, RequestCounters, queue_time};
 
-/// What asks Gunicorn's own objects.
-#[derive(Default)]
-pub struct Questions(ArcSwapOption<Py<PyAny>>);
-
-impl Questions {
-    /// What they say now, or how they have failed to; `None` if there is nobody to ask.
-    ///
-    /// # Errors
-    ///
-    /// What a signal handler of the program has raised meanwhile.
-    pub fn ask(&self, py: Python<'_>) -> PyResult<Option<Result<GunicornObjects, String>>> {
-        let Some(question) = self.0.load_full() else { return Ok(None) };
-        match question.call0(py).and_then(|answer| objects(answer.bind(py).cast::<PyDict>()?)) {
-            Ok(objects) => Ok(Some(Ok(objects))),
-            Err(error) if error.is_instance_of::<PyException>(py) => Ok(Some(Err(error.to_string()))),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Asks this from now on.
-    fn set(&self, question: Py<PyAny>) {
-        self.0.store(Some(Arc::new(question)));
-    }
-
-    /// In a child process: what knew its parent knows nothing of it.
-    pub fn forget(&self) {
-        std::mem::forget(self.0.swap(None));
-    }
-}
-
-fn objects(answer: &Bound<'_, PyDict>) -> PyResult<GunicornObjects> {
-    let py = answer.py();
-    let number = |key| answer.get_item(key)?.map_or(Ok(None), |value| value.extract::<Option<u64>>());
-    let workers = answer.get_item(intern!(py, "workers"))?.map_or(Ok(Vec::new()), |pids| pids.extract())?;
-    let is_replaced = answer.get_item(intern!(py, "replaced"))?;
-    Ok(GunicornObjects {
-        workers,
-        is_replaced: is_replaced.map_or(Ok(false), |value| value.is_truthy())?,
-        backlog: number(intern!(py, "backlog"))?,
-        connections: number(intern!(py, "connections"))?,
-    })
-}
-
-/// A defect of ours is an exception that the hooks keep to themselves.
+/// A bug of ours raises an exception, which the hooks of `runtime_metrics.gunicorn` log.
 fn guarded<T>(work: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-    shielded(Err(PyRuntimeError::new_err("a defect of runtime_metrics")), work)
+    shielded(Err(PyRuntimeError::new_err("a bug in runtime_metrics")), work)
 }
 
 /// Make this process Gunicorn's master, before it forks its workers.
 ///
 /// Args:
-///     question: Called at each flush, in any thread: what Gunicorn's own objects say. A dict with any of
-///         these keys: workers, a list of pids; replaced, whether another master serves in its place; backlog.
+///     read_state: Called at each flush, in any thread, to read the state of Gunicorn's own objects. Returns a dict
+///         with any of these keys: workers, a list of pids; replaced, whether another master serves in its place;
+///         backlog, how many connections wait to be accepted.
 #[pyfunction]
-pub fn lead_gunicorn(py: Python<'_>, question: Py<PyAny>) -> PyResult<GunicornMaster> {
+pub fn become_gunicorn_master(py: Python<'_>, read_state: Py<PyAny>) -> PyResult<GunicornMaster> {
     guarded(|| {
-        let process = Process::this(py)?;
-        process.questions.set(question);
+        let process = hooks::install(py)?;
+        process.gunicorn_state.set(read_state);
         Ok(GunicornMaster { process, master: process.gunicorn.become_master(Path::new("/")) })
     })
 }
 
-/// Gunicorn's master, which the workers it forks inherit.
+/// Gunicorn's master. The workers that it forks inherit this object.
 #[pyclass(frozen, module = "runtime_metrics._core")]
 pub struct GunicornMaster {
     process: &'static Process,
@@ -92,11 +46,11 @@ pub struct GunicornMaster {
 
 #[pymethods]
 impl GunicornMaster {
-    /// Name the application, and say whether only CPU time can tell what workers do.
-    fn describe(&self, py: Python<'_>, app: &str, by_cpu: bool) -> PyResult<()> {
+    /// Set the application's name, and whether workers count as working by their CPU time alone.
+    fn configure(&self, py: Python<'_>, app: &str, by_cpu: bool) -> PyResult<()> {
         guarded(|| {
-            let is_set = running::current(py).is_some_and(|running| running.settings().workers_by_cpu);
-            self.master.configure(app, by_cpu || is_set);
+            let by_setting = running::current(py).is_some_and(|running| running.settings().workers_by_cpu);
+            self.master.configure(app, by_cpu || by_setting);
             Ok(())
         })
     }
@@ -104,45 +58,45 @@ impl GunicornMaster {
     /// Make this process a worker, in the child that the master has just forked.
     ///
     /// Args:
-    ///     question: As for the master, with the key connections.
-    ///     counts: Whether requests are counted; otherwise Gunicorn does it.
-    ///     capacity: How many requests it can serve at once, if that is limited.
-    #[pyo3(signature = (question, counts, capacity=None))]
-    fn work(
+    ///     read_state: As for the master, with the key connections: how many the worker holds.
+    ///     counts: Whether requests are counted here; otherwise Gunicorn counts them itself.
+    ///     capacity: How many requests the worker can serve at once, if that is limited.
+    #[pyo3(signature = (read_state, counts, capacity=None))]
+    fn become_worker(
         &self,
         py: Python<'_>,
-        question: Py<PyAny>,
+        read_state: Py<PyAny>,
         counts: bool,
         capacity: Option<u64>,
     ) -> PyResult<Requests> {
         guarded(|| {
-            // A fork in C has not told yet.
-            fork::become_child(py);
+            // A fork by C code has not been noticed yet.
+            running::become_child(py);
             let (clock, pid) = (Clock::start(), std::process::id());
             let slot = self.master.slot(pid);
             let counters = Arc::new(RequestCounters::new(slot, counts, capacity, pid.into()));
             self.process.gunicorn.become_worker(Arc::clone(&counters), clock);
-            self.process.questions.set(question);
+            self.process.gunicorn_state.set(read_state);
             Ok(Requests { counters, clock })
         })
     }
 
-    /// Note in the master that a worker has ended.
+    /// Mark a worker as ended, in the master.
     fn release(&self, pid: u32) {
         self.master.release(pid);
     }
 
-    /// Note in the master that it is about to exit.
-    fn end(&self) {
+    /// Mark the master as about to exit, in the master.
+    fn mark_ended(&self) {
         self.master.end();
     }
 
     /// Count a record on Gunicorn's logger.
     ///
     /// Args:
-    ///     level: Its level, as the module logging counts.
-    ///     exception: Whether it tells of one.
-    fn record(&self, level: u32, exception: bool) {
+    ///     level: Its numeric level.
+    ///     exception: Whether it carries an exception.
+    fn count_record(&self, level: u32, exception: bool) {
         if let Some(record) = Record::of(level, exception) {
             self.process.gunicorn.record(record);
         }
@@ -158,13 +112,13 @@ pub struct Requests {
 
 #[pymethods]
 impl Requests {
-    /// Begin a request; it ends when what is returned is told so, or is gone.
+    /// Begin a request. It ends by a method of the returned object, at the latest when that is deleted.
     fn begin(&self) -> Request {
         let request = requests::Request::begin(Arc::clone(&self.counters), self.clock.now());
         Request { request, clock: self.clock }
     }
 
-    /// Count a request that the server has refused before it began.
+    /// Count a request that the server refused before it began.
     #[pyo3(signature = (status))]
     fn refuse(&self, status: Option<u16>) {
         self.counters.count(Outcome { duration: Duration::ZERO, status, queued: None });
@@ -180,15 +134,15 @@ pub struct Request {
 
 #[pymethods]
 impl Request {
-    /// Note that it has been answered: what the worker still does with it is no part of its duration.
+    /// Mark it as answered: what the worker does with it afterwards is not part of its duration.
     fn answer(&self) {
         self.request.answer(self.clock.now());
     }
 
-    /// End it and count it. Of several calls the first counts.
+    /// End it and count it; of several calls, only the first does.
     ///
     /// Args:
-    ///     status: The HTTP status of its answer; None if there was none.
+    ///     status: The HTTP status of its response; None if there was none.
     ///     queued_since: The header X-Request-Start, if there is one.
     #[pyo3(signature = (status, queued_since=None))]
     fn end(&self, status: Option<u16>, queued_since: Option<&Bound<'_, PyAny>>) {
@@ -196,7 +150,7 @@ impl Request {
         self.request.end(now, status, self.queued(now, queued_since));
     }
 
-    /// End it without an answer. If the server answers in its place, end() says how; otherwise it counts as 500.
+    /// End it without a response. If the server then responds itself, call end(); otherwise it counts as a 500.
     ///
     /// Args:
     ///     queued_since: The header X-Request-Start, if there is one.
@@ -213,11 +167,10 @@ impl Request {
 }
 
 impl Request {
-    /// How long it had waited in front of the server. The program may have put anything in the place of the header.
+    /// How long it waited in front of the server. The program may pass anything as the header.
     fn queued(&self, now: Duration, since: Option<&Bound<'_, PyAny>>) -> Option<Duration> {
         let header: String = since?.extract().ok()?;
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-        queue_time(&header, wall.saturating_sub(self.request.age(now)))
+        queue_time(&header, since_epoch().saturating_sub(self.request.age(now)))
     }
 }
 

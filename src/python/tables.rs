@@ -12,19 +12,19 @@ use crate::settings::variables::{Row, VARIABLES};
 pub struct Metric {
     /// Full name on the wire.
     name: &'static str,
-    /// What one of the value is: byte, second, ...
+    /// Unit of the value: byte, second, ...
     unit: String,
     /// Kind of value: now, change, aggregate, observations or family.
     kind: &'static str,
-    /// Its DogStatsD type; "d or g" where the settings choose it.
+    /// Its DogStatsD type; "d or g" if the settings decide.
     wire: String,
-    /// What follows its name in the names that are sent, after a dot; None if the name is one.
+    /// What follows the name after a dot in the names that are sent; None if the name itself is sent.
     suffix: Option<&'static str>,
-    /// The keys of the tags that are its own.
+    /// The keys of the tags that only this metric has.
     tags: Vec<&'static str>,
-    /// The lowest level at which it is sent.
+    /// The lowest level that includes it.
     level: String,
-    /// Whether it is sent only where it is asked for by name, whatever the level.
+    /// Whether it is sent only if it is included by name, whatever the level.
     by_name: bool,
     /// Where the fact comes from.
     source: &'static str,
@@ -41,9 +41,9 @@ pub struct Metric {
 pub struct Variable {
     /// Its name.
     name: &'static str,
-    /// What holds while it is unset, empty or wrong.
+    /// What applies while it is unset, empty or wrong.
     default: &'static str,
-    /// The values it takes.
+    /// The values that are accepted.
     accepts: &'static str,
     /// What it does.
     effect: &'static str,
@@ -69,14 +69,14 @@ pub fn catalogue() -> Vec<Metric> {
     CATALOGUE.iter().map(row).collect()
 }
 
-/// Describe by name the counts of our own sending, which are sent only where that is asked for.
+/// Describe the counts of what was sent and lost, by name; they are sent only if that is enabled.
 #[pyfunction]
 pub fn client_telemetry(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let described = PyDict::new(py);
+    let descriptions = PyDict::new(py);
     for counter in &COUNTERS {
-        described.set_item(counter.name, counter.description)?;
+        descriptions.set_item(counter.name, counter.description)?;
     }
-    Ok(described)
+    Ok(descriptions)
 }
 
 /// List every environment variable that is read.

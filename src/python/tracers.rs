@@ -1,5 +1,5 @@
-//! What tracers in this process say of it. They are looked for among the modules that the program has imported, and
-//! nothing is imported for them.
+//! What tracers in this process, ddtrace and OpenTelemetry, say about it. They are found among the modules that the
+//! program has imported; nothing is imported to find them.
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -8,35 +8,31 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::log::unless_exception;
+use super::interrupt::ignore_exception;
 use crate::catalogue::metric::Level;
 use crate::catalogue::selection::Selection;
 use crate::identity::tracers::{Names, RuntimeWorker, Tracers};
 
-/// What ddtrace's worker sends: its release does not change while a process lives.
+/// The names that ddtrace's runtime metrics have, read once: the release does not change while the process runs.
 static DDTRACES_NAMES: OnceBox<Selection> = OnceBox::new();
 
-/// How often we have stopped that worker. An answer that comes too late is not seen, so each says it again.
+/// How often we have stopped ddtrace's runtime metrics. Every answer says it, as one that comes too late is not seen.
 static STOPS: AtomicU32 = AtomicU32::new(0);
 
-/// What tracers say now; `None` if one has failed to. With `force` ddtrace's own runtime metrics are disabled if they
-/// run.
-///
-/// # Errors
-///
-/// What a signal handler of the program has raised meanwhile.
+/// What tracers say now; `None` if one of them failed to answer. With `force`, ddtrace's own runtime metrics are
+/// disabled if they run.
 pub fn read(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<Option<Tracers>> {
     let tracers = || {
         let (ddtrace, opentelemetry) = (ddtrace(modules)?, opentelemetry(modules)?);
         Ok(Tracers { ddtrace, opentelemetry, worker: worker(modules, force)? })
     };
-    unless_exception(modules.py(), tracers())
+    ignore_exception(modules.py(), tracers())
 }
 
 fn ddtrace(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
     let py = modules.py();
     let Some(runtime) = modules.get_item(intern!(py, "ddtrace.internal.runtime"))? else { return Ok(None) };
-    // It may be half imported.
+    // Its import may still be under way.
     let Some(runtime_id) = runtime.getattr_opt(intern!(py, "get_runtime_id"))? else { return Ok(None) };
     let mut names = Names { runtime_id: text(&runtime_id.call0()?), ..Names::default() };
     let ddtrace = modules.get_item(intern!(py, "ddtrace"))?;
@@ -54,11 +50,11 @@ fn ddtrace(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
     Ok(Some(names))
 }
 
-/// The resource of an SDK that is set up: until then there is a proxy, which has none.
+/// The resource of the SDK, once it is set up. Until then there is a proxy, which has none.
 fn opentelemetry(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
     let py = modules.py();
     let Some(trace) = modules.get_item(intern!(py, "opentelemetry.trace"))? else { return Ok(None) };
-    // The function that is there to ask for it sets one up, and imports it, if the environment names one.
+    // Not read by get_tracer_provider(), which imports and sets up an SDK if the environment names one.
     let Some(provider) = trace.getattr_opt(intern!(py, "_TRACER_PROVIDER"))? else { return Ok(None) };
     let Some(resource) = provider.getattr_opt(intern!(py, "resource"))? else { return Ok(None) };
     let attributes = resource.getattr(intern!(py, "attributes"))?;
@@ -92,16 +88,16 @@ fn worker(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<RuntimeWorker> {
         });
     }
     if force {
-        // Of ddtrace nothing but this is called to change it. It is loaded, so this costs one small module.
+        // Nothing else of ddtrace is changed. As ddtrace is loaded, this imports one small module.
         let disable = || py.import("ddtrace.runtime")?.getattr("RuntimeMetrics")?.call_method0("disable");
-        if unless_exception(py, disable())?.is_some() {
+        if ignore_exception(py, disable())?.is_some() {
             return Ok(RuntimeWorker::Stopped(sent(), STOPS.fetch_add(1, SeqCst) + 1));
         }
     }
     Ok(RuntimeWorker::Sends(sent()))
 }
 
-/// The names that this release of ddtrace sends; releases before 4 send fewer.
+/// The names that this release of ddtrace sends. Releases before 4 send fewer.
 fn names_of(modules: &Bound<'_, PyDict>) -> PyResult<Selection> {
     let constants = modules.get_item("ddtrace.internal.runtime.constants")?;
     let Some(constants) = constants else { return Ok(Selection::at(Level::Default)) };

@@ -85,7 +85,7 @@ def _wrap_hooks(server: Any, *_: Any) -> None:
             f"Gunicorn's worker class {cfg.worker_class_str} calls no hooks: its requests are not counted, and its "
             "workers count as working while they use CPU"
         )
-    _master.core.describe(cfg.proc_name, kind is None)
+    _master.core.configure(cfg.proc_name, kind is None)
     count_records(server.log, _master.core)
     cfg.set("post_fork", _chained(cfg.post_fork, before=functools.partial(post_fork, _master.core)))
     cfg.set("post_worker_init", _chained(cfg.post_worker_init, after=post_worker_init))

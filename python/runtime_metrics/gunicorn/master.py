@@ -22,7 +22,7 @@ class Master:
         self.server = server
         self.cfg: Any = None
         """The configuration whose hooks are wrapped."""
-        self.core = _core.lead_gunicorn(self._facts)
+        self.core = _core.become_gunicorn_master(self._facts)
 
     def _facts(self) -> dict[str, Any]:
         """What Gunicorn itself knows. The core calls this at each flush, in any thread."""
@@ -50,7 +50,7 @@ class Master:
     @guarded
     def on_exit(self, _server: Any) -> None:
         """Hook: the master is about to exit. The last flush, at the interpreter's exit, reports it."""
-        self.core.end()
+        self.core.mark_ended()
 
     @guarded
     def at_exit(self) -> None:
@@ -100,7 +100,7 @@ class _RecordCounter(logging.Handler):
     def handle(self, record: logging.LogRecord) -> bool:
         try:
             if record.name == self._logger:
-                self._core.record(record.levelno, bool(record.exc_info))
+                self._core.count_record(record.levelno, bool(record.exc_info))
         except Exception as error:
             warn_of_failure("log", error)
         return True

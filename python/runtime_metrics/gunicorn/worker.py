@@ -57,7 +57,7 @@ def post_fork(core: _core.GunicornMaster, _server: Any, worker: Any) -> None:
         kind == "wsgi" or (kind == "asgi" and getattr(worker.log, "access_log_enabled", True))
     )
     counts = kind is not None and not gunicorn_counts
-    _requests = core.work(lambda: {"connections": _connections(worker)}, counts, _capacity(worker))
+    _requests = core.become_worker(lambda: {"connections": _connections(worker)}, counts, _capacity(worker))
     if counts and kind == "wsgi":
         _count_error_responses(worker, _requests)
 

@@ -1,6 +1,6 @@
-//! A metric of the program's own: what Python gives, converted, and what is said of what is refused.
+//! Custom metrics: converts and sends their values, and warns about those that are refused.
 
-#![allow(clippy::doc_markdown, reason = "the functions' comments are their docstrings in Python")]
+#![expect(clippy::doc_markdown, reason = "The function's comment is its docstring in Python.")]
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -9,24 +9,32 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyString};
 
-use super::{enable_in_lambda, wall, warn_unsent, write};
+use super::start::{enable_in_lambda, unsent_message, warn_unsent};
+use crate::clock::since_epoch;
+use crate::collector;
 use crate::emitter::{Distribution, Refusal};
+use crate::identity::tracers::Tracers;
 use crate::message::Message;
-use crate::python::arguments;
-use crate::python::log::{self, unless_exception};
+use crate::python::interrupt::ignore_exception;
+use crate::python::plan::Plan;
 use crate::python::process::Process;
-use crate::python::running::{self, current, shielded};
+use crate::python::running::{current, shielded};
+use crate::python::{arguments, hooks, log};
+use crate::settings::Arguments;
 
-/// Send one value of a distribution now, through the socket of the runtime metrics.
+/// The most characters of a name that a warning shows.
+const MAX_SHOWN: usize = 200;
+
+/// Send one value of a distribution now, to where the runtime metrics are sent.
 ///
-/// In AWS Lambda with neither the Datadog Lambda Extension nor an address it goes to the log if DD_FLUSH_TO_LOG is
-/// true, else nowhere. Nothing is raised on account of a wrong value; the first of each kind is a warning.
+/// In AWS Lambda, with neither the Datadog Lambda Extension nor an address, it is written to the log if DD_FLUSH_TO_LOG
+/// is true, else dropped. A wrong value raises nothing; the first of each kind is logged as a warning.
 ///
 /// Args:
 ///     metric_name: The name of the metric.
 ///     value: The value.
-///     timestamp: When it was so: seconds since 1970 or a datetime, at most 4 hours ago. Now by default.
-///     tags: Its tags: "key:value" strings.
+///     timestamp: The time of the value: seconds since 1970 or a datetime, at most 4 hours ago. Now by default.
+///     tags: The tags of the value: "key:value" strings.
 #[pyfunction]
 #[pyo3(signature = (metric_name, value, timestamp=None, tags=None))]
 pub fn lambda_metric(
@@ -38,58 +46,55 @@ pub fn lambda_metric(
 ) -> PyResult<()> {
     shielded(Ok(()), || {
         enable_in_lambda(py)?;
-        let process = Process::this(py)?;
-        let now = wall();
-        let distribution = match taken(py, (metric_name, value, timestamp, tags), now)? {
+        let process = hooks::install(py)?;
+        let given = Given { name: metric_name, value, timestamp, tags };
+        let distribution = match given.distribution(py, since_epoch())? {
             Ok(distribution) => distribution,
-            Err(refusal) => return tell(py, process, metric_name, refusal),
+            Err(refusal) => return warn_refused(py, process, metric_name, refusal),
         };
         let Some(running) = current(py) else {
-            return write(py, &running::distribute(py, process, &distribution)?);
+            return log::write_lines(py, &send_alone(py, process, &distribution)?);
         };
         let lines = py.detach(|| running.collector().send_custom(&distribution));
-        write(py, &lines)?;
+        log::write_lines(py, &lines)?;
         warn_unsent(py, process, &running)?;
         log::from_program(py, &running.collector().take_messages())
     })
 }
 
-type Given<'a, 'py> = (
-    &'a Bound<'py, PyAny>,
-    &'a Bound<'py, PyAny>,
-    Option<&'a Bound<'py, PyAny>>,
-    Option<&'a Bound<'py, PyAny>>,
-);
-
-/// # Errors
-///
-/// What a signal handler of the program has raised meanwhile.
-fn taken(
-    py: Python<'_>,
-    (name, value, timestamp, tags): Given<'_, '_>,
-    now: Duration,
-) -> PyResult<Result<Distribution, Refusal>> {
-    let Ok(name) = name.cast::<PyString>() else { return Ok(Err(Refusal::Name)) };
-    let Some(value) = unless_exception(py, number(value))? else { return Ok(Err(Refusal::Value)) };
-    let seconds = match timestamp {
-        None => None,
-        Some(timestamp) => match unless_exception(py, seconds(timestamp))? {
-            None => return Ok(Err(Refusal::Timestamp)),
-            seconds => seconds,
-        },
-    };
-    let Some(tags) = unless_exception(py, arguments::tags(tags))? else {
-        return Ok(Err(Refusal::Tags));
-    };
-    Ok(Distribution::new(&name.to_string_lossy(), value, seconds, tags.unwrap_or_default(), now))
+/// What the program gives.
+struct Given<'a, 'py> {
+    name: &'a Bound<'py, PyAny>,
+    value: &'a Bound<'py, PyAny>,
+    timestamp: Option<&'a Bound<'py, PyAny>>,
+    tags: Option<&'a Bound<'py, PyAny>>,
 }
 
-/// As `float()` takes it, which is more than a number.
+impl Given<'_, '_> {
+    fn distribution(&self, py: Python<'_>, now: Duration) -> PyResult<Result<Distribution, Refusal>> {
+        let Ok(name) = self.name.cast::<PyString>() else { return Ok(Err(Refusal::Name)) };
+        let Some(value) = ignore_exception(py, number(self.value))? else { return Ok(Err(Refusal::Value)) };
+        let timestamp = match self.timestamp {
+            None => None,
+            Some(timestamp) => match ignore_exception(py, seconds(timestamp))? {
+                None => return Ok(Err(Refusal::Timestamp)),
+                seconds => seconds,
+            },
+        };
+        let Some(tags) = ignore_exception(py, arguments::tags(self.tags))? else {
+            return Ok(Err(Refusal::Tags));
+        };
+        let name = name.to_string_lossy();
+        Ok(Distribution::new(&name, value, timestamp, tags.unwrap_or_default(), now))
+    }
+}
+
+/// Converts as `float()` does, which accepts more than numbers.
 fn number(value: &Bound<'_, PyAny>) -> PyResult<f64> {
     value.py().get_type::<PyFloat>().call1((value,))?.extract()
 }
 
-/// A datetime knows its seconds itself.
+/// The seconds of a number or of a `datetime`.
 fn seconds(timestamp: &Bound<'_, PyAny>) -> PyResult<f64> {
     match timestamp.getattr_opt(intern!(timestamp.py(), "timestamp"))? {
         Some(method) => method.call0()?.extract(),
@@ -97,14 +102,32 @@ fn seconds(timestamp: &Bound<'_, PyAny>) -> PyResult<f64> {
     }
 }
 
-/// Says once of each kind that a value is not sent.
-fn tell(py: Python<'_>, process: &Process, name: &Bound<'_, PyAny>, refusal: Refusal) -> PyResult<()> {
-    let kind = Refusal::ALL.iter().position(|kind| *kind == refusal);
-    if kind.is_none_or(|kind| process.invocations.told[kind].swap(true, SeqCst)) {
+/// Sends where no collector runs; returns lines for the program's log.
+fn send_alone(py: Python<'_>, process: &Process, distribution: &Distribution) -> PyResult<String> {
+    let (plan, warnings) = Plan::new(py, &Arguments::default())?;
+    if plan.settings.disabled {
+        return Ok(String::new());
+    }
+    let mut messages = process.messages(warnings);
+    messages.extend(unsent_message(process, &plan.settings));
+    log::from_program(py, &messages)?;
+    let inputs = plan.identity_inputs(process, Tracers::default());
+    Ok(collector::send_custom(&plan.settings, inputs, distribution))
+}
+
+/// Warns that a value is not sent, once for each reason.
+fn warn_refused(
+    py: Python<'_>,
+    process: &Process,
+    name: &Bound<'_, PyAny>,
+    refusal: Refusal,
+) -> PyResult<()> {
+    let index = Refusal::ALL.iter().position(|known| *known == refusal);
+    if index.is_none_or(|index| process.invocations.warned_refused[index].swap(true, SeqCst)) {
         return Ok(());
     }
     let shown: String =
-        name.str().map(|name| name.to_string_lossy().chars().take(200).collect()).unwrap_or_default();
-    let text = format!("the metric {shown:?} is not sent: {refusal}; others like it are not told of");
+        name.str().map(|name| name.to_string_lossy().chars().take(MAX_SHOWN).collect()).unwrap_or_default();
+    let text = format!("the metric {shown:?} is not sent: {refusal}; this is logged once");
     log::from_program(py, &[Message::warning(text)])
 }

@@ -1,20 +1,22 @@
-//! What happens around the image that a function is stored as: before it is made, and after each restore.
+//! Snapshots of a function: what happens before AWS Lambda takes one of its process, and after each restore from it.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use super::{Invocations, wall};
+use super::invocations::Invocations;
+use crate::clock::since_epoch;
 use crate::python::process::Process;
 use crate::python::running::{Running, current, shielded};
+use crate::python::{exit, log};
 
-/// How long our threads, where there are any, may take to end before the process is stored.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How long our threads, if there are any, may take to end before the snapshot.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Asks to be told of the image, once.
-pub fn hook(py: Python<'_>, of: &Invocations) {
-    if of.is_hooked.swap(true, SeqCst) {
+/// Registers the hooks around the snapshot, once.
+pub fn register(py: Python<'_>, invocations: &Invocations) {
+    if invocations.is_hooked.swap(true, SeqCst) {
         return;
     }
     let register = || -> PyResult<()> {
@@ -23,37 +25,36 @@ pub fn hook(py: Python<'_>, of: &Invocations) {
         hooks.call_method1("register_after_restore", (pyo3::wrap_pyfunction!(after_restore, py)?,))?;
         Ok(())
     };
-    // The image is made after this, so whatever is invoked has been restored from it.
-    of.is_restored_unseen.store(register().is_err(), SeqCst);
+    // The snapshot is taken later than this, so every invocation is in a restored process.
+    invocations.is_restored_unnoticed.store(register().is_err(), SeqCst);
 }
 
-/// Leaves nothing behind in the image that another process could share.
+/// Leaves nothing in the snapshot that several processes would share.
 #[pyfunction]
 fn before_snapshot(py: Python<'_>) {
     shielded((), || {
         if let Some(running) = current(py) {
-            py.detach(|| running.collector().prepare_for_snapshot(PATIENCE));
+            py.detach(|| running.collector().prepare_for_snapshot(SNAPSHOT_TIMEOUT));
         }
     });
 }
 
-/// Begins as a process of its own. An error here would end the function.
+/// Starts as a process of its own. An exception here would end the function.
 #[pyfunction]
 fn after_restore(py: Python<'_>) {
     shielded((), || {
         if let Some(process) = Process::known() {
-            drop(renew(py, process));
+            drop(become_restored(py, process));
         }
     });
 }
 
-/// The process is another's copy: an id of its own, and the next invocation is its first.
-///
-/// # Errors
-///
-/// What a signal handler of the program has raised meanwhile.
-pub fn renew(py: Python<'_>, process: &Process) -> PyResult<()> {
-    process.draw_runtime_id();
-    process.invocations.guard.reset(wall());
-    Running::restore(py, process)
+/// Makes a restored process, a copy of the one in the snapshot, a process of its own: with a new runtime-id, and before
+/// its first invocation.
+pub fn become_restored(py: Python<'_>, process: &'static Process) -> PyResult<()> {
+    process.renew_runtime_id();
+    process.invocations.guard.reset(since_epoch());
+    let messages = Running::restore(py, process)?;
+    exit::register_with_multiprocessing(py);
+    log::from_program(py, &messages)
 }

@@ -1,17 +1,19 @@
-//! What a handler is wrapped in: each of its invocations sends its metrics when it ends.
+//! The wrapper of a handler: each invocation sends its metrics when it ends.
 
-#![allow(clippy::doc_markdown, reason = "the functions' comments are their docstrings in Python")]
+#![expect(clippy::doc_markdown, reason = "The function's comment is its docstring in Python.")]
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString, PyTuple, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{IntoPyObjectExt, intern};
 
-use super::snapstart::renew;
-use super::{enable_in_lambda, wall, warn_unsent, write};
+use super::invocations::Context;
+use super::snapstart::become_restored;
+use super::start::{enable_in_lambda, warn_unsent};
+use crate::clock::since_epoch;
 use crate::emitter::address::{Address, UnixKind};
 use crate::identity::function::InvocationFacts;
 use crate::python::interpreter::Purpose;
@@ -19,22 +21,22 @@ use crate::python::log;
 use crate::python::process::Process;
 use crate::python::running::{Running, current, shielded};
 
-/// Where a wrapper keeps what it wraps.
+/// The attribute of a wrapper that holds what it wraps.
 const WRAPPED: &str = "__wrapped__";
 
 /// Wrap the handler of a function in AWS Lambda: each invocation sends its metrics when it ends.
 ///
-/// However often a handler is wrapped, an invocation sends them once. Result, exception and stack are the handler's
-/// own. Outside AWS Lambda the handler is only called.
+/// If a handler is wrapped several times, an invocation still sends once. The result, exceptions and their stack are
+/// those of the handler. Outside AWS Lambda the handler is just called.
 ///
 /// Args:
-///     handler: A function of an event and a context, or anything else that can be called so.
+///     handler: A function of an event and a context, or another callable with these parameters.
 ///
 /// Returns:
-///     What is to be called in its place; it has the handler's name, attributes and __wrapped__.
+///     The wrapper, to be called in place of the handler; it has the handler's name and attributes, and __wrapped__.
 ///
 /// Raises:
-///     TypeError: The handler cannot be called.
+///     TypeError: The handler is not callable.
 #[pyfunction]
 pub fn instrument(handler: Bound<'_, PyAny>) -> PyResult<Instrumented> {
     let py = handler.py();
@@ -46,9 +48,9 @@ pub fn instrument(handler: Bound<'_, PyAny>) -> PyResult<Instrumented> {
     Ok(Instrumented { handler: handler.unbind() })
 }
 
-// A handler whose invocations send their metrics. Native, so that no frame of ours is in the stack of an exception, and
-// otherwise the handler itself, whatever is asked of it: it has no docstring, no attributes and, as far as anybody looks at
-// names, no type of its own. (ddtrace wraps the code of a handler, to notice timeouts, if the type is called so.)
+// A handler whose invocations send their metrics. It is native, so that no frame of ours is in the stack of an
+// exception. Otherwise it passes for the handler: it has no docstring and no attributes of its own, and the name of its
+// type is that of functions. (ddtrace, to notice timeouts, wraps the code of handlers whose type has that name.)
 #[pyclass(frozen, weakref, name = "function", module = "runtime_metrics.aws_lambda")]
 pub struct Instrumented {
     handler: Py<PyAny>,
@@ -71,7 +73,7 @@ impl Instrumented {
         result.and_then(|result| ended.map(|()| result))
     }
 
-    // In a class it is bound as the handler is.
+    // As an attribute of a class it is bound like the handler.
     fn __get__(
         slf: Bound<'_, Self>,
         instance: &Bound<'_, PyAny>,
@@ -87,14 +89,14 @@ impl Instrumented {
             return Ok(slf.into_any().unbind());
         }
         if bound.getattr_opt(intern!(py, "__func__"))?.is_some_and(|function| function.is(handler)) {
-            // Called, it finds us.
+            // A method that calls the wrapper.
             let method = py.import(intern!(py, "types"))?.getattr(intern!(py, "MethodType"))?;
             return method.call1((slf, instance)).map(Bound::unbind);
         }
         Ok(Bound::new(py, Self { handler: bound.unbind() })?.into_any().unbind())
     }
 
-    // Whoever copies or stores it has its name, as with a function.
+    // It is copied and pickled by its name, like a function.
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         if let Some(name) = self.handler.bind(py).getattr_opt(intern!(py, "__qualname__"))? {
             return Ok(name);
@@ -107,7 +109,7 @@ impl Instrumented {
         self.handler.bind(py).getattr(name)
     }
 
-    // What is wrapped is the handler, whatever functools.wraps() says: in the handler itself it would be a circle.
+    // functools.wraps() sets __wrapped__, which stays the handler: set on the handler it would be a circle.
     fn __setattr__(&self, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         if name == WRAPPED {
             return Ok(());
@@ -122,7 +124,7 @@ impl Instrumented {
         self.handler.bind(name.py()).delattr(name)
     }
 
-    // Who asks whether it is a function, or a coroutine's, is told what the handler is.
+    // inspect.isfunction() and the like give the answer for the handler.
     #[getter]
     fn __class__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.handler.bind(py).getattr(intern!(py, "__class__"))
@@ -152,7 +154,7 @@ impl Instrumented {
     }
 }
 
-/// A handler is given the event and the context, after what it is bound to.
+/// The context of the call. A handler is called with event and context; a bound one, with something before them.
 fn context<'py>(
     arguments: &Bound<'py, PyTuple>,
     keywords: Option<&Bound<'py, PyDict>>,
@@ -163,64 +165,38 @@ fn context<'py>(
     named.or_else(|| last.and_then(|last| arguments.get_item(last).ok())).filter(|context| !context.is_none())
 }
 
-/// The context of an invocation, to know it again: what belongs to an invocation ends with it.
-pub enum Context {
-    /// By a weak reference.
-    Weak(Py<PyWeakrefReference>),
-    /// Itself, as it takes none.
-    Strong(Py<PyAny>),
-}
-
-impl Context {
-    fn of(context: &Bound<'_, PyAny>) -> Self {
-        PyWeakrefReference::new(context).map_or_else(
-            |_| Self::Strong(context.clone().unbind()),
-            |reference| Self::Weak(reference.unbind()),
-        )
-    }
-
-    fn is(&self, context: &Bound<'_, PyAny>) -> bool {
-        match self {
-            Self::Weak(reference) => {
-                reference.bind(context.py()).upgrade().is_some_and(|last| last.is(context))
-            }
-            Self::Strong(last) => context.is(last),
-        }
-    }
-}
-
 /// An invocation under way, and what collects in it.
 struct Invocation {
     running: Arc<Running>,
     process: &'static Process,
 }
 
-/// Takes the baselines, last of all; `None` if the call is within an invocation that is served already, or each is no
-/// occasion.
+/// Begins an invocation, and last of all takes the baselines. `None` if the call is within an invocation that is served
+/// already, or if invocations do not send their own metrics.
 fn begin(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Invocation>> {
     let Some(process) = Process::known() else { return Ok(None) };
-    let of = &process.invocations;
-    if of.is_restored_unseen.swap(false, SeqCst) {
-        renew(py, process)?;
+    let invocations = &process.invocations;
+    if invocations.is_restored_unnoticed.swap(false, SeqCst) {
+        become_restored(py, process)?;
     }
     let running = match current(py) {
         Some(running) if running.collector().serves_invocations() => running,
         _ => return Ok(None),
     };
-    // Whatever it raises, SystemExit as well, the handler need not ask for.
-    let said = |name: &Bound<'_, PyString>| {
+    // Whatever the context raises is ignored, even SystemExit: it is not the handler that reads it.
+    let text = |name: &Bound<'_, PyString>| {
         let value = context?.getattr_opt(name).ok()??;
         (!value.is_none()).then(|| Some(value.str().ok()?.to_string_lossy().into_owned())).flatten()
     };
-    let (id, arn) = (said(intern!(py, "aws_request_id")), said(intern!(py, "invoked_function_arn")));
-    let (version, memory) = (said(intern!(py, "function_version")), said(intern!(py, "memory_limit_in_mb")));
+    let (id, arn) = (text(intern!(py, "aws_request_id")), text(intern!(py, "invoked_function_arn")));
+    let (version, memory) = (text(intern!(py, "function_version")), text(intern!(py, "memory_limit_in_mb")));
     let key = id.zip(context.map(Context::of));
-    if !of.guard.begin(key, |last| context.is_some_and(|context| last.is(context))) {
+    if !invocations.guard.begin(key, |last| context.is_some_and(|context| last.is(context))) {
         return Ok(None);
     }
-    let invoked = || InvocationFacts { start: of.guard.start(wall()), arn, version, memory };
+    let invoked = || InvocationFacts { start: invocations.guard.start(since_epoch()), arn, version, memory };
     if !running.collector().begin_invocation(invoked) {
-        of.guard.end();
+        invocations.guard.end();
         return Ok(None);
     }
     Ok(Some(Invocation { running, process }))
@@ -228,22 +204,22 @@ fn begin(py: Python<'_>, context: Option<&Bound<'_, PyAny>>) -> PyResult<Option<
 
 impl Invocation {
     fn send(self, py: Python<'_>) -> PyResult<()> {
-        // Whatever comes of it, it is over.
+        // Also if sending fails.
         self.process.invocations.guard.end();
         let collector = self.running.collector();
         let answer = || self.running.interpreter().answer(py, Purpose::Flush);
-        let lines = if may_be_waited_for(&self.running.settings().destination.address) {
+        let lines = if may_wait(&self.running.settings().destination.address) {
             let answer = answer()?;
             py.detach(|| collector.end_invocation(|| Some(answer)))
         } else {
-            // Who lets go of the interpreter waits for it, while a thread of the program computes.
+            // To attach again could take a while, if another thread of the program computes.
             let mut interrupted = Ok(());
             let lines = collector.end_invocation(|| answer().map_err(|error| interrupted = Err(error)).ok());
             interrupted?;
             lines
         };
-        write(py, &lines)?;
-        // The handler itself may have given an address.
+        log::write_lines(py, &lines)?;
+        // The handler may have called enable() with an address.
         if let Some(running) = current(py) {
             warn_unsent(py, self.process, &running)?;
         }
@@ -251,7 +227,7 @@ impl Invocation {
     }
 }
 
-/// A stream is, while its reader is slow; a datagram that is not taken at once is lost.
-fn may_be_waited_for(address: &Address) -> bool {
+/// Whether sending to this address may wait: a stream does while its receiver is slow; a datagram is lost instead.
+fn may_wait(address: &Address) -> bool {
     matches!(address, Address::Unix(_, UnixKind::Either | UnixKind::Stream))
 }
