@@ -78,7 +78,61 @@ def test_enable_again_with_arguments_names_what_it_ignores(
     assert RuntimeMetrics.flush()
     assert flushes.next().tag("service") == "first"
     assert [(record.name, record.levelname) for record in caplog.records] == [("runtime_metrics", "WARNING")]
-    assert caplog.messages[0].endswith("enable() ignored its arguments service, tags")
+    assert caplog.messages == ["RuntimeMetrics is already enabled: enable() ignored service, tags"]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        {"flush_interval": 60.0},
+        {"tags": ["team:a", "b:c"]},
+        {"tags": (tag for tag in ["team:a", "b:c"])},
+        {"level": "default", "wire_type": "distribution"},
+        {"service": "web", "env": "prod", "version": "2"},
+    ],
+    ids=["float", "list", "iterator", "defaults", "names"],
+)
+def test_enable_again_with_arguments_in_effect_does_nothing(
+    flushes: Flushes, caplog: pytest.LogCaptureFixture, again: dict[str, Any]
+) -> None:
+    first: dict[str, Any] = {"flush_interval": 60, "service": "web", "env": "prod", "version": "2"}
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, tags={"team": "a", "b": "c"}, **first)
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, **(first | again))
+    assert RuntimeMetrics.flush()
+    assert list(flushes.next().tags[:5]) == ["service:web", "env:prod", "version:2", "team:a", "b:c"]
+    assert caplog.records == []
+
+
+def test_enable_again_names_only_the_arguments_that_differ(
+    flushes: Flushes, caplog: pytest.LogCaptureFixture
+) -> None:
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=60, env="prod", tags={"a": "b", "c": "d"})
+    RuntimeMetrics.enable(
+        dogstatsd_url="udp://127.0.0.1:9", flush_interval=61, env="prod", tags={"a": "b"}, wire_type="gauge"
+    )
+    RuntimeMetrics.enable(env="prod", version="1", tags={"c": "d", "a": "b"})
+    ignored = ["dogstatsd_url, flush_interval, tags, wire_type", "version, tags"]
+    assert caplog.messages == [
+        f"RuntimeMetrics is already enabled: enable() ignored {names}" for names in ignored
+    ]
+
+
+def test_an_argument_that_equals_its_variable_is_in_effect(
+    flushes: Flushes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = {
+        "DD_DOGSTATSD_URL": flushes.url,
+        "DD_RUNTIME_METRICS_INTERVAL": "60",
+        "DD_SERVICE": "web",
+        "DD_TAGS": "team:a,b:c",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    RuntimeMetrics.enable()
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=60, service="web", tags=["team:a", "b:c"])
+    assert caplog.records == []
+    RuntimeMetrics.enable(service="shop", tags=["team:a"])
+    assert caplog.messages == ["RuntimeMetrics is already enabled: enable() ignored service"]
 
 
 def test_arguments_after_an_automatic_start_are_applied(
@@ -99,7 +153,7 @@ def test_arguments_after_an_automatic_start_are_applied(
     assert after["gc.collections.gen2"] == 1, "the baseline is the one of before"
     assert caplog.records == []
     RuntimeMetrics.enable(service="again")
-    assert caplog.messages[0].endswith("enable() ignored its arguments service")
+    assert caplog.messages == ["RuntimeMetrics is already enabled: enable() ignored service"]
 
 
 def test_the_tracer_is_deprecated_and_ignored(flushes: Flushes) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import RunProgram
+    from receiving import Flushes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the oracle is Linux's /proc")
 
@@ -425,6 +426,27 @@ def test_a_process_with_threads_is_warned_of_as_often_as_without_us(
     bare = program(*arguments, "--bare", python=python, options=(), udp=True).fact("parent")
     assert sum(ours["statuses"].values()) == sum(bare["statuses"].values()) == 100
     assert (ours["warnings"], ours["kinds"]) == (bare["warnings"], bare["kinds"])
+
+
+def test_a_pool_whose_initializer_enables_again_is_not_warned(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    printed = run_program(
+        """
+        import multiprocessing, os
+        from runtime_metrics import RuntimeMetrics
+        def enable(tags):
+            RuntimeMetrics.enable(flush_interval=60.0, service="shop", tags=tags)
+        def work(number):
+            return number, RuntimeMetrics._enabled
+        enable({"team": "a"})
+        # Warnings of the workers would be on stderr.
+        with multiprocessing.get_context("fork").Pool(2, enable, [["team:a"]]) as pool:
+            print(pool.map(work, range(2), chunksize=1))
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    assert printed == "[(0, True), (1, True)]\n"
 
 
 def test_a_child_gets_the_lock_of_a_log_handler_that_we_were_calling(run_program: RunProgram) -> None:

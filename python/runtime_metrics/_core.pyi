@@ -34,8 +34,8 @@ def enable(
     defaults. The first metrics are sent one interval from now, the last when the interpreter exits. In AWS Lambda,
     metrics are sent only at the end of each invocation of a handler that runtime_metrics.aws_lambda has wrapped.
 
-    Called again without arguments, it does nothing. Called with arguments after an automatic start, it applies
-    them; after an explicit one, it ignores them with a warning.
+    Called again without arguments, or with those in effect, it does nothing. Other arguments are applied after an
+    automatic start; after an explicit one they are ignored, with a warning that names them.
 
     Args:
         tracer: Ignored, with a DeprecationWarning; ddtrace used to accept it.

@@ -315,24 +315,23 @@ impl Running {
         Some(not_collected(&error))
     }
 
-    /// Gives arguments to a collector that runs, if it accepts any; returns a message to be logged.
+    /// Gives arguments to a collector that runs, unless the program started it itself; returns a message to be logged.
     fn apply(
         self: &Arc<Self>,
         py: Python<'_>,
         process: &'static Process,
         plan: Plan,
     ) -> PyResult<Option<Message>> {
-        let given = plan.arguments.given();
-        if given.is_empty() {
+        if plan.arguments.given().is_empty() {
             return Ok(None);
         }
+        let tracers = self.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         if self.is_explicit {
-            let names = given.join(", ");
-            let text = format!("RuntimeMetrics is enabled already; enable() ignored its arguments {names}");
-            return Ok(Some(Message::warning(text)));
+            let ignored = self.plan.changed_by(&plan, process, &tracers)?.join(", ");
+            let text = || format!("RuntimeMetrics is already enabled: enable() ignored {ignored}");
+            return Ok((!ignored.is_empty()).then(|| Message::warning(text())));
         }
-        let inputs = plan
-            .identity_inputs(process, self.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default());
+        let inputs = plan.identity_inputs(process, tracers);
         let warning = inputs.identity().warning();
         self.interpreter.reconfigure(plan.settings.force, plan.settings.selection.needs());
         py.detach(|| self.collector.reconfigure(&plan.settings, inputs));

@@ -128,6 +128,6 @@ fn warn_refused(
     }
     let shown: String =
         name.str().map(|name| name.to_string_lossy().chars().take(MAX_SHOWN).collect()).unwrap_or_default();
-    let text = format!("the metric {shown:?} is not sent: {refusal}; this is logged once");
+    let text = format!("the metric {shown:?} is not sent: {refusal}; later ones like it are not logged");
     log::from_program(py, &[Message::warning(text)])
 }
