@@ -392,7 +392,11 @@ proptest! {
         runtime_id in "[0-9a-f]{32}",
     ) {
         let inputs = IdentityInputs {
-            arguments: ServiceArguments { service: Some(service), tags: Some(user_tags), ..ServiceArguments::default() },
+            arguments: ServiceArguments {
+                service: Some(service),
+                tags: Some(user_tags),
+                ..ServiceArguments::default()
+            },
             runtime: runtime(),
             runtime_id: Some(runtime_id.clone()),
             environment: Environment::from([("DD_TAGS", dd_tags.as_str())]),
