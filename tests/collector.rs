@@ -36,7 +36,7 @@ struct Played {
     let_go: Condvar,
     asked: AtomicU64,
     logged: Mutex<Vec<Message>>,
-    environment: Mutex<Environment>,
+    environment: Mutex<Arc<Environment>>,
     tracers: Mutex<Tracers>,
 }
 
@@ -449,7 +449,8 @@ fn lines_with(running: &Running, part: &str) -> Vec<String> {
 fn the_identity_follows_environment_and_tracers_at_every_flush() {
     let running = Running::start(SOON);
     lines_with(&running, "service:unnamed-python-service,a:b,");
-    *running.interpreter.environment.lock().unwrap() = Environment::from([("DD_SERVICE", "renamed")]);
+    *running.interpreter.environment.lock().unwrap() =
+        Arc::new(Environment::from([("DD_SERVICE", "renamed")]));
     lines_with(&running, "service:renamed,a:b,");
     let names = Names { runtime_id: Some("theirs".into()), env: Some("prod".into()), ..Names::default() };
     *running.interpreter.tracers.lock().unwrap() = Tracers { ddtrace: Some(names), ..Tracers::default() };

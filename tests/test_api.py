@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -316,6 +317,26 @@ def test_the_environment_is_read_as_python_sees_it(flushes: Flushes, monkeypatch
     RuntimeMetrics.enable()
     flush = flushes.next()
     assert flush.tags[-1].startswith("lang_version:")
+
+
+def test_variables_that_identify_the_process_are_followed_at_every_flush(
+    flushes: Flushes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def service() -> str:
+        assert RuntimeMetrics.flush()
+        return flushes.next().tag("service")
+
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url)
+    inferred = service()
+    for value in ("web", "shop", "shop"):
+        monkeypatch.setenv("DD_SERVICE", value)
+        assert service() == service() == value
+    with monkeypatch.context() as replacing:
+        replacing.setattr(os, "environ", dict(os.environ, DD_SERVICE="replaced"))
+        assert service() == service() == "replaced"
+    assert service() == "shop"
+    monkeypatch.delenv("DD_SERVICE")
+    assert service() == service() == inferred
 
 
 def test_every_transport_carries_all_metrics(tmp_path: Path) -> None:

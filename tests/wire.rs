@@ -98,7 +98,7 @@ fn the_lines_of_a_flush_are_exactly_these() {
     let inputs = IdentityInputs {
         runtime: runtime(),
         runtime_id: Some("9f0c".to_owned()),
-        environment,
+        environment: Arc::new(environment),
         ..IdentityInputs::default()
     };
     let identity = inputs.identity();
@@ -399,7 +399,7 @@ proptest! {
             },
             runtime: runtime(),
             runtime_id: Some(runtime_id.clone()),
-            environment: Environment::from([("DD_TAGS", dd_tags.as_str())]),
+            environment: Arc::new(Environment::from([("DD_TAGS", dd_tags.as_str())])),
             ..IdentityInputs::default()
         };
         let identity = inputs.identity();

@@ -122,7 +122,7 @@ impl Output {
     }
 
     /// Takes over what environment and tracers say now; returns what there is to log about it.
-    pub fn follow(&mut self, environment: &Environment, tracers: Option<&Tracers>) -> Vec<Message> {
+    pub fn follow(&mut self, environment: &Arc<Environment>, tracers: Option<&Tracers>) -> Vec<Message> {
         let has_changed = self.inputs.follow(environment, tracers);
         let dropped_tags = if has_changed { self.join_tags() } else { None };
         let worker_change = tracers.and_then(|tracers| self.worker_change(tracers.worker));

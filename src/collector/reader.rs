@@ -37,7 +37,7 @@ pub struct Answer {
     /// The state of Gunicorn's own objects, or why it could not be read; `None` without Gunicorn.
     pub gunicorn: Option<Result<GunicornObjects, String>>,
     /// The variables that say who the process is.
-    pub environment: Environment,
+    pub environment: Arc<Environment>,
     /// What tracers in this process say; `None` if one of them failed to answer.
     pub tracers: Option<Tracers>,
 }

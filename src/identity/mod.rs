@@ -1,5 +1,7 @@
 //! Who we are: the tags that every line carries. A pure function of [`IdentityInputs`].
 
+use std::sync::Arc;
+
 use self::command_line::Program;
 use self::function::{Function, MAX_TAGS};
 use self::names::{ServiceNames, Sources, runtime_id};
@@ -33,7 +35,7 @@ pub struct IdentityInputs {
     /// How many bytes of a line its tags may take, if there is a limit.
     pub max_tag_bytes: Option<usize>,
     /// The variables that identify the process.
-    pub environment: Environment,
+    pub environment: Arc<Environment>,
     /// What the tracers in this process report.
     pub tracers: Tracers,
     /// The function, in AWS Lambda.
@@ -107,16 +109,18 @@ impl IdentityInputs {
 
     /// Takes over the environment and, if they have answered, what the tracers report. Returns whether something has
     /// changed; if nothing has, it allocates nothing.
-    pub fn follow(&mut self, environment: &Environment, tracers: Option<&Tracers>) -> bool {
-        let environment = Some(environment).filter(|environment| **environment != self.environment);
-        let tracers = tracers.filter(|tracers| **tracers != self.tracers);
-        if let Some(environment) = environment {
-            self.environment.clone_from(environment);
+    pub fn follow(&mut self, environment: &Arc<Environment>, tracers: Option<&Tracers>) -> bool {
+        // What has not changed since it was read last is the same object, which is quick to see.
+        let is_same = Arc::ptr_eq(environment, &self.environment);
+        let has_changed = !is_same && *environment != self.environment;
+        if !is_same {
+            self.environment = Arc::clone(environment);
         }
+        let tracers = tracers.filter(|tracers| **tracers != self.tracers);
         if let Some(tracers) = tracers {
             self.tracers.clone_from(tracers);
         }
-        environment.is_some() || tracers.is_some()
+        has_changed || tracers.is_some()
     }
 
     fn names(&self) -> ServiceNames {
@@ -200,7 +204,7 @@ mod tests {
     fn app<const N: usize>(environment: [(&str, &str); N]) -> IdentityInputs {
         IdentityInputs {
             runtime: runtime(&["python", "app.py"]),
-            environment: Environment::from(environment),
+            environment: Arc::new(Environment::from(environment)),
             ..IdentityInputs::default()
         }
     }
@@ -489,12 +493,12 @@ mod tests {
         inputs.tracers.ddtrace.as_mut().unwrap().service_is_inferred = true;
         assert_eq!(tags(&inputs), "service:set env:set version:given runtime-id:ddtrace-id");
         inputs.tracers.opentelemetry = None;
-        inputs.environment = Environment::from([("DD_ENV", "set")]);
+        inputs.environment = Arc::new(Environment::from([("DD_ENV", "set")]));
         assert_eq!(tags(&inputs), "service:ddtrace-service env:set version:given runtime-id:ddtrace-id");
         inputs.tracers.opentelemetry = Some(names("otel"));
         // Of what names the service, the SDK comes last.
         inputs.tracers.ddtrace = None;
-        inputs.environment = Environment::from([("DD_TAGS", "env:tagged")]);
+        inputs.environment = Arc::new(Environment::from([("DD_TAGS", "env:tagged")]));
         assert_eq!(tags(&inputs), "service:otel-service env:tagged version:given runtime-id:otel-id");
         inputs.runtime_id = None;
         assert_eq!(tags(&inputs), "service:otel-service env:tagged version:given");
@@ -503,15 +507,17 @@ mod tests {
     #[test]
     fn an_identity_follows_environment_and_tracers() {
         let mut inputs = app([("DD_SERVICE", "web")]);
-        let (environment, tracers) = (inputs.environment.clone(), Tracers::default());
-        assert!(!inputs.follow(&environment, Some(&tracers)));
-        assert!(inputs.follow(&Environment::from([("DD_SERVICE", "shop")]), None));
+        let environment = |service| Arc::new(Environment::from([("DD_SERVICE", service)]));
+        let (web, tracers) = (environment("web"), Tracers::default());
+        assert!(!inputs.follow(&web, Some(&tracers)), "its content is the same");
+        assert!(!inputs.follow(&web, Some(&tracers)));
+        assert!(inputs.follow(&environment("shop"), None));
         assert!(tags(&inputs).starts_with("service:shop,"));
         let names = Names { env: Some("prod".into()), ..Names::default() };
         let tracers = Tracers { ddtrace: Some(names), ..Tracers::default() };
-        assert!(inputs.follow(&environment, Some(&tracers)));
+        assert!(inputs.follow(&web, Some(&tracers)));
         assert!(tags(&inputs).starts_with("service:web,env:prod,"));
-        assert!(!inputs.follow(&environment, None), "what a tracer reported last applies until it answers");
+        assert!(!inputs.follow(&web, None), "what a tracer reported last applies until it answers");
         assert!(tags(&inputs).starts_with("service:web,env:prod,"));
     }
 

@@ -7,14 +7,14 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::environment::IdentityReader;
 use super::gc_callback::Installation;
 use super::process::Process;
-use super::{environment, log, tracers};
+use super::{log, tracers};
 use crate::clock::Clock;
 use crate::collector::{Answer, Interpreter};
 use crate::identity::tracers::Tracers;
 use crate::message::Message;
-use crate::settings::variables::Variable;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
 use crate::sources::gc::GcCounters;
 
@@ -33,8 +33,7 @@ pub struct CPython {
     gc_counters: Arc<GcCounters>,
     gc_callback: Installation,
     get_count: Py<PyAny>,
-    /// Kept, as importing a module that is loaded already takes longer than all the rest.
-    os: Py<PyAny>,
+    identity: IdentityReader,
     /// `sys.modules`.
     modules: Py<PyDict>,
     /// Whether ddtrace's own runtime metrics are to be disabled.
@@ -59,7 +58,7 @@ impl CPython {
             gc_counters,
             gc_callback: Installation::new(py, counters, clock, &process.fork_mark, on_fork)?,
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
-            os: py.import(intern!(py, "os"))?.into_any().unbind(),
+            identity: IdentityReader::new(py)?,
             modules: py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.cast_into()?.unbind(),
             force: AtomicBool::new(force),
             needs: AtomicU64::new(needs.bits()),
@@ -102,7 +101,7 @@ impl CPython {
         Ok(Answer {
             facts: InterpreterFacts { gc_count },
             gunicorn,
-            environment: environment::read(self.os.bind(py), Variable::identity())?,
+            environment: self.identity.read(py)?,
             tracers: self.tracers(py, purpose)?,
         })
     }

@@ -1,8 +1,8 @@
 //! What a collector is started with: settings and identity, decided once from arguments and environment.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::process::Process;
@@ -36,7 +36,7 @@ impl Plan {
     ///
     /// A wrong argument.
     pub fn new(py: Python<'_>, arguments: &Arguments) -> PyResult<(Self, Vec<Warning>)> {
-        let environment = environment::read(py.import(intern!(py, "os"))?.as_any(), Variable::all())?;
+        let environment = environment::read(py, Variable::all())?;
         let (settings, warnings) = settings(arguments, &environment)?;
         let entrypoint = settings.process_tags.then(|| program::entrypoint(py)).transpose()?;
         Ok((Self { settings, arguments: arguments.clone(), environment, entrypoint }, warnings))
@@ -50,7 +50,7 @@ impl Plan {
             runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
             entrypoint: self.entrypoint.clone(),
             max_tag_bytes: Some(max_tag_bytes(self.settings.origin.max_length())),
-            environment: self.environment.identity(),
+            environment: Arc::new(self.environment.identity()),
             tracers,
             function: self.settings.aws_lambda.map(Function::new),
         }

@@ -2,7 +2,6 @@
 
 #![expect(clippy::doc_markdown, reason = "The function's comment is its docstring in Python.")]
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -74,6 +73,6 @@ pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 /// Whether `DD_DOGSTATSD_DISABLE` is true.
 fn is_disabled(py: Python<'_>) -> PyResult<bool> {
-    let environment = environment::read(py.import(intern!(py, "os"))?.as_any(), Variable::all())?;
+    let environment = environment::read(py, Variable::all())?;
     Ok(settings(&Arguments::default(), &environment).is_ok_and(|(settings, _)| settings.disabled))
 }

@@ -22,16 +22,21 @@ static STOPS: AtomicU32 = AtomicU32::new(0);
 /// What tracers say now; `None` if one of them failed to answer. With `force`, ddtrace's own runtime metrics are
 /// disabled if they run.
 pub fn read(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<Option<Tracers>> {
+    let py = modules.py();
     let tracers = || {
-        let (ddtrace, opentelemetry) = (ddtrace(modules)?, opentelemetry(modules)?);
-        Ok(Tracers { ddtrace, opentelemetry, worker: worker(modules, force)? })
+        let opentelemetry = opentelemetry(modules)?;
+        // The parent of ddtrace's other module, so without it there is neither.
+        let Some(runtime) = modules.get_item(intern!(py, "ddtrace.internal.runtime"))? else {
+            return Ok(Tracers { opentelemetry, ..Tracers::default() });
+        };
+        Ok(Tracers { ddtrace: ddtrace(modules, &runtime)?, opentelemetry, worker: worker(modules, force)? })
     };
-    ignore_exception(modules.py(), tracers())
+    ignore_exception(py, tracers())
 }
 
-fn ddtrace(modules: &Bound<'_, PyDict>) -> PyResult<Option<Names>> {
+/// How ddtrace names the process.
+fn ddtrace(modules: &Bound<'_, PyDict>, runtime: &Bound<'_, PyAny>) -> PyResult<Option<Names>> {
     let py = modules.py();
-    let Some(runtime) = modules.get_item(intern!(py, "ddtrace.internal.runtime"))? else { return Ok(None) };
     // Its import may still be under way.
     let Some(runtime_id) = runtime.getattr_opt(intern!(py, "get_runtime_id"))? else { return Ok(None) };
     let mut names = Names { runtime_id: text(&runtime_id.call0()?), ..Names::default() };

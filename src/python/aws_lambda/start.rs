@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use super::snapstart;
@@ -21,8 +20,7 @@ use crate::settings::variables::{LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYP
 #[pyfunction]
 pub fn mark_set_up(py: Python<'_>) -> PyResult<()> {
     shielded(Ok(()), || {
-        let os = py.import(intern!(py, "os"))?;
-        let environment = environment::read(os.as_any(), [LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE])?;
+        let environment = environment::read(py, [LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE])?;
         let is_stored = environment.get(LAMBDA_INITIALIZATION_TYPE) == Some("snap-start");
         if environment.get(LAMBDA_FUNCTION_NAME).is_none() || is_stored {
             return Ok(());
@@ -40,8 +38,7 @@ pub fn enable_in_lambda(py: Python<'_>) -> PyResult<()> {
     if process.invocations.is_prepared.swap(true, SeqCst) {
         return Ok(());
     }
-    let os = py.import(intern!(py, "os"))?;
-    let environment = environment::read(os.as_any(), [LAMBDA_FUNCTION_NAME])?;
+    let environment = environment::read(py, [LAMBDA_FUNCTION_NAME])?;
     if environment.get(LAMBDA_FUNCTION_NAME).is_none() || is_running() {
         return Ok(());
     }
