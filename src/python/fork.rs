@@ -1,5 +1,5 @@
-//! What our hooks do around a fork: while it is made no thread of ours is at work; the parent then goes on as if
-//! nothing had happened, and the child starts as a process of its own.
+//! What our hooks do around a fork: no thread of ours is at work while it is made; afterwards the parent continues as
+//! if nothing had happened, and the child becomes an independent process.
 //!
 //! They are short, do not log, and do not wait for the network: a flush under way stops waiting for it. A child that
 //! was forked by C code, which runs no hooks, is noticed by its fork mark when it first calls us.
@@ -33,7 +33,7 @@ pub fn before(py: Python<'_>) {
             end_threads(py, collector);
         }
         collector.hold_pipeline(FORK_TIMEOUT);
-        // It may have been asked just before.
+        // The reader may have been asked just before.
         if collector.is_in_interpreter() {
             py.detach(|| collector.await_reader(FORK_TIMEOUT));
         }
@@ -72,7 +72,7 @@ pub fn after_in_parent(py: Python<'_>) {
     });
 }
 
-/// Makes the child a process of its own.
+/// Makes the child an independent process.
 #[pyfunction]
 pub fn after_in_child(py: Python<'_>) {
     shielded((), || running::become_child(py));

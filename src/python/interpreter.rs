@@ -48,7 +48,8 @@ impl CPython {
         py: Python<'_>,
         process: &'static Process,
         clock: Clock,
-        (force, needs): (bool, SourceSet),
+        force: bool,
+        needs: SourceSet,
         on_fork: fn() -> bool,
     ) -> PyResult<Self> {
         let gc_counters = Arc::new(GcCounters::new());
@@ -106,7 +107,7 @@ impl CPython {
         })
     }
 
-    /// What tracers in this process say; `None` if one of them failed to answer.
+    /// What tracers in this process report; `None` if one of them failed to answer.
     pub fn tracers(&self, py: Python<'_>, purpose: Purpose) -> PyResult<Option<Tracers>> {
         tracers::read(self.modules.bind(py), purpose == Purpose::Flush && self.force.load(SeqCst))
     }
@@ -134,7 +135,7 @@ impl Interpreter for CPython {
 }
 
 /// Whether this is the interpreter that the process began with, and not one of its sub-interpreters.
-#[expect(unsafe_code, reason = "Only the C API tells interpreters apart.")]
+#[expect(unsafe_code, reason = "Only the C API has an interpreter's id.")]
 pub fn is_main(_py: Python<'_>) -> bool {
     // SAFETY: the thread is attached, so there is a current interpreter.
     unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) == 0 }

@@ -1,5 +1,5 @@
-//! Tells exceptions that are ours to handle from those that a signal handler of the program has raised: see the rule
-//! at the head of this folder.
+//! Separates exceptions that are ours to handle from those that a signal handler of the program raised: see the rule in
+//! `mod.rs`.
 
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;

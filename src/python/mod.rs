@@ -2,8 +2,8 @@
 //!
 //! Nothing here raises into the program except wrong arguments of `enable()`, with one more exception: what a signal
 //! handler of the program raises while a call of ours runs Python code, `KeyboardInterrupt` or `SystemExit` for
-//! example, is the program's and is passed on. It is the error of every `PyResult` in this folder whose documentation
-//! names no other; [`interrupt`] tells it from exceptions that are ours to handle.
+//! example, is the program's and is passed on. Every `PyResult` in this folder may have it as its error; where there
+//! are others, the documentation names them. [`interrupt`] separates it from exceptions that are ours to handle.
 //!
 //! Imports run in one direction: `interrupt` ← `program` ← `log` ← `process` ← `interpreter` ← `plan` ← `running` ←
 //! `exit` ← `fork` ← `hooks` ← `aws_lambda` ← `api`. What a lower file needs of a higher one it is given.

@@ -42,7 +42,7 @@ impl Plan {
         Ok((Self { settings, arguments: arguments.clone(), environment, entrypoint }, warnings))
     }
 
-    /// What the identity is made of, with what tracers say now.
+    /// What the identity is made of, with what tracers report now.
     pub fn identity_inputs(&self, process: &Process, tracers: Tracers) -> IdentityInputs {
         IdentityInputs {
             arguments: self.arguments.service_arguments.clone(),
@@ -59,38 +59,39 @@ impl Plan {
     /// The names of the arguments of `requested` that would change what is in effect, which is this plan.
     ///
     /// Effects are compared: an argument that equals the variable in effect changes nothing. Settings keep to the
-    /// environment of the start; the identity follows the environment and the tracers.
+    /// environment at the start; the identity follows the environment and the tracers.
     pub fn changed_by(
         &self,
         requested: &Self,
         process: &Process,
         tracers: &Tracers,
     ) -> Result<Vec<&'static str>, InvalidArgument> {
-        let asked = &requested.arguments;
-        let (now, (then, _)) = (&self.settings, settings(asked, &self.environment)?);
-        let is_elsewhere = then.destination.address != now.destination.address || then.sink != now.sink;
+        let arguments = &requested.arguments;
+        let (old, (new, _)) = (&self.settings, settings(arguments, &self.environment)?);
+        let changes_sink = new.destination.address != old.destination.address || new.sink != old.sink;
 
-        let (held, given) = (&self.arguments.service_arguments, &asked.service_arguments);
-        let service = given.service.clone().or(held.service.clone());
-        let env = given.env.clone().or(held.env.clone());
-        let version = given.version.clone().or(held.version.clone());
-        let tags = given.tags.clone().or(held.tags.clone());
-        let block = |arguments: ServiceArguments| {
+        let tags = |arguments: ServiceArguments| {
             let inputs = requested.identity_inputs(process, tracers.clone());
             IdentityInputs { arguments, ..inputs }.identity().tags
         };
-        let block_now = block(held.clone());
-        let is_renamed = |arguments: ServiceArguments| block(arguments) != block_now;
+        let current = &self.arguments.service_arguments;
+        let current_tags = tags(current.clone());
+        let changes_tags = |arguments| tags(arguments) != current_tags;
+        let given = arguments.service_arguments.clone();
+        let service = given.service.or(current.service.clone());
+        let env = given.env.or(current.env.clone());
+        let version = given.version.or(current.version.clone());
+        let user_tags = given.tags.or(current.tags.clone());
 
         let changes = [
-            ("dogstatsd_url", asked.dogstatsd_url.is_some() && is_elsewhere),
-            ("flush_interval", asked.flush_interval.is_some() && then.interval != now.interval),
-            ("service", is_renamed(ServiceArguments { service, ..held.clone() })),
-            ("env", is_renamed(ServiceArguments { env, ..held.clone() })),
-            ("version", is_renamed(ServiceArguments { version, ..held.clone() })),
-            ("tags", is_renamed(ServiceArguments { tags, ..held.clone() })),
-            ("level", asked.level.is_some() && then.selection != now.selection),
-            ("wire_type", asked.wire_type.is_some() && then.wire_type != now.wire_type),
+            ("dogstatsd_url", arguments.dogstatsd_url.is_some() && changes_sink),
+            ("flush_interval", arguments.flush_interval.is_some() && new.interval != old.interval),
+            ("service", changes_tags(ServiceArguments { service, ..current.clone() })),
+            ("env", changes_tags(ServiceArguments { env, ..current.clone() })),
+            ("version", changes_tags(ServiceArguments { version, ..current.clone() })),
+            ("tags", changes_tags(ServiceArguments { tags: user_tags, ..current.clone() })),
+            ("level", arguments.level.is_some() && new.selection != old.selection),
+            ("wire_type", arguments.wire_type.is_some() && new.wire_type != old.wire_type),
         ];
         Ok(changes.into_iter().filter(|(_, is_changed)| *is_changed).map(|(name, _)| name).collect())
     }

@@ -1,5 +1,5 @@
-//! The collector that runs in this process: how it starts and stops, how a forked child replaces its parent's with one
-//! of its own, and how a process that is restored from a snapshot does.
+//! The collector that runs in this process: how it starts and stops, and how it is replaced in a forked child and in a
+//! process that was restored from a snapshot.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
@@ -27,15 +27,15 @@ use crate::sources::Counters;
 /// How long stopping takes at most.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What runs, replaced as a whole.
+/// What runs in this process, replaced as a whole.
 static RUNNING: ArcSwapOption<Running> = ArcSwapOption::const_empty();
 
-/// What is out of use and yet never dropped: a thread that does not exist in this process may hold its locks, as after
-/// a fork, or a thread that failed.
+/// What is not used any more and must not be dropped, as a thread that will never release them may hold its locks: in a
+/// child, what ran in its parent; after a panic, what ran then.
 static ABANDONED: ArcSwapOption<Vec<Arc<Running>>> = ArcSwapOption::const_empty();
 
 thread_local! {
-    /// What ran when the forks began that this thread is making: it may be disabled or replaced before they end.
+    /// What ran when the forks began that this thread is making. It may be disabled or replaced before they end.
     static FORKING: RefCell<Vec<Arc<Running>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -57,7 +57,7 @@ pub struct Started {
     pub messages: Vec<Message>,
 }
 
-/// What runs in this process. A forked child that has not noticed it yet becomes a process of its own first.
+/// What runs in this process. A forked child that has not noticed the fork yet becomes an independent process first.
 pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
     if Process::known().is_some_and(|process| process.fork_mark.is_inherited()) {
         become_child(py);
@@ -128,7 +128,7 @@ pub fn stop(py: Python<'_>, timeout: Duration, interpreter_ends: bool) -> PyResu
         Ok(answer) => (Some(answer), Ok(())),
         Err(error) => (None, Err(error)),
     };
-    // If this fails, a callback stays that nobody reads.
+    // If this fails, a callback stays whose counts are never read.
     drop(running.interpreter.uninstall(py));
     if Process::known().is_some_and(Process::is_fork_server) {
         return interrupted.map(|()| None);
@@ -137,10 +137,10 @@ pub fn stop(py: Python<'_>, timeout: Duration, interpreter_ends: bool) -> PyResu
     interrupted.map(|()| Some(Arc::clone(&running.collector)))
 }
 
-/// Makes a forked child that has not noticed it yet a process of its own, with a runtime-id, counters, a socket and
-/// threads of its own.
+/// Makes a forked child that has not noticed the fork yet an independent process: with another runtime-id, and with
+/// counters, a socket and threads of its own.
 ///
-/// The caller is attached, so that no other thread of the child meets the parent's collector meanwhile. The parent's
+/// The caller is attached, so that no other thread of the child uses the parent's collector meanwhile. The parent's
 /// pipeline is dropped if no flush was under way at the fork, so that the child shares no descriptor with its parent.
 pub fn become_child(_py: Python<'_>) {
     let Some(process) = Process::known() else { return };
@@ -148,11 +148,11 @@ pub fn become_child(_py: Python<'_>) {
         return;
     }
     FORKING.take().iter().for_each(abandon);
-    let Some(parents) = RUNNING.load_full() else { return };
-    let childs = Arc::new(parents.of_child(process));
-    RUNNING.store(Some(Arc::clone(&childs)));
-    abandon(&parents);
-    childs.resume();
+    let Some(inherited) = RUNNING.load_full() else { return };
+    let running = Arc::new(inherited.for_child(process));
+    RUNNING.store(Some(Arc::clone(&running)));
+    abandon(&inherited);
+    running.resume();
 }
 
 /// What runs when this thread begins a fork; the [end](end_fork) of the fork gets it too, whatever happens until then.
@@ -168,7 +168,7 @@ pub fn end_fork() -> Option<Arc<Running>> {
 }
 
 /// Has the main thread resume the collector, or notice that it is in a forked child, as soon as it runs Python code;
-/// false if it cannot.
+/// false if that cannot be arranged.
 ///
 /// May be called attached or detached, and within a garbage collection.
 pub fn resume_soon() -> bool {
@@ -214,16 +214,16 @@ fn abandon(running: &Arc<Running>) {
 impl Running {
     fn new(py: Python<'_>, process: &'static Process, plan: Plan, is_explicit: bool) -> PyResult<Self> {
         let clock = Clock::start();
-        let reads = (plan.settings.force, plan.settings.selection.needs());
-        let interpreter = Arc::new(CPython::new(py, process, clock, reads, resume_soon)?);
+        let (force, needs) = (plan.settings.force, plan.settings.selection.needs());
+        let interpreter = Arc::new(CPython::new(py, process, clock, force, needs, resume_soon)?);
         let tracers = interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let inputs = plan.identity_inputs(process, tracers);
         let collector = collector(process, &plan, inputs, clock, &interpreter, None);
         Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), is_explicit })
     }
 
-    /// In a child process, what replaces this, which is its parent's. It runs not yet.
-    fn of_child(&self, process: &Process) -> Self {
+    /// What replaces this in a child process. Nothing runs yet.
+    fn for_child(&self, process: &Process) -> Self {
         let mut inputs = self.plan.identity_inputs(process, Tracers::default());
         let inheritance = self.collector.inheritance();
         let handover = inheritance.map(|Inheritance { handover, identity_inputs }| {

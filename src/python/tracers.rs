@@ -1,4 +1,4 @@
-//! What tracers in this process, ddtrace and OpenTelemetry, say about it. They are found among the modules that the
+//! What tracers in this process, ddtrace and OpenTelemetry, report about it. They are found among the modules that the
 //! program has imported; nothing is imported to find them.
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -16,10 +16,10 @@ use crate::identity::tracers::{Names, RuntimeWorker, Tracers};
 /// The names that ddtrace's runtime metrics have, read once: the release does not change while the process runs.
 static DDTRACES_NAMES: OnceBox<Selection> = OnceBox::new();
 
-/// How often we have stopped ddtrace's runtime metrics. Every answer says it, as one that comes too late is not seen.
+/// How often we have stopped ddtrace's runtime metrics. Every answer carries it, as one that comes too late is dropped.
 static STOPS: AtomicU32 = AtomicU32::new(0);
 
-/// What tracers say now; `None` if one of them failed to answer. With `force`, ddtrace's own runtime metrics are
+/// What tracers report now; `None` if one of them failed to answer. With `force`, ddtrace's own runtime metrics are
 /// disabled if they run.
 pub fn read(modules: &Bound<'_, PyDict>, force: bool) -> PyResult<Option<Tracers>> {
     let py = modules.py();

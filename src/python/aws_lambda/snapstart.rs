@@ -39,7 +39,7 @@ fn before_snapshot(py: Python<'_>) {
     });
 }
 
-/// Starts as a process of its own. An exception here would end the function.
+/// Makes the restored process an independent one. An exception here would end the function.
 #[pyfunction]
 fn after_restore(py: Python<'_>) {
     shielded((), || {
@@ -49,8 +49,8 @@ fn after_restore(py: Python<'_>) {
     });
 }
 
-/// Makes a restored process, a copy of the one in the snapshot, a process of its own: with a new runtime-id, and before
-/// its first invocation.
+/// Makes a restored process, which may be one of several copies, an independent one: with a new runtime-id, and without
+/// invocations so far.
 pub fn become_restored(py: Python<'_>, process: &'static Process) -> PyResult<()> {
     process.renew_runtime_id();
     process.invocations.guard.reset(since_epoch());
