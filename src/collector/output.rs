@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::catalogue::metric::Value;
-use crate::catalogue::selection::{Selection, samples};
+use crate::catalogue::metric::{Sample, Value};
+use crate::catalogue::selection::{Selection, append_samples, samples};
 use crate::clock::{self, Clock};
 use crate::emitter::origin::Origin;
 use crate::emitter::{Distribution, Emitter, Handover, LogLines, LookUp, Status, Transport};
@@ -34,6 +34,8 @@ pub struct Output {
     interval: Duration,
     sink: Sink,
     log: LogLines,
+    /// Empty between two flushes; its memory is kept.
+    samples: Vec<Sample>,
     /// What was last logged about ddtrace's runtime metrics.
     logged_worker: RuntimeWorker,
 }
@@ -81,6 +83,7 @@ impl Output {
             },
             sink: settings.sink,
             log: LogLines::default(),
+            samples: Vec::new(),
             logged_worker,
         }
     }
@@ -166,7 +169,8 @@ impl Output {
         match self.sink {
             Sink::Socket => {
                 self.find_origin();
-                self.emitter.send(samples(selection, &interval), now, within)
+                append_samples(&mut self.samples, selection, &interval);
+                self.emitter.send(self.samples.drain(..), now, within)
             }
             Sink::Log => {
                 let at = clock::since_epoch().as_secs();
