@@ -1,6 +1,6 @@
-"""Receivers that come and go, stop reading and go on, over every transport. They know to the byte what they have got.
+"""Receivers for every transport, which start, stop and read when a test says so, and count every byte.
 
-All are read by the test itself, when it says so: what a receiver has not read yet lies in its socket.
+Until the test drains a receiver, what was sent stays in its socket.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import re
 import socket
 import struct
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from receiving import NAMES, PREFIX, Flush, flush_of
+from catalogue_names import FIRST
+from ports import DISCARD, reserved_udp_port
+from receiving import Flush, flush_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,8 +27,7 @@ if TYPE_CHECKING:
 LINE = re.compile(
     r"(?P<name>[a-z0-9_.]+):(?P<value>[0-9]+(?:\.[0-9]+)?)\|(?P<type>[dgc])\|#(?P<tags>[^|\n]+)"
 )
-FIRST = f"{PREFIX}{NAMES[0]}:".encode()
-LONGEST = 8192
+MAX_PACKET = 8192
 LENGTH = struct.Struct("<I")
 
 
@@ -34,32 +35,32 @@ class Agent(ABC):
     """A receiver."""
 
     def __init__(self, url: str) -> None:
-        """`url` is what leads to it."""
+        """`url` is its address."""
         self.url = url
         self.packets: list[bytes] = []
         self._is_open = True
 
-    def pump(self) -> None:
-        """Reads what has arrived, to the last byte; nothing once it is closed."""
+    def drain(self) -> None:
+        """Reads everything that has arrived; nothing once it is closed."""
         if self._is_open:
             self._read()
 
     def close(self) -> None:
-        """Takes nothing any more, reads what it has taken, and goes. A Unix socket's file stays."""
+        """Stops receiving, reads what has arrived, and closes. The file of a Unix socket stays."""
         if self._is_open:
             self._stop()
             self._is_open = False
 
     @abstractmethod
     def _read(self) -> None:
-        """Takes everything that has arrived."""
+        """Reads everything that has arrived."""
 
     @abstractmethod
     def _stop(self) -> None:
-        """Lets nothing in any more, reads the rest and closes."""
+        """Stops receiving, reads the rest and closes."""
 
     def flushes(self) -> list[Flush]:
-        """What has been read, flush by flush."""
+        """What has been read so far, by flush."""
         gathered: list[list[bytes]] = []
         for packet in self.packets:
             if packet.startswith(FIRST):
@@ -67,19 +68,19 @@ class Agent(ABC):
             gathered[-1].append(packet)
         return [flush_of(packets, at=0) for packets in gathered]
 
-    def _take(self, packet: bytes) -> None:
-        assert 0 < len(packet) <= LONGEST
+    def _keep(self, packet: bytes) -> None:
+        assert 0 < len(packet) <= MAX_PACKET
         lines = packet.decode().split("\n")
         assert lines.pop() == "", "a packet ends with a line feed"
         assert [line for line in lines if not LINE.fullmatch(line)] == []
         self.packets.append(packet)
 
     def __enter__(self) -> Self:
-        """Gives the receiver itself."""
+        """Returns the receiver."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Goes."""
+        """Closes it."""
         self.close()
 
 
@@ -95,15 +96,18 @@ class Datagrams(Agent):
     def _read(self) -> None:
         with suppress(BlockingIOError):
             while packet := self._socket.recv(65536):
-                self._take(packet)
+                self._keep(packet)
 
 
 class Udp(Datagrams):
     """A receiver on a UDP port, any free one by default."""
 
     def __init__(self, port: int = 0, host: str = "127.0.0.1", room: int | None = None) -> None:
-        """Listens; `room` is how many bytes wait to be read at most."""
+        """Listens; `room` is the size of its receive buffer in bytes."""
         receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        if port:
+            # A test may have reserved the port.
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if room is not None:
             receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
         receiver.bind((host, port))
@@ -111,15 +115,15 @@ class Udp(Datagrams):
         super().__init__(receiver, f"udp://127.0.0.1:{self.port}")
 
     def overflows(self) -> int:
-        """How many datagrams the kernel has thrown away because there was no room."""
+        """How many datagrams the kernel has dropped because the buffer was full."""
         inode = str(os.fstat(self._socket.fileno()).st_ino)
         rows = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()]
         (drops,) = [int(row[12]) for row in rows if row[9] == inode]
         return drops
 
     def _stop(self) -> None:
-        # A connected socket hears its peer alone, and anybody else is told that nobody listens.
-        self._socket.connect(("127.0.0.1", 9))
+        # A connected socket receives only from its peer; the datagrams of others are refused.
+        self._socket.connect(DISCARD)
         self._read()
         self._socket.close()
 
@@ -145,7 +149,7 @@ class UnixStream(Agent):
     def __init__(self, path: Path) -> None:
         """Listens."""
         super().__init__(f"unixstream://{path}")
-        self.halves = 0
+        self.partial_frames = 0
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -159,12 +163,12 @@ class UnixStream(Agent):
             with suppress(BlockingIOError):
                 while data := connection.recv(65536):
                     self._connections[connection] = self._take_frames(self._connections[connection] + data)
-                # It has ended, perhaps within a frame.
-                self.halves += bool(self._connections.pop(connection))
+                # The connection has ended, perhaps within a frame.
+                self.partial_frames += bool(self._connections.pop(connection))
                 connection.close()
 
-    def nibble(self, length: int) -> None:
-        """Reads so much of its only connection, and nothing more."""
+    def read_exactly(self, length: int) -> None:
+        """Reads so many bytes of its only connection, and no more."""
         (connection,) = self._accepted()
         data = connection.recv(length)
         assert len(data) == length
@@ -185,7 +189,7 @@ class UnixStream(Agent):
             except BlockingIOError:
                 return
             except OSError as error:
-                # It has been shut down, and nobody waits any more.
+                # The listener has been shut down, and no connection is waiting.
                 if error.errno == errno.EINVAL:
                     return
                 raise
@@ -193,16 +197,42 @@ class UnixStream(Agent):
             yield connection
 
     def _take_frames(self, data: bytes) -> bytes:
-        """Takes whole frames; gives the beginning of the next."""
+        """Keeps whole frames; returns the rest, which begins the next."""
         while len(data) >= LENGTH.size:
             (length,) = LENGTH.unpack_from(data)
-            assert 0 < length <= LONGEST, "an Agent closes the connection here"
+            assert 0 < length <= MAX_PACKET, "an Agent would close the connection here"
             end = LENGTH.size + length
             if len(data) < end:
                 break
-            self._take(data[LENGTH.size : end])
+            self._keep(data[LENGTH.size : end])
             data = data[end:]
         return data
 
 
 AT_A_PATH: dict[str, Callable[[Path], Agent]] = {"unixgram": UnixDatagrams, "unixstream": UnixStream}
+
+
+class Place:
+    """An address at which one receiver after the other can listen."""
+
+    def __init__(self, transport: str, folder: Path) -> None:
+        """No receiver listens yet."""
+        self.transport = transport
+        self.path = folder / "dsd.socket"
+        self.url = f"{transport}://{self.path}"
+        self._reservation = ExitStack()
+        if transport == "udp":
+            self.port = self._reservation.enter_context(reserved_udp_port())
+            self.url = f"udp://127.0.0.1:{self.port}"
+
+    def open(self) -> Agent:
+        """A receiver."""
+        return Udp(self.port) if self.transport == "udp" else AT_A_PATH[self.transport](self.path)
+
+    def __enter__(self) -> Self:
+        """Returns the place."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Releases a reserved port."""
+        self._reservation.close()

@@ -1,33 +1,38 @@
-"""What the tests share: a receiver on a free port, programs in processes of their own."""
+"""What all tests share: a receiver on a free port, and programs in separate processes."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from launching import install_into, interpreter, virtual_environment, wheel
 from receiving import Flushes
-from serving import Reports
+from serving import SETTINGS, Reports
 
 from runtime_metrics import RuntimeMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-SETTINGS = ("DATADOG_", "DD_", "OTEL_")
-
-# Tests that run in the background ignore what Ctrl-C sends, and their programs would inherit that.
+# Tests that run in the background ignore SIGINT, and their programs would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The size of pytest's own terminal, which readline exports to the processes of pytest-xdist.
+for variable in ("COLUMNS", "LINES"):
+    os.environ.pop(variable, None)
 
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on what the shell that runs it exports."""
+    """No test depends on what its shell exports."""
     for name in os.environ:
         if name.startswith(SETTINGS):
             monkeypatch.delenv(name)
@@ -43,7 +48,7 @@ def flushes() -> Iterator[Flushes]:
 
 @pytest.fixture
 def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reports]:
-    """What processes report; each sends one flush, at its end."""
+    """What processes report: one flush each, when they end."""
     reports = Reports(tmp_path / "dogstatsd")
     monkeypatch.setenv("DD_DOGSTATSD_URL", reports.url)
     monkeypatch.setenv("DD_RUNTIME_METRICS_INTERVAL", "3600")
@@ -51,16 +56,61 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reports
     reports.stop()
 
 
+class Preloaded(Protocol):
+    """Returns the path of a library for LD_PRELOAD, by the name of its source in tests/preloaded."""
+
+    def __call__(self, name: str) -> str:
+        """Compiles it at the first call; skips the test where there is no compiler."""
+
+
+@pytest.fixture(scope="session")
+def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Preloaded:
+    """Compiles the libraries that replace functions of the C library."""
+    folder = tmp_path_factory.mktemp("preloaded")
+
+    @cache
+    def compiled(name: str) -> str:
+        if (compiler := shutil.which("cc")) is None:
+            pytest.skip(f"needs a C compiler for tests/preloaded/{name}.c")
+        library, source = folder / f"{name}.so", Path(__file__).parent / "preloaded" / f"{name}.c"
+        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+        return str(library)
+
+    return compiled
+
+
+class InstalledIn(Protocol):
+    """Returns an interpreter of a version whose environment has our package and nothing else."""
+
+    def __call__(self, version: str) -> str:
+        """Makes the environment at the first call; skips the test where there is no such interpreter."""
+
+
+@pytest.fixture(scope="session")
+def installed_in(tmp_path_factory: pytest.TempPathFactory) -> InstalledIn:
+    """Makes one environment for each version of CPython."""
+
+    @cache
+    def installed(version: str) -> str:
+        if (python := interpreter(version)) is None:
+            pytest.skip(f"no CPython {version} on this machine")
+        inside = virtual_environment(tmp_path_factory.mktemp(f"CPython {version}"), python)
+        install_into(inside, wheel())
+        return inside
+
+    return installed
+
+
 class RunProgram(Protocol):
     """Runs a program to its end in a fresh interpreter; fails if its exit status is another."""
 
     def __call__(self, source: str, *options: str, status: int = 0, **environment: str) -> str:
-        """Takes its source, the interpreter's options, the exit status and variables; gives what it printed."""
+        """Takes source, interpreter options, exit status and variables; returns what the program printed."""
 
 
 @pytest.fixture
 def run_program() -> RunProgram:
-    """Runs programs, in which any warning is an error and nothing may come out on stderr."""
+    """Runs programs in which any warning is an error and that may write nothing to stderr."""
 
     def run(source: str, *options: str, status: int = 0, **environment: str) -> str:
         command = [sys.executable, "-W", "error", *options, "-c", textwrap.dedent(source)]

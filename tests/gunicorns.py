@@ -1,8 +1,8 @@
-"""Gunicorn with the integration: runs one, keeps every line of its processes, and plays a script to it.
+"""Gunicorn with the integration: runs one, keeps every line that its processes send, and sends requests to it.
 
-A request's duration is known from outside without any tolerance: it is at least what the page sleeps and at most what
-the client waits, which reads until the server hangs up, after the request. So no load of the machine can make a right
-duration look wrong.
+The bounds of a request's duration need no tolerance: it is at least what the page sleeps, and at most what the client
+waits until the server closes the connection, which it does after the request. However busy the machine is, a correct
+duration is between the two.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
-from conftest import SETTINGS
-from serving import PATIENCE, ROOT, SERVERS, Datagrams
+from serving import ROOT, SERVERS, SETTINGS, TIMEOUT, Datagrams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Future
     from pathlib import Path
 
-    import pytest
 
 Played = TypeVar("Played")
 Case = TypeVar("Case", bound=tuple[str, ...])
@@ -44,22 +43,22 @@ CLASSES = {
 }
 NEEDS = {"gevent": "gevent packaging", "uvicorn": "uvicorn-worker"}
 
-# The way in that needs no file of the user's.
+# Installs our hooks without a configuration file.
 OURS = "--config python:runtime_metrics.gunicorn"
 
-# Of the application, in this order.
+# Paths of the application, in the order in which they are requested.
 PAGES = ["/", "/missing", "/failing", "/slow", "/raising", "/started", "/silent", "/broken", "/streamed"]
 
-# Enough to be a request, and not to be served.
+# Enough to count as a request, and malformed, so that it is rejected.
 TWO_LENGTHS = b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n"
 
-# What every process sends at every flush.
-BEAT = "runtime.python.cpu.time.sys"
+# A metric of every process and every flush.
+IN_EVERY_FLUSH = "runtime.python.cpu.time.sys"
 
-# What a page sleeps, in milliseconds.
-SCRIPTED = {"/slow": 20.0, "/raising": 400.0, "/streamed": 150.0}
+# How long a page sleeps, in milliseconds.
+PAGE_SLEEPS = {"/slow": 20.0, "/raising": 400.0, "/streamed": 150.0}
 
-# The head's end and the body of a plain page.
+# The end of the head, and the body, of a plain page.
 END = b"\r\n\r\n\r\n"
 
 LINE = re.compile(
@@ -72,10 +71,10 @@ CHECK = re.compile(
 )
 
 
-# Of an answer.
+# The date in the head of an answer.
 DATE = re.compile(rb"(?i)date: [^\r]+\r\n")
 
-# Of what Gunicorn writes: the time, and numbers of processes.
+# What differs between two runs in the log of Gunicorn: times and process ids.
 VARYING = re.compile(
     r"\[[0-9-]{10} [0-9:]{8} [+0-9]{5}\]|(?<=[\[(])[0-9]+(?=[\])])|(?<=pid: )[0-9]+|(?<=pid:)[0-9]+"
 )
@@ -84,7 +83,7 @@ FRAMES = re.compile(r'  File "[^"]*/runtime_metrics/[^"]*", line [0-9]+, in .*\n
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a datagram: the process that sent it, as the kernel says, and what it holds."""
+    """One line of a datagram, parsed, and the process that sent it, as the kernel says."""
 
     pid: int
     at: float
@@ -101,24 +100,24 @@ class Line:
         return value
 
     def tag(self, key: str) -> str:
-        """The value of a tag that is there once."""
+        """The value of a tag that occurs once."""
         (value,) = [tag.partition(":")[2] for tag in self.tags if tag.startswith(f"{key}:")]
         return value
 
 
 class Lines(Datagrams[list[Line]]):
-    """A receiver of lines, which may be packed."""
+    """A receiver of lines, several of which may be in a datagram."""
 
     def __init__(self, path: Path) -> None:
         """Begins to listen."""
         super().__init__(path, lines_of)
 
     def named(self, name: str) -> list[Line]:
-        """The lines of all metrics whose names begin so."""
+        """The lines of all metrics whose names start with this."""
         return [line for lines in list(self) for line in lines if line.name.startswith(name)]
 
     def sums(self, name: str) -> dict[str, float]:
-        """What the counters whose names begin so have come to, without those at 0."""
+        """The sums of the counters whose names start with this, without those that are 0."""
         sums: defaultdict[str, float] = defaultdict(float)
         for line in self.named(name):
             if line.type == "c":
@@ -131,12 +130,12 @@ class Lines(Datagrams[list[Line]]):
 
 
 def lines_of(payload: str, pid: int) -> list[Line]:
-    """Takes a datagram of this process apart."""
+    """Parses a datagram of this process."""
     return [line_of(text, pid) for text in payload.splitlines()]
 
 
 def line_of(text: str, pid: int) -> Line:
-    """Takes a line apart. A service check has its status for a value."""
+    """Parses a line. The value of a service check is its status."""
     if check := CHECK.fullmatch(text):
         values = (float(check["status"]),)
         return Line(
@@ -158,7 +157,7 @@ def line_of(text: str, pid: int) -> Line:
 
 @contextmanager
 def gunicorn(options: str, folder: Path, **environment: str) -> Iterator[Gunicorn]:
-    """Runs Gunicorn, which listens, until it is stopped. `{statsd}` is the address of a second receiver."""
+    """Runs Gunicorn until it is stopped; it listens already. `{statsd}` is the address of a second receiver."""
     with starting(options, folder, **environment) as server:
         server.until(server.is_listening)
         yield server
@@ -166,19 +165,19 @@ def gunicorn(options: str, folder: Path, **environment: str) -> Iterator[Gunicor
 
 @contextmanager
 def starting(options: str, folder: Path, **environment: str) -> Iterator[Gunicorn]:
-    """Runs a Gunicorn that may not get as far."""
+    """Runs a Gunicorn that may fail before it listens."""
     server = Gunicorn(options, folder, environment)
     try:
         yield server
     finally:
         server.kill()
         server.lines.stop()
-        server.own.stop()
+        server.statsd.stop()
 
 
 @contextmanager
 def side_by_side(play: Callable[..., Played], cases: Iterable[Case]) -> Iterator[dict[Case, Future[Played]]]:
-    """Plays all cases, some at a time: servers wait more than they work."""
+    """Plays all cases at the same time: servers wait more than they work."""
     with ThreadPoolExecutor(5) as executor:
         try:
             yield {case: executor.submit(play, *case) for case in cases}
@@ -186,34 +185,31 @@ def side_by_side(play: Callable[..., Played], cases: Iterable[Case]) -> Iterator
             executor.shutdown(cancel_futures=True)
 
 
-def selected(request: pytest.FixtureRequest, fixture: str) -> list[Any]:
-    """With which parameters the tests of this session use a fixture."""
-    calls = [getattr(item, "callspec", None) for item in request.session.items]
-    parameters = [call.params[fixture] for call in calls if call is not None and fixture in call.params]
-    return list(dict.fromkeys(parameters))
-
-
 class Gunicorn:
-    """A Gunicorn, the lines that reach the Agent, and those that its own statsd client sends."""
+    """A Gunicorn, the lines that reach the Agent, and those that Gunicorn's statsd client sends."""
 
     def __init__(self, options: str, folder: Path, environment: dict[str, str]) -> None:
         """Starts it."""
         self.path = folder / "http"
         self.held = folder / "held"
-        self.left = folder / "left"
+        self.recorded = folder / "recorded"
         self.lines = Lines(folder / "dogstatsd")
-        self.own = Lines(folder / "statsd")
+        self.statsd = Lines(folder / "statsd")
         self._stderr = folder / "stderr"
+        # By a file there, a Gunicorn kills the dirty arbiter of another of the same name: no two may share it. It is
+        # not the folder of the test, because the paths of sockets must be short.
+        self._temporary = TemporaryDirectory()
         settings = {
             "DD_DOGSTATSD_URL": self.lines.url,
             "DD_RUNTIME_METRICS_INTERVAL": "0.5",
             "HELD": str(self.held),
-            "LEFT": str(self.left),
+            "RECORDED": str(self.recorded),
+            "TMPDIR": self._temporary.name,
         }
-        # Also where fixtures of a module start it, before the environment is made plain.
+        # Fixtures of a module start it before the fixture of each test cleans the environment.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
         command = f"gunicorn --no-control-socket --bind unix:{self.path} {options}"
-        program, *arguments = shlex.split(command.format(statsd=self.own.url, folder=folder))
+        program, *arguments = shlex.split(command.format(statsd=self.statsd.url, folder=folder))
         with self._stderr.open("wb") as stderr:
             self.process = psutil.Popen(
                 [str(SERVERS / "bin" / program), *arguments],
@@ -233,7 +229,7 @@ class Gunicorn:
     def connection(self) -> socket.socket:
         """Connects."""
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(PATIENCE)
+        client.settimeout(TIMEOUT)
         try:
             client.connect(str(self.path))
         except OSError:
@@ -242,99 +238,100 @@ class Gunicorn:
         return client
 
     def until(self, enough: Callable[[], object]) -> None:
-        """Waits, as long as it runs."""
-        deadline = time.monotonic() + PATIENCE
+        """Waits until a condition holds; fails as soon as the server has ended."""
+        deadline = time.monotonic() + TIMEOUT
         while not enough():
             assert self.process.poll() is None, self.stderr()
             assert time.monotonic() < deadline, self.stderr()
             time.sleep(0.02)
 
-    def noted(self) -> float:
-        """Waits for the time that the application notes, and takes it away."""
-        self.until(lambda: self.left.exists() and self.left.read_text().endswith("\n"))
-        noted = float(self.left.read_text())
-        self.left.unlink()
-        return noted
+    def recorded_time(self) -> float:
+        """Waits for the time that the application records, and removes it."""
+        self.until(lambda: self.recorded.exists() and self.recorded.read_text().endswith("\n"))
+        recorded = float(self.recorded.read_text())
+        self.recorded.unlink()
+        return recorded
 
     def workers(self) -> set[int]:
         """Its worker processes."""
         return {child.pid for child in self.process.children()}
 
-    def until_all_is_told(self) -> None:
-        """Waits until each worker has sent two flushes more: nothing that has happened is still in it."""
+    def until_all_is_reported(self) -> None:
+        """Waits until each worker has sent two more flushes: then everything that has happened is reported."""
         now, workers = time.monotonic(), self.workers()
 
         def flushes() -> Counter[int]:
-            beats = self.lines.named(BEAT)
-            return Counter(line.pid for line in beats if line.at > now)
+            lines = self.lines.named(IN_EVERY_FLUSH)
+            return Counter(line.pid for line in lines if line.at > now)
 
         self.until(lambda: min(flushes()[worker] for worker in workers) >= 2)
 
     def stop(self) -> int:
-        """Ends it as an operator does, and gives the exit status."""
+        """Stops it as an operator would, and returns the exit status."""
         family = self.process.children(recursive=True)
         self.process.terminate()
-        status = self.process.wait(PATIENCE)
-        _, alive = psutil.wait_procs(family, PATIENCE)
+        status = self.process.wait(TIMEOUT)
+        _, alive = psutil.wait_procs(family, TIMEOUT)
         assert alive == [], self.stderr()
         self.lines.stop()
-        self.own.stop()
+        self.statsd.stop()
         return int(status)
 
     def stderr(self) -> str:
         """What it has written."""
         return self._stderr.read_text()
 
-    def words(self) -> Counter[str]:
-        """The lines of what it has written, without what differs from run to run, and without our stack frames."""
+    def log_lines(self) -> Counter[str]:
+        """The lines of its log, without what differs from run to run and without our stack frames."""
         text = FRAMES.sub("", self.stderr()).replace(str(self.path), "PATH")
         return Counter(VARYING.sub("", line) for line in text.splitlines())
 
     def kill(self) -> None:
-        """Leaves nothing behind."""
+        """Kills every process that is left, and removes its files."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
+        self._temporary.cleanup()
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a client knows of its request: the answer but its date, and the limits of the duration in milliseconds."""
+class Exchange:
+    """A request as its client sees it: the answer without its date, and the bounds of the duration in milliseconds."""
 
     path: str
     answer: bytes
-    least: float
-    most: float
+    min_duration: float
+    max_duration: float
 
     @property
     def status(self) -> int | None:
-        """The answer's status, if there is one."""
+        """The status of the answer, if there is one."""
         return status_of(self.answer)
 
 
-def ask(server: Gunicorn, path: str, headers: str = "", method: str = "GET") -> Asked:
-    """Sends a request on a connection of its own and waits until the server hangs up."""
-    return tell(server, path, request(path, method, f"Connection: close\r\n{headers}"))
+def ask(server: Gunicorn, path: str, headers: str = "", method: str = "GET") -> Exchange:
+    """Sends a request on a new connection and waits until the server closes it."""
+    return send_bytes(server, path, request(path, method, f"Connection: close\r\n{headers}"))
 
 
-def tell(server: Gunicorn, path: str, said: bytes) -> Asked:
-    """Sends just these bytes and waits until the server hangs up."""
+def send_bytes(server: Gunicorn, path: str, data: bytes) -> Exchange:
+    """Sends exactly these bytes and waits until the server closes the connection."""
     begin = time.monotonic()
     with closing(server.connection()) as connection:
-        connection.sendall(said)
+        connection.sendall(data)
         answer = b"".join(iter(partial(received, connection), b""))
-    return Asked(path, DATE.sub(b"", answer), SCRIPTED.get(path, 0), since(begin))
+    return Exchange(path, DATE.sub(b"", answer), PAGE_SLEEPS.get(path, 0), since(begin))
 
 
-def ask_again(server: Gunicorn, times: int) -> tuple[list[Asked], int]:
-    """Sends requests one after the other, and gives the number of connections that it took as well.
+def ask_again(server: Gunicorn, times: int) -> tuple[list[Exchange], int]:
+    """Sends requests one after the other; returns also how many connections that took.
 
-    A server ends a request before it answers the connection's next.
+    A server ends a request before it answers the next on the same connection.
     """
-    begins, ends, answers = [], [], []
+    starts, ends, answers = [], [], []
     connections: list[socket.socket] = []
     for left in reversed(range(times)):
-        begins.append(time.monotonic())
+        starts.append(time.monotonic())
         if not connections or connections[-1].fileno() < 0:
             connections.append(server.connection())
         connections[-1].sendall(request("/", "GET", "" if left else "Connection: close\r\n"))
@@ -347,41 +344,41 @@ def ask_again(server: Gunicorn, times: int) -> tuple[list[Asked], int]:
             connections[-1].close()
         ends.append(time.monotonic())
     asked = [
-        Asked("/", answer, 0, (end - begin) * 1000)
-        for answer, begin, end in zip(answers, begins, [*ends[1:], ends[-1]], strict=True)
+        Exchange("/", answer, 0, (end - begin) * 1000)
+        for answer, begin, end in zip(answers, starts, [*ends[1:], ends[-1]], strict=True)
     ]
     return asked, len(connections)
 
 
 def ask_at_once(server: Gunicorn, path: str, connections: int, times: int) -> int:
-    """Sends so many requests on each of so many connections without waiting, and gives the number of answers."""
-    said = request(path) * (times - 1) + request(path, headers="Connection: close\r\n")
+    """Sends so many requests on each of so many connections without waiting; returns the number of answers."""
+    requests = request(path) * (times - 1) + request(path, headers="Connection: close\r\n")
     with ExitStack() as stack:
         opened = [stack.enter_context(closing(server.connection())) for _ in range(connections)]
         for connection in opened:
-            connection.sendall(said)
+            connection.sendall(requests)
         return sum(b"".join(iter(partial(received, connection), b"")).count(END) for connection in opened)
 
 
-def leave_early(server: Gunicorn) -> Asked:
-    """Hangs up before the answer, and waits until the application gives it."""
+def disconnect_before_the_answer(server: Gunicorn) -> Exchange:
+    """Closes the connection before the answer, and waits until the application gives it."""
     begin = time.monotonic()
     with closing(server.connection()) as connection:
         connection.sendall(request("/late"))
         time.sleep(0.1)
-    return Asked("/late", b"", 200, (server.noted() - begin) * 1000)
+    return Exchange("/late", b"", 200, (server.recorded_time() - begin) * 1000)
 
 
-def leave(server: Gunicorn) -> Asked:
-    """Hangs up in the midst of the answer, and waits until the application has noticed."""
+def disconnect_during_the_answer(server: Gunicorn) -> Exchange:
+    """Closes the connection during the answer, and waits until the application has noticed."""
     begin = time.monotonic()
     with closing(server.connection()) as connection:
         connection.sendall(request("/endless"))
         answer = received(connection)
         answered = time.monotonic()
         time.sleep(0.1)
-        least = since(answered)
-    return Asked("/endless", answer, least, (server.noted() - begin) * 1000)
+        minimum = since(answered)
+    return Exchange("/endless", answer, minimum, (server.recorded_time() - begin) * 1000)
 
 
 def request(path: str, method: str = "GET", headers: str = "") -> bytes:
@@ -390,7 +387,7 @@ def request(path: str, method: str = "GET", headers: str = "") -> bytes:
 
 
 def received(connection: socket.socket) -> bytes:
-    """What arrives next, nothing once the server has hung up."""
+    """What arrives next; nothing once the server has closed the connection."""
     with suppress(ConnectionResetError):
         return connection.recv(65536)
     return b""

@@ -1,7 +1,7 @@
-"""AWS Lambda, played: the real runtime with a Runtime API of ours, frozen between invocations, and what it sends.
+"""A simulation of AWS Lambda: the real runtime with a Runtime API of ours, frozen between invocations.
 
-Everything is on one timeline: what the Runtime API sees, what is done to the process, and each datagram, at the time at
-which the kernel has received it.
+Everything is on one timeline: the requests to the Runtime API, what is done to the process, and each datagram, at the
+time at which the kernel has received it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from namespaces import Namespace, need_tools
 from receiving import Flush, flush_of
 from runtime_api import Invocation, RuntimeApi
-from serving import PATIENCE, ROOT, need
+from serving import ROOT, TIMEOUT, need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ class Event:
     """Something on the timeline, at a time as time.time() counts."""
 
     at: float
-    # "datagram", what the Runtime API notes, or what is done to the process: "freeze", "thaw", "kill".
+    # "datagram", a request to the Runtime API, or what is done to the process: "freeze", "thaw", "kill".
     what: str
     request: str
     body: bytes
@@ -52,12 +52,12 @@ class Event:
 
 @dataclass
 class Timeline(list[Event]):
-    """What has happened, in the order in which it was noted."""
+    """What has happened, in the order in which it was recorded."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def note(self, what: str, request: str = "", body: bytes = b"", at: float | None = None) -> None:
-        """Adds something, that has happened now unless another time is given."""
+    def record(self, what: str, request: str = "", body: bytes = b"", at: float | None = None) -> None:
+        """Adds an event; it has happened now unless another time is given."""
         with self.changed:
             self.append(Event(time.time() if at is None else at, what, request, body))
             self.changed.notify_all()
@@ -67,20 +67,20 @@ class Timeline(list[Event]):
         return sum(event.what == what for event in self)
 
     def until(self, happened: Callable[[], bool]) -> bool:
-        """Waits until that is so; says whether it is."""
+        """Waits until a condition holds; returns whether it does."""
         with self.changed:
-            return self.changed.wait_for(happened, PATIENCE)
+            return self.changed.wait_for(happened, TIMEOUT)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of an invocation."""
+    """The outcome of an invocation."""
 
     request: str
     # "response" or "error".
     kind: str
     body: Any
-    # From the time the event left until the answer was there.
+    # From when the event was sent until the answer arrived.
     seconds: float
     # What arrived meanwhile.
     datagrams: tuple[bytes, ...]
@@ -95,7 +95,7 @@ class Receiver:
     """A UDP socket, and each datagram on the timeline."""
 
     def __init__(self, receiver: socket.socket, sender: socket.socket, timeline: Timeline) -> None:
-        """Takes over a bound socket, and one to send to it."""
+        """Takes over a bound socket, and one that sends to it."""
         receiver.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._receiver, self._sender, self._timeline = receiver, sender, timeline
         self._marks = 0
@@ -128,11 +128,11 @@ class Receiver:
                     self._timeline.changed.notify_all()
                 continue
             seconds, nanoseconds = TIMESTAMP.unpack(timestamp)
-            self._timeline.note("datagram", body=payload, at=seconds + nanoseconds / 1e9)
+            self._timeline.record("datagram", body=payload, at=seconds + nanoseconds / 1e9)
 
 
 class Environment:
-    """An execution environment: one process of the runtime, in a network of its own."""
+    """An execution environment: one process of the runtime, in a separate network namespace."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class Environment:
         within: tuple[str, ...] = (),
         options: tuple[str, ...] = (),
     ) -> None:
-        """Starts it; `within` is a command that runs another, `stored_for` the age of an image in seconds."""
+        """Starts it; `within` is a command that runs another, `stored_for` the age of a snapshot in seconds."""
         need("awslambdaric", among=LAMBDA)
         need_tools()
         self.timeline = Timeline()
@@ -159,7 +159,7 @@ class Environment:
         listener, receiver, sender = self._network.inside(opened)
         self._receiver = Receiver(receiver, sender, self.timeline)
         self._stored_for = stored_for
-        self._api = RuntimeApi(listener, name, self._note)
+        self._api = RuntimeApi(listener, name, self._record)
         self._serving = threading.Thread(target=self._api.serve_forever, args=(0.02,))
         self._serving.start()
         self._invocations = 0
@@ -178,7 +178,7 @@ class Environment:
             "AWS_LAMBDA_INITIALIZATION_TYPE": initialization,
             "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{listener.getsockname()[1]}",
             "AWS_REGION": "eu-central-1",
-            # It would tell of each import that takes a few milliseconds, ours among them.
+            # Otherwise it logs each import that takes a few milliseconds, such as ours.
             "DD_COLD_START_TRACING": "false",
             "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
             "DD_RUNTIME_METRICS_LAMBDA_EXTENSION": str(present),
@@ -198,14 +198,14 @@ class Environment:
             )
 
     def init(self) -> float:
-        """Waits until it asks for its first event, or ends; gives how long that took."""
+        """Waits until it asks for its first event, or ends; returns how long that took."""
         self._await("next", 1)
         return next(event.at for event in self.timeline if event.what == "next") - self.began
 
     def invoke(
         self, event: object = None, *, request: str = "", frozen: float = 0, thawed: float = 0
     ) -> Answer:
-        """Has an event served: after a freeze of some seconds, and some more after the thaw."""
+        """Has an event served, after a freeze of so many seconds and so many more after the thaw."""
         self._await("next", self._invocations + 1)
         self._receiver.settle()
         if frozen:
@@ -222,47 +222,47 @@ class Environment:
         self._receiver.settle()
         return self._answer(request, self.timeline[begin:])
 
-    def hand_out(self, event: object, deadline: float = 60) -> None:
-        """Has an event served, and does not wait for the answer."""
+    def start_invocation(self, event: object, deadline: float = 60) -> None:
+        """Sends an event, and does not wait for the answer."""
         self._await("next", self._invocations + 1)
         self._invocations += 1
         request = f"request-{self._invocations}"
         self._api.invocations.put(Invocation(request, json.dumps(event).encode(), deadline))
         assert self.timeline.until(lambda: self.timeline.count("invoke") == self._invocations)
 
-    def invoke_to_its_end(self, event: object, *, deadline: float) -> None:
-        """Has an event served until the deadline, at which the platform kills the process."""
-        self.hand_out(event, deadline)
+    def invoke_until_killed(self, event: object, *, deadline: float) -> None:
+        """Sends an event and kills the process at the deadline, as the platform does."""
+        self.start_invocation(event, deadline)
         time.sleep(deadline)
         self.kill()
 
     def datagrams(self) -> list[bytes]:
-        """All that has arrived so far."""
+        """What has arrived so far."""
         self._receiver.settle()
         return [event.body for event in self.timeline if event.what == "datagram"]
 
     def freeze(self) -> None:
-        """Stops it, and waits until it stands still."""
+        """Stops the process, and waits until it has stopped."""
         self.process.send_signal(signal.SIGSTOP)
         _, status = os.waitpid(self.process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
         self._receiver.settle()
-        self.timeline.note("freeze")
+        self.timeline.record("freeze")
 
     def thaw(self) -> None:
-        """Lets it go on."""
-        self.timeline.note("thaw")
+        """Continues the process."""
+        self.timeline.record("thaw")
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Takes it back, as the platform does."""
-        self.timeline.note("kill")
+        """Kills the process, as the platform does."""
+        self.timeline.record("kill")
         self.process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
         self._receiver.settle()
 
     def stray(self) -> list[Event]:
-        """Datagrams that no invocation has sent between its event and its answer."""
+        """Datagrams that were sent outside of invocations: not between an event and its answer."""
         self._receiver.settle()
         windows = [
             (invoked.at, answered.at)
@@ -282,32 +282,32 @@ class Environment:
         tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
         return sorted((task / "comm").read_text().strip() for task in tasks)
 
-    def said(self) -> str:
-        """What it has written, and the log of the function with it."""
+    def output(self) -> str:
+        """The output of the process, which contains the log of the function."""
         return (self.folder / "stdout").read_text() + (self.folder / "stderr").read_text()
 
     def close(self) -> None:
-        """Leaves nothing behind."""
+        """Ends the process and the network namespace."""
         self.process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
         self._receiver.close()
         self._api.shutdown()
         self._serving.join()
         self._api.server_close()
         self._network.close()
 
-    def _note(self, what: str, request: str, body: bytes) -> None:
-        self.timeline.note(what, request, body)
+    def _record(self, what: str, request: str, body: bytes) -> None:
+        self.timeline.record(what, request, body)
         if what == "restore":
-            # It is answered when the image is restored.
+            # The request is answered when the snapshot is restored.
             time.sleep(self._stored_for)
 
     def _await(self, what: str, times: int) -> None:
         def happened() -> bool:
             return self.timeline.count(what) >= times or self.timeline.count("init error") > 0
 
-        assert self.timeline.until(happened), self.said()
-        assert self.timeline.count(what) >= times, self.said()
+        assert self.timeline.until(happened), self.output()
+        assert self.timeline.count(what) >= times, self.output()
 
     def _answer(self, request: str, events: list[Event]) -> Answer:
         (invoked,) = [event for event in events if event.what == "invoke"]
@@ -322,7 +322,7 @@ class Environment:
 
 
 def opened() -> tuple[socket.socket, socket.socket, socket.socket]:
-    """Sockets where the Runtime API listens, where the extension does, and to send to that."""
+    """Sockets on which the Runtime API and the extension listen, and one that sends to the extension."""
     listener = socket.create_server(("127.0.0.1", 0))
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiver.bind(("127.0.0.1", PORT))
@@ -333,7 +333,7 @@ def opened() -> tuple[socket.socket, socket.socket, socket.socket]:
 def environment(
     handler: str, folder: Path, variables: dict[str, str] | None = None, **options: Any
 ) -> Iterator[Environment]:
-    """Runs a function until it is not needed any more."""
+    """Runs a function for the duration of a block."""
     folder.mkdir(exist_ok=True)
     running = Environment(handler, folder, variables or {}, **options)
     try:
@@ -343,10 +343,10 @@ def environment(
 
 
 def init_error(handler: str, folder: Path, variables: dict[str, str]) -> dict[str, Any]:
-    """What a function that cannot be set up reports."""
+    """What a function reports whose initialisation fails."""
     with environment(handler, folder, variables) as running:
-        assert running.timeline.until(lambda: running.timeline.count("init error") > 0), running.said()
-        running.process.wait(PATIENCE)
+        assert running.timeline.until(lambda: running.timeline.count("init error") > 0), running.output()
+        running.process.wait(TIMEOUT)
         (reported,) = [event for event in running.timeline if event.what == "init error"]
         assert running.stray() == []
         error: dict[str, Any] = json.loads(reported.body)

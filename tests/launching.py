@@ -1,4 +1,4 @@
-"""Environments in which programs are launched, with ddtrace beside us or without."""
+"""Environments in which programs are launched, with or without ddtrace."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import sys
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from peers import PEERS
 from serving import ROOT
 
@@ -19,10 +21,17 @@ if TYPE_CHECKING:
 
 RUN = [str(Path(sys.executable).with_name("runtime-metrics")), "run"]
 
-# The interpreter that the virtual environment of the tests was made with: we are not installed there.
+# The interpreter from which the environment of the tests was made: our package is not installed there.
 BASE = os.path.realpath(sys.executable)
 
-# Says who it is, and ends.
+VERSIONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.15"]
+# Tests of one version run in one process, which installs the package for it once.
+each_version = pytest.mark.parametrize(
+    "version",
+    [pytest.param(version, marks=pytest.mark.xdist_group(f"CPython {version}")) for version in VERSIONS],
+)
+
+# Prints its id, and ends.
 PROGRAM = "import os; print(os.getpid())"
 
 SCRIPT = """\
@@ -87,21 +96,48 @@ def with_ddtrace(place: str, folder: Path) -> World:
     return World(python, variables | {"PATH": os.pathsep.join(search)})
 
 
-def virtual_environment(folder: Path) -> str:
-    """An empty one, without pip; gives its interpreter."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+def virtual_environment(folder: Path, python: str = sys.executable) -> str:
+    """Makes an empty environment without pip; returns its interpreter."""
+    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True)
     return str(folder / "bin" / "python")
 
 
+def install_into(python: str, package: Path) -> None:
+    """Installs a package into the environment of an interpreter, with the pip of the tests."""
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    subprocess.run([*pip, "install", "--quiet", package], check=True)
+
+
+def wheel() -> Path:
+    """The wheel that `make wheel` built."""
+    (found,) = (ROOT / "dist").glob("*.whl")
+    return found
+
+
+@cache
+def interpreter(version: str) -> str | None:
+    """A CPython of this version, on the path or among pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    candidates = [f"python{version}", *map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python")))]
+    question = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
+    for candidate in candidates:
+        try:
+            done = subprocess.run([candidate, "-c", question], capture_output=True, text=True, check=False)
+        except OSError:
+            continue
+        if done.stdout.strip() == f"cpython {version}":
+            return candidate
+    return None
+
+
 def unpacked(folder: Path) -> Path:
-    """The wheel, in a folder for the search path."""
-    (wheel,) = (ROOT / "dist").glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    """Extracts the wheel into a folder for the search path."""
+    with zipfile.ZipFile(wheel()) as archive:
         archive.extractall(folder)
     return folder
 
 
 def flushes_by_process(reports: Reports) -> Counter[int]:
-    """How many flushes each process has sent, now that everything has ended."""
+    """How many flushes each process has sent; all must have ended."""
     reports.stop()
     return Counter(report.pid for report in reports if "mem.rss" in report.values)

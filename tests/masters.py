@@ -1,38 +1,37 @@
-"""Gunicorn's masters: what they say of their workers, and requests that last as long as a test wants."""
+"""Masters of Gunicorn: what they report about their workers, and requests that last as long as a test wants."""
 
 from __future__ import annotations
 
-import os
 import signal
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psutil
 from gunicorns import Gunicorn
-from serving import PATIENCE
+from serving import TIMEOUT
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-# The requests that tests/servers/held.py does not answer to the end before it gets their body.
+# Requests whose answer tests/servers/held.py finishes only once it has their body.
 HELD = ("/hold", "/spin", "/raise", "/grow")
 
 
 @dataclass(frozen=True)
 class States:
-    """How many workers there are in each state."""
+    """How many workers are in each state."""
 
     idle: int
     working: int
 
 
 @contextmanager
-def leading(options: str, folder: Path, **environment: str) -> Iterator[Master]:
-    """Runs a Gunicorn as soon as it listens, and leaves nothing of it behind."""
+def running_master(options: str, folder: Path, **environment: str) -> Iterator[Master]:
+    """Runs a Gunicorn, which listens already, and kills all its processes at the end."""
     master = Master(options, folder, environment)
     try:
         master.until(master.is_listening)
@@ -40,50 +39,48 @@ def leading(options: str, folder: Path, **environment: str) -> Iterator[Master]:
     finally:
         master.kill()
         master.lines.stop()
-        master.own.stop()
+        master.statsd.stop()
 
 
 class Master(Gunicorn):
-    """A master and its workers, which may be succeeded by another."""
+    """A master and its workers; another master may take its place."""
 
     def __init__(self, options: str, folder: Path, environment: dict[str, str]) -> None:
         """Starts it."""
-        # Gunicorn keeps a file there by the name of the application.
-        settings = {"DD_RUNTIME_METRICS_INTERVAL": "0.2", "TMPDIR": str(folder)}
+        settings = {"DD_RUNTIME_METRICS_INTERVAL": "0.2"}
         super().__init__(options, folder, settings | environment)
-        self._first = self.process
-        self.leader: psutil.Process = self.process
+        self.master: psutil.Process = self.process
 
     def states(self, pid: int | None = None) -> list[States]:
-        """What this master has said about its workers, oldest first."""
+        """What this master has reported about its workers, oldest first."""
         lines = [
-            line for line in self.lines.named("gunicorn.workers") if line.pid == (pid or self.leader.pid)
+            line for line in self.lines.named("gunicorn.workers") if line.pid == (pid or self.master.pid)
         ]
         idle, working = (
             [int(line.value) for line in lines if line.tag("state") == state] for state in ("idle", "working")
         )
-        # What arrives between the two is complete in a moment.
+        # The second line of the last pair may not have arrived yet.
         return [States(*pair) for pair in zip(idle, working, strict=False)]
 
     def checks(self, pid: int | None = None) -> list[int]:
-        """What this master has said about itself, oldest first."""
+        """The status of each service check of this master, oldest first."""
         lines = self.lines.named("gunicorn.is_running")
-        return [int(line.value) for line in lines if line.pid == (pid or self.leader.pid)]
+        return [int(line.value) for line in lines if line.pid == (pid or self.master.pid)]
 
     def until(self, enough: Callable[[], object]) -> None:
-        """Waits, as long as the master runs."""
-        deadline = time.monotonic() + PATIENCE
+        """Waits until a condition holds; fails as soon as the master has ended."""
+        deadline = time.monotonic() + TIMEOUT
         while not enough():
-            assert self.leader.status() != psutil.STATUS_ZOMBIE, self.stderr()
+            assert self.master.status() != psutil.STATUS_ZOMBIE, self.stderr()
             assert time.monotonic() < deadline, f"{self.states()[-3:]}\n{self.stderr()}"
             time.sleep(0.02)
 
     def until_states(self, idle: int, working: int) -> None:
-        """Waits until the master says so."""
+        """Waits until the master reports this."""
         self.until(lambda: self.states()[-1:] == [States(idle, working)])
 
     def next_states(self, number: int) -> list[States]:
-        """What the master says from now on."""
+        """What the master reports from now on."""
         before = len(self.states())
         self.until(lambda: len(self.states()) >= before + number)
         return self.states()[before : before + number]
@@ -93,34 +90,33 @@ class Master(Gunicorn):
         return Request(self.connection(), target)
 
     def ask(self, target: str = "/") -> int:
-        """The process that has answered a request."""
+        """Sends a request; returns the id of the process that has answered it."""
         with self.request(target) as request:
             assert request.end() == b"done\n"
             return request.pid
 
-    def let_everybody_send(self) -> None:
+    def let_other_users_send(self) -> None:
         """Lets processes of other users send, if they can see the folder."""
         (self.path.parent / "dogstatsd").chmod(0o777)
 
     def end(self, by: signal.Signals = signal.SIGTERM) -> int | None:
-        """Ends the master by a signal, waits for all its processes, and gives the exit status."""
-        family = self.leader.children(recursive=True)
-        self.leader.send_signal(by)
-        status = self.leader.wait(PATIENCE)
-        _, alive = psutil.wait_procs(family, PATIENCE)
+        """Ends the master by a signal, waits for all its processes, and returns the exit status."""
+        family = self.master.children(recursive=True)
+        self.master.send_signal(by)
+        status = self.master.wait(TIMEOUT)
+        _, alive = psutil.wait_procs(family, TIMEOUT)
         assert alive == [], self.stderr()
         self.lines.stop()
         return status
 
     def kill(self) -> None:
-        """Leaves no process behind, whoever leads."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._first.pid, signal.SIGKILL)
-        self.leader.wait(PATIENCE)
+        """Kills every process that is left, whichever master it belongs to."""
+        super().kill()
+        self.master.wait(TIMEOUT)
 
 
 class Request:
-    """A request to the application in tests/servers/held.py, from its first answer on."""
+    """A request to the application in tests/servers/held.py whose answer has begun."""
 
     def __init__(self, connection: socket.socket, target: str) -> None:
         """Sends all but the body, and waits until the application has begun to answer."""
@@ -136,7 +132,7 @@ class Request:
         self.pid = int(self._stream.readline())
 
     def release(self) -> None:
-        """Lets what is held end."""
+        """Sends the body, so that the answer can end."""
         self._stream.write(b".")
 
     def end(self) -> bytes:
@@ -144,9 +140,9 @@ class Request:
         return self._stream.read()
 
     def __enter__(self) -> Request:
-        """Gives the request itself."""
+        """Returns the request."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Hangs up."""
+        """Closes the connection."""
         self._stream.close()

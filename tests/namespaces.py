@@ -1,4 +1,4 @@
-"""Networks of their own: nothing outside is touched, and they are gone with the processes that hold them."""
+"""Network namespaces: they touch nothing outside, and disappear with the processes that hold them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Opened = TypeVar("Opened")
 
 
 class Namespace:
-    """A network of its own, held by a process."""
+    """A network namespace, held by a process."""
 
     def __init__(self) -> None:
-        """With nothing but a loopback interface."""
+        """Has nothing but a loopback interface."""
         self._holder = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", "ip link set lo up && echo && cat"],
             stdin=subprocess.PIPE,
@@ -35,11 +35,11 @@ class Namespace:
         self.entering = ["nsenter", "--net", "--target", self.pid]
 
     def ip(self, command: str) -> bool:
-        """Changes the network; says whether that was possible."""
+        """Changes the network; returns whether that was possible."""
         return subprocess.run([*self.entering, "ip", *command.split()], check=False).returncode == 0
 
     def inside(self, open_there: Callable[[], Opened]) -> Opened:
-        """Opens something in this network. A socket stays where it was opened."""
+        """Opens something in this namespace. A socket stays where it was opened."""
         opened = []
 
         def enter_and_open() -> None:
@@ -48,19 +48,19 @@ class Namespace:
             assert entered == 0
             opened.append(open_there())
 
-        # Only this thread moves.
+        # Only this thread enters the namespace.
         thread = threading.Thread(target=enter_and_open)
         thread.start()
         thread.join()
         return opened[0]
 
     def close(self) -> None:
-        """Ends with its holder."""
+        """Ends the process that holds it."""
         self._holder.communicate()
 
 
 def need_tools() -> None:
-    """Skips the test where no namespace can be made for want of a program."""
+    """Skips the test where the programs are missing that make namespaces."""
     tools = ["ip", "nsenter", "unshare"]
     if missing := [tool for tool in tools if shutil.which(tool) is None]:
         pytest.skip(f"needs {', '.join(missing)} to make network namespaces")

@@ -1,4 +1,4 @@
-"""Other libraries, asked in environments that are told in words."""
+"""Other libraries, and what they do in environments that are described in words."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import SETTINGS
-from serving import ROOT
+from serving import ROOT, SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PEERS = Path(os.environ.get("RUNTIME_METRICS_PEERS", ROOT / ".peers"))
 
-# What the kernel calls the cgroup namespace of the host: include/linux/proc_ns.h.
+# The inode of the host's cgroup namespace: PROC_CGROUP_INIT_INO in include/linux/proc_ns.h.
 HOST_NAMESPACE = 0xEFFFFFFB
 
 CONTAINER = "0123456789abcdef" * 4
@@ -30,7 +29,7 @@ TASK = "0123456789abcdef" * 2 + "-1234567890"
 UUID = "01234567-89ab-cdef-0123-456789abcdef"
 MOUNT = "609 554 8:1 /docker/containers/{}/hostname /etc/hostname rw,relatime - ext4 /dev/sda1 rw\n"
 
-# What a word in an environment puts there besides variables: files of /proc/self.
+# The files of /proc/self that a word in an environment stands for.
 WORDS = {
     "container": {"cgroup": f"0::/system.slice/docker-{CONTAINER}.scope\n"},
     "task": {"cgroup": f"9:memory:/ecs/{TASK}\n0::/\n"},
@@ -40,15 +39,15 @@ WORDS = {
     "mounted": {"mountinfo": MOUNT.format(CONTAINER)},
 }
 
-# A view of the machine in which nothing of the real one can be touched or found: an empty /var/run, other cgroups.
+# A mount namespace that hides parts of the machine: with an empty /var/run, and other cgroups.
 UNSHARE = ["unshare", "--user", "--map-root-user", "--mount"]
-OTHER_WORLD = 'mount -t tmpfs none /var/run && mount --bind "$0" /sys/fs/cgroup && exec "$@"'
+HIDDEN_MACHINE = 'mount -t tmpfs none /var/run && mount --bind "$0" /sys/fs/cgroup && exec "$@"'
 PROBE = ["sh", "-c", "mount --bind /dev/null /proc/$$/cgroup"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What we do, what another library does, and why it is not the same."""
+    """What we do, what another library does, and why they differ."""
 
     ours: str
     theirs: str
@@ -57,7 +56,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Line:
-    """A line, by the order of fields that the whole family writes."""
+    """A line, parsed in the order of fields that all these libraries use."""
 
     name: str
     value: str
@@ -69,7 +68,7 @@ class Line:
 
     @classmethod
     def of(cls, text: str) -> Line:
-        """Takes it apart."""
+        """Parses a line."""
         match = re.fullmatch(r"([\w.]+):([\d.]+)\|([a-z]+)\|#([^|]+)((?:\|[^|]+)*)", text)
         assert match is not None, text
         tags, origin = match[4].split(","), match[5].split("|")[1:]
@@ -90,13 +89,13 @@ def documented(heading: str) -> dict[str, Difference]:
 
 
 def ask(question: str, environments: Sequence[dict[str, Any]], world: Sequence[str] = ()) -> list[Any]:
-    """What a library answers in each of the environments."""
+    """The answers of a library in each of the environments."""
     python = sys.executable if question.startswith("our") else str(PEERS / "bin" / "python")
     plain = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
     done = subprocess.run(
         [*world, python, str(ROOT / "tests" / "programs" / "answers.py"), question],
         input=json.dumps(environments),
-        # ddtrace is not to look for an Agent to tell about itself.
+        # ddtrace must not send telemetry about itself.
         env=plain | {"DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false"},
         capture_output=True,
         text=True,
@@ -110,7 +109,7 @@ def ask(question: str, environments: Sequence[dict[str, Any]], world: Sequence[s
 
 
 def environment(text: str) -> dict[str, Any]:
-    """Takes the words apart: variables, and what else is there."""
+    """Parses the description of an environment: its variables, and what else exists there."""
     words = shlex.split(text)
     proc = {"cgroup": "0::/\n", "mountinfo": ""}
     for word in words:
@@ -123,13 +122,13 @@ def environment(text: str) -> dict[str, Any]:
 
 
 @cache
-def other_world(folder: Path, *, host: bool = False) -> tuple[str, ...]:
-    """A command's beginning that runs it in an other world; skips the test where that is not permitted."""
+def hidden_machine(folder: Path, *, host: bool = False) -> tuple[str, ...]:
+    """The start of a command that runs in such a namespace; skips the test where that is not permitted."""
     if host and os.stat("/proc/self/ns/cgroup").st_ino != HOST_NAMESPACE:
         pytest.skip("needs to run in the host's cgroup namespace")
     for name in ("nested", "memory"):
         (folder / name).mkdir(exist_ok=True)
-    world = (*UNSHARE, *(() if host else ("--cgroup",)), "sh", "-c", OTHER_WORLD, str(folder))
+    world = (*UNSHARE, *(() if host else ("--cgroup",)), "sh", "-c", HIDDEN_MACHINE, str(folder))
     try:
         permitted = subprocess.run([*world, *PROBE], capture_output=True, check=False).returncode == 0
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What arrives at a socket, taken apart by the grammar of DogStatsD and not by our own code."""
+"""What arrives at a socket, parsed by the grammar of DogStatsD and not by our own code."""
 
 from __future__ import annotations
 
@@ -6,36 +6,22 @@ import re
 import socket
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-PREFIX = "runtime.python."
+from catalogue_names import FIRST, PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 LINE = re.compile(
     r"(?P<name>[a-z0-9_.]+):(?P<value>[0-9]+(?:\.[0-9]+)?)\|(?P<type>[dg])\|#(?P<tags>[^|\n]+)"
     r"(?P<origin>(?:\|c:[a-z0-9-]+)?(?:\|e:[a-z0-9,-]+)?(?:\|card:[a-z]+)?)"
 )
 
-# The names that ddtrace sends, without their prefix.
-NAMES = [
-    "cpu.time.sys",
-    "cpu.time.user",
-    "cpu.percent",
-    "cpu.ctx_switch.voluntary",
-    "cpu.ctx_switch.involuntary",
-    "gc.count.gen0",
-    "gc.count.gen1",
-    "gc.count.gen2",
-    "gc.collections.gen0",
-    "gc.collections.gen1",
-    "gc.collections.gen2",
-    "gc.pause.time",
-    "gc.pause.max",
-    "mem.rss",
-    "thread_count",
-]
-
 
 @dataclass(frozen=True)
 class Flush:
-    """The values of one flush by name without prefix, their type, their tags and their fields of origin."""
+    """The values of one flush by name without prefix, their type, their tags and their origin fields."""
 
     values: dict[str, float]
     type: str
@@ -49,19 +35,19 @@ class Flush:
         return self.values[name]
 
     def tag(self, key: str) -> str:
-        """The value of a tag that is there once."""
+        """The value of a tag that occurs once."""
         (value,) = [tag.partition(":")[2] for tag in self.tags if tag.startswith(f"{key}:")]
         return value
 
 
 class Flushes:
-    """A receiver that gives the flushes of one process, one after the other."""
+    """A receiver that returns the flushes of one process one after the other."""
 
     def __init__(self, receiver: socket.socket, url: str) -> None:
-        """Takes over a bound socket; `url` is what leads to it."""
+        """Takes over a bound socket; `url` is its address."""
         self.url = url
         self._receiver = receiver
-        self._ahead: list[tuple[bytes, float]] = []
+        self._read_ahead: list[tuple[bytes, float]] = []
 
     @classmethod
     def udp(cls) -> Flushes:
@@ -78,7 +64,7 @@ class Flushes:
         return cls(receiver, f"unix://{path}")
 
     def next(self, timeout: float = 20) -> Flush:
-        """Waits for the next flush: all datagrams from one that begins with the first name to the next."""
+        """Waits for the next flush: all datagrams from one that starts with the first name to the next such."""
         flush = self.within(timeout)
         assert flush is not None, "no flush came in time"
         return flush
@@ -90,8 +76,8 @@ class Flushes:
         datagrams, at = [first[0]], first[1]
         # The rest of a flush left in the same system call.
         while (more := self._datagram(0.1)) is not None:
-            if more[0].startswith(f"{PREFIX}{NAMES[0]}:".encode()):
-                self._ahead.append(more)
+            if more[0].startswith(FIRST):
+                self._read_ahead.append(more)
                 break
             datagrams.append(more[0])
         return flush_of(datagrams, at)
@@ -105,8 +91,8 @@ class Flushes:
         return [datagram for datagram, _ in iter(lambda: self._datagram(0.2), None)]
 
     def _datagram(self, timeout: float) -> tuple[bytes, float] | None:
-        if self._ahead:
-            return self._ahead.pop()
+        if self._read_ahead:
+            return self._read_ahead.pop()
         self._receiver.settimeout(timeout)
         try:
             return self._receiver.recv(65536), time.monotonic()
@@ -122,8 +108,13 @@ class Flushes:
         self._receiver.close()
 
 
+def flush_count(datagrams: Iterable[bytes]) -> int:
+    """How many flushes these datagrams hold: how many datagrams one takes depends on its tags."""
+    return sum(datagram.startswith(FIRST) for datagram in datagrams)
+
+
 def flush_of(datagrams: list[bytes], at: float) -> Flush:
-    """Takes the datagrams of one flush apart; `at` is when the first arrived."""
+    """Parses the datagrams of one flush; `at` is when the first arrived."""
     payload = b"".join(datagrams).decode()
     assert payload.endswith("\n")
     lines = [LINE.fullmatch(line) for line in payload.splitlines()]

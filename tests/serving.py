@@ -1,4 +1,4 @@
-"""Real servers: runs one, asks it as its clients would, and keeps what its processes report."""
+"""Real servers: runs one, sends requests as clients would, and keeps what its processes report."""
 
 from __future__ import annotations
 
@@ -21,28 +21,32 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 import pytest
-from receiving import LINE, PREFIX
+from catalogue_names import PREFIX
+from receiving import LINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
+# The prefixes of the variables that we read.
+SETTINGS = ("DATADOG_", "DD_", "OTEL_")
+
 SERVERS = Path(os.environ.get("RUNTIME_METRICS_SERVERS", ROOT / ".servers"))
 
-# Seconds that anything may take on a slow machine.
-PATIENCE = 40
+# How many seconds to wait for anything, on a slow machine too.
+TIMEOUT = 40
 
-# What would be on stderr if something of ours went wrong.
-TROUBLE = re.compile("runtime_metrics|rtm-|panicked|Traceback|Fatal Python error")
+# What an error of ours would leave on stderr.
+OUR_ERRORS = re.compile("runtime_metrics|rtm-|panicked|Traceback|Fatal Python error")
 
-# CPython's warning of a fork in a process with threads. Some servers have threads of their own and get it anyway.
-WARNING = re.compile(r"This process \(pid=([0-9]+)\) is multi-threaded")
+# CPython's warning of a fork in a process with threads. Some servers have threads themselves and cause it anyway.
+FORK_WARNING = re.compile(r"This process \(pid=([0-9]+)\) is multi-threaded")
 
 
 def need(*distributions: str, among: Path = SERVERS) -> None:
-    """Skips the test if something of an environment could not be installed on this platform."""
+    """Skips the test if a distribution could not be installed into an environment on this platform."""
     if not (among / "bin" / "python").exists():
-        pytest.fail(f"there is no environment {among}: `make test` installs it", pytrace=False)
+        pytest.fail(f"there is no environment {among}: run `make venvs`", pytrace=False)
     folders = [str(folder) for folder in among.glob("lib/python*/site-packages")]
     installed = {found.name.lower() for found in importlib.metadata.distributions(path=folders)}
     if missing := set(distributions) - installed:
@@ -51,7 +55,7 @@ def need(*distributions: str, among: Path = SERVERS) -> None:
 
 @contextmanager
 def serving(command: str, folder: Path, **environment: str) -> Iterator[Service]:
-    """Runs a server until it is stopped, with clients as soon as it listens."""
+    """Runs a server until it is stopped; clients start as soon as it listens."""
     service = Service(command, folder, environment)
     try:
         service.until(service.is_listening)
@@ -101,25 +105,25 @@ class Service:
         return False
 
     def until(self, enough: Callable[[], bool]) -> None:
-        """Waits, as long as everything goes well."""
-        deadline = time.monotonic() + PATIENCE
+        """Waits until a condition holds; fails as soon as the server ends or a request fails."""
+        deadline = time.monotonic() + TIMEOUT
         while not enough():
             assert self.process.poll() is None, self.stderr()
-            assert self.clients.failures == [], self.story()
-            assert time.monotonic() < deadline, self.story()
+            assert self.clients.failures == [], self.summary()
+            assert time.monotonic() < deadline, self.summary()
             time.sleep(0.05)
 
     def stop(self) -> int:
-        """Ends the server as an operator does, waits for all its processes, and gives the exit status."""
+        """Stops the server as an operator would, waits for all its processes, and returns the exit status."""
         self.clients.stop()
         family = self.process.children(recursive=True)
         self.process.terminate()
-        status = self.process.wait(PATIENCE)
-        _, alive = psutil.wait_procs(family, PATIENCE)
+        status = self.process.wait(TIMEOUT)
+        _, alive = psutil.wait_procs(family, TIMEOUT)
         assert alive == [], self.stderr()
         self.reports.stop()
-        assert TROUBLE.findall(self.stderr()) == [], self.stderr()
-        warned = set(map(int, WARNING.findall(self.stderr())))
+        assert OUR_ERRORS.findall(self.stderr()) == [], self.stderr()
+        warned = set(map(int, FORK_WARNING.findall(self.stderr())))
         assert warned.isdisjoint(report.pid for report in self.reports), self.stderr()
         assert self.clients.failures == [], self.stderr()
         return int(status)
@@ -128,44 +132,44 @@ class Service:
         """What the server has written."""
         return self._stderr.read_text()
 
-    def story(self) -> str:
-        """Who has answered and reported, and what the server has written."""
+    def summary(self) -> str:
+        """Which processes have answered and reported, and what the server has written."""
         reports = Counter(report.pid for report in list(self.reports))
         answers = f"answers from {[*self.clients.answered]}, failures {self.clients.failures}"
         return f"{answers}, reports from {dict(reports)}\n{self.stderr()}"
 
     def kill(self) -> None:
-        """Leaves nothing behind."""
+        """Kills every process that is left."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
 
 
 class Clients:
     """Some clients that send one request after the other, each on a new connection."""
 
     def __init__(self, path: Path) -> None:
-        """Does not begin yet; `path` is where the server listens."""
+        """Does not start yet; `path` is where the server listens."""
         self.answered: dict[int, float] = {}
         self.failures: list[str] = []
         self._path = path
-        self._leaving = threading.Event()
-        self._threads = [threading.Thread(target=self._keep_asking) for _ in range(4)]
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._keep_sending) for _ in range(4)]
 
     def start(self) -> None:
-        """Begins."""
+        """Starts."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ends when each has its last answer."""
-        self._leaving.set()
+        """Stops once each client has its last answer."""
+        self._stopping.set()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join()
 
-    def _keep_asking(self) -> None:
-        while not self._leaving.wait(0.01):
+    def _keep_sending(self) -> None:
+        while not self._stopping.wait(0.03):
             try:
                 status, body = ask(self._path)
             except (OSError, http.client.HTTPException) as error:
@@ -179,7 +183,7 @@ class Clients:
 
 
 def ask(path: Path) -> tuple[int, str]:
-    """Sends one request and gives the answer's status and body."""
+    """Sends one request and returns the status and body of the answer."""
     with closing(Connection(str(path))) as connection:
         connection.request("GET", "/", headers={"Host": "localhost", "Connection": "close"})
         response = connection.getresponse()
@@ -187,18 +191,18 @@ def ask(path: Path) -> tuple[int, str]:
 
 
 class Connection(http.client.HTTPConnection):
-    """A connection over a Unix socket, whose path stands for the host."""
+    """A connection over a Unix socket, whose path takes the place of the host."""
 
     def connect(self) -> None:
         """Connects."""
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(PATIENCE)
+        self.sock.settimeout(TIMEOUT)
         self.sock.connect(self.host)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A datagram: the process that sent it, as the kernel says, what it holds, and the sender's size just then."""
+    """A datagram: the process that sent it, as the kernel says, its values, and the sender's resident size then."""
 
     pid: int
     at: float
@@ -207,16 +211,16 @@ class Report:
     resident: int | None
 
 
-Taken = TypeVar("Taken")
+Parsed = TypeVar("Parsed")
 
 
-class Datagrams(list[Taken]):
-    """A receiver on a Unix socket that keeps what it takes from each datagram and the process that sent it."""
+class Datagrams(list[Parsed]):
+    """A receiver on a Unix socket that keeps each datagram, parsed with the id of the process that sent it."""
 
-    def __init__(self, path: Path, take: Callable[[str, int], Taken]) -> None:
-        """Begins to listen."""
+    def __init__(self, path: Path, parse: Callable[[str, int], Parsed]) -> None:
+        """Starts to listen."""
         super().__init__()
-        self._take = take
+        self._parse = parse
         self.url = f"unix://{path}"
         self._stopping = threading.Event()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -227,7 +231,7 @@ class Datagrams(list[Taken]):
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends once everything that was sent has been read."""
+        """Stops once everything that was sent has been read."""
         self._stopping.set()
         self._thread.join()
 
@@ -242,19 +246,19 @@ class Datagrams(list[Taken]):
                 else:
                     ((_, _, credentials),) = ancillary
                     pid, _, _ = struct.unpack("3i", credentials)
-                    self.append(self._take(payload.decode(), pid))
+                    self.append(self._parse(payload.decode(), pid))
 
 
 class Reports(Datagrams[Report]):
     """A receiver of what our processes report."""
 
     def __init__(self, path: Path) -> None:
-        """Begins to listen."""
+        """Starts to listen."""
         super().__init__(path, report)
 
 
 def report(payload: str, pid: int) -> Report:
-    """Takes a datagram of this process apart."""
+    """Parses a datagram of this process."""
     resident = None
     with suppress(psutil.NoSuchProcess):
         resident = psutil.Process(pid).memory_info().rss

@@ -44,7 +44,7 @@ def site_packages(python: str) -> Path:
     return found
 
 
-def test_the_variable_alone_starts_one_collector_however_often_the_line_is_run(
+def test_the_variable_alone_starts_one_collector_even_if_the_line_runs_twice(
     installed: str, reports: Reports
 ) -> None:
     program = f"{PROGRAM}\nimport sys; print(sys.times)"
@@ -58,7 +58,7 @@ def test_the_variable_alone_starts_one_collector_however_often_the_line_is_run(
     ("value", "imported"),
     [(None, []), ("", []), *((value, ["runtime_metrics_autostart"]) for value in ("false", "False", "0"))],
 )
-def test_where_the_variable_is_unset_or_false_next_to_nothing_is_imported(
+def test_where_the_variable_is_unset_or_false_almost_nothing_is_imported(
     value: str | None, imported: list[str], installed: str, reports: Reports
 ) -> None:
     world = World(installed, {} if value is None else {"DD_RUNTIME_METRICS_ENABLED": value})
@@ -70,7 +70,7 @@ def test_where_the_variable_is_unset_or_false_next_to_nothing_is_imported(
 
 @pytest.mark.parametrize("value", ["true", "TRUE", "1"])
 @pytest.mark.parametrize("options", [[], ["-I"], ["-E"], ["-s"]], ids=" ".join)
-def test_every_spelling_of_true_starts_also_where_the_launcher_does_not_reach(
+def test_every_spelling_of_true_starts_metrics_even_where_the_launcher_cannot(
     value: str, options: list[str], installed: str, reports: Reports
 ) -> None:
     world = World(installed, {"DD_RUNTIME_METRICS_ENABLED": value})
@@ -91,7 +91,7 @@ def test_pip_in_that_environment_does_not_start(installed: str, reports: Reports
     assert flushes_by_process(reports) == {}
 
 
-def test_it_goes_together_with_every_other_way(installed: str, reports: Reports) -> None:
+def test_it_combines_with_every_other_way_to_start(installed: str, reports: Reports) -> None:
     program = (
         "import runtime_metrics.auto; from runtime_metrics import RuntimeMetrics; "
         f"RuntimeMetrics.enable(tags={{'team': 'core'}}); {PROGRAM}"
@@ -102,7 +102,7 @@ def test_it_goes_together_with_every_other_way(installed: str, reports: Reports)
     assert flushes_by_process(reports) == {int(done.stdout): 1}
 
 
-def test_without_the_main_package_the_program_runs_as_if_we_were_not_there(tmp_path: Path) -> None:
+def test_without_the_main_package_the_program_runs_normally(tmp_path: Path) -> None:
     python = virtual_environment(tmp_path / "venv")
     with zipfile.ZipFile(companion()) as archive:
         archive.extractall(site_packages(python))
@@ -121,14 +121,14 @@ def test_the_wheel_is_a_module_and_two_files_that_call_it(monkeypatch: pytest.Mo
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         line = archive.read("runtime_metrics_autostart.start").decode().splitlines()[-1]
     assert names == {f"runtime_metrics_autostart.{ending}" for ending in ("py", "pth", "start")}
-    # As Python 3.15 finds what to call.
+    # Python 3.15 resolves what to call in this way.
     monkeypatch.syspath_prepend(str(ROOT / "autostart"))
     assert re.fullmatch(r"\w+:\w+", line)
     assert pkgutil.resolve_name(line).__module__ == "runtime_metrics_autostart"
 
 
 def test_what_python_3_15_calls_starts_if_the_variable_is_true(installed: str, reports: Reports) -> None:
-    # -S: nothing has started before.
+    # With -S, the line has not run before.
     program = (
         "import sys, runtime_metrics_autostart; runtime_metrics_autostart.start(); "
         "print('runtime_metrics' in sys.modules)"
@@ -140,14 +140,15 @@ def test_what_python_3_15_calls_starts_if_the_variable_is_true(installed: str, r
     assert list(flushes_by_process(reports).values()) == [1]
 
 
-def test_a_start_of_python_takes_less_than_a_third_of_a_millisecond_longer(installed: str) -> None:
+@pytest.mark.measures
+def test_the_line_delays_the_start_of_python_by_less_than_a_third_of_a_millisecond(installed: str) -> None:
     line = site_packages(installed) / "runtime_metrics_autostart.pth"
     content = line.read_text()
 
     def microseconds() -> int:
         options = [installed, "-X", "importtime", "-c", "pass"]
-        said = subprocess.run(options, capture_output=True, text=True, check=True).stderr
-        (total,) = re.findall(r"\| *([0-9]+) \| site$", said, re.MULTILINE)
+        stderr = subprocess.run(options, capture_output=True, text=True, check=True).stderr
+        (total,) = re.findall(r"\| *([0-9]+) \| site$", stderr, re.MULTILINE)
         return int(total)
 
     with_line, without = [], []

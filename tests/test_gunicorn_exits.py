@@ -1,4 +1,4 @@
-"""The ends of Gunicorn's workers: what still leaves, for each class and cause; and that they end as without us."""
+"""How Gunicorn's workers end: what they still report, for each class and cause, and that they end as without us."""
 
 from __future__ import annotations
 
@@ -14,38 +14,52 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from gunicorns import CLASSES, OURS
-from masters import leading
-from serving import PATIENCE, need
+from masters import running_master
+from serving import TIMEOUT, need
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
+    from collections.abc import Callable
 
     from masters import Master
 
     Cause = Callable[[Master, int], None]
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
-)
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+    ),
+]
 
 PAGE = Path(__file__).parent.parent / "docs" / "gunicorn-exits.md"
 
-# What a worker has answered when its end comes, long before its first interval is over.
+# How many requests a worker has answered when it ends, long before its first interval is over.
 ANSWERED = 3
 INTERVAL = "3600"
-
-# Each cell is two processes that mostly wait. More at once take as long; a worker that is told to abort has a second.
-SIDE_BY_SIDE = 12
 
 
 @dataclass(frozen=True)
 class End:
-    """A worker's exit status, if it has ended; the requests in each of its flushes; its samples of anything else."""
+    """A worker's exit status, if it has ended; the requests in each of its flushes; the number of its flushes."""
 
     status: int | None
     answered: tuple[float, ...]
     samples: int
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How a worker of this class ends for this cause, with the integration's configuration and without."""
+
+    worker: str
+    cause: str
+    with_us: End
+    without_us: End
+
+    @property
+    def cell(self) -> tuple[str, str]:
+        """Its cell in the table of docs/gunicorn-exits.md."""
+        return self.worker, self.cause
 
 
 def by(sent: signal.Signals) -> Cause:
@@ -53,7 +67,7 @@ def by(sent: signal.Signals) -> Cause:
 
 
 def by_the_master(sent: signal.Signals) -> Cause:
-    return lambda server, _: server.leader.send_signal(sent)
+    return lambda server, _: server.master.send_signal(sent)
 
 
 def by_a_long_request(server: Master, _: int) -> None:
@@ -81,7 +95,7 @@ CAUSES: dict[str, Cause] = {
 OPTIONS = {TOO_LONG: "--timeout 3", RECYCLED: f"--max-requests {ANSWERED}"}
 CELLS = list(product(CLASSES, CAUSES))
 
-# gthread's heart beats beside its requests; uvicorn's worker waits for nothing that SIGQUIT changes.
+# gthread sends its heartbeat from another thread than its requests; uvicorn's worker ignores SIGQUIT.
 LIVES_ON = {("gthread", TOO_LONG), ("uvicorn", "SIGQUIT to the worker")}
 LOST = {
     *((worker, "SIGKILL to the worker") for worker in CLASSES),
@@ -91,32 +105,40 @@ LOST = {
 }
 
 
-@pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str, str], Future[End]]]:
-    """How a worker ends for each class and cause, with the integration's configuration and without."""
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(cell, id=": ".join(cell), marks=pytest.mark.xdist_group(str(cell))) for cell in CELLS
+    ],
+)
+def ends(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ends:
+    """How a worker of a class ends for a cause, with the integration's configuration and without."""
     need("gunicorn", "gevent", "packaging", "uvicorn-worker")
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as executor:
-        yield {
-            (*cell, config): executor.submit(end_of, tmp_path_factory.mktemp("exit"), *cell, config)
-            for cell, config in product(CELLS, (OURS, ""))
-        }
+    worker, cause = request.param
+
+    def end(config: str) -> End:
+        return end_of(tmp_path_factory.mktemp("exit"), worker, cause, config)
+
+    with ThreadPoolExecutor(2) as side_by_side:
+        with_us, without_us = side_by_side.map(end, (OURS, ""))
+    return Ends(worker, cause, with_us, without_us)
 
 
 def end_of(folder: Path, worker_class: str, cause: str, config: str) -> End:
-    """Has a server's only worker answer and end."""
+    """Has the only worker of a server answer requests and end."""
     options, application = CLASSES[worker_class]
     options = f"{config} --workers 1 {options} {OPTIONS.get(cause, '')} held:{application}"
-    with leading(options, folder, DD_RUNTIME_METRICS_INTERVAL=INTERVAL) as server:
+    with running_master(options, folder, DD_RUNTIME_METRICS_INTERVAL=INTERVAL) as server:
         (pid,) = {server.ask() for _ in range(ANSWERED)}
         worker = psutil.Process(pid)
         CAUSES[cause](server, pid)
-        psutil.wait_procs([worker], 3 if (worker_class, cause) in LIVES_ON else PATIENCE)
+        psutil.wait_procs([worker], 3 if (worker_class, cause) in LIVES_ON else TIMEOUT)
         lives_on = worker.is_running()
         if cause != "SIGTERM to the master":
-            # Whoever answers has come so far that it can be ended.
+            # A worker that answers can be stopped.
             assert (server.ask() == pid) == lives_on
             assert server.end() == 0
-        assert server.leader.wait(PATIENCE) == 0
+        assert server.master.wait(TIMEOUT) == 0
         server.lines.stop()
         answered, samples = (
             [line.value for line in server.lines.named(name) if line.pid == pid]
@@ -135,36 +157,28 @@ def status(pid: int, log: str) -> int:
     return -signal.Signals[found["by"]] if found["by"] else int(found["code"])
 
 
-@pytest.mark.parametrize(("worker", "cause"), CELLS)
-def test_what_a_worker_has_answered_leaves_once_at_its_end_unless_nothing_can_run(
-    ends: dict[tuple[str, str, str], Future[End]], worker: str, cause: str
-) -> None:
-    end = ends[worker, cause, OURS].result()
-    if (worker, cause) in LOST:
-        assert (end.answered, end.samples) == ((), 0)
+def test_a_worker_reports_its_requests_once_when_it_ends_unless_no_code_can_run(ends: Ends) -> None:
+    answered, samples = ends.with_us.answered, ends.with_us.samples
+    if ends.cell in LOST:
+        assert (answered, samples) == ((), 0)
     else:
-        answered = ANSWERED + ((worker, cause) in LIVES_ON)
-        assert (end.answered, end.samples) == ((answered,), 1)
+        assert (answered, samples) == ((ANSWERED + (ends.cell in LIVES_ON),), 1)
 
 
-@pytest.mark.parametrize(("worker", "cause"), CELLS)
-def test_a_worker_ends_as_it_would_without_us(
-    ends: dict[tuple[str, str, str], Future[End]], worker: str, cause: str
-) -> None:
-    with_us, without_us = (ends[worker, cause, config].result() for config in (OURS, ""))
-    assert with_us.status == without_us.status
-    assert (with_us.status is None) == ((worker, cause) in LIVES_ON)
+def test_a_worker_ends_as_it_would_without_us(ends: Ends) -> None:
+    assert ends.with_us.status == ends.without_us.status
+    assert (ends.with_us.status is None) == (ends.cell in LIVES_ON)
 
 
-def test_the_page_about_exits_of_gunicorns_workers_holds_what_is_tested_here() -> None:
+def test_the_page_about_exits_of_gunicorns_workers_matches_these_tests() -> None:
     head, _, *rows = re.findall(r"^\| (.+) \|$", PAGE.read_text(), re.MULTILINE)
     classes = head.replace("`", "").split(" | ")[1:]
-    said = {
+    documented = {
         (worker, cause): what
         for row in rows
         for cause, *whats in [row.split(" | ")]
         for worker, what in zip(classes, whats, strict=True)
     }
-    assert said == {
+    assert documented == {
         cell: "lost" if cell in LOST else "lives on" if cell in LIVES_ON else "sent" for cell in CELLS
     }

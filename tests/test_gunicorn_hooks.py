@@ -1,4 +1,4 @@
-"""A user's configuration of Gunicorn with ours in it: every hook of the user's is called as if we were not there."""
+"""A user's configuration of Gunicorn with our hooks in it: each of the user's hooks is called as without ours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from collections import Counter, defaultdict
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,25 +27,26 @@ from gunicorns import (
     ask,
     gunicorn,
     request,
-    selected,
+    send_bytes,
     side_by_side,
     starting,
-    tell,
 )
-from serving import PATIENCE, SERVERS, need
+from serving import SERVERS, TIMEOUT, need
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from concurrent.futures import Future
+    from collections.abc import Callable
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
-)
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+    ),
+]
 
 PLAIN = "--config hooks_conf.py --worker-class sync scripted:wsgi"
 
-# Encryption without a certificate, so that no key has to be kept: Gunicorn wants some file, and the user's hook has
-# no use for it.
+# Encryption without a certificate, so that there is no key to keep: Gunicorn needs a file that the user's hook does not
+# read.
 ENCRYPTED = "--certfile scripted.py"
 CIPHERS = "AECDH-AES128-SHA:@SECLEVEL=0"
 
@@ -52,7 +54,7 @@ CIPHERS = "AECDH-AES128-SHA:@SECLEVEL=0"
 PROGRAMS = Path(__file__).parent / "programs"
 
 
-# Ours are in by one of the hooks that a star import leaves to the user's configuration, or by all of them.
+# Our hooks are installed after the user's, or before, by a star import of which the user overrides all but one.
 NEVER = {"INSTALLED": "never"}
 WAYS = {
     "last": {"INSTALLED": "last"},
@@ -72,7 +74,7 @@ class Call(NamedTuple):
 
 
 class User:
-    """A server whose configuration has every hook, and what the hooks have noted."""
+    """A server whose configuration has every hook, and the calls that the hooks have recorded."""
 
     def __init__(self, server: Gunicorn, calls: Path) -> None:
         """Reads from `calls`."""
@@ -86,11 +88,11 @@ class User:
         return [Call(*json.loads(line)) for line in self._calls.read_text().splitlines()]
 
     def until(self, **times: int) -> None:
-        """Waits until these hooks have been called so often."""
+        """Waits until these hooks have been called so many times."""
         self.server.until(lambda: Counter(times) <= Counter(call.hook for call in self.calls()))
 
     def send(self, number: int, to: str) -> None:
-        """Sends a signal to the process that was the last to call this hook."""
+        """Sends a signal to the last process that has called this hook."""
         os.kill([call.pid for call in self.calls() if call.hook == to][-1], number)
 
 
@@ -98,8 +100,8 @@ class User:
 Calls = list[list[tuple[str, list[str]]]]
 
 
-def life(folder: Path, **way: str) -> tuple[Calls, Lines]:
-    """Leads a server through everything that calls a hook: who has called which, and what has arrived."""
+def run_through_all_hooks(folder: Path, **way: str) -> tuple[Calls, Lines]:
+    """Runs a server through everything that calls a hook; returns the calls of each process, and what has arrived."""
     command = f"{PLAIN} --dirty-app dirty:Dirty --dirty-workers 1 {ENCRYPTED}"
     with gunicorn(command, folder, CALLS=str(folder / "calls"), **way) as server:
         user = User(server, folder / "calls")
@@ -125,7 +127,7 @@ def life(folder: Path, **way: str) -> tuple[Calls, Lines]:
 
 
 def ask_encrypted(server: Gunicorn) -> None:
-    """Sends a request and waits until the server hangs up."""
+    """Sends a request and waits until the server closes the connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -138,13 +140,13 @@ def ask_encrypted(server: Gunicorn) -> None:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Calls:
-    """What the processes of a server without us call."""
+    """The calls of a server without us."""
     need("gunicorn")
-    calls, _ = life(tmp_path_factory.mktemp("alone"), **NEVER)
+    calls, _ = run_through_all_hooks(tmp_path_factory.mktemp("alone"), **NEVER)
     return calls
 
 
-def test_the_user_has_every_hook_of_gunicorn(alone: Calls) -> None:
+def test_the_users_configuration_has_every_hook_of_gunicorn(alone: Calls) -> None:
     source = "from gunicorn.config import *; print(*(s.name for s in KNOWN_SETTINGS if 'Hooks' in s.section))"
     hooks = subprocess.check_output([SERVERS / "bin" / "python", "-c", source], text=True).split()
     assert {hook for calls in alone for hook, _ in calls} == set(hooks)
@@ -152,13 +154,13 @@ def test_the_user_has_every_hook_of_gunicorn(alone: Calls) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_users_hooks_are_called_as_without_us(way: str, alone: Calls, tmp_path: Path) -> None:
-    calls, lines = life(tmp_path, **WAYS[way])
+    calls, lines = run_through_all_hooks(tmp_path, **WAYS[way])
     assert calls == without(WAYS[way].get("OMITTED"), alone)
     assert lines.sums("gunicorn.requests") == {"gunicorn.requests": 2}
 
 
-def test_a_star_import_before_a_hook_for_each_of_ours_does_nothing(alone: Calls, tmp_path: Path) -> None:
-    calls, lines = life(tmp_path, INSTALLED="first")
+def test_a_star_import_whose_hooks_are_all_overridden_does_nothing(alone: Calls, tmp_path: Path) -> None:
+    calls, lines = run_through_all_hooks(tmp_path, INSTALLED="first")
     assert calls == alone
     assert list(lines) == []
 
@@ -169,7 +171,7 @@ def without(hook: str | None, calls: Calls) -> Calls:
 
 
 @pytest.mark.parametrize("arguments", ["2", "3", "4"])
-def test_a_post_request_hook_has_as_many_arguments_as_it_wants(arguments: str, tmp_path: Path) -> None:
+def test_a_post_request_hook_gets_as_many_arguments_as_it_declares(arguments: str, tmp_path: Path) -> None:
     need("gunicorn")
     environment = {"CALLS": str(tmp_path / "calls"), "INSTALLED": "last", "POST_REQUEST": arguments}
     with gunicorn(PLAIN, tmp_path, **environment) as server:
@@ -180,13 +182,13 @@ def test_a_post_request_hook_has_as_many_arguments_as_it_wants(arguments: str, t
     assert called == [["SyncWorker", "Request", "dict /missing", "Response 404 Not Found"][: int(arguments)]]
 
 
-def test_a_wrapped_hook_gives_and_raises_what_the_users_does() -> None:
+def test_a_wrapped_hook_returns_and_raises_what_the_users_does() -> None:
     need("gunicorn")
     program = [SERVERS / "bin" / "python", PROGRAMS / "wrapped.py"]
     nobody = os.environ | {"DD_DOGSTATSD_URL": "udp://127.0.0.1:9"}
-    told = json.loads(subprocess.check_output(program, env=nobody, text=True))
-    assert {"post_fork", "post_worker_init", "pre_request", "post_request"} <= set(told["wrapped"])
-    assert told["different"] == []
+    report = json.loads(subprocess.check_output(program, env=nobody, text=True))
+    assert {"post_fork", "post_worker_init", "pre_request", "post_request"} <= set(report["wrapped"])
+    assert report["different"] == []
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class Seen:
 
     answers: list[bytes]
     status: int
-    words: Counter[str]
+    log: Counter[str]
 
 
 AT_THE_START = ["on_starting", "when_ready", "post_fork", "post_worker_init"]
@@ -203,28 +205,28 @@ IN_SERVICE = ["pre_request", "post_request", "worker_exit", "child_exit", "on_ex
 
 
 @pytest.mark.parametrize("raising", [*AT_THE_START, *IN_SERVICE])
-def test_a_users_exception_does_what_it_did(raising: str, tmp_path: Path) -> None:
+def test_an_exception_in_a_users_hook_has_the_same_effect_as_without_us(raising: str, tmp_path: Path) -> None:
     need("gunicorn")
     ways = {"never": NEVER, "last": WAYS["last"], "first": WAYS["first, without nworkers_changed"]}
     with side_by_side(lambda way: as_seen_raising(raising, tmp_path / way, ways[way]), zip(ways)) as played:
         never, last, first = (future.result() for future in played.values())
-    assert any(raising in line for line in never.words)
+    assert any(raising in line for line in never.log)
     assert last == first == never
 
 
 def as_seen_raising(raising: str, folder: Path, way: dict[str, str]) -> Seen:
-    """A server that is asked and stopped, unless it does not get so far."""
+    """A server that gets some requests and is stopped, unless it ends before."""
     folder.mkdir()
     with starting(PLAIN, folder, CALLS=str(folder / "calls"), RAISING=raising, **way) as server:
         if raising in AT_THE_START:
-            return Seen([], server.process.wait(PATIENCE), server.words())
+            return Seen([], server.process.wait(TIMEOUT), server.log_lines())
         server.until(server.is_listening)
         answers = [ask(server, page).answer for page in ("/", "/missing")]
-        return Seen(answers, server.stop(), server.words())
+        return Seen(answers, server.stop(), server.log_lines())
 
 
 @pytest.mark.parametrize(("options", "variable"), [(OURS, ""), ("", OURS)])
-def test_the_module_is_a_configuration_by_itself_and_stays_so_in_a_reload(
+def test_the_module_is_a_complete_configuration_even_after_a_reload(
     options: str, variable: str, tmp_path: Path
 ) -> None:
     need("gunicorn")
@@ -252,18 +254,18 @@ def test_clients_and_operators_see_no_difference(worker: str, tmp_path: Path) ->
 
 
 def as_seen(worker: str, config: str, folder: Path, **environment: str) -> Seen:
-    """A server that is asked for all sorts of answers and stopped."""
+    """A server that gets all kinds of requests and is stopped."""
     folder.mkdir(exist_ok=True)
     chosen, application = CLASSES[worker]
     with gunicorn(f"{config} {chosen} scripted:{application}", folder, **environment) as server:
         answers = [ask(server, page).answer for page in [*PAGES, "/lazy"]]
         answers.append(ask(server, "/", method="HEAD").answer)
-        answers += [tell(server, "", TWO_LENGTHS).answer for _ in range(2)]
+        answers += [send_bytes(server, "", TWO_LENGTHS).answer for _ in range(2)]
         status = server.stop()
-    return Seen(answers, status, server.words())
+    return Seen(answers, status, server.log_lines())
 
 
-# Calls of ours that can fail, and where they are made.
+# Calls of ours that can fail, by the worker class with which they are made.
 FAULTS = {
     "sync": "module.enabled module.become_gunicorn_master GunicornMaster.configure GunicornMaster.become_worker"
     " GunicornMaster.release GunicornMaster.mark_ended GunicornMaster.count_record Requests.begin Requests.refuse"
@@ -276,31 +278,28 @@ FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def faulty(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[tuple[str, str], Future[Seen]]]:
-    """The servers that tests look at, and their like without a fault."""
-    folder = tmp_path_factory.mktemp("faulty")
+def faultless(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Seen]:
+    """What is seen of a server of each worker class without a fault."""
 
-    def play(worker: str, fault: str) -> Seen:
-        return as_seen(worker, "--config faults_conf.py", folder / f"{worker}{fault}", FAULT=fault)
+    @cache
+    def seen(worker: str) -> Seen:
+        return as_seen(worker, "--config faults_conf.py", tmp_path_factory.mktemp("faultless"), FAULT="none")
 
-    cases = selected(request, "case")
-    with side_by_side(play, [*dict.fromkeys((worker, "none") for worker, _ in cases), *cases]) as played:
-        yield played
+    return seen
 
 
 @pytest.mark.parametrize(
-    "case", [(worker, fault) for worker, faults in FAULTS.items() for fault in faults.split()], ids=" ".join
+    ("worker", "fault"),
+    [(worker, fault) for worker, faults in FAULTS.items() for fault in faults.split()],
 )
-def test_a_fault_of_ours_is_a_line_in_the_log(
-    case: tuple[str, str], faulty: dict[tuple[str, str], Future[Seen]]
+def test_an_error_of_ours_is_one_line_in_the_log(
+    worker: str, fault: str, faultless: Callable[[str], Seen], tmp_path: Path
 ) -> None:
-    worker, fault = case
     need("gunicorn", *NEEDS.get(worker, "").split())
-    expected, seen = faulty[worker, "none"].result(), faulty[case].result()
+    expected = faultless(worker)
+    seen = as_seen(worker, "--config faults_conf.py", tmp_path, FAULT=fault)
     assert (seen.answers, seen.status) == (expected.answers, expected.status)
-    assert expected.words - seen.words == Counter()
-    complaints = seen.words - expected.words
+    assert expected.log - seen.log == Counter()
+    complaints = seen.log - expected.log
     assert all(fault in line for line in complaints)
     assert set(complaints.values()) == {1}

@@ -1,6 +1,6 @@
-"""Gunicorn's requests: counted once each, with their status and their duration, whoever else counts them.
+"""Gunicorn's requests: each is counted once, with its status and duration, whether or not Gunicorn counts it too.
 
-What Gunicorn's own statsd client does is the measure of what counts, not of how long it took:
+Gunicorn's statsd client is the oracle for what counts as a request, but not for its duration:
 - A request that Gunicorn itself refuses counts if enough of it could be read: of the three refused here, the one with
   two lengths, and only where a request of WSGI is served. The classes of ASGI answer all three without a request.
 - A response that has begun keeps its status, whatever becomes of it.
@@ -19,38 +19,38 @@ from operator import le
 from typing import TYPE_CHECKING
 
 import pytest
+from catalogue_names import BY_NAME, checks
 from gunicorns import (
-    BEAT,
     CLASSES,
+    IN_EVERY_FLUSH,
     NEEDS,
     OURS,
     PAGES,
     TWO_LENGTHS,
-    Asked,
+    Exchange,
     Lines,
     ask,
     ask_again,
     ask_at_once,
+    disconnect_before_the_answer,
+    disconnect_during_the_answer,
     gunicorn,
-    leave,
-    leave_early,
     received,
     request,
-    selected,
-    side_by_side,
+    send_bytes,
     status_of,
-    tell,
 )
 from serving import need
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from concurrent.futures import Future
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
-)
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+    ),
+]
 
 ACCESS_LOG = "--access-logfile {folder}/access"
 STATSD = "--statsd-host {statsd}"
@@ -67,65 +67,59 @@ NO_HEADER = b"GET / HTTP/1.1\r\nHost: localhost\r\nb\x01d: x\r\n\r\n"
 
 @dataclass(frozen=True)
 class Run:
-    """A server, what its clients know, and what arrived."""
+    """A server, the requests as its clients saw them, and what arrived."""
 
     worker: str
-    asked: list[Asked]
-    queued: list[Asked]
+    asked: list[Exchange]
+    queued: list[Exchange]
     connections: int
-    # Who counts requests: our core or Gunicorn's statsd client.
+    # Whether Gunicorn's statsd client counts requests instead of our core.
     by_gunicorn: bool
     lines: Lines
-    own: Lines
+    statsd: Lines
     workers: set[int]
 
 
-@pytest.fixture(scope="module")
-def runs(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[tuple[str, str], Future[Run]]]:
-    """The runs that tests look at."""
-    folders = {case: tmp_path_factory.mktemp("run") for case in CASES}
-    cases = selected(request, "run")
-    with side_by_side(lambda worker, options: play(worker, options, folders[worker, options]), cases) as runs:
-        yield runs
-
-
-@pytest.fixture(params=CASES, ids=" ".join)
-def run(request: pytest.FixtureRequest, runs: dict[tuple[str, str], Future[Run]]) -> Run:
-    """One of them."""
-    worker, _ = request.param
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(case, id=" ".join(case), marks=pytest.mark.xdist_group(str(case))) for case in CASES
+    ],
+)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of which several tests check a part each."""
+    worker, options = request.param
     need("gunicorn", *NEEDS.get(worker, "").split())
-    return runs[request.param].result()
+    return play(worker, options, tmp_path_factory.mktemp("run"))
 
 
 def play(worker: str, options: str, folder: Path) -> Run:
-    """Plays the script to a server."""
+    """Sends all kinds of requests to a server."""
     chosen, application = CLASSES[worker]
     wsgi = application == "wsgi"
     by_gunicorn = "statsd" in options and (wsgi or (worker == "asgi" and "access log" in options))
     command = f"{OURS} {chosen} --workers 2 {OPTIONS[options]} scripted:{application}"
     with gunicorn(command, folder) as server:
         asked = [ask(server, page) for page in PAGES]
-        # Gunicorn's own client counts it twice, first with the status that was not sent.
+        # Gunicorn's statsd client counts it twice, first with the status that was not sent.
         asked += [] if by_gunicorn else [ask(server, "/lazy")]
         asked.append(ask(server, "/", method="HEAD"))
-        asked.append(leave(server))
-        # A server of ASGI may cancel the application: that is no answer.
-        asked += [leave_early(server)] if wsgi else []
+        asked.append(disconnect_during_the_answer(server))
+        # An ASGI server may cancel the application: then there is no answer.
+        asked += [disconnect_before_the_answer(server)] if wsgi else []
         again, connections = ask_again(server, 4)
-        refused = [tell(server, "", said) for said in (NO_REQUEST, NO_HEADER, TWO_LENGTHS)]
+        refused = [send_bytes(server, "", data) for data in (NO_REQUEST, NO_HEADER, TWO_LENGTHS)]
         assert [one.status for one in refused] == [400, 400, 400]
         queued = [ask(server, page, f"X-Request-Start: {start}\r\n") for page, start in starts().items()]
         workers = server.workers()
-        server.until_all_is_told()
+        server.until_all_is_reported()
         assert server.stop() == 0
     asked += [*again, *(refused[2:] if wsgi else []), *queued]
-    return Run(worker, asked, queued, connections, by_gunicorn, server.lines, server.own, workers)
+    return Run(worker, asked, queued, connections, by_gunicorn, server.lines, server.statsd, workers)
 
 
 def starts() -> dict[str, str]:
-    """When a proxy says that it had the request for a page: a quarter of a second ago, in every form, then never."""
+    """The start of a request according to a proxy: a quarter of a second ago in every form, then invalid ones."""
     ago = time.time() - 0.25
     return {
         "/": f"t={ago:.6f}",
@@ -136,21 +130,23 @@ def starts() -> dict[str, str]:
     }
 
 
-def test_a_request_counts_once_with_its_status(run: Run) -> None:
+@checks("gunicorn.requests", "gunicorn.request.status")
+def test_a_request_is_counted_once_with_its_status(run: Run) -> None:
     statuses = Counter(200 if one.status is None else one.status for one in run.asked)
     expected = {f"gunicorn.request.status.{status}": times for status, times in statuses.items()}
     expected["gunicorn.requests"] = len(run.asked)
-    counting, silent = (run.own, run.lines) if run.by_gunicorn else (run.lines, run.own)
+    counting, silent = (run.statsd, run.lines) if run.by_gunicorn else (run.lines, run.statsd)
     assert counting.sums("gunicorn.request") == expected
     assert silent.named("gunicorn.requests") == silent.named("gunicorn.request.status") == []
     assert {line.pid for line in counting.named("gunicorn.request")} <= run.workers
 
 
-def test_a_request_has_one_duration_and_the_right_one(run: Run) -> None:
-    # Gunicorn's own client begins anew with the answer to an exception.
-    least = sorted(0 if run.by_gunicorn and one.status == 500 else one.least for one in run.asked)
-    most = sorted(one.most for one in run.asked)
-    counting, silent = (run.own, run.lines) if run.by_gunicorn else (run.lines, run.own)
+@checks("gunicorn.request.duration")
+def test_a_request_has_one_duration_and_it_is_correct(run: Run) -> None:
+    # Gunicorn's statsd client measures only the answer to an exception.
+    least = sorted(0 if run.by_gunicorn and one.status == 500 else one.min_duration for one in run.asked)
+    most = sorted(one.max_duration for one in run.asked)
+    counting, silent = (run.statsd, run.lines) if run.by_gunicorn else (run.lines, run.statsd)
     durations = counting.values("gunicorn.request.duration")
     assert len(durations) == len(run.asked)
     early = [(one, other) for one, other in zip(least, durations, strict=True) if one > other]
@@ -160,30 +156,32 @@ def test_a_request_has_one_duration_and_the_right_one(run: Run) -> None:
     assert silent.named("gunicorn.request.duration") == []
 
 
-def test_a_request_has_its_time_in_a_queue_where_a_proxy_tells_when_it_began(run: Run) -> None:
+@checks("gunicorn.request.queue_time")
+def test_a_request_has_a_queue_time_where_a_proxy_sends_its_start(run: Run) -> None:
     times = run.lines.values("gunicorn.request.queue_time")
-    most = sorted(250 + one.most + 20 for one in run.queued[:3])
+    most = sorted(250 + one.max_duration + 20 for one in run.queued[:3])
     assert len(times) == 3
     assert min(times) >= 250
     assert all(map(le, times, most)), (times, most)
 
 
-def test_connections_are_kept_alive_as_ever(run: Run) -> None:
+def test_connections_are_kept_alive_as_without_us(run: Run) -> None:
     assert run.connections == (4 if run.worker == "sync" else 1)
 
 
-def test_a_worker_tells_at_every_flush_how_many_requests_there_were(run: Run) -> None:
-    flushes = Counter(line.pid for line in run.lines.named(BEAT) if line.pid in run.workers)
-    told = Counter(line.pid for line in run.lines.named("gunicorn.requests"))
+def test_every_flush_of_a_worker_counts_its_requests(run: Run) -> None:
+    flushes = Counter(line.pid for line in run.lines.named(IN_EVERY_FLUSH) if line.pid in run.workers)
+    counted = Counter(line.pid for line in run.lines.named("gunicorn.requests"))
     assert len(flushes) == 2
-    assert told == (Counter() if run.by_gunicorn else flushes)
+    assert counted == (Counter() if run.by_gunicorn else flushes)
 
 
-def test_how_busy_a_worker_is_is_not_told_unasked(run: Run) -> None:
-    assert run.lines.named(BEAT) != []
-    assert run.lines.named("gunicorn.worker.") == []
+def test_metrics_by_name_are_not_sent_where_no_setting_names_them(run: Run) -> None:
+    assert run.lines.named(IN_EVERY_FLUSH) != []
+    assert [name for name in BY_NAME if run.lines.named(name)] == []
 
 
+@checks("gunicorn.log.critical", "gunicorn.log.error", "gunicorn.log.warning", "gunicorn.log.exception")
 @pytest.mark.parametrize("worker", ["sync", "gevent", "uvicorn"])
 @pytest.mark.parametrize("options", ["plain", "statsd"])
 def test_each_process_counts_what_it_writes_on_gunicorns_log(
@@ -193,12 +191,12 @@ def test_each_process_counts_what_it_writes_on_gunicorns_log(
     chosen, application = CLASSES[worker]
     command = f"--config logging_conf.py {chosen} {OPTIONS[options]} scripted:{application}"
     with gunicorn(command, tmp_path) as server:
-        # uvicorn complains of this one on a logger of its own, to the same handlers.
+        # uvicorn logs this error with a logger of its own, to the same handlers.
         ask(server, "/silent" if worker == "uvicorn" else "/")
-        server.until_all_is_told()
+        server.until_all_is_reported()
         processes = {server.process.pid, *server.workers()}
         assert server.stop() == 0
-    counting, silent = (server.own, server.lines) if options == "statsd" else (server.lines, server.own)
+    counting, silent = (server.statsd, server.lines) if options == "statsd" else (server.lines, server.statsd)
     counted: Counter[tuple[int, str]] = Counter()
     for line in counting.named("gunicorn.log."):
         counted[line.pid, line.name] += round(sum(line.values))
@@ -214,12 +212,12 @@ def test_a_body_that_cannot_be_read_has_the_status_that_the_worker_answers_with(
     need("gunicorn", *NEEDS.get(worker, "").split())
     body = b"POST /taking HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n"
     with gunicorn(f"{OURS} {CLASSES[worker][0]} scripted:wsgi", tmp_path) as server:
-        assert tell(server, "/taking", body).status == 400
+        assert send_bytes(server, "/taking", body).status == 400
         assert server.stop() == 0
     assert server.lines.sums("gunicorn.request") == {"gunicorn.requests": 1, "gunicorn.request.status.400": 1}
 
 
-def test_requests_are_counted_where_gunicorns_own_receiver_was_not_there_at_the_start(tmp_path: Path) -> None:
+def test_requests_are_counted_if_gunicorns_statsd_receiver_is_missing_at_the_start(tmp_path: Path) -> None:
     need("gunicorn")
     options = f"{OURS} {CLASSES['sync'][0]} --statsd-host unix://{tmp_path}/nobody scripted:wsgi"
     with gunicorn(options, tmp_path) as server:
@@ -239,7 +237,7 @@ def test_what_a_users_hook_does_after_an_answer_is_not_part_of_the_request(
         assert server.stop() == 0
     durations = server.lines.values("gunicorn.request.duration")
     assert len(durations) == 2
-    # Less than the hook takes.
+    # Less than the hook sleeps.
     assert max(durations) < 500
 
 
@@ -260,10 +258,10 @@ def test_what_an_application_does_after_its_answer_is_not_part_of_the_request(
 
 
 @pytest.mark.parametrize("worker", CLASSES)
-def test_the_last_words_of_a_worker_hold_its_requests(worker: str, tmp_path: Path) -> None:
+def test_the_final_report_of_a_worker_contains_its_requests(worker: str, tmp_path: Path) -> None:
     need("gunicorn", *NEEDS.get(worker, "").split())
     chosen, application = CLASSES[worker]
-    # One worker, so that none is just beginning when all shall end: Gunicorn would wait half a minute for it.
+    # One worker, so that none is starting when the server is stopped: Gunicorn would wait half a minute for it.
     command = f"{OURS} {chosen} --workers 1 --max-requests 3 scripted:{application}"
     with gunicorn(command, tmp_path, DD_RUNTIME_METRICS_INTERVAL="3600") as server:
         assert [ask(server, "/missing").status for _ in range(10)] == [404] * 10
@@ -273,7 +271,7 @@ def test_the_last_words_of_a_worker_hold_its_requests(worker: str, tmp_path: Pat
     assert len(server.lines.values("gunicorn.request.duration")) == 10
 
 
-def test_of_too_many_durations_a_fair_choice_is_sent_with_its_rate(tmp_path: Path) -> None:
+def test_of_too_many_durations_a_reservoir_sample_is_sent_with_its_rate(tmp_path: Path) -> None:
     need("gunicorn", *NEEDS["gevent"].split())
     command = f"{OURS} {CLASSES['gevent'][0]} scripted:wsgi"
     with gunicorn(command, tmp_path, DD_RUNTIME_METRICS_INTERVAL="3600") as server:
@@ -301,8 +299,9 @@ SATURATED = {
 }
 
 
+@checks("gunicorn.worker.requests.active", "gunicorn.worker.connections", "gunicorn.worker.busy.percent")
 @pytest.mark.parametrize("worker", SATURATED)
-def test_a_worker_tells_how_busy_it_is_if_asked_to(worker: str, tmp_path: Path) -> None:
+def test_a_worker_reports_how_busy_it_is_if_settings_name_these_metrics(worker: str, tmp_path: Path) -> None:
     need("gunicorn", *NEEDS.get(worker, "").split())
     chosen, application = CLASSES[worker]
     limit, holding, expected = SATURATED[worker]
@@ -311,7 +310,7 @@ def test_a_worker_tells_how_busy_it_is_if_asked_to(worker: str, tmp_path: Path) 
     with ExitStack() as stack:
         server = stack.enter_context(gunicorn(command, tmp_path, **include))
         server.held.touch()
-        # One that has had its answer, where connections are kept.
+        # One connection that has had its answer, where connections are kept alive.
         for path in ["/"] * (worker != "sync") + ["/held"] * holding:
             connection = stack.enter_context(closing(server.connection()))
             connection.sendall(request(path))
@@ -322,6 +321,6 @@ def test_a_worker_tells_how_busy_it_is_if_asked_to(worker: str, tmp_path: Path) 
 
 
 def saturation(lines: Lines) -> dict[str, float]:
-    """What came last of each metric."""
-    told = lines.named("gunicorn.worker.")
-    return {line.name.removeprefix("gunicorn.worker."): line.values[-1] for line in told}
+    """The last value of each metric."""
+    found = lines.named("gunicorn.worker.")
+    return {line.name.removeprefix("gunicorn.worker."): line.values[-1] for line in found}

@@ -11,14 +11,16 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from catalogue_names import NAMES, PREFIX, assert_complete
+from datadog_receiver import DatadogReceiver, Forwarded, arrived, forwarded, rejected
 from lambda_runtime import FUNCTIONS, LAMBDA, Answer, Environment, environment, init_error
-from receiving import NAMES, PREFIX
-from serving import PATIENCE, need
-from test_wheel import wheel
-from vendor import PassedOn, VendorsReceiver, arrived, passed_on, refused
+from launching import wheel
+from receiving import flush_count
+from serving import TIMEOUT, need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,12 +34,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="AWS Lambda is L
 OURS = "runtime_metrics.aws_lambda.handler"
 THEIRS = "datadog_lambda.handler.handler"
 HANDLER = "DD_RUNTIME_METRICS_LAMBDA_HANDLER"
-# Longer than an interval, so that a thread with a schedule would have something to do at the thaw.
+# Seconds, more than an interval, so that a thread with a schedule would tick at the thaw.
 GAP = 11.0
 
 
 def together(*cases: Callable[[], Any]) -> list[Any]:
-    """Runs cases side by side: most of them wait."""
+    """Runs cases at the same time: most of them wait."""
     with ThreadPoolExecutor(len(cases)) as pool:
         return [running.result() for running in [pool.submit(case) for case in cases]]
 
@@ -51,7 +53,7 @@ def served(
     frozen: float = 0,
     **options: Any,
 ) -> tuple[list[Answer], Environment]:
-    """Has events served, and nothing sent but by them; gives the answers, and what has served them."""
+    """Has events served; returns the answers and the environment. Nothing may be sent outside of the invocations."""
     with environment(handler, folder, variables, **options) as running:
         running.init()
         answers = [running.invoke(event, frozen=frozen) for event in events]
@@ -60,11 +62,11 @@ def served(
 
 
 def plain(name: str) -> dict[str, str]:
-    """Has our handler take the place of a plain one."""
+    """The variable by which our handler wraps a plain one."""
     return {HANDLER: f"plain.{name}"}
 
 
-# A frozen world.
+# Freezes
 
 
 def test_each_invocation_sends_one_set_between_its_event_and_its_answer(tmp_path: Path) -> None:
@@ -72,13 +74,13 @@ def test_each_invocation_sends_one_set_between_its_event_and_its_answer(tmp_path
     with environment(OURS, tmp_path, variables) as running:
         running.init()
         for number in range(4):
-            # The schedule of a thread would be over many times, frozen and at the thaw.
+            # Many intervals of a thread with a schedule would pass, during the freeze and after the thaw.
             answer = running.invoke(number, frozen=0.3, thawed=0.2)
-            assert sorted(answer.flush.values) == sorted(NAMES)
+            assert_complete(answer.flush.values)
             assert answer.flush.type == "d"
             assert max(map(len, answer.datagrams)) <= 1432
             assert answer.flush.tag("cold_start") == ("false" if number else "true")
-            # The runtime has one more for a moment, frozen or not, which looks up a name. Ours would tell their name.
+            # The runtime has a second thread for a moment, which looks up a name. Ours would appear by their names.
             assert answer.flush["thread_count"] <= 2
             assert set(running.threads()) == {"python"}
         running.freeze()
@@ -87,7 +89,7 @@ def test_each_invocation_sends_one_set_between_its_event_and_its_answer(tmp_path
         assert running.stray() == []
 
 
-def test_a_thread_would_send_when_nobody_asked(tmp_path: Path) -> None:
+def test_with_a_thread_datagrams_leave_outside_of_invocations(tmp_path: Path) -> None:
     variables = {"DD_RUNTIME_METRICS_INTERVAL": "0.1", "DD_RUNTIME_METRICS_LAMBDA_THREAD": "true"}
     with environment(OURS, tmp_path, variables | plain("echo")) as running:
         running.init()
@@ -96,12 +98,13 @@ def test_a_thread_would_send_when_nobody_asked(tmp_path: Path) -> None:
         assert len(running.stray()) > 2
 
 
-def test_values_are_those_of_the_invocation_also_after_a_freeze(tmp_path: Path) -> None:
+@pytest.mark.measures
+def test_values_cover_the_invocation_alone_even_after_a_freeze(tmp_path: Path) -> None:
     def around_a_freeze(name: str, event: object, later: float = 0) -> list[Answer]:
-        # Ahead of what else runs on this machine, where that is permitted.
+        # With a higher priority than anything else on this machine, where that is permitted.
         within = ("sh", "-c", 'chrt --fifo --pid 1 $$; exec "$@"', "sh")
         with environment(OURS, tmp_path / f"{name}-{later}", plain(name), within=within) as running:
-            # The first is frozen as well, by the time it comes: its environment was set up in advance.
+            # The first event comes after a freeze as well: its environment was initialised in advance.
             return [running.invoke(event, frozen=GAP + later), running.invoke(event)]
 
     def restored_from_an_old_image() -> Answer:
@@ -111,13 +114,13 @@ def test_values_are_those_of_the_invocation_also_after_a_freeze(tmp_path: Path) 
             return running.invoke()
 
     def in_chalice(name: str, frozen: float, **options: Any) -> Answer:
-        # It makes its handler from ours at each event, and none before.
+        # Chalice wraps its handler at each event, and not before.
         with environment("chalice_app.pure", tmp_path / name, **options) as running:
             return running.invoke({}, frozen=frozen)
 
     need("chalice", among=LAMBDA)
     *spins, dozes, restored, chalice, restored_chalice = together(
-        # One after the other: each needs a processor for itself.
+        # One after the other, because each needs a core for itself.
         *(partial(around_a_freeze, "spin", 0.2, later) for later in (1, 2, 3, 4)),
         partial(around_a_freeze, "doze", 0.3),
         restored_from_an_old_image,
@@ -126,11 +129,11 @@ def test_values_are_those_of_the_invocation_also_after_a_freeze(tmp_path: Path) 
     )
     for answer in [answer for around in spins for answer in around]:
         assert answer.flush["cpu.time.user"] == pytest.approx(0.2, abs=0.03)
-        # Near 100 but for what else runs on this machine, which the handler has noticed as well. With the time of the
-        # freeze it would be 2.
+        # About 100, less what other programs took, which the handler has measured too. If it contained the freeze, it
+        # would be 2.
         own = 100 * answer.body["cpu"] / answer.body["seconds"]
         assert answer.flush["cpu.percent"] == pytest.approx(own, rel=0.1)
-    # And there is a round in which little else did run.
+    # And in at least one round, other programs took little.
     assert max(first.flush["cpu.percent"] for first, _ in spins) == pytest.approx(100, abs=10)
     for answer in dozes:
         assert answer.flush["cpu.time.user"] < 0.02
@@ -140,7 +143,7 @@ def test_values_are_those_of_the_invocation_also_after_a_freeze(tmp_path: Path) 
         assert second.flush.tags[-1] == "cold_start:false"
     assert chalice.flush.tags[-2:] == ("cold_start:false", "proactive_initialization:true")
     for answer in (restored, restored_chalice):
-        assert answer.flush.tags[-1] == "cold_start:true", "it is set up when it is restored"
+        assert answer.flush.tags[-1] == "cold_start:true", "it is initialised when it is restored"
 
 
 def test_an_invocation_that_is_killed_at_its_deadline_sends_nothing_and_the_next_is_clean(
@@ -148,14 +151,14 @@ def test_an_invocation_that_is_killed_at_its_deadline_sends_nothing_and_the_next
 ) -> None:
     with environment(OURS, tmp_path / "killed", plain("doze")) as running:
         running.invoke(0)
-        running.invoke_to_its_end(30, deadline=0.3)
+        running.invoke_until_killed(30, deadline=0.3)
         assert running.stray() == []
-        assert running.timeline.count("datagram") == 2
+        assert flush_count(running.datagrams()) == 1
     (answer,), _ = served(OURS, tmp_path / "next", [0], plain("doze"))
     assert answer.flush.tag("cold_start") == "true"
 
 
-# The handler's own answer.
+# The answers of the handler
 
 FAILURES = ["value", "system", "key"]
 
@@ -187,7 +190,7 @@ PAIRS: dict[str, tuple[tuple[str, dict[str, str]], tuple[str, dict[str, str]], l
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_an_answer_and_an_error_with_its_stack_are_the_handler_s_own(pair: str, tmp_path: Path) -> None:
+def test_answers_errors_and_stack_traces_are_those_of_the_handler(pair: str, tmp_path: Path) -> None:
     (bare, its_variables), (wrapped, our_variables), events = PAIRS[pair]
     (without, _), (ours, running) = together(
         lambda: served(bare, tmp_path / "bare", events, its_variables),
@@ -196,37 +199,39 @@ def test_an_answer_and_an_error_with_its_stack_are_the_handler_s_own(pair: str, 
     assert [(answer.kind, answer.body) for answer in ours] == [
         (answer.kind, answer.body) for answer in without
     ]
-    assert [sorted(answer.flush.values) for answer in ours] == [sorted(NAMES)] * len(events)
+    assert len(ours) == len(events)
+    assert_complete(*(answer.flush.values for answer in ours))
     assert [answer.datagrams for answer in without] == [()] * len(events)
     if events == FAILURES:
-        assert all(len(answer.body["stackTrace"]) >= 2 for answer in ours), "frames are what is compared"
-    assert "runtime_metrics" not in running.said()
+        assert all(len(answer.body["stackTrace"]) >= 2 for answer in ours), "there are frames to compare"
+    assert "runtime_metrics" not in running.output()
 
 
-def test_a_handler_that_ends_the_process_has_sent_its_set_first(tmp_path: Path) -> None:
+def test_a_handler_that_ends_the_process_sends_its_set_first(tmp_path: Path) -> None:
     for handler in ("decorated.leave", "plain.leave"):
         with environment(handler, tmp_path / handler) as running:
             running.init()
-            running.hand_out(None)
-            assert running.process.wait(PATIENCE) == 3
+            running.start_invocation(None)
+            assert running.process.wait(TIMEOUT) == 3
             sent = running.datagrams()
-        assert len(sent) == (2 if handler == "decorated.leave" else 0)
+        assert flush_count(sent) == (handler == "decorated.leave")
 
 
-# Time.
+# Time
 
 
+@pytest.mark.measures
 def test_little_time_is_added_whatever_the_receiver_does(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as full, socket.socket(socket.AF_UNIX) as slow:
         full.bind(str(tmp_path / "full"))
         slow.bind(str(tmp_path / "slow"))
-        # For each round's connection.
+        # One connection for each round.
         slow.listen(5)
 
         def rounds(
             name: str, calls: int, variables: dict[str, str] | None = None
         ) -> tuple[list[list[float]], list[int]]:
-            """The times of the calls of each round, sorted, and what was dropped in each."""
+            """The times of the calls of each round, sorted, and the number of packets dropped in each."""
             variables = {"CALLS": str(calls)} | (variables or {})
             bodies = []
             for number in range(5):
@@ -242,24 +247,24 @@ def test_little_time_is_added_whatever_the_receiver_does(tmp_path: Path) -> None
             "name": partial(rounds, "name", 500, {"DD_AGENT_HOST": "agent.invalid"}),
         }
         measured = dict(zip(places, together(*places.values()), strict=True))
-    # In the other rounds is what else this machine does at the time.
+    # The other rounds contain what else ran on this machine.
     times = {place: rounds for place, (rounds, _) in measured.items()}
     assert min(calls[len(calls) * 99 // 100] for calls in times["listener"]) < 0.002
     for place, calls_of_rounds in times.items():
         assert min(calls[-1] for calls in calls_of_rounds) < 0.05, place
     dropped = {place: counts for place, (_, counts) in measured.items()}
     assert dropped["listener"] == [0] * 5
-    # Of a thousand datagrams a queue that nobody reads takes the first few.
+    # An unread queue accepts only the first few of a thousand datagrams.
     assert min(dropped["queue"]) > 400
     assert min(dropped["nobody"]) > 0
-    # A stream has been waited for, and not for long.
+    # A stream was waited for, but not for long.
     assert min(calls[-1] for calls in times["stream"]) > 0.01
 
 
-# Who else is around.
+# Beside other wrappers
 
 
-def test_an_invocation_that_passes_through_us_twice_sends_one_set(tmp_path: Path) -> None:
+def test_an_invocation_wrapped_twice_sends_one_set(tmp_path: Path) -> None:
     def sets(handler: str, name: str, variables: dict[str, str] | None = None) -> list[list[str]]:
         answers, _ = served(handler, tmp_path / name, ["a", "b"], variables)
         return [sorted(answer.flush.values) for answer in answers]
@@ -276,17 +281,17 @@ def test_an_invocation_that_passes_through_us_twice_sends_one_set(tmp_path: Path
     )
 
 
-def test_the_same_request_tried_again_sends_another_set(tmp_path: Path) -> None:
+def test_a_retried_request_sends_another_set(tmp_path: Path) -> None:
     with environment("decorated.fail", tmp_path) as running:
         tries = [running.invoke("value", request="same") for _ in range(3)]
-    assert [sorted(answer.flush.values) for answer in tries] == [sorted(NAMES)] * 3
+    assert_complete(*(answer.flush.values for answer in tries))
 
 
-def test_beneath_datadog_lambda_the_id_and_the_cold_start_are_those_of_the_span(tmp_path: Path) -> None:
+def test_inside_datadog_lambda_the_id_and_the_cold_start_are_those_of_the_span(tmp_path: Path) -> None:
     need("datadog_lambda", among=LAMBDA)
     variables = {"DD_LAMBDA_HANDLER": OURS, **plain("echo")}
     answers, running = served(THEIRS, tmp_path, [1, 2], variables)
-    traces = [json.loads(line)["traces"] for line in running.said().splitlines() if '"traces"' in line]
+    traces = [json.loads(line)["traces"] for line in running.output().splitlines() if '"traces"' in line]
     spans = [
         span["meta"]
         for chunks in traces
@@ -343,17 +348,17 @@ def test_each_event_of_chalice_sends_one_set_and_its_answer_is_unchanged(
         )
         assert [answer.body for answer in ours] == [answer.body for answer in without]
         assert [answer.datagrams for answer in without] == [()] * len(events)
-        # A path that no route leads to is refused before any middleware.
+        # A path without a route is rejected before any middleware runs.
         routed = [answer for answer in ours if not str(answer.body).count("MissingAuthentication")]
         unrouted = [answer for answer in ours if answer not in routed]
         assert len(unrouted) <= 1
-        assert [sorted(answer.flush.values) for answer in routed] == [sorted(NAMES)] * len(routed)
+        assert_complete(*(answer.flush.values for answer in routed))
 
 
-# What cannot be set up.
+# Errors of initialisation
 
 
-def test_a_handler_that_is_not_there_is_reported_as_without_us(tmp_path: Path) -> None:
+def test_a_missing_handler_is_reported_as_without_us(tmp_path: Path) -> None:
     (tmp_path / "misspelt.py").write_text("def handler(event, context)\n")
     cases = {
         "no_such.handler": "No module named 'no_such'",
@@ -368,7 +373,7 @@ def test_a_handler_that_is_not_there_is_reported_as_without_us(tmp_path: Path) -
         return [
             init_error(path, tmp_path / f"bare-{path}", variables),
             init_error(OURS, tmp_path / f"ours-{path}", ours),
-            # An image with an entry point of its own.
+            # A container image with another entry point.
             init_error(OURS, tmp_path / f"argument-{path}", ours | {"_HANDLER": ""}),
         ]
 
@@ -381,14 +386,12 @@ def test_a_handler_that_is_not_there_is_reported_as_without_us(tmp_path: Path) -
         "Runtime.UserCodeSyntaxError",
         "Runtime.HandlerNotFound",
     }
-    # The runtime tells of our own handler only.
-    said = (tmp_path / "ours-plain.nothing" / "stdout").read_text()
-    assert "DD_RUNTIME_METRICS_LAMBDA_HANDLER: there is no nothing in the module plain" in said
+    # The runtime's message names our handler only.
+    output = (tmp_path / "ours-plain.nothing" / "stdout").read_text()
+    assert "DD_RUNTIME_METRICS_LAMBDA_HANDLER: there is no nothing in the module plain" in output
 
 
-def test_who_asks_for_a_handler_is_told_what_its_module_raises(
-    run_program: RunProgram, tmp_path: Path
-) -> None:
+def test_looking_up_a_handler_raises_what_its_module_raises(run_program: RunProgram, tmp_path: Path) -> None:
     (tmp_path / "raising.py").write_text("raise AttributeError('of its own')\n")
     program = """
     from runtime_metrics import aws_lambda
@@ -421,7 +424,7 @@ def test_other_processes_of_a_function_do_not_import_its_handler(tmp_path: Path)
     ],
     ids=["unset", "themselves", "ourselves", "ourselves with a slash", "no module", "no function"],
 )
-def test_a_variable_that_names_no_handler_is_an_error_that_says_which(
+def test_a_variable_that_names_no_handler_is_an_error_that_names_the_variable(
     tmp_path: Path, variables: dict[str, str], text: str
 ) -> None:
     error = init_error(OURS, tmp_path, variables)
@@ -429,16 +432,16 @@ def test_a_variable_that_names_no_handler_is_an_error_that_says_which(
     assert text in error["errorMessage"]
 
 
-def test_beneath_datadog_lambda_an_unset_variable_is_an_error_too(tmp_path: Path) -> None:
+def test_inside_datadog_lambda_an_unset_variable_is_an_error_too(tmp_path: Path) -> None:
     error = init_error(THEIRS, tmp_path, {"DD_LAMBDA_HANDLER": OURS})
     assert "set DD_RUNTIME_METRICS_LAMBDA_HANDLER to the function's own handler" in error["errorMessage"]
 
 
-# Where metrics go, and what they carry.
+# Destinations and tags
 
 
-def test_the_extension_is_found_where_it_is(tmp_path: Path) -> None:
-    """And in an empty /opt it is not."""
+def test_the_extension_is_found_at_its_path(tmp_path: Path) -> None:
+    """And it is not found in an empty /opt."""
     for command, sets in (("mkdir /opt/extensions && touch /opt/extensions/datadog-agent", 1), (":", 0)):
         within = (
             "unshare",
@@ -455,27 +458,27 @@ def test_the_extension_is_found_where_it_is(tmp_path: Path) -> None:
             within=within,
         ) as running:
             answers = [running.invoke(), running.invoke()]
-            assert len(running.datagrams()) == 4 * sets
-            # Without it no socket is opened: there is one less than with it, at the second invocation.
+            assert flush_count(running.datagrams()) == 2 * sets
+            # Without the extension, no socket is opened for the second invocation.
             assert len(answers[1].body) - len(answers[0].body) == sets
-            assert running.said().count("[WARNING]") == 1 - sets
+            assert running.output().count("[WARNING]") == 1 - sets
 
 
-def test_without_anybody_to_send_to_one_warning_names_both_remedies(tmp_path: Path) -> None:
+def test_without_a_destination_one_warning_names_both_remedies(tmp_path: Path) -> None:
     answers, running = served("decorated.order", tmp_path, [1, 2, 3], extension=False)
     assert [answer.datagrams for answer in answers] == [()] * 3
-    (warning,) = [line for line in running.said().splitlines() if "extension" in line.lower()]
+    (warning,) = [line for line in running.output().splitlines() if "extension" in line.lower()]
     assert "add the extension's layer" in warning
     assert "DD_FLUSH_TO_LOG=true" in warning
 
 
-def test_without_an_extension_metrics_go_to_the_log_if_that_is_asked_for(tmp_path: Path) -> None:
+def test_without_an_extension_metrics_go_to_the_log_if_the_variable_is_set(tmp_path: Path) -> None:
     began = int(time.time())
     answers, running = served(
         "decorated.order", tmp_path, [1, 2], {"DD_FLUSH_TO_LOG": "true"}, extension=False
     )
     assert [answer.datagrams for answer in answers] == [()] * 2
-    points = [json.loads(line) for line in running.said().splitlines() if line.startswith("{")]
+    points = [json.loads(line) for line in running.output().splitlines() if line.startswith("{")]
     assert len(points) == 2 * (len(NAMES) + 3)
     assert all(sorted(point) == ["e", "m", "t", "v"] for point in points)
     sets = [point for point in points if point["m"].startswith(PREFIX)]
@@ -495,7 +498,9 @@ def test_without_an_extension_metrics_go_to_the_log_if_that_is_asked_for(tmp_pat
     assert order["t"] == ["service:coffee", "product:latte", "order:online", *function]
     assert seconds["e"] == pytest.approx(time.time() - 3600, abs=30)
     assert datetime["t"][1] == "a_b:c_d"
-    assert "WARNING" not in running.said().replace("[WARNING]", "", 2), "of what is refused only"
+    assert "WARNING" not in running.output().replace("[WARNING]", "", 2), (
+        "rejected metrics give the only warnings"
+    )
 
 
 def test_the_lines_of_an_invocation_are_written_at_once(run_program: RunProgram) -> None:
@@ -520,13 +525,13 @@ def test_the_lines_of_an_invocation_are_written_at_once(run_program: RunProgram)
     sys.stdout = stdout
     print([text.count("\\n") for text in Log.writes])
     """
-    said = run_program(
+    output = run_program(
         program,
         AWS_LAMBDA_FUNCTION_NAME="coffee",
         DD_FLUSH_TO_LOG="true",
         DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
     )
-    assert said == f"[1, 0, {len(NAMES)}, 0]\n"
+    assert output == f"[1, 0, {len(NAMES)}, 0]\n"
 
 
 def test_what_a_function_flushes_itself_is_written_to_its_log(run_program: RunProgram) -> None:
@@ -555,17 +560,17 @@ def test_a_log_of_any_encoding_takes_the_lines(run_program: RunProgram) -> None:
     from runtime_metrics.aws_lambda import lambda_metric
     lambda_metric("orders", 1, tags=["café:日本", "\U00020000"])
     """
-    said = run_program(
+    output = run_program(
         program,
         AWS_LAMBDA_FUNCTION_NAME="coffee",
         DD_FLUSH_TO_LOG="true",
         DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
         PYTHONIOENCODING="ascii",
     )
-    assert json.loads(said)["t"][1:3] == ["café:日本", "\U00020000"]
+    assert json.loads(output)["t"][1:3] == ["café:日本", "\U00020000"]
 
 
-def test_what_has_no_address_is_not_said_to_have_one(run_program: RunProgram) -> None:
+def test_without_a_destination_the_status_has_no_address(run_program: RunProgram) -> None:
     program = """
     import logging
     from runtime_metrics import RuntimeMetrics
@@ -575,16 +580,16 @@ def test_what_has_no_address_is_not_said_to_have_one(run_program: RunProgram) ->
     print([status[key] for key in ("state", "address", "chosen_by", "peer", "transport")])
     """
     for flushes_to_log in ("true", "false"):
-        said = run_program(
+        output = run_program(
             program,
             AWS_LAMBDA_FUNCTION_NAME="coffee",
             DD_FLUSH_TO_LOG=flushes_to_log,
             DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
         )
-        assert said == "['untried', None, None, None, None]\n"
+        assert output == "['untried', None, None, None, None]\n"
 
 
-def test_a_child_that_an_invocation_forks_is_of_the_same_function(
+def test_a_child_forked_by_an_invocation_has_the_tags_of_the_function(
     run_program: RunProgram, flushes: Flushes
 ) -> None:
     program = """
@@ -614,7 +619,7 @@ def test_a_child_that_an_invocation_forks_is_of_the_same_function(
     assert child.tag("runtime-id") != parent.tag("runtime-id")
 
 
-def test_a_configured_address_is_sent_to_with_the_tags_that_no_extension_adds(tmp_path: Path) -> None:
+def test_lines_for_a_configured_address_carry_the_tags_that_the_extension_would_add(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent:
         agent.bind(str(tmp_path / "agent"))
         url = f"unix://{tmp_path}/agent"
@@ -630,7 +635,7 @@ def test_a_configured_address_is_sent_to_with_the_tags_that_no_extension_adds(tm
     } <= set(tags)
 
 
-def test_what_the_extension_adds_is_not_sent_and_not_contradicted(tmp_path: Path) -> None:
+def test_tags_that_the_extension_adds_are_not_sent_and_not_contradicted(tmp_path: Path) -> None:
     agreed = {"DD_SERVICE": "Shop", "DD_ENV": "prod", "DD_VERSION": "1"}
     otherwise = agreed | {"DD_SERVICE": "shop", "CLAIM": "other"}
     (ours,), (others,) = together(
@@ -638,7 +643,7 @@ def test_what_the_extension_adds_is_not_sent_and_not_contradicted(tmp_path: Path
         lambda: served("claimed.handler", tmp_path / "otherwise", [1], otherwise)[0],
     )
     assert ours.flush.tags[:3] == ("service:Shop", "env:prod", "version:1")
-    # Its own name would be beside ours: what it says of the others is what we say.
+    # The extension would add its service beside ours; the other tags that it adds equal ours.
     assert others.flush.tags[:3] == ("env:prod", "version:1", "lang:python")
     for answer in (ours, others):
         assert not re.search("functionname|region|account_id|memorysize", ",".join(answer.flush.tags))
@@ -650,10 +655,10 @@ def test_no_line_has_more_tags_than_the_extension_takes(tmp_path: Path) -> None:
     for answer in answers:
         assert len(answer.flush.tags) == 100
         assert answer.flush.tags[-1].startswith("cold_start:")
-    assert running.said().count("user tags are not sent") == 1
+    assert running.output().count("user tags are not sent") == 1
 
 
-def test_the_vendor_s_receiver_takes_every_line(tmp_path: Path) -> None:
+def test_datadogs_receiver_accepts_every_line(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as agent:
         agent.bind(str(tmp_path / "agent"))
         elsewhere = {"DD_DOGSTATSD_URL": f"unix://{tmp_path}/agent", "DD_SERVICE": "elsewhere"}
@@ -672,13 +677,13 @@ def test_the_vendor_s_receiver_takes_every_line(tmp_path: Path) -> None:
             partial(sent, "gauges", "decorated.echo", gauges),
         )
         assert sets[2] == []
-        agent.settimeout(PATIENCE)
+        agent.settimeout(TIMEOUT)
         while b"".join(sets[2]).count(b"\n") < len(NAMES):
             sets[2].append(agent.recv(65536))
     datagrams = [datagram.decode() for sent in sets for datagram in sent]
     lines = [line for datagram in datagrams for line in datagram.splitlines()]
     assert len(lines) == 5 * len(NAMES) + 3
-    receiver = VendorsReceiver(tmp_path)
+    receiver = DatadogReceiver(tmp_path)
     try:
         for datagram in datagrams:
             receiver.send(datagram)
@@ -687,40 +692,40 @@ def test_the_vendor_s_receiver_takes_every_line(tmp_path: Path) -> None:
         origin = {"origin:azurespringapp", "dd.origin:azurespringapp"}
         tags = {}
         for service in ("coffee", "early", "elsewhere", "many", "gauges"):
-            taken = arrived(receiver.said, service)
+            taken = arrived(receiver.log, service)
             assert sorted(line.name for line in taken) == sorted(PREFIX + name for name in NAMES)
             assert {line.type for line in taken} == {"g" if service == "gauges" else "d"}
-            assert passed_on(receiver.said, service) == {
-                line.name: PassedOn(float(line.value), line.type, line.tags | origin) for line in taken
+            assert forwarded(receiver.log, service) == {
+                line.name: Forwarded(float(line.value), line.type, line.tags | origin) for line in taken
             }
             tags[service] = taken[0].tags
         assert "proactive_initialization:true" in tags["early"]
         assert {"functionname:coffee", "executedversion:LATEST", "memorysize:128"} <= tags["elsewhere"]
         assert len(tags["many"]) == 100
-        # Its times are of ten seconds each.
+        # The receiver aggregates in buckets of ten seconds.
         sketch = r'metric: "coffee_house\.(\w+)"[^{]*dogsketches: \[Dogsketch \{ ts: (\d+), cnt: 1,'
-        stamped = dict(re.findall(sketch, receiver.said))
-        told = dict(re.findall(r"coffee_house\.(\w+):[^T\n]*\|T(\d+)", "\n".join(lines)))
-        assert {name: int(at) // 10 * 10 for name, at in told.items()} == {
+        stamped = dict(re.findall(sketch, receiver.log))
+        sent_times = dict(re.findall(r"coffee_house\.(\w+):[^T\n]*\|T(\d+)", "\n".join(lines)))
+        assert {name: int(at) // 10 * 10 for name, at in sent_times.items()} == {
             name: int(at) for name, at in stamped.items() if name != "order_value"
         }
-        assert told.keys() == {"seconds", "datetime"}
-        assert refused(receiver.said) == []
-        assert all(not receiver.refuses(line) for line in lines[: len(NAMES) + 3])
+        assert sent_times.keys() == {"seconds", "datetime"}
+        assert rejected(receiver.log) == []
+        assert all(not receiver.rejects(line) for line in lines[: len(NAMES) + 3])
     finally:
         receiver.stop()
 
 
-def test_a_program_s_own_metric_goes_through_the_same_socket(tmp_path: Path) -> None:
+def test_a_custom_metric_goes_through_the_same_socket(tmp_path: Path) -> None:
     (answer,), running = served("decorated.order", tmp_path, [1])
     own = [datagram for datagram in answer.datagrams if datagram.startswith(b"coffee_house")]
     assert own[0] == b"coffee_house.order_value:12.45|d|#product:latte,order:online\n"
     assert re.fullmatch(rb"coffee_house\.seconds:1\|d\|T\d+\n", own[1])
     assert re.fullmatch(rb"coffee_house\.datetime:2\|d\|#a_b:c_d\|T\d+\n", own[2])
     assert len(own) == 3
-    said = running.said()
-    assert said.count("its timestamp is older than 4 hours") == 1
-    assert said.count("its value is not a finite number") == 1
+    output = running.output()
+    assert output.count("its timestamp is older than 4 hours") == 1
+    assert output.count("its value is not a finite number") == 1
 
 
 @pytest.mark.parametrize("wire_type", ["distribution", "gauge"])
@@ -731,7 +736,7 @@ def test_lines_are_of_types_that_the_extension_takes(
     answers, _ = served(OURS, tmp_path, [1, 2], variables | plain("echo"))
     for answer in answers:
         assert types(answer.datagrams) == {wire_type[0]}
-    # Elsewhere there would be others.
+    # Outside of AWS Lambda, there are other types as well.
     program = "from runtime_metrics import RuntimeMetrics; RuntimeMetrics.enable(); RuntimeMetrics.flush()"
     elsewhere: dict[str, Any] = variables | {"DD_DOGSTATSD_URL": flushes.url}
     run_program(program, **elsewhere)
@@ -744,27 +749,27 @@ def types(datagrams: Iterable[bytes]) -> set[str]:
     return {line.split("|")[1] for line in lines}
 
 
-# Images, managed instances, odd places.
+# Snapshots, managed instances, restricted systems
 
 
-def test_a_function_that_was_stored_begins_anew_after_each_restore(tmp_path: Path) -> None:
+def test_a_function_starts_anew_after_each_restore_of_its_snapshot(tmp_path: Path) -> None:
     with environment("stored.handler", tmp_path, initialization="snap-start") as running:
         answers = [running.invoke(), running.invoke()]
         events = [event for event in running.timeline if event.what in ("restore", "datagram", "invoke")]
-    # What the program has flushed itself, before the image.
-    assert [event.what for event in events[:3]] == ["datagram", "datagram", "restore"]
+    # The explicit flush of the program before the snapshot, and the restore.
+    assert [what for what, _ in groupby(event.what for event in events)][:2] == ["datagram", "restore"]
     (before,) = set(re.findall(rb"runtime-id:([0-9a-f]+)", events[0].body))
     ids = {answer.flush.tag("runtime-id") for answer in answers}
     assert len(ids) == 1
     assert before.decode() not in ids
-    assert answers[0].body["at the image"] == []
+    assert answers[0].body["at the snapshot"] == []
     assert [answer.flush.tag("cold_start") for answer in answers] == ["true", "false"]
 
 
-def test_with_its_thread_a_function_is_stored_without_it_and_goes_on_after_a_restore(tmp_path: Path) -> None:
+def test_the_thread_stops_for_a_snapshot_and_starts_again_after_a_restore(tmp_path: Path) -> None:
     variables = {"DD_RUNTIME_METRICS_INTERVAL": "0.2", "DD_RUNTIME_METRICS_LAMBDA_THREAD": "true"}
     with environment("stored.handler", tmp_path, variables, initialization="snap-start") as running:
-        assert running.invoke().body["at the image"] == []
+        assert running.invoke().body["at the snapshot"] == []
         happened = [event.what for event in running.timeline]
         restored = happened.index("restore")
         assert running.timeline.until(lambda: len(running.timeline) > len(happened) + 4)
@@ -790,7 +795,7 @@ def test_managed_instances_report_as_a_forking_server_does(tmp_path: Path) -> No
             sent = b"".join(event.body for event in running.timeline if event.what == "datagram")
             return set(re.findall(rb"runtime-id:([0-9a-f]+)", sent))
 
-        assert running.timeline.until(lambda: len(ids()) >= 2), running.said()
+        assert running.timeline.until(lambda: len(ids()) >= 2), running.output()
         assert running.timeline.count("next") == 2
         assert b"cold_start" not in running.datagrams()[0]
 
@@ -800,7 +805,7 @@ def test_managed_instances_report_as_a_forking_server_does(tmp_path: Path) -> No
     [("mount -t tmpfs none /proc", {"mem.rss", "thread_count"}), ("mount -o remount,bind,ro /proc", set())],
     ids=["absent", "read-only"],
 )
-def test_of_a_restricted_proc_only_what_it_would_tell_is_missing(
+def test_with_a_restricted_proc_only_what_comes_from_there_is_missing(
     tmp_path: Path, command: str, missing: set[str]
 ) -> None:
     within = ("unshare", "--mount", "sh", "-c", f'{command} && exec "$@"', "sh")
@@ -808,10 +813,11 @@ def test_of_a_restricted_proc_only_what_it_would_tell_is_missing(
     assert set(NAMES) - answer.flush.values.keys() == missing
 
 
-# The package.
+# The package
 
 
-def test_the_package_in_a_function_s_folder_is_small_and_imported_in_no_time(tmp_path: Path) -> None:
+@pytest.mark.measures
+def test_the_package_in_a_function_s_folder_is_small_and_imported_in_ten_milliseconds(tmp_path: Path) -> None:
     folder = tmp_path / "function"
     install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]
     subprocess.run([sys.executable, *install, folder, wheel()], check=True)
@@ -846,13 +852,13 @@ def test_the_package_in_a_function_s_folder_is_small_and_imported_in_no_time(tmp
     with environment(
         OURS, tmp_path / "run", {HANDLER: "function.echo"}, functions=folder, options=("-W", "error")
     ) as running:
-        assert sorted(running.invoke().flush.values) == sorted(NAMES)
+        assert_complete(running.invoke().flush.values)
 
 
-# The decorator and the metric, without a runtime.
+# The decorator and the custom metric, without a runtime
 
 
-def test_a_decorated_handler_is_what_it_was(run_program: RunProgram, flushes: Flushes) -> None:
+def test_a_decorated_handler_behaves_like_the_original(run_program: RunProgram, flushes: Flushes) -> None:
     program = """
     import asyncio, functools, inspect, os, weakref
     os.environ["AWS_LAMBDA_FUNCTION_NAME"] = "coffee"
@@ -900,11 +906,11 @@ def test_a_decorated_handler_is_what_it_was(run_program: RunProgram, flushes: Fl
     except TypeError as error:
         print(error)
     """
-    said = run_program(program, DD_DOGSTATSD_URL=flushes.url)
-    assert said == "handler='handler': expected something that can be called\n"
+    output = run_program(program, DD_DOGSTATSD_URL=flushes.url)
+    assert output == "handler='handler': expected something that can be called\n"
 
 
-def test_a_handler_of_a_class_is_bound_as_without_us_and_each_request_sends_one_set(
+def test_a_method_as_handler_is_bound_as_without_us_and_each_request_sends_one_set(
     run_program: RunProgram, flushes: Flushes
 ) -> None:
     program = """
@@ -943,17 +949,18 @@ def test_a_handler_of_a_class_is_bound_as_without_us_and_each_request_sends_one_
                     calls = lambda: handler(number, context)
                 else:
                     calls = lambda: handler(number, context=context)
-                # Who is asked again is somebody within the same invocation.
+                # A second call belongs to the same invocation.
                 assert [calls(), calls()] == [number, number]
     print(number)
     """
-    said = run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
+    output = run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
     sent = flushes.rest()
-    assert [sorted(flush.values) for flush in sent] == [sorted(NAMES)] * int(said)
+    assert len(sent) == int(output)
+    assert_complete(*(flush.values for flush in sent))
     assert [flush.tag("functionname") for flush in sent] == ["tea"] * 24
 
 
-def test_a_decorated_handler_can_be_copied_and_stored_as_it_could_before(run_program: RunProgram) -> None:
+def test_a_decorated_handler_can_be_copied_and_pickled(run_program: RunProgram) -> None:
     program = """
     import copy, functools, inspect, pickle
     from runtime_metrics.aws_lambda import instrument
@@ -986,7 +993,7 @@ def test_a_decorated_handler_can_be_copied_and_stored_as_it_could_before(run_pro
     run_program(program)
 
 
-def test_the_context_of_an_invocation_ends_with_it(run_program: RunProgram, flushes: Flushes) -> None:
+def test_the_context_of_an_invocation_is_not_kept(run_program: RunProgram, flushes: Flushes) -> None:
     program = """
     import weakref
     from runtime_metrics.aws_lambda import instrument
@@ -1004,7 +1011,8 @@ def test_the_context_of_an_invocation_ends_with_it(run_program: RunProgram, flus
     assert len(flushes.rest()) == 1
 
 
-def test_while_a_stream_is_waited_for_other_threads_run(run_program: RunProgram, tmp_path: Path) -> None:
+@pytest.mark.measures
+def test_other_threads_run_while_a_stream_blocks(run_program: RunProgram, tmp_path: Path) -> None:
     program = """
     import threading, time
     from runtime_metrics.aws_lambda import instrument
@@ -1029,19 +1037,19 @@ def test_while_a_stream_is_waited_for_other_threads_run(run_program: RunProgram,
     stopped.set()
     looking.join()
     began, over = waits[-1]
-    assert over - began > 0.015, "it has been waited for"
+    assert over - began > 0.015, "the flush has blocked"
     print(sum(began < at < over for at in seen))
     """
     with socket.socket(socket.AF_UNIX) as slow:
         slow.bind(str(tmp_path / "slow"))
         slow.listen(1)
-        said = run_program(
+        output = run_program(
             program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=f"unixstream://{tmp_path}/slow"
         )
-    assert int(said) >= 3
+    assert int(output) >= 3
 
 
-def test_any_context_will_do_and_none_as_well(run_program: RunProgram, flushes: Flushes) -> None:
+def test_any_context_is_accepted_and_none_as_well(run_program: RunProgram, flushes: Flushes) -> None:
     program = """
     from runtime_metrics.aws_lambda import instrument
 
@@ -1073,7 +1081,8 @@ def test_any_context_will_do_and_none_as_well(run_program: RunProgram, flushes: 
     """
     run_program(program, AWS_LAMBDA_FUNCTION_NAME="coffee", DD_DOGSTATSD_URL=flushes.url)
     sent = flushes.rest()
-    assert [sorted(flush.values) for flush in sent] == [sorted(NAMES)] * 7
+    assert len(sent) == 7
+    assert_complete(*(flush.values for flush in sent))
     assert [flush.tag("cold_start") for flush in sent] == ["true", *["false"] * 6]
     assert {flush.tag("functionname") for flush in sent} == {"coffee"}
 
@@ -1092,7 +1101,9 @@ def test_outside_of_lambda_a_decorated_handler_is_only_called(
     assert flushes.rest() == []
 
 
-def test_enabling_in_a_function_only_arms(run_program: RunProgram, flushes: Flushes) -> None:
+def test_enabling_in_a_function_starts_no_thread_and_sends_nothing(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
     program = """
     import os, time
     from runtime_metrics import RuntimeMetrics
@@ -1151,7 +1162,9 @@ def test_an_address_may_be_given_after_the_decorator(
 
 
 @pytest.mark.parametrize("first", ["handler(1, None)", "lambda_metric('orders', 1)"])
-def test_that_nothing_is_sent_is_said_when_something_would_be(run_program: RunProgram, first: str) -> None:
+def test_the_warning_that_nothing_is_sent_comes_with_the_first_metric(
+    run_program: RunProgram, first: str
+) -> None:
     program = f"""
     import logging, sys
     logging.basicConfig(stream=sys.stdout, format="%(message).20s")
@@ -1168,15 +1181,15 @@ def test_that_nothing_is_sent_is_said_when_something_would_be(run_program: RunPr
 
 
 @pytest.mark.parametrize(
-    ("switch", "said"),
+    ("switch", "output"),
     [
         ({"DD_RUNTIME_METRICS_ENABLED": "False"}, ""),
         ({"OTEL_METRICS_EXPORTER": "none"}, "runtime metrics are not started automatically\n"),
     ],
     ids=["ours", "OpenTelemetry's"],
 )
-def test_a_function_is_switched_off_as_every_automatic_start_is(
-    run_program: RunProgram, flushes: Flushes, switch: dict[str, Any], said: str
+def test_the_switches_of_automatic_starts_disable_a_function_too(
+    run_program: RunProgram, flushes: Flushes, switch: dict[str, Any], output: str
 ) -> None:
     program = """
     import logging, sys
@@ -1195,10 +1208,10 @@ def test_a_function_is_switched_off_as_every_automatic_start_is(
     }
     for explicitly, sets in (("", 0), ("RuntimeMetrics.enable()", 1)):
         source = program.replace("EXPLICITLY", explicitly)
-        assert run_program(source, **variables, **switch) == said
+        assert run_program(source, **variables, **switch) == output
         first, second, *sent = flushes.datagrams()
         assert (first[:8], second[:8]) == (b"orders:1", b"orders:2")
-        assert sum(datagram.startswith(b"runtime.python.cpu.time.sys:") for datagram in sent) == sets
+        assert flush_count(sent) == sets
         assert bool(sent) == bool(sets)
 
 
@@ -1224,7 +1237,7 @@ def test_with_its_thread_a_function_is_a_server(
         assert not any(tag.startswith("cold_start") for tag in last.tags)
 
 
-def test_without_hooks_the_first_invocation_is_taken_for_one_after_a_restore(
+def test_without_hooks_the_first_invocation_counts_as_the_first_after_a_restore(
     run_program: RunProgram, flushes: Flushes
 ) -> None:
     program = """
@@ -1275,20 +1288,20 @@ def test_outside_of_lambda_a_metric_goes_to_the_configured_address(
     assert all(datagram.startswith(PREFIX.encode()) for datagram in sent[5:])
 
 
-def test_beside_a_tick_no_metric_is_lost(run_program: RunProgram, flushes: Flushes) -> None:
+def test_no_custom_metric_is_lost_during_a_tick(run_program: RunProgram, flushes: Flushes) -> None:
     program = """
     import time
     from runtime_metrics import RuntimeMetrics
     from runtime_metrics.aws_lambda import lambda_metric
-    # A tick waits for the interpreter longer than a metric waits for the tick.
+    # A tick waits longer for the interpreter than a custom metric waits for the tick.
     RuntimeMetrics.enable(flush_interval=2)
     began = time.monotonic()
     number = 0
     while time.monotonic() < began + 2.3:
         lambda_metric("orders", number)
         number += 1
-        soon = time.monotonic() + 0.001
-        while time.monotonic() < soon:
+        end = time.monotonic() + 0.001
+        while time.monotonic() < end:
             pass
     print(number)
     """
@@ -1301,12 +1314,10 @@ def test_beside_a_tick_no_metric_is_lost(run_program: RunProgram, flushes: Flush
     orders = [datagram.partition(b"|")[0] for datagram in arrived if datagram.startswith(b"orders")]
     assert orders == [b"orders:%d" % number for number in range(int(running.result()))]
     # The tick, and the last sample.
-    assert sum(datagram.startswith(b"runtime.python.cpu.time.sys") for datagram in arrived) == 2
+    assert flush_count(arrived) == 2
 
 
-def test_arguments_that_come_in_the_midst_of_an_invocation_hold_for_it(
-    run_program: RunProgram, flushes: Flushes
-) -> None:
+def test_arguments_given_during_an_invocation_apply_to_it(run_program: RunProgram, flushes: Flushes) -> None:
     program = """
     from runtime_metrics import RuntimeMetrics
     from runtime_metrics.aws_lambda import instrument
@@ -1320,7 +1331,7 @@ def test_arguments_that_come_in_the_midst_of_an_invocation_hold_for_it(
     assert (only.tag("service"), only.tag("cold_start")) == ("tea", "true")
 
 
-def test_what_is_no_metric_is_not_sent_and_each_kind_is_said_once(tmp_path: Path) -> None:
+def test_invalid_custom_metrics_are_not_sent_and_each_kind_is_logged_once(tmp_path: Path) -> None:
     program = """
     import math, sys
     from runtime_metrics.aws_lambda import lambda_metric

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from catalogue_names import NAMES, PREFIX
 from lambda_runtime import LAMBDA, PYTHON
-from receiving import NAMES, PREFIX
 from serving import ROOT, need
 from test_deploy import AGENTS_OWN, LINTERS, Mistake, cloudformation, dockerfile
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="AWS Lambda is L
 EXAMPLE = ROOT / "examples" / "lambda"
 FILES = [path for path in sorted(EXAMPLE.glob("[!_.]*")) if path.is_file()]
 
-# What the extension reads: no linter knows a misspelled one.
+# The variables of the extension: no linter finds a misspelled one.
 EXTENSIONS_OWN = AGENTS_OWN | {"DD_API_KEY_SECRET_ARN"}
 
 LINTED: dict[str, tuple[Callable[[Path], str], list[Mistake]]] = {
@@ -64,7 +64,7 @@ def test_the_function_runs_on_this_machine_by_one_command() -> None:
     assert done.stderr == ""
 
 
-def test_a_handler_that_is_not_there_is_told() -> None:
+def test_a_missing_handler_is_reported() -> None:
     need("awslambdaric", among=LAMBDA)
     command: list[str | Path] = [PYTHON, EXAMPLE / "invoke.py", "function.nothing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
@@ -100,7 +100,7 @@ def serverless() -> dict[str, Any]:
     return loaded
 
 
-def test_the_file_for_serverless_says_what_that_for_sam_says() -> None:
+def test_the_file_for_serverless_matches_that_for_sam() -> None:
     service = serverless()
     provider = service["provider"]
     assert service.keys() == {"service", "frameworkVersion", "plugins", "provider", "functions"}
@@ -131,7 +131,7 @@ def test_each_variable_is_one_that_we_or_the_extension_read() -> None:
     assert used - ours - EXTENSIONS_OWN == set()
 
 
-def test_the_page_tells_of_every_file() -> None:
+def test_the_page_links_every_file() -> None:
     page = (EXAMPLE / "README.md").read_text()
     linked = set(re.findall(r"\]\(([\w.]+)\)", page))
     assert linked == {path.name for path in FILES} - {"README.md"}

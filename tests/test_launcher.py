@@ -1,4 +1,4 @@
-"""`runtime-metrics run` and `import runtime_metrics.auto`: the program as it would be without us, and measured."""
+"""`runtime-metrics run` and `import runtime_metrics.auto`: the program runs as without us, and is measured."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from launching import BASE, PROGRAM, RUN, World, flushes_by_process, unpacked, with_ddtrace
+from launching import BASE, PROGRAM, RUN, World, flushes_by_process, unpacked, wheel, with_ddtrace
 from peers import PEERS
 from serving import need
-from test_wheel import wheel
 
 from runtime_metrics import _core, automatic
 from runtime_metrics.cli.run import BOOTSTRAP
@@ -41,7 +40,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return with_ddtrace(request.param, tmp_path_factory.mktemp("world"))
 
 
-# The program is what it would be without us
+# The program runs as without us
 
 
 @pytest.mark.parametrize(
@@ -49,24 +48,24 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     [RUN, [sys.executable, "-m", "runtime_metrics", "run"], [*RUN, "--"]],
     ids=lambda words: words[-1],
 )
-def test_the_program_takes_the_launchers_place_and_reports_at_its_end(
+def test_the_program_replaces_the_launcher_and_reports_at_its_end(
     launcher: list[str], reports: Reports
 ) -> None:
     command = [*launcher, sys.executable, "-c", PROGRAM]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        said, _ = process.communicate()
-    assert (process.returncode, int(said)) == (0, process.pid)
+        output, _ = process.communicate()
+    assert (process.returncode, int(output)) == (0, process.pid)
     assert flushes_by_process(reports) == {process.pid: 1}
 
 
-def test_the_program_gets_its_words_untouched() -> None:
+def test_the_program_gets_its_arguments_unchanged() -> None:
     program = "import sys; print(sys.orig_argv)"
     words = ["python", "-c", program, "--help", "--", "-h", "", "a b", "run"]
     done = BARE.run(*RUN, *words, PATH=str(Path(sys.executable).parent))
     assert done.stdout.strip() == repr(words)
 
 
-def test_the_program_gets_the_input() -> None:
+def test_the_program_gets_the_standard_input() -> None:
     text = "one\ntwo\n" * 100_000
     assert BARE.run(
         *RUN, sys.executable, "-c", "import sys; print(len(sys.stdin.read()))", stdin=text
@@ -156,7 +155,7 @@ def test_a_wrong_command_line_is_explained(words: list[str], reason: str) -> Non
     assert (done.stdout, done.stderr) == ("", f"{usage}\nruntime-metrics run: error: {reason}\n")
 
 
-def test_launching_imports_next_to_nothing() -> None:
+def test_launching_imports_almost_nothing() -> None:
     loaded = "from runtime_metrics.cli import run; print(*set(sys.modules) - before)"
     source = f"import sys; before = set(sys.modules); {loaded}"
     modules = set(BARE.run(sys.executable, "-c", source).stdout.split())
@@ -170,7 +169,7 @@ def test_launching_imports_next_to_nothing() -> None:
     }
 
 
-# Beside others
+# Beside other bootstraps
 
 
 USERS = "import sys; sys.users = getattr(sys, 'users', 0) + 1"
@@ -180,10 +179,10 @@ from contextlib import suppress
 from runtime_metrics import RuntimeMetrics
 def threads():
     for task in os.listdir("/proc/self/task"):
-        # Some of ddtrace's end at once.
+        # Some threads of ddtrace end at once.
         with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/self/task/{task}/comm") as comm:
             yield comm.read().strip()
-# A thread names itself once it runs.
+# A thread has its name only once it runs.
 deadline = time.monotonic() + 20
 while "rtm-sampler" not in (names := list(threads())):
     assert time.monotonic() < deadline, names
@@ -217,7 +216,7 @@ NESTINGS = {
     indirect=["world"],
 )
 @pytest.mark.parametrize("nesting", NESTINGS)
-def test_one_collector_runs_and_everybodys_bootstrap(
+def test_one_collector_runs_and_so_does_every_bootstrap(
     nesting: str, users: bool, world: World, reports: Reports, tmp_path: Path
 ) -> None:
     command, beginning, ddtrace = NESTINGS[nesting]
@@ -225,9 +224,9 @@ def test_one_collector_runs_and_everybodys_bootstrap(
         (tmp_path / "sitecustomize.py").write_text(USERS)
         world = world.with_folder(tmp_path)
     done = world.run(*command.split(), "-c", beginning + REPORT)
-    told = json.loads(done.stdout)
-    pid = told.pop("pid")
-    assert told == {"ddtrace": ddtrace, "enabled": True, "users": int(users), "samplers": 1}
+    report = json.loads(done.stdout)
+    pid = report.pop("pid")
+    assert report == {"ddtrace": ddtrace, "enabled": True, "users": int(users), "samplers": 1}
     assert flushes_by_process(reports) == {pid: 1}
     assert "sitecustomize" not in done.stderr
 
@@ -262,7 +261,7 @@ def test_a_broken_sitecustomize_is_reported_as_without_us(
         for launcher in ([], RUN)
     )
     assert without.stderr.startswith("Error in sitecustomize")
-    # The launcher's own interpreter has met it, too.
+    # The interpreter of the launcher has run it as well.
     assert (launched.stdout, launched.stderr) == ("runs\n", without.stderr * 2)
     assert list(flushes_by_process(reports).values()) == [1]
 
@@ -280,7 +279,7 @@ def test_a_tag_given_in_code_arrives_and_one_collector_runs(flushes: Flushes) ->
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-def test_children_report_once_and_what_serves_them_never(
+def test_children_report_once_and_their_helper_processes_never(
     method: str, reports: Reports, tmp_path: Path
 ) -> None:
     program = tmp_path / "program.py"
@@ -323,7 +322,7 @@ if __name__ == "__main__":
 
 
 def auxiliary() -> dict[str, list[str]]:
-    """Commands that run no application, by what they are recognised by; ddtrace's have a test of their own."""
+    """Commands that run no application, by what identifies them; those of ddtrace have a separate test."""
     scripts = Path(sys.executable).parent
     (runner,) = Path(SITE_PACKAGES).glob("pip/__pip-runner__.py")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -372,12 +371,12 @@ def test_the_interpreter_of_ddtrace_run_does_not_start(command: str, world: Worl
     "words",
     [["-c", PROGRAM], ["-c", PROGRAM, "pip"], ["-m", "timeit", "-n1", "-r1"], ["-Wdefault", "-c", PROGRAM]],
 )
-def test_any_other_program_does(words: list[str], reports: Reports) -> None:
+def test_any_other_program_starts_metrics(words: list[str], reports: Reports) -> None:
     BARE.run(*RUN, sys.executable, *words)
     assert list(flushes_by_process(reports).values()) == [1]
 
 
-def test_a_program_that_is_replaced_at_once_has_sent_nothing(reports: Reports) -> None:
+def test_a_program_that_is_replaced_at_once_sends_nothing(reports: Reports) -> None:
     replaced = f"import os, sys; os.execv(sys.executable, [sys.executable, '-c', {PROGRAM!r}])"
     pid = int(BARE.run(*RUN, sys.executable, "-c", replaced).stdout)
     assert flushes_by_process(reports) == {pid: 1}
@@ -453,11 +452,11 @@ def test_no_switch_stops_an_explicit_start(value: str, reports: Reports) -> None
     assert list(flushes_by_process(reports).values()) == [1, 1]
 
 
-# Where the launcher does not reach
+# Interpreters that the launcher cannot reach
 
 
 @pytest.mark.parametrize("options", ["-I", "-E", "-S", "-BI", "-W ignore -E"])
-def test_an_interpreter_that_looks_away_runs_as_without_us_and_import_works(
+def test_an_interpreter_that_ignores_the_search_path_runs_as_without_us_and_import_works(
     options: str, reports: Reports
 ) -> None:
     done = BARE.run(*RUN, sys.executable, *options.split(), "-c", "print('runs')")
@@ -478,7 +477,7 @@ def test_a_script_gets_its_own_options_without_a_warning(reports: Reports, tmp_p
     assert len(flushes_by_process(reports)) == 2
 
 
-def test_uwsgi_is_warned_of(tmp_path: Path) -> None:
+def test_launching_uwsgi_gives_a_warning(tmp_path: Path) -> None:
     (tmp_path / "uwsgi").write_text("#!/bin/sh\necho runs\n")
     (tmp_path / "uwsgi").chmod(0o755)
     done = BARE.run(*RUN, "uwsgi", PATH=str(tmp_path))
@@ -544,9 +543,7 @@ def test_an_error_of_ours_is_one_line_and_the_program_runs(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full"])
 @pytest.mark.parametrize("command", [f"{shlex.join(RUN)} python", f"{shlex.join(RUN)} python -I", "python"])
-def test_a_stderr_that_cannot_be_written_keeps_nothing_from_starting(
-    tmp_path: Path, command: str, stderr: str
-) -> None:
+def test_a_stderr_that_cannot_be_written_prevents_no_start(tmp_path: Path, command: str, stderr: str) -> None:
     program = tmp_path / "app.py"
     program.write_text(
         "try:\n    import runtime_metrics.auto\nexcept ImportError:\n    pass\nprint('it runs')\n"

@@ -1,4 +1,4 @@
-"""Starts, stops and forks under valgrind: nothing of ours is lost, nothing is read that is not there."""
+"""Starts, stops and forks under valgrind: we leak nothing, and read nothing invalid."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ RuntimeMetrics.disable()
 cycle()
 """
 
-# Bytes that a thread owns all its life. Up to CPython 3.11 it is there while a fork is made, and not in the child.
+# Bytes that a thread owns while it lives. Up to CPython 3.11 it lives during a fork, and does not exist in the child.
 LEFT_BEHIND = 0 if sys.version_info >= (3, 12) else 120
 
-# So near to the call that allocates or reads, the code is ours; further out Python does what we asked it for.
-NEAR = 6
+# How many frames from the allocation or read our code may be; beyond, it is Python that does what we asked it for.
+MAX_DISTANCE = 6
 
 
 def ours(report: str) -> list[str]:
-    """The reports about our own code, of the parent and its children."""
+    """The reports about our code, in the parent and its children."""
     records = re.split(r"\n==\d+== \n", report)
     frames = [re.findall(r"(?:at|by) 0x[0-9A-F]+: (.*)", record) for record in records]
     return [
         record
         for record, calls in zip(records, frames, strict=True)
-        if any("_core.abi3" in call for call in calls[:NEAR]) and not any("Py" in call for call in calls[:2])
+        if any("_core.abi3" in call for call in calls[:MAX_DISTANCE])
+        and not any("Py" in call for call in calls[:2])
     ]
 
 
@@ -70,7 +71,7 @@ def test_nothing_is_lost_and_nothing_invalid_is_read() -> None:
         match = re.match(r"==(\d+)== (\d+) (?:\(.*\) )?bytes in \d+ blocks are definitely lost", record)
         assert match, record
         lost[int(match[1])] += int(match[2])
-    # Some of it may still be found by chance.
+    # By chance, valgrind may still find pointers to some of it.
     limits = [generation * LEFT_BEHIND for generation in range(4)]
     assert [lost for lost, limit in zip(lost.values(), limits, strict=True) if lost > limit] == []
 

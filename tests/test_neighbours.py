@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
-from test_fork import Programs, total
+from test_fork import ProgramRun, Programs, total
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="senders are told apart by their credentials")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs the credentials of senders")
 
 FASTEST = 0.01
-# eventlet warns of itself, and gevent's patching of what it patches too late.
-QUIETLY = ("-W", "ignore")
+# eventlet warns that it is deprecated, and gevent about what it patches too late.
+NO_WARNINGS = ("-W", "ignore")
 
 LIBRARIES = [
     pytest.param(
@@ -35,33 +37,50 @@ def program(tmp_path: Path) -> Programs:
     return Programs(tmp_path)
 
 
-@pytest.mark.parametrize("patched", ["before", "after"])
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_a_hub_is_measured_and_does_not_notice(program: Programs, library: str, patched: str) -> None:
-    told = program("hub.py", library, patched, options=QUIETLY, interval=FASTEST)
-    bare = program("hub.py", library, "never", options=QUIETLY, interval=FASTEST)
-    assert bare.arrivals == []
-    assert told.fact("parent")["threads"] == bare.fact("parent")["threads"]
-    assert told.fact("child")["threads"] == bare.fact("child")["threads"]
-    for role in ("parent", "child"):
-        # A tick every 10 ms, for a second at least.
-        assert len(told.sent_by(role)) > 50
-        assert len(told.ids(role)) == 1
-        # Half the time between two ticks of the greenlet. The slowest ones tell about the machine.
-        assert told.fact(role)["median"] < bare.fact(role)["median"] + 0.0025
-    assert told.ids("parent").isdisjoint(told.ids("child"))
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ProgramRun]:
+    """What the program reports for each library without us."""
+    program = Programs(tmp_path_factory.mktemp("bare"))
+
+    @cache
+    def run(library: str) -> ProgramRun:
+        without_us = program("hub.py", library, "never", options=NO_WARNINGS, interval=FASTEST)
+        assert without_us.arrivals == []
+        return without_us
+
+    return run
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize("patched", ["before", "after"])
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_a_warning_of_ours_makes_up_no_thread_in_a_hub(
-    program: Programs, tmp_path: Path, library: str, patched: str
+def test_a_hub_is_measured_and_not_delayed(
+    program: Programs, bare: Callable[[str], ProgramRun], library: str, patched: str
 ) -> None:
-    nowhere = f"unix://{tmp_path}/missing.socket"
-    told = program("hub.py", library, patched, nowhere, options=QUIETLY, interval=FASTEST)
-    bare = program("hub.py", library, "never", options=QUIETLY, interval=FASTEST)
-    assert told.fact("parent")["threads"] == bare.fact("parent")["threads"]
-    assert told.fact("child")["threads"] == bare.fact("child")["threads"]
+    run, without_us = (
+        program("hub.py", library, patched, options=NO_WARNINGS, interval=FASTEST),
+        bare(library),
+    )
+    assert run.fact("parent")["threads"] == without_us.fact("parent")["threads"]
+    assert run.fact("child")["threads"] == without_us.fact("child")["threads"]
+    for role in ("parent", "child"):
+        # A tick every 10 ms, for at least a second.
+        assert len(run.sent_by(role)) > 50
+        assert len(run.ids(role)) == 1
+        # Half the period of the greenlet. The longest delays depend on the machine alone.
+        assert run.fact(role)["median"] < without_us.fact(role)["median"] + 0.0025
+    assert run.ids("parent").isdisjoint(run.ids("child"))
+
+
+@pytest.mark.parametrize("patched", ["before", "after"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_warning_of_ours_adds_no_dummy_thread_in_a_hub(
+    program: Programs, bare: Callable[[str], ProgramRun], tmp_path: Path, library: str, patched: str
+) -> None:
+    nowhere, without_us = f"unix://{tmp_path}/missing.socket", bare(library)
+    run = program("hub.py", library, patched, nowhere, options=NO_WARNINGS, interval=FASTEST)
+    assert run.fact("parent")["threads"] == without_us.fact("parent")["threads"]
+    assert run.fact("child")["threads"] == without_us.fact("child")["threads"]
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
@@ -69,18 +88,18 @@ def test_a_warning_of_ours_makes_up_no_thread_in_a_hub(
 def test_a_sub_interpreter_does_not_disturb_the_main_one(
     program: Programs, tmp_path: Path, kind: str, order: str
 ) -> None:
-    told = program("subinterpreter.py", kind, order, str(tmp_path / "said"))
-    parent = told.fact("parent")
+    run = program("subinterpreter.py", kind, order, str(tmp_path / "result"))
+    parent = run.fact("parent")
     assert (parent["enabled"], parent["flushed"]) == (True, True)
-    # The flush asked for, and the last sample.
-    assert len(told.arrivals) == 2
-    assert len(told.ids("parent")) == 1
-    assert total(told.arrivals, "gc.collections.gen2") == 2
+    # The explicit flush, and the last sample.
+    assert len(run.arrivals) == 2
+    assert len(run.ids("parent")) == 1
+    assert total(run.arrivals, "gc.collections.gen2") == 2
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="before 3.12 no interpreter refuses an extension")
-def test_an_isolated_sub_interpreter_says_clearly_that_it_cannot_have_us(
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="before 3.12 every interpreter loads the extension")
+def test_an_import_in_an_isolated_sub_interpreter_fails_with_a_clear_message(
     program: Programs, tmp_path: Path
 ) -> None:
-    told = program("subinterpreter.py", "isolated", "after", str(tmp_path / "said"))
-    assert "does not support loading in subinterpreters" in told.fact("parent")["said"]
+    run = program("subinterpreter.py", "isolated", "after", str(tmp_path / "result"))
+    assert "does not support loading in subinterpreters" in run.fact("parent")["result"]

@@ -25,13 +25,15 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import psutil
 import pytest
-from serving import PATIENCE, SERVERS, TROUBLE, Reports, need
+from serving import OUR_ERRORS, SERVERS, TIMEOUT, Reports, need
 from test_deploy import Mistake, compose, dockerfile, kubernetes
 
 from runtime_metrics import _core
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.servers
 
 NOTES = Path(__file__).parent.parent / "examples" / "notes"
 README = (NOTES / "README.md").read_text()
@@ -66,7 +68,7 @@ def running(command: str, folder: Path, **environment: str) -> Iterator[Program]
 
 
 class Program:
-    """A command that stays, what it prints, and what its processes report."""
+    """A command that keeps running, its output, and what its processes report."""
 
     def __init__(self, command: str, folder: Path, environment: dict[str, str]) -> None:
         """Starts it in the folder; services listen on free ports and report here."""
@@ -93,38 +95,38 @@ class Program:
 
     @property
     def printed(self) -> str:
-        """What it has printed so far."""
+        """Its output so far."""
         return self._output.read_text()
 
     @property
     def host(self) -> str:
-        """The host and port that it says it listens on."""
+        """The host and port on which it listens, from its output."""
         self.until(lambda: "Running on http://" in self.printed)
         (host,) = re.findall(r"Running on http://(127\.0\.0\.1:\d+)\s", self.printed)
         return str(host)
 
     def until(self, enough: Callable[[], bool]) -> None:
-        """Waits, as long as it runs."""
-        deadline = time.monotonic() + PATIENCE
+        """Waits until a condition holds; fails as soon as the program has ended."""
+        deadline = time.monotonic() + TIMEOUT
         while not enough():
             assert self.process.poll() is None, self.printed
             assert time.monotonic() < deadline, f"{identities(self)}\n{self.printed}"
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """Ends all its processes and the receiver; nothing of ours may have gone wrong."""
+        """Ends all its processes and the receiver; there must be no error of ours."""
         family = [self.process, *self.process.children(recursive=True)]
         os.killpg(self.process.pid, signal.SIGINT)
-        _, alive = psutil.wait_procs(family, PATIENCE)
+        _, alive = psutil.wait_procs(family, TIMEOUT)
         assert alive == [], self.printed
         self.reports.stop()
-        assert TROUBLE.findall(self.printed) == [], self.printed
+        assert OUR_ERRORS.findall(self.printed) == [], self.printed
 
     def kill(self) -> None:
-        """Leaves nothing behind."""
+        """Kills every process that is left."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT)
         self.reports.stop()
 
 
@@ -135,7 +137,7 @@ def in_the_environment() -> dict[str, str]:
 
 
 def assigned(command: str) -> tuple[dict[str, str], list[str]]:
-    """The variables that stand before a command, and its words."""
+    """The variables before a command, and its words."""
     words = shlex.split(command)
     variables = {}
     while "=" in words[0]:
@@ -161,7 +163,7 @@ def ask(program: Program, method: str, query: str = "", path: str = "/notes") ->
     """The status and text of an answer."""
     request = Request(f"http://{program.host}{path}{query}", method=method)
     try:
-        with build_opener(ProxyHandler({})).open(request, timeout=PATIENCE) as response:
+        with build_opener(ProxyHandler({})).open(request, timeout=TIMEOUT) as response:
             return response.status, dated(response.read().decode())
     except HTTPError as error:
         with error:
@@ -198,7 +200,7 @@ class Cluster(NamedTuple):
     programs: Path
 
     def start(self, program: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
-        """Starts one of its programs, as somebody whom it does not refuse."""
+        """Starts one of its programs, as a user that Postgres accepts."""
         nobody = instead_of_root()
         client = {"PGHOST": str(self.folder), "PGUSER": "postgres", "PGPASSWORD": "password"}
         with (self.folder / f"{program}.txt").open("wb") as output:
@@ -216,12 +218,12 @@ class Cluster(NamedTuple):
 
     def run(self, program: str, *arguments: str | Path) -> None:
         """Runs one of its programs to its end."""
-        status = self.start(program, *arguments).wait(PATIENCE)
+        status = self.start(program, *arguments).wait(TIMEOUT)
         assert status == 0, (self.folder / f"{program}.txt").read_text()
 
 
 def instead_of_root() -> pwd.struct_passwd | None:
-    """Whom Postgres runs as, if not as who runs the tests."""
+    """The user that Postgres runs as, where the tests run as root."""
     return pwd.getpwnam("nobody") if os.getuid() == 0 else None
 
 
@@ -244,22 +246,22 @@ def cluster() -> Iterator[Cluster]:
         settings = ["--listen_addresses=", f"--unix_socket_directories={folder}", "--fsync=off"]
         server = postgres.start("postgres", "-D", data, *settings)
         try:
-            deadline = time.monotonic() + PATIENCE
-            while postgres.start("pg_isready").wait(PATIENCE) != 0:
+            deadline = time.monotonic() + TIMEOUT
+            while postgres.start("pg_isready").wait(TIMEOUT) != 0:
                 output = (postgres.folder / "postgres.txt").read_text()
                 assert server.poll() is None, output
                 assert time.monotonic() < deadline, output
                 time.sleep(0.02)
             yield postgres
         finally:
-            # It shuts down at once and its processes with it; SIGKILL would leave those behind.
+            # It shuts down at once, with its processes; SIGKILL would leave those.
             server.send_signal(signal.SIGQUIT)
-            server.wait(PATIENCE)
+            server.wait(TIMEOUT)
 
 
 @pytest.fixture(params=["memory", "postgres"])
 def storage(request: pytest.FixtureRequest) -> dict[str, str]:
-    """What tells notes where to keep them: a place that is empty."""
+    """The variables for the storage of notes, which is empty."""
     if request.param == "memory":
         return {}
     postgres: Cluster = request.getfixturevalue("cluster")
@@ -335,14 +337,14 @@ def save(folder: Path, changes: list[tuple[str, str]]) -> None:
 
 
 class Step(NamedTuple):
-    """A command of the README and what it prints there; nothing, if the command stays."""
+    """A command of the README and its output there; none if the command keeps running."""
 
     command: str
     printed: str
 
     @property
-    def stays(self) -> bool:
-        """Whether it wants a terminal of its own."""
+    def keeps_running(self) -> bool:
+        """Whether it keeps running, in a terminal of its own."""
         return self.command.endswith((".app", " watch"))
 
 
@@ -353,12 +355,12 @@ def part(number: int) -> str:
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """What stands in its blocks of one language."""
+    """The blocks of one language in a text."""
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def steps(text: str) -> list[Step]:
-    """The commands of its terminals, in order."""
+    """The commands of the terminals in a text, in order."""
     return [
         Step(*step)
         for block in blocks(text, "console")
@@ -368,15 +370,15 @@ def steps(text: str) -> list[Step]:
 
 @contextmanager
 def walk(number: int, folder: Path, **environment: str) -> Iterator[dict[str, Program]]:
-    """Takes each step of a part of the README; gives what stays, by name."""
+    """Takes each step of a part of the README; yields the programs that keep running, by name."""
     if shutil.which("curl") is None:
         pytest.skip("no curl on this machine")
     programs: dict[str, Program] = {}
     with ExitStack() as stack:
         todo = steps(part(number))
-        assert {step.stays for step in todo} == {True, False}
+        assert {step.keeps_running for step in todo} == {True, False}
         for step in todo:
-            if step.stays:
+            if step.keeps_running:
                 assert step.printed == ""
                 program = stack.enter_context(running(step.command, folder, **environment))
                 programs[program.name] = program
@@ -396,7 +398,7 @@ def walk(number: int, folder: Path, **environment: str) -> Iterator[dict[str, Pr
 
 
 def address(program: Program) -> dict[str, str]:
-    """What tells those that are started later where this one listens."""
+    """The variable that gives the address of a program to those started later."""
     if program.name == "calendar":
         return {"CALENDAR_URL": f"http://{program.host}/calendar"}
     if program.name == "watch":
@@ -422,7 +424,7 @@ def test_the_second_part_of_the_readme_shows_what_arrives(tutorial: Path) -> Non
 
 
 def introduced(watch: Program) -> dict[str, str]:
-    """The service of each runtime-id that it has shown."""
+    """The service of each runtime-id in the output."""
     tags = re.findall(r"^tags of what follows: (.*)\n", watch.printed, re.MULTILINE)
     found = [re.search(r"service:(\w+) .*runtime-id:([0-9a-f]{32})", line) for line in tags]
     return {match[2]: match[1] for match in found if match}
@@ -451,7 +453,7 @@ class Intake(BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 class Agent(ThreadingHTTPServer):
@@ -495,7 +497,7 @@ def test_the_third_part_of_the_readme_gives_traces_beside_the_metrics(tutorial: 
 
 
 def edit(block: str) -> tuple[str, str]:
-    """What a difference that only adds lines finds, and leaves in its place."""
+    """The text that a diff finds, and the text that replaces it; it only adds lines."""
     lines = block.splitlines(keepends=True)
     assert {line[0] for line in lines} == {" ", "+"}
     return "".join(line[1:] for line in lines if line[0] == " "), "".join(line[1:] for line in lines)
@@ -563,12 +565,12 @@ def test_the_images_run_what_the_third_part_of_the_readme_runs() -> None:
         (NOTES / "Dockerfile").read_text(),
         re.MULTILINE,
     )
-    commands = [step.command for step in steps(part(3)) if step.stays]
+    commands = [step.command for step in steps(part(3)) if step.keeps_running]
     assert len(commands) == 2
     assert [f"{service} {shlex.join(json.loads(command))}" for service, command in images] == commands
 
 
-def test_what_the_images_copy_and_the_readme_installs_is_here() -> None:
+def test_every_file_that_the_images_copy_or_the_readme_installs_exists() -> None:
     copied = re.findall(r"^COPY (.*) \S+$", (NOTES / "Dockerfile").read_text(), re.MULTILINE)
     sources = {source for sources in copied for source in sources.split()}
     requirements = {path.name for path in NOTES.glob("requirements*.txt")}
@@ -604,7 +606,7 @@ def test_the_readme_names_each_variable_and_each_that_is_set_is_read() -> None:
     assert sorted((name, text) for name, text in used if name not in ours | read) == []
 
 
-def test_what_the_readme_shows_of_a_file_stands_in_it() -> None:
+def test_what_the_readme_shows_of_a_file_is_in_it() -> None:
     shown = [block for block in blocks(README, "yaml") if "DD_" in block]
     assert len(shown) == 2
     for block, name in zip(shown, ("compose.yaml", "kubernetes/notes.yaml"), strict=True):

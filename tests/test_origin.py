@@ -1,4 +1,4 @@
-"""What lines tell of the container and the program that they come from."""
+"""The origin fields and process tags of lines: the container and the program that they come from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXTERNAL_ENV = "it-false,cn-web,pu-3c8f-1d"
 FIELDS = f"|e:{EXTERNAL_ENV}|card:high"
 
 
-def test_what_the_environment_says_of_the_origin_is_on_every_line(
+def test_origin_fields_from_the_environment_are_on_every_line(
     flushes: Flushes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DD_ENTITY_ID", ENTITY_ID)
@@ -29,11 +29,11 @@ def test_what_the_environment_says_of_the_origin_is_on_every_line(
         assert RuntimeMetrics.flush()
         flush = flushes.next()
         assert flush.tags[:2] == (f"dd.internal.entity_id:{ENTITY_ID}", "service:web")
-        # The container's own id precedes it where there is one.
+        # The id of the container precedes them where there is one.
         assert flush.origin.endswith(FIELDS)
 
 
-def test_without_detection_only_what_was_asked_for_is_sent(
+def test_without_detection_only_the_configured_entity_id_is_sent(
     flushes: Flushes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DD_ENTITY_ID", ENTITY_ID)
@@ -60,7 +60,7 @@ def test_a_wrong_variable_is_one_warning(
     assert [message.partition("=")[0] for message in caplog.messages] == ["DD_EXTERNAL_ENV"]
 
 
-def test_a_child_tells_its_origin_as_well(flushes: Flushes, run_program: RunProgram) -> None:
+def test_a_child_sends_the_origin_fields_too(flushes: Flushes, run_program: RunProgram) -> None:
     run_program(
         """
         import os
@@ -84,7 +84,7 @@ def test_a_child_tells_its_origin_as_well(flushes: Flushes, run_program: RunProg
     assert len({flush.tag("runtime-id") for flush in arrived}) == 2
 
 
-def test_process_tags_tell_how_the_program_was_started(
+def test_process_tags_describe_how_the_program_was_started(
     flushes: Flushes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     script = tmp_path / "My Shop" / "serve.py"
@@ -102,7 +102,7 @@ def test_process_tags_tell_how_the_program_was_started(
     assert flush.tag("svc.user") == "true"
 
 
-def test_process_tags_are_not_sent_unasked(flushes: Flushes) -> None:
+def test_process_tags_are_not_sent_by_default(flushes: Flushes) -> None:
     RuntimeMetrics.enable(dogstatsd_url=flushes.url)
     assert RuntimeMetrics.flush()
     assert flushes.next().tags[-1].startswith("runtime-id:")

@@ -1,4 +1,4 @@
-"""Beside others: we send where ddtrace sends, what datadogpy sends, and the vendor's receiver takes all of it."""
+"""Compared with other libraries: we send where ddtrace sends, and what datadogpy sends; Datadog's receiver takes it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from peers import CONTAINER, PEERS, Line, ask, documented, environment, other_world
-from receiving import NAMES, PREFIX
+from catalogue_names import NAMES, PREFIX
+from datadog_receiver import DatadogReceiver, Forwarded, arrived, forwarded, rejected
+from peers import CONTAINER, PEERS, Line, ask, documented, environment, hidden_machine
 from serving import need
-from vendor import PassedOn, VendorsReceiver, arrived, passed_on, refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-# What a word stands for is in docs/compatibility.md. Nothing is sent: who answers ends at once.
+# docs/compatibility.md explains the words. Nothing is sent: each process ends once it has answered.
 ADDRESSES = [
     "",
     "DD_DOGSTATSD_URL=udp://127.0.0.2:9125",
@@ -175,11 +175,11 @@ INODE = re.compile("in-[0-9]+")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is seen as /sys/fs/cgroup."""
+    """The folder that is mounted as /sys/fs/cgroup."""
     return tmp_path_factory.mktemp("cgroup")
 
 
-def told(texts: list[str], *, having: str = "", lacking: str = "") -> list[str]:
+def environments_with(texts: list[str], *, having: str = "", lacking: str = "") -> list[str]:
     """The environments that have a word and lack another."""
     split = {text: text.split() for text in texts}
     return [text for text in texts if (not having or having in split[text]) and lacking not in split[text]]
@@ -192,7 +192,7 @@ def listed(heading: str, texts: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def addresses_that_differ(texts: list[str], world: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
-    """Where we send and where ddtrace does, if it is not the same."""
+    """Where we send and where ddtrace does, if the addresses differ."""
     need("ddtrace", among=PEERS)
     environments = [environment(text) | {"proc": {}} for text in texts]
     answers = [ask(question, environments, world) for question in ("our address", "ddtrace's address")]
@@ -201,13 +201,13 @@ def addresses_that_differ(texts: list[str], world: Sequence[str] = ()) -> dict[s
 
 
 def test_we_send_where_ddtrace_sends() -> None:
-    texts = told(ADDRESSES, lacking="socket")
+    texts = environments_with(ADDRESSES, lacking="socket")
     assert addresses_that_differ(texts) == listed("Where ddtrace sends", texts)
 
 
 def test_we_send_where_ddtrace_sends_beside_the_socket_of_an_agent(folder: Path) -> None:
-    texts = told(ADDRESSES, having="socket")
-    assert addresses_that_differ(texts, other_world(folder)) == listed("Where ddtrace sends", texts)
+    texts = environments_with(ADDRESSES, having="socket")
+    assert addresses_that_differ(texts, hidden_machine(folder)) == listed("Where ddtrace sends", texts)
 
 
 def apart(ours: Line, theirs: Line) -> tuple[str, str]:
@@ -227,7 +227,7 @@ def lines_that_differ(texts: list[str], world: Sequence[str]) -> dict[str, tuple
     ours = [Line.of(line) for lines in flushes for line in lines if line.startswith(f"{GAUGE}:")]
     for line, asked in zip(ours, environments, strict=True):
         asked["gauges"] = [(line.name, int(line.value))]
-        # It cannot know these.
+        # datadogpy cannot know these tags.
         asked["tags"] = [tag for tag in sorted(line.tags) if tag.startswith(("lang", "runtime-id:"))]
         assert len(asked["tags"]) == 4, line
     theirs = [Line.of(line) for (line,) in ask("datadogpy's lines", environments, world)]
@@ -236,13 +236,15 @@ def lines_that_differ(texts: list[str], world: Sequence[str]) -> dict[str, tuple
 
 
 def test_we_send_what_datadogpy_sends(folder: Path) -> None:
-    texts = told(LINES, lacking="host")
-    assert lines_that_differ(texts, other_world(folder)) == listed("What datadogpy sends", texts)
+    texts = environments_with(LINES, lacking="host")
+    assert lines_that_differ(texts, hidden_machine(folder)) == listed("What datadogpy sends", texts)
 
 
 def test_we_send_what_datadogpy_sends_in_the_cgroup_namespace_of_the_host(folder: Path) -> None:
-    texts = told(LINES, having="host")
-    assert lines_that_differ(texts, other_world(folder, host=True)) == listed("What datadogpy sends", texts)
+    texts = environments_with(LINES, having="host")
+    assert lines_that_differ(texts, hidden_machine(folder, host=True)) == listed(
+        "What datadogpy sends", texts
+    )
 
 
 def test_the_entity_id_is_the_first_tag() -> None:
@@ -267,9 +269,9 @@ def test_every_difference_that_is_listed_is_tested_and_has_a_reason(
 
 
 @pytest.fixture(scope="module")
-def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VendorsReceiver]:
-    """The vendor's receiver."""
-    receiving = VendorsReceiver(tmp_path_factory.mktemp("receiver"))
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatadogReceiver]:
+    """Datadog's receiver."""
+    receiving = DatadogReceiver(tmp_path_factory.mktemp("receiver"))
     yield receiving
     receiving.stop()
 
@@ -285,8 +287,8 @@ ORIGIN = {"origin:azurespringapp", "dd.origin:azurespringapp"}
 
 
 @pytest.fixture(scope="module")
-def taken(receiver: VendorsReceiver, folder: Path) -> str:
-    """What the receiver has said until it passed on a flush of each type from outside and inside of containers."""
+def receiver_log(receiver: DatadogReceiver, folder: Path) -> str:
+    """The log of the receiver after a flush of each type from outside and inside of containers."""
 
     def send(word: str, world: Sequence[str] = ()) -> None:
         senders = [
@@ -298,29 +300,29 @@ def taken(receiver: VendorsReceiver, folder: Path) -> str:
         assert ask("our flush", [sender | outside for sender in senders], world) == [True, True]
 
     send("outside")
-    # Where it is not permitted, the tests of it are skipped, too.
+    # Where this is not permitted, the tests of it are skipped as well.
     with suppress(pytest.skip.Exception):
-        world = other_world(folder)
+        world = hidden_machine(folder)
         send("container", world)
         send("nested", world)
     receiver.send("end.of.gauges:1|g\nend.of.distributions:1|d\n")
     receiver.until('Metric { metric: "end.of.gauges"', 'Sketch { metric: "end.of.distributions"')
-    return receiver.said
+    return receiver.log
 
 
-def taken_lines(taken: str, service: str) -> list[Line]:
-    """The lines of a flush that arrived and were passed on with all that they say."""
-    lines = arrived(taken, service)
+def taken_lines(receiver_log: str, service: str) -> list[Line]:
+    """The lines of a flush that arrived and were forwarded unchanged."""
+    lines = arrived(receiver_log, service)
     assert sorted(line.name for line in lines) == sorted(PREFIX + name for name in NAMES)
-    assert passed_on(taken, service) == {
-        line.name: PassedOn(float(line.value), line.type, line.tags | ORIGIN) for line in lines
+    assert forwarded(receiver_log, service) == {
+        line.name: Forwarded(float(line.value), line.type, line.tags | ORIGIN) for line in lines
     }
     return lines
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_the_vendor_s_receiver_passes_on_every_line(taken: str, kind: str) -> None:
-    lines = taken_lines(taken, f"{kind}-outside")
+def test_datadogs_receiver_forwards_every_line(receiver_log: str, kind: str) -> None:
+    lines = taken_lines(receiver_log, f"{kind}-outside")
     assert {line.type for line in lines} == {TYPES[kind]}
     assert {line.origin[-2:] for line in lines} == {("e:it-false,cn-app", "card:low")}
     assert [line.name for line in lines if "dd.internal.entity_id:pod-uid" not in line.tags] == []
@@ -328,24 +330,24 @@ def test_the_vendor_s_receiver_passes_on_every_line(taken: str, kind: str) -> No
 
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("word", ["container", "nested"])
-def test_the_vendor_s_receiver_passes_on_every_line_from_a_container(
-    taken: str, folder: Path, kind: str, word: str
+def test_datadogs_receiver_forwards_every_line_from_a_container(
+    receiver_log: str, folder: Path, kind: str, word: str
 ) -> None:
-    other_world(folder)
+    hidden_machine(folder)
     container = {"container": CONTAINER, "nested": f"in-{(folder / 'nested').stat().st_ino}"}[word]
-    lines = taken_lines(taken, f"{kind}-{word}")
+    lines = taken_lines(receiver_log, f"{kind}-{word}")
     assert {line.origin for line in lines} == {(f"c:{container}", "e:it-false,cn-app", "card:low")}
 
 
-def test_the_vendor_s_receiver_refuses_nothing_and_gets_no_long_datagram(taken: str) -> None:
-    assert refused(taken) == []
-    sizes = [int(size) for size in re.findall(r"Received packet: (\d+) bytes", taken)]
+def test_datadogs_receiver_rejects_nothing_and_gets_no_long_datagram(receiver_log: str) -> None:
+    assert rejected(receiver_log) == []
+    sizes = [int(size) for size in re.findall(r"Received packet: (\d+) bytes", receiver_log)]
     assert len(sizes) > 8
     assert max(sizes) <= 1432
 
 
 @pytest.mark.parametrize(
-    ("pattern", "forged"),
+    ("pattern", "malformed"),
     [
         (r":[0-9.]+\|", ":many|"),
         (r"\|[gd]\|", "|q|"),
@@ -356,11 +358,11 @@ def test_the_vendor_s_receiver_refuses_nothing_and_gets_no_long_datagram(taken: 
     ],
     ids=["value", "type", "unsupported type", "no value", "too many tags", "time"],
 )
-def test_the_vendor_s_receiver_refuses_a_forged_line(
-    receiver: VendorsReceiver, pattern: str, forged: str
+def test_datadogs_receiver_rejects_a_malformed_line(
+    receiver: DatadogReceiver, pattern: str, malformed: str
 ) -> None:
     ((line, *_),) = ask("our lines", [environment(f"DD_SERVICE=web {EVERYTHING}") | {"proc": {}}])
-    assert not receiver.refuses(line)
-    bad = re.sub(pattern, forged, line, count=1)
+    assert not receiver.rejects(line)
+    bad = re.sub(pattern, malformed, line, count=1)
     assert bad != line
-    assert receiver.refuses(bad)
+    assert receiver.rejects(bad)

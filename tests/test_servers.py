@@ -1,4 +1,4 @@
-"""Every server people run, with two workers under load: each process reports itself and nobody else."""
+"""Every common server, with two workers under load: each process reports itself and no other."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
     from serving import Service
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
-)
+pytestmark = [
+    pytest.mark.servers,
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ SERVERS = {
         f"{UWSGI} --lazy-apps --shared-import runtime_metrics.auto", "uwsgi", enable_in="import", others=1
     ),
     "celery": Server("python tasks.py {socket}", "celery", others=2),
-    # A fork server that has loaded the application is nobody's worker, and silent.
+    # A fork server that has loaded the application is no worker, and reports nothing.
     **{
         f"{pool}, {method}{preloaded and ', preloaded'}": Server(
             f"python pools.py {{socket}} {method} {pool} {preloaded}", others=1
@@ -120,7 +123,7 @@ def test_every_process_reports_itself(server: Server, tmp_path: Path) -> None:
     need(*server.needs.split())
     settings = application(tmp_path, server.enable_in)
     with serving(server.command, tmp_path, **settings) as service:
-        service.until(lambda: everybody_has_reported(service, 2 + server.others))
+        service.until(lambda: all_have_reported(service, 2 + server.others))
         last = {report.pid: report for report in service.reports if "mem.rss" in report.values}
         assert service.stop() == 0
     workers = service.clients.answered.keys()
@@ -128,15 +131,15 @@ def test_every_process_reports_itself(server: Server, tmp_path: Path) -> None:
     pairs = {(report.pid, report.runtime_id) for report in service.reports}
     pids, identities = zip(*pairs, strict=True)
     assert len(set(pids)) == len(set(identities)) == len(pairs) == 2 + server.others
-    said = {pid: report.values["mem.rss"] for pid, report in last.items()}
+    sizes = {pid: report.values["mem.rss"] for pid, report in last.items()}
     true = {pid: report.resident for pid, report in last.items()}
-    assert said == pytest.approx(true, rel=0.05)
-    # No process could have been taken for a worker.
-    differences = [apart(said[worker], said[pid]) for worker in workers for pid in said if pid != worker]
+    assert sizes == pytest.approx(true, rel=0.05)
+    # The sizes differ enough to distinguish each worker.
+    differences = [apart(sizes[worker], sizes[pid]) for worker in workers for pid in sizes if pid != worker]
     assert min(differences) > 0.1
 
 
-def test_under_the_launcher_uwsgi_reports_by_its_import_option_alone(tmp_path: Path) -> None:
+def test_under_the_launcher_uwsgi_reports_only_with_its_import_option(tmp_path: Path) -> None:
     need("uwsgi")
     for option, reporting in (("", 0), ("--import runtime_metrics.auto", 3)):
         folder = tmp_path / str(reporting)
@@ -144,7 +147,7 @@ def test_under_the_launcher_uwsgi_reports_by_its_import_option_alone(tmp_path: P
         settings = application(folder, "import") | {"PYTHONPATH": BOOTSTRAP}
         with serving(f"{UWSGI} {option}", folder, **settings) as service:
             service.until(lambda: len(service.clients.answered) == 2)
-            service.until(lambda: not reporting or everybody_has_reported(service, reporting))  # noqa: B023
+            service.until(lambda: not reporting or all_have_reported(service, reporting))  # noqa: B023
             assert service.stop() == 0
         assert len({report.pid for report in service.reports}) == reporting
 
@@ -174,13 +177,13 @@ def test_a_recycled_worker_reports_its_cpu_time_and_no_other(
 
 
 def used(accounts: Path) -> dict[int, float]:
-    """The CPU time of each process that has ended, from the beginning of its account."""
+    """The CPU time of each process that has ended, since metrics began."""
     lines = map(json.loads, accounts.read_text().splitlines())
-    notes = {(pid, what): seconds for pid, what, seconds in lines}
-    return {pid: seconds - notes[pid, "begin"] for (pid, what), seconds in notes.items() if what == "end"}
+    times = {(pid, what): seconds for pid, what, seconds in lines}
+    return {pid: seconds - times[pid, "begin"] for (pid, what), seconds in times.items() if what == "end"}
 
 
-LAST_WORDS = {
+SHUTDOWN_HOOKS = {
     "uvicorn": "uvicorn --uds {socket} --workers 2 --app-dir {examples} lifespan:application",
     "hypercorn": "hypercorn --bind unix:{socket} --workers 2 {examples}/lifespan.py:application",
     "granian": "granian --uds {socket} --workers 2 --interface asgi --working-dir {examples} lifespan:application",
@@ -188,13 +191,13 @@ LAST_WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", LAST_WORDS)
+@pytest.mark.parametrize("name", SHUTDOWN_HOOKS)
 def test_a_worker_that_disables_metrics_at_its_shutdown_sends_one_last_sample(
     name: str, tmp_path: Path
 ) -> None:
     need(name)
     settings = application(tmp_path) | {"DD_RUNTIME_METRICS_INTERVAL": "3600"}
-    with serving(LAST_WORDS[name], tmp_path, **settings) as service:
+    with serving(SHUTDOWN_HOOKS[name], tmp_path, **settings) as service:
         service.until(lambda: len(service.clients.answered) == 2)
         assert service.reports == []
         assert service.stop() == 0
@@ -203,12 +206,12 @@ def test_a_worker_that_disables_metrics_at_its_shutdown_sends_one_last_sample(
 
 
 def application(folder: Path, enable_in: str = "application") -> dict[str, str]:
-    """What the application wants to know."""
+    """The variables that the application reads."""
     return {"ENABLE_IN": enable_in, "BALLASTS": str(folder / "ballasts"), "CELERY_FOLDER": str(folder)}
 
 
-def everybody_has_reported(service: Service, number: int) -> bool:
-    """Whether so many processes have, each twice, and the two workers among them since their first answers."""
+def all_have_reported(service: Service, number: int) -> bool:
+    """Whether so many processes have reported twice, the two workers among them since their first answers."""
     answered = dict(service.clients.answered)
     reports = Counter(
         report.pid for report in list(service.reports) if report.at > answered.get(report.pid, 0)
@@ -217,5 +220,5 @@ def everybody_has_reported(service: Service, number: int) -> bool:
 
 
 def apart(one: float, other: float) -> float:
-    """How much they differ, as a part of the greater."""
+    """The difference of two sizes, relative to the greater."""
     return abs(one - other) / max(one, other)

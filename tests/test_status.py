@@ -1,4 +1,4 @@
-"""What `status()` says at each turn that sending takes."""
+"""What `status()` returns as sending works, fails and recovers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from agents import Udp, UnixDatagrams, UnixStream
+from catalogue_names import NAMES
 
 from runtime_metrics import RuntimeMetrics, _core
 
@@ -37,37 +38,37 @@ def disabled() -> Iterator[None]:
     RuntimeMetrics.disable()
 
 
-def test_the_state_follows_what_happens(tmp_path: Path) -> None:
+def test_the_state_follows_what_becomes_of_each_flush(tmp_path: Path) -> None:
     path = tmp_path / "dsd.socket"
     assert RuntimeMetrics.status() == {"state": "off", **NOTHING}
     states = []
 
-    def note() -> _core.Status:
+    def record() -> _core.Status:
         status = RuntimeMetrics.status()
         states.append(status["state"])
         return status
 
     with UnixDatagrams(path) as agent:
         RuntimeMetrics.enable(dogstatsd_url=agent.url)
-        untried = note()
+        untried = record()
         assert RuntimeMetrics.flush()
-        working = note()
+        working = record()
     path.unlink()
     lost_from = time.time()
     assert not RuntimeMetrics.flush()
     lost_until = time.time()
-    failing = note()
+    failing = record()
     assert not RuntimeMetrics.flush()
-    still_failing = note()
+    still_failing = record()
     with UnixDatagrams(path) as agent:
         assert RuntimeMetrics.flush()
-        again = note()
+        again = record()
         RuntimeMetrics.disable()
     assert RuntimeMetrics.status() == {"state": "off", **NOTHING}
 
     assert states == ["untried", "working", "failing", "failing", "working"]
     assert untried["error"] is working["error"] is None
-    # Of this state since it began, whenever it is asked for; two clocks are compared.
+    # `since` is the start of the state, whenever it is read; two clocks are compared.
     assert failing["since"] is not None
     assert lost_from - 0.01 <= failing["since"] <= lost_until + 0.01
     assert still_failing["since"] == pytest.approx(failing["since"], abs=0.01)
@@ -78,18 +79,15 @@ def test_the_state_follows_what_happens(tmp_path: Path) -> None:
     )
     assert failing["error"] == still_failing["error"] == again["error"] == error
     assert {status["address"] for status in (untried, failing, again)} == {f"unixgram://{path}"}
-    assert [status["metrics"] for status in (untried, working, failing, still_failing, again)] == [
-        0,
-        15,
-        30,
-        45,
-        60,
-    ]
+    metrics = [status["metrics"] for status in (untried, working, failing, still_failing, again)]
+    assert metrics == [flushes * len(NAMES) for flushes in range(5)]
     assert (again["packets_sent"], again["packets_dropped"]) == (2, 2)
 
 
-def test_it_names_the_receiver_and_who_chose_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def told() -> tuple[str | None, ...]:
+def test_it_names_the_receiver_and_the_setting_that_chose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def destination() -> tuple[str | None, ...]:
         RuntimeMetrics.flush()
         status = RuntimeMetrics.status()
         RuntimeMetrics.disable()
@@ -98,24 +96,24 @@ def test_it_names_the_receiver_and_who_chose_it(tmp_path: Path, monkeypatch: pyt
     with Udp() as udp, UnixStream(tmp_path / "stream") as stream, UnixDatagrams(tmp_path / "gram") as gram:
         peer = f"127.0.0.1:{udp.port}"
         RuntimeMetrics.enable(dogstatsd_url=f"localhost:{udp.port}")
-        assert told() == (f"udp://localhost:{udp.port}", "dogstatsd_url", peer, "udp")
+        assert destination() == (f"udp://localhost:{udp.port}", "dogstatsd_url", peer, "udp")
         monkeypatch.setenv("DD_AGENT_HOST", "127.0.0.1")
         monkeypatch.setenv("DD_DOGSTATSD_PORT", str(udp.port))
         RuntimeMetrics.enable()
-        assert told() == (f"udp://{peer}", "DD_AGENT_HOST", peer, "udp")
+        assert destination() == (f"udp://{peer}", "DD_AGENT_HOST", peer, "udp")
         monkeypatch.setenv("DD_DOGSTATSD_URL", f"unix://{tmp_path}/gram")
         RuntimeMetrics.enable()
-        assert told() == (f"unix://{tmp_path}/gram", "DD_DOGSTATSD_URL", None, "uds")
+        assert destination() == (f"unix://{tmp_path}/gram", "DD_DOGSTATSD_URL", None, "uds")
         monkeypatch.setenv("DD_DOGSTATSD_URL", f"unix://{tmp_path}/stream")
         RuntimeMetrics.enable()
-        assert told() == (f"unix://{tmp_path}/stream", "DD_DOGSTATSD_URL", None, "uds-stream")
+        assert destination() == (f"unix://{tmp_path}/stream", "DD_DOGSTATSD_URL", None, "uds-stream")
         for agent in (udp, stream, gram):
-            agent.pump()
+            agent.drain()
             assert agent.packets != []
 
 
 @pytest.mark.parametrize("value", ["true", "1", "True"])
-def test_dogstatsd_can_be_disabled_from_outside(
+def test_a_variable_can_disable_sending(
     value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("DD_DOGSTATSD_DISABLE", value)
@@ -126,25 +124,25 @@ def test_dogstatsd_can_be_disabled_from_outside(
         assert RuntimeMetrics.flush() is False
         assert RuntimeMetrics.status() == {"state": "disabled", **NOTHING}
         RuntimeMetrics.disable()
-        agent.pump()
+        agent.drain()
         assert agent.packets == []
-        # The receiver was there all the time.
+        # The receiver was listening all the time.
         monkeypatch.delenv("DD_DOGSTATSD_DISABLE")
         RuntimeMetrics.enable(dogstatsd_url=agent.url)
         assert RuntimeMetrics.flush()
-        agent.pump()
+        agent.drain()
         assert agent.packets != []
     assert [(record.name, record.levelname) for record in caplog.records] == [("runtime_metrics", "INFO")]
     assert caplog.messages == ["runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set"]
 
 
-def test_a_wrong_argument_is_one_even_where_nothing_would_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_argument_raises_even_where_sending_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DD_DOGSTATSD_DISABLE", "true")
     with pytest.raises(ValueError, match="dogstatsd_url="):
         RuntimeMetrics.enable(dogstatsd_url="ftp://x")
 
 
-def test_a_word_that_only_others_understand_disables_nothing(
+def test_a_value_that_is_no_boolean_disables_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("DD_DOGSTATSD_DISABLE", "yes")
@@ -152,7 +150,7 @@ def test_a_word_that_only_others_understand_disables_nothing(
         RuntimeMetrics.enable(dogstatsd_url=agent.url)
         assert RuntimeMetrics.status()["state"] == "untried"
         RuntimeMetrics.disable()
-        agent.pump()
+        agent.drain()
         assert agent.packets != []
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert caplog.messages[0].startswith('DD_DOGSTATSD_DISABLE="yes": expected ')

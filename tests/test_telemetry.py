@@ -1,14 +1,15 @@
-"""What we tell a receiver of our own sending is what it has got, and what it has not."""
+"""Client telemetry: what we report about our sending is what the receiver has got, and what it has not."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
-from agents import AT_A_PATH, FIRST, Agent, Udp, UnixDatagrams
-from receiving import NAMES
+from agents import Place, UnixDatagrams
+from catalogue_names import NAMES
+from receiving import flush_count
 
 from runtime_metrics import RuntimeMetrics, __version__
 
@@ -32,30 +33,16 @@ TRANSPORTS = {"udp": "udp", "unixgram": "uds", "unixstream": "uds-stream"}
 on_each_transport = pytest.mark.parametrize("place", TRANSPORTS, indirect=True)
 
 
-class Place(NamedTuple):
-    """Where one receiver after the other can listen."""
-
-    transport: str
-    path: Path
-    port: int
-
-    def open(self) -> Agent:
-        """A receiver."""
-        self.path.unlink(missing_ok=True)
-        return Udp(self.port) if self.transport == "udp" else AT_A_PATH[self.transport](self.path)
-
-
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """A place for receivers of a transport; metrics are disabled when the test ends."""
-    with Udp() as free:
-        port = free.port
-    yield Place(request.param, tmp_path / "dsd.socket", port)
-    RuntimeMetrics.disable()
+    with Place(request.param, tmp_path) as place:
+        yield place
+        RuntimeMetrics.disable()
 
 
 @pytest.fixture
-def asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def enabled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Telemetry is on."""
     monkeypatch.setenv("DD_RUNTIME_METRICS_CLIENT_TELEMETRY", "true")
 
@@ -70,8 +57,8 @@ def got(packets: list[bytes]) -> Counter[str]:
     )
 
 
-def told(packets: list[bytes]) -> Counter[str]:
-    """The sums of what the sender has told."""
+def reported(packets: list[bytes]) -> Counter[str]:
+    """The sums of the counts that the sender has reported."""
     counts: Counter[str] = Counter()
     for packet in packets:
         for line in packet.decode().splitlines():
@@ -80,45 +67,45 @@ def told(packets: list[bytes]) -> Counter[str]:
     return counts
 
 
-def reports(packets: list[bytes]) -> list[re.Match[str]]:
+def telemetry_lines(packets: list[bytes]) -> list[re.Match[str]]:
     """The lines of telemetry."""
     lines = [line for packet in packets for line in packet.decode().splitlines() if line.startswith(CLIENT)]
     matches = [LINE.fullmatch(line) for line in lines]
     return [match for match in matches if match is not None]
 
 
-@pytest.mark.usefixtures("asked_for")
+@pytest.mark.usefixtures("enabled")
 @on_each_transport
-def test_each_flush_tells_what_has_arrived_until_the_one_before(place: Place) -> None:
+def test_each_flush_reports_what_had_arrived_before_it(place: Place) -> None:
     with place.open() as agent:
         RuntimeMetrics.enable(dogstatsd_url=agent.url)
         for _ in range(6):
-            agent.pump()
+            agent.drain()
             before = list(agent.packets)
             assert RuntimeMetrics.flush()
-            agent.pump()
-            assert told(agent.packets) == got(before)
-            assert [match["name"] for match in reports(agent.packets[len(before) :])] == COUNTS
+            agent.drain()
+            assert reported(agent.packets) == got(before)
+            assert [match["name"] for match in telemetry_lines(agent.packets[len(before) :])] == COUNTS
     assert got(before)["metrics"] == 5 * len(NAMES)
 
 
-@pytest.mark.usefixtures("asked_for")
+@pytest.mark.usefixtures("enabled")
 @on_each_transport
 def test_telemetry_is_tagged_with_the_client_and_its_transport_and_then_as_every_line(place: Place) -> None:
     with place.open() as agent:
         RuntimeMetrics.enable(dogstatsd_url=agent.url, service="shop", tags={"team": "checkout"})
         assert RuntimeMetrics.flush()
-        agent.pump()
+        agent.drain()
     (common,) = {line.partition("|#")[2] for line in agent.packets[0].decode().splitlines()[:5]}
     assert common.startswith("service:shop,team:checkout,")
     client = f"client:python-runtime-metrics,client_version:{__version__}"
-    (tags,) = {match["tags"] for match in reports(agent.packets)}
+    (tags,) = {match["tags"] for match in telemetry_lines(agent.packets)}
     assert tags == f"{client},client_transport:{TRANSPORTS[place.transport]},{common}"
 
 
-@pytest.mark.usefixtures("asked_for")
+@pytest.mark.usefixtures("enabled")
 @on_each_transport
-def test_what_was_lost_and_could_not_be_told_is_told_after_the_outage(place: Place) -> None:
+def test_losses_of_an_outage_are_reported_after_it(place: Place) -> None:
     with place.open() as before:
         RuntimeMetrics.enable(dogstatsd_url=before.url)
         for _ in range(2):
@@ -127,14 +114,14 @@ def test_what_was_lost_and_could_not_be_told_is_told_after_the_outage(place: Pla
     for _ in range(3):
         RuntimeMetrics.flush()
     with place.open() as after:
-        # On UDP the first brings the news that the last was refused.
+        # On UDP, this send reports that the last one was refused.
         RuntimeMetrics.flush()
-        after.pump()
+        after.drain()
         arrived = before.packets + after.packets
         status = RuntimeMetrics.status()
         assert RuntimeMetrics.flush()
-        after.pump()
-        sums = told(before.packets + after.packets)
+        after.drain()
+        sums = reported(before.packets + after.packets)
     assert sums["metrics"] == status["metrics"] == 6 * len(NAMES)
     assert (sums["packets_sent"], sums["bytes_sent"]) == (status["packets_sent"], status["bytes_sent"])
     assert (sums["packets_dropped"], sums["bytes_dropped"]) == (
@@ -143,7 +130,7 @@ def test_what_was_lost_and_could_not_be_told_is_told_after_the_outage(place: Pla
     )
     assert sums["packets_dropped_writer"] == sums["packets_dropped"] >= 3
     assert sums["bytes_dropped_writer"] == sums["bytes_dropped"]
-    # The kernel had taken what was refused on UDP, and on a Unix socket nothing.
+    # On UDP, the kernel had accepted what was refused; on a Unix socket, it had not.
     refused = Counter(packets_sent=sums["packets_dropped"], bytes_sent=sums["bytes_dropped"])
     is_udp = place.transport == "udp"
     sent = Counter(packets_sent=sums["packets_sent"], bytes_sent=sums["bytes_sent"])
@@ -152,27 +139,27 @@ def test_what_was_lost_and_could_not_be_told_is_told_after_the_outage(place: Pla
     assert sent - (refused if is_udp else Counter()) == received
 
 
-@pytest.mark.usefixtures("asked_for")
-def test_what_arrived_of_a_report_in_several_packets_is_not_told_again(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("enabled")
+def test_what_arrived_of_a_report_in_several_packets_is_not_reported_again(tmp_path: Path) -> None:
     cut_short = 0
     for size in (2, 7, 11):
         tags = {f"tag{number}": "v" * 100 for number in range(size)}
         with UnixDatagrams(tmp_path / f"{size}.socket") as agent:
             RuntimeMetrics.enable(dogstatsd_url=agent.url, tags=tags)
             assert RuntimeMetrics.flush()
-            agent.pump()
+            agent.drain()
             packets = len(agent.packets)
             assert packets > 1
             while RuntimeMetrics.flush():
                 pass
-            agent.pump()
+            agent.drain()
             cut_short += len(agent.packets) % packets > 0
             assert RuntimeMetrics.flush()
-            agent.pump()
+            agent.drain()
             received, status = got(agent.packets), RuntimeMetrics.status()
             assert RuntimeMetrics.flush()
-            agent.pump()
-            sums = told(agent.packets)
+            agent.drain()
+            sums = reported(agent.packets)
             RuntimeMetrics.disable()
         assert sums["metrics"] == status["metrics"]
         assert (sums["packets_sent"], sums["bytes_sent"]) == (
@@ -187,18 +174,18 @@ def test_what_arrived_of_a_report_in_several_packets_is_not_told_again(tmp_path:
 
 
 @on_each_transport
-def test_nothing_is_told_unless_it_is_asked_for(place: Place) -> None:
+def test_no_telemetry_is_sent_by_default(place: Place) -> None:
     with place.open() as agent:
         RuntimeMetrics.enable(dogstatsd_url=agent.url)
         assert RuntimeMetrics.flush()
         assert RuntimeMetrics.flush()
     assert [packet for packet in agent.packets if CLIENT.encode() in packet] == []
-    assert sum(packet.startswith(FIRST) for packet in agent.packets) == 2
+    assert flush_count(agent.packets) == 2
 
 
-@pytest.mark.usefixtures("asked_for")
+@pytest.mark.usefixtures("enabled")
 @on_each_transport
-def test_nothing_is_told_in_aws_lambda_even_if_it_is_asked_for(
+def test_no_telemetry_is_sent_in_aws_lambda_even_if_it_is_enabled(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "checkout")
@@ -207,4 +194,4 @@ def test_nothing_is_told_in_aws_lambda_even_if_it_is_asked_for(
         assert RuntimeMetrics.flush()
         assert RuntimeMetrics.flush()
     assert [packet for packet in agent.packets if CLIENT.encode() in packet] == []
-    assert sum(packet.startswith(FIRST) for packet in agent.packets) == 2
+    assert flush_count(agent.packets) == 2

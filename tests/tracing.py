@@ -1,11 +1,10 @@
-"""What arrives from processes with ddtrace: their spans at the APM test agent, and their metrics with both sources."""
+"""What arrives from processes with ddtrace: their spans at the APM test agent, and the metrics of both libraries."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import socket
 import subprocess
 import time
 from contextlib import ExitStack, suppress
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
+from catalogue_names import PREFIX
 from peers import PEERS
-from receiving import PREFIX
-from serving import PATIENCE, Datagrams
+from ports import reserved_tcp_port
+from serving import TIMEOUT, Datagrams
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,28 +34,28 @@ class Line:
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is not one of ddtrace's, which tell their tracer's version."""
+        """Whether it is not from ddtrace, whose lines have the tag tracer_version."""
         return "tracer_version" not in self.tags
 
 
 @dataclass(frozen=True)
 class Span:
-    """A span that leads its chunk: the others do not tell which process they are of."""
+    """The first span of its chunk: only these contain the id of their process."""
 
     pid: int
     runtime_id: str
     name: str
-    # What ddtrace calls the process, whatever an integration calls its own part in it.
+    # The service of the process, even where an integration has one of its own.
     service: str
     env: str | None
     version: str | None
 
 
 class Metrics(Datagrams[list[Line]]):
-    """A receiver of runtime metrics, whoever in a process has sent them."""
+    """A receiver of the runtime metrics of both libraries."""
 
     def __init__(self, path: Path) -> None:
-        """Begins to listen."""
+        """Starts to listen."""
         super().__init__(path, lines)
 
     @property
@@ -74,7 +74,7 @@ class Metrics(Datagrams[list[Line]]):
 
 
 def lines(payload: str, pid: int) -> list[Line]:
-    """Takes a datagram apart: its runtime metrics, but not what ddtrace's client counts of itself."""
+    """Parses a datagram: its runtime metrics, without the client telemetry of ddtrace."""
     matches = [LINE.fullmatch(line) for line in payload.splitlines()]
     assert None not in matches, payload
     return [
@@ -93,7 +93,8 @@ class TraceAgent:
 
     def __init__(self, folder: Path) -> None:
         """Starts it, and waits until it answers."""
-        port, *others = free_ports(3)
+        self._ports = ExitStack()
+        port, *others = [self._ports.enter_context(reserved_tcp_port()) for _ in range(3)]
         self.url = f"http://127.0.0.1:{port}"
         self._output = folder / "agent.txt"
         command = (
@@ -108,26 +109,27 @@ class TraceAgent:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not self._answers():
             assert self._process.poll() is None, self._output.read_text()
             assert time.monotonic() < deadline, self._output.read_text()
             time.sleep(0.05)
 
-    def forget(self) -> None:
-        """Keeps nothing of what has arrived so far."""
+    def clear(self) -> None:
+        """Discards what has arrived so far."""
         self._ask("/test/session/clear")
 
     def spans(self) -> list[Span]:
-        """The spans that tell their process, in no order."""
+        """The spans that contain the id of their process, in no order."""
         traces = json.loads(self._ask("/test/session/traces"))
         return [span_of(fields) for trace in traces for fields in trace if "runtime-id" in fields["meta"]]
 
     def stop(self) -> None:
-        """Ends it; it must have lived until now."""
+        """Ends it; it must not have ended before."""
         status = self._process.poll()
         self._process.kill()
-        self._process.wait(PATIENCE)
+        self._process.wait(TIMEOUT)
+        self._ports.close()
         assert status is None, self._output.read_text()
 
     def _answers(self) -> bool:
@@ -137,12 +139,12 @@ class TraceAgent:
         return False
 
     def _ask(self, path: str) -> bytes:
-        with build_opener(ProxyHandler({})).open(self.url + path, timeout=PATIENCE) as response:
+        with build_opener(ProxyHandler({})).open(self.url + path, timeout=TIMEOUT) as response:
             return bytes(response.read())
 
 
 def span_of(fields: dict[str, Any]) -> Span:
-    """Takes a span apart."""
+    """Parses a span."""
     meta = fields["meta"]
     return Span(
         int(fields["metrics"]["process_id"]),
@@ -152,12 +154,3 @@ def span_of(fields: dict[str, Any]) -> Span:
         meta.get("env"),
         meta.get("version"),
     )
-
-
-def free_ports(number: int) -> list[int]:
-    """Different ports on which nobody listens."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

@@ -26,6 +26,8 @@ pub struct Metric {
     level: String,
     /// Whether it is sent only if it is included by name, whatever the level.
     by_name: bool,
+    /// The sources that its value needs.
+    needs: Vec<String>,
     /// Where the fact comes from.
     source: &'static str,
     /// What the value means.
@@ -61,6 +63,7 @@ pub fn catalogue() -> Vec<Metric> {
         kind: metric.reading.kind(),
         level: metric.level.to_string(),
         by_name: metric.by_name,
+        needs: metric.needs.iter().map(|source| format!("{source:?}")).collect(),
         source: metric.source,
         description: metric.description,
         absent: metric.absent,

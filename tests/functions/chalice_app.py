@@ -1,4 +1,4 @@
-"""A Chalice application whose every event passes through us."""
+"""A Chalice application whose every event passes through our middleware."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def fail() -> None:
 
 @app.lambda_function()
 def pure(event: Any, context: Any) -> Any:
-    """Answers with what it was asked."""
+    """Returns the event."""
     return event
 
 
 @app.on_sqs_message(queue="orders")
 def orders(event: Any) -> list[str]:
-    """Takes what waits in a queue."""
+    """Handles the messages of a queue."""
     return [record.body for record in event]

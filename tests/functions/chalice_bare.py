@@ -9,11 +9,11 @@ import chalice
 
 
 class Without(ModuleType):
-    """Stands for our module."""
+    """Takes the place of our module."""
 
     @staticmethod
     def instrument(handler: object) -> object:
-        """Leaves it as it is."""
+        """Returns the handler unchanged."""
         return handler
 
 

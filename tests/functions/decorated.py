@@ -1,4 +1,4 @@
-"""The same handlers, decorated; one of them twice, and one that asks more of us."""
+"""The same handlers, decorated; one of them twice, and one that sends custom metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ leave = instrument(plain.leave)
 
 @instrument
 def order(event: dict[str, Any], context: Any) -> None:
-    """The example of the vendor's guide, with what else it takes."""
+    """The example of Datadog's guide, and further arguments."""
     lambda_metric("coffee_house.order_value", 12.45, tags=["product:latte", "order:online"])
     now = time.time()
     lambda_metric("coffee_house.seconds", 1, timestamp=now - 3600)

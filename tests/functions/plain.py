@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def echo(event: Any, context: Any) -> Any:
-    """Answers with what it was asked."""
+    """Returns the event."""
     return {"event": event, "id": context.aws_request_id}
 
 
 def fail(event: Any, context: Any) -> Any:
-    """Raises what it is told to, some frames down."""
+    """Raises the exception that the event names, a few frames down."""
     return deeper(event)
 
 
@@ -33,12 +33,12 @@ def leave(event: Any, context: Any) -> None:
 
 
 def unprintable(event: Any, context: Any) -> Any:
-    """Answers with what JSON does not know."""
+    """Returns a value that JSON cannot represent."""
     return {1, 2}
 
 
 def spin(event: float, context: Any) -> Any:
-    """Uses so many seconds of CPU time in user mode, and says what it took."""
+    """Uses so many seconds of CPU time in user mode, and returns the time that it took."""
     began, used = time.perf_counter(), time.process_time()
     while time.process_time() - used < event:
         sum(range(20_000))
@@ -46,12 +46,12 @@ def spin(event: float, context: Any) -> Any:
 
 
 def doze(event: float, context: Any) -> None:
-    """Sleeps so long."""
+    """Sleeps so many seconds."""
     time.sleep(event)
 
 
 def run(event: str, context: Any) -> str:
-    """Runs a program in a process of its own, and says what it has printed."""
+    """Runs a program in a separate process, and returns its output."""
     return subprocess.run([sys.executable, "-c", event], capture_output=True, text=True, check=True).stdout
 
 
@@ -61,11 +61,11 @@ def descriptors(event: Any, context: Any) -> list[str]:
 
 
 def target(number: str) -> str:
-    """What a descriptor leads to."""
+    """The target of a descriptor."""
     try:
         return os.readlink(f"/proc/self/fd/{number}")
     except FileNotFoundError:
-        # The folder's own.
+        # The descriptor by which the folder was listed.
         return ""
 
 

@@ -1,4 +1,4 @@
-"""A function that is stored as an image: what it was before, and what it is after."""
+"""A function with a snapshot: what it has at the snapshot, and what it has after a restore."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 import plain
 from snapshot_restore_py import register_before_snapshot
 
-at_the_image: list[str] = []
+at_the_snapshot: list[str] = []
 
 
 @register_before_snapshot
-def look() -> None:
+def record_sockets_and_threads() -> None:
     """Runs after the hooks that are registered later."""
-    at_the_image.extend(plain.descriptors(None, None))
+    at_the_snapshot.extend(plain.descriptors(None, None))
     tasks = Path("/proc/self/task").iterdir()
-    at_the_image.extend(name for task in tasks if (name := (task / "comm").read_text()).startswith("rtm-"))
+    at_the_snapshot.extend(name for task in tasks if (name := (task / "comm").read_text()).startswith("rtm-"))
 
 
 from runtime_metrics import RuntimeMetrics  # noqa: E402
@@ -25,8 +25,8 @@ from runtime_metrics.aws_lambda import instrument  # noqa: E402
 
 @instrument
 def handler(event: Any, context: Any) -> dict[str, Any]:
-    """Says what sockets and threads of ours the image has."""
-    return {"at the image": at_the_image}
+    """Returns the sockets and our threads at the time of the snapshot."""
+    return {"at the snapshot": at_the_snapshot}
 
 
 # Opens the socket.

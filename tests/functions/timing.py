@@ -16,18 +16,18 @@ def nothing(event: Any, context: Any) -> None:
 
 
 class Context:
-    """As much of a context as is looked at."""
+    """A context with the attributes that are read."""
 
     invoked_function_arn = "arn:aws:lambda:eu-central-1:123456789012:function:coffee"
     function_version = "$LATEST"
     memory_limit_in_mb = "128"
 
     def __init__(self, number: int) -> None:
-        """Of an invocation of its own."""
+        """Belongs to a new invocation."""
         self.aws_request_id = f"timed-{number}"
 
 
-# Outside of any invocation, so that each call is one.
+# Outside of any invocation, so that each call counts as one.
 TIMES = []
 for number in range(int(os.environ["CALLS"])):
     context = Context(number)
@@ -37,5 +37,5 @@ for number in range(int(os.environ["CALLS"])):
 
 
 def handler(event: Any, context: Any) -> dict[str, Any]:
-    """Says what was measured, and how many packets the system has refused."""
+    """Returns what was measured, and how many packets the system has refused."""
     return {"times": TIMES, "dropped": RuntimeMetrics.status()["packets_dropped"]}

@@ -1,7 +1,7 @@
-"""Asks one library where it sends to or what it sends, in a process of its own for each environment.
+"""Asks one library where it sends or what it sends, in a separate process for each environment.
 
-The first argument is the question. What it is asked of comes as JSON: environments, each with its variables and
-what else is there. The answers go out as JSON, in the same order.
+The first argument is the question. Standard input has the environments as JSON, each with its variables and what else
+exists there. The answers are printed as JSON, in the same order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def our_address(_: dict[str, Any]) -> str:
 
 
 def ddtraces_address(_: dict[str, Any]) -> str:
-    """Where ddtrace's settings lead, as its own client understands them; and where that sends, if elsewhere."""
+    """Where ddtrace sends according to its settings; and where its client sends, if that is another address."""
     settings = importlib.import_module("ddtrace.internal.settings._agent")
     clients = importlib.import_module("ddtrace.internal.dogstatsd")
 
@@ -45,7 +45,7 @@ def ddtraces_address(_: dict[str, Any]) -> str:
 
     url = importlib.reload(settings).config.dogstatsd_url
     sent = address()
-    # Its client looks at these once more, whatever the URL is.
+    # Its client reads these again, whatever the URL is.
     for name in ("DD_AGENT_HOST", "DD_DOGSTATSD_PORT"):
         os.environ.pop(name, None)
     resolved = address()
@@ -73,7 +73,7 @@ def datadogpys_lines(environment: dict[str, Any]) -> list[str]:
 
 
 def our_flush(environment: dict[str, Any]) -> bool:
-    """Whether a flush has left."""
+    """Whether a flush was sent."""
     from runtime_metrics import RuntimeMetrics
 
     RuntimeMetrics.enable(wire_type=environment["wire_type"])
@@ -81,7 +81,7 @@ def our_flush(environment: dict[str, Any]) -> bool:
 
 
 def receiver() -> socket.socket:
-    """Begins to receive, and names itself in the environment."""
+    """Starts to receive, and sets the variable for its address."""
     receiving = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     receiving.bind(("127.0.0.1", 0))
     receiving.setblocking(False)
@@ -90,7 +90,7 @@ def receiver() -> socket.socket:
 
 
 def received(receiving: socket.socket) -> list[str]:
-    """The lines that have arrived: on one host they have when they are sent."""
+    """The lines that have arrived: on one host, what is sent has arrived."""
     payload = b""
     while True:
         try:
@@ -99,8 +99,8 @@ def received(receiving: socket.socket) -> list[str]:
             return payload.decode().splitlines()
 
 
-def furnish(environment: dict[str, Any]) -> None:
-    """Makes this process see its variables and what else is said to be there."""
+def set_up(environment: dict[str, Any]) -> None:
+    """Sets up this process with its variables and what else exists in the environment."""
     os.environ.update(environment["variables"])
     if environment.get("socket"):
         DEFAULT_SOCKET.parent.mkdir(exist_ok=True)
@@ -115,7 +115,7 @@ def furnish(environment: dict[str, Any]) -> None:
 
 
 def in_a_child(question: Callable[[dict[str, Any]], object], environment: dict[str, Any]) -> object:
-    """The answer of a process that ends without sending anything more."""
+    """The answer of a process that ends without sending anything else."""
     reading, writing = os.pipe()
     if child := os.fork():
         os.close(writing)
@@ -125,7 +125,7 @@ def in_a_child(question: Callable[[dict[str, Any]], object], environment: dict[s
         return json.loads(text)
     status = 1
     try:
-        furnish(environment)
+        set_up(environment)
         try:
             answer = question(environment)
         except Exception as error:
@@ -136,7 +136,7 @@ def in_a_child(question: Callable[[dict[str, Any]], object], environment: dict[s
         os._exit(status)
 
 
-# To each, what is imported before the first fork, and what answers it.
+# For each question, the module to import before the first fork, and the function that answers it.
 QUESTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "our address": ("runtime_metrics", our_address),
     "ddtrace's address": ("ddtrace.internal.dogstatsd", ddtraces_address),

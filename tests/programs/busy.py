@@ -1,6 +1,6 @@
-"""A busy program: the main thread does nothing but read the clock, and knows how long it stood still.
+"""A busy program: the main thread does nothing but read the clock, and measures its longest pause.
 
-Another thread does what the test asks for, a line at a time, and answers each with what has happened so far.
+Another thread executes the commands of the test, one in a line, and answers each with what has happened so far.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import threading
+from contextlib import suppress
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,14 @@ from runtime_metrics import RuntimeMetrics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SHORTEST_GAP = 100_000  # ns
+MIN_GAP = 100_000  # ns
 
 
-class Said(logging.Handler):
+class Log(logging.Handler):
     """Keeps what is logged."""
 
     def __init__(self) -> None:
-        """Nothing has been said yet."""
+        """Nothing has been logged yet."""
         super().__init__()
         self.messages: list[tuple[str, str]] = []
 
@@ -37,53 +38,65 @@ class Said(logging.Handler):
 
 
 class Watch:
-    """A thread that looks at the clock all the time, and at nothing else."""
+    """A thread that does nothing but read the clock."""
 
     def __init__(self) -> None:
-        """To be made by the thread that watches."""
+        """The thread that makes it must be the one that watches."""
         self.is_over = False
-        self.longest = 0
-        self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        self.longest_pause = 0
 
-    def stand(self) -> None:
-        """Enables metrics and watches, until it is over.
+    def run(self) -> None:
+        """Enables metrics, and reads the clock until it is over.
 
-        A pause is a gap between two looks in which the thread went to sleep: it waited for something. Otherwise the
-        machine took the time. That it also waited for a core at the end of its sleep is not part of the pause.
+        A pause is a gap between two readings in which the thread slept: it waited for something. Without a sleep, the
+        scheduler took the time. Nor does a pause contain the time in which this thread, or the one that it waited for,
+        was ready to run and had no core.
         """
-        last, slept, queued = perf_counter_ns(), sleeps(), self._queued()
+        last, slept, queued = perf_counter_ns(), sleeps(), queued_for_a_core()
         RuntimeMetrics.enable()
         while not self.is_over:
             now = perf_counter_ns()
-            if now - last > SHORTEST_GAP:
+            if now - last > MIN_GAP:
                 before = slept, queued
-                slept, queued = sleeps(), self._queued()
+                slept, queued = sleeps(), queued_for_a_core()
                 if slept > before[0]:
-                    self.longest = max(self.longest, now - last - (queued - before[1]))
+                    self.longest_pause = max(self.longest_pause, now - last - (queued - before[1]))
             last = now
 
-    def _queued(self) -> int:
-        """Nanoseconds that the thread was ready and had no core."""
-        return int(os.pread(self._schedstat, 100, 0).split()[1])
+
+def queued_for_a_core() -> int:
+    """Nanoseconds that threads of this process were ready to run and had no core, all threads together."""
+    nanoseconds = 0
+    for task in os.listdir("/proc/self/task"):
+        with (
+            suppress(FileNotFoundError, ProcessLookupError),
+            open(f"/proc/self/task/{task}/schedstat") as schedstat,
+        ):
+            nanoseconds += int(schedstat.read().split()[1])
+    return nanoseconds
 
 
 def sleeps() -> int:
-    """How often this thread gave up its core by itself."""
+    """How often this thread has given up its core voluntarily."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
-def obey(watch: Watch, said: Said) -> None:
-    """Does what it is asked for until there are no more questions."""
+def execute_commands(watch: Watch, log: Log) -> None:
+    """Executes commands until standard input ends."""
     for line in sys.stdin:
-        order, _, times = line.strip().partition(" ")
+        command, _, times = line.strip().partition(" ")
         for _ in range(int(times or 1)):
-            ORDERS[order]()
-        facts = {"status": RuntimeMetrics.status(), "said": said.messages, "longest": watch.longest / 1e9}
+            COMMANDS[command]()
+        facts = {
+            "status": RuntimeMetrics.status(),
+            "logged": log.messages,
+            "longest_pause": watch.longest_pause / 1e9,
+        }
         print(json.dumps(facts), flush=True)
     watch.is_over = True
 
 
-ORDERS: dict[str, Callable[[], object]] = {
+COMMANDS: dict[str, Callable[[], object]] = {
     "report": lambda: None,
     "collect": gc.collect,
     "flush": RuntimeMetrics.flush,
@@ -91,24 +104,24 @@ ORDERS: dict[str, Callable[[], object]] = {
 
 
 def become(user: int) -> None:
-    """Gives up the rights of the administrator."""
+    """Drops the rights of root."""
     os.setgroups([])
     os.setgid(user)
     os.setuid(user)
 
 
 if __name__ == "__main__":
-    # Collections are the test's to ask for.
+    # Only the test triggers collections.
     gc.disable()
     if len(sys.argv) > 1:
         become(int(sys.argv[1]))
-    said = Said()
+    log = Log()
     logger = logging.getLogger("runtime_metrics")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
-    logger.addHandler(said)
+    logger.addHandler(log)
     watch = Watch()
-    obeying = threading.Thread(target=obey, args=[watch, said])
-    obeying.start()
-    watch.stand()
-    obeying.join()
+    commands = threading.Thread(target=execute_commands, args=[watch, log])
+    commands.start()
+    watch.run()
+    commands.join()

@@ -1,7 +1,7 @@
-"""Another program, executed by one that is measured: tells what it has been left."""
+"""Another program, executed by one that is measured: reports what it has inherited."""
 
 from __future__ import annotations
 
-from telling import links, tasks, tell
+from reporting import links, report, tasks
 
-tell("executed", links=links(), tasks=tasks())
+report("executed", links=links(), tasks=tasks())

@@ -1,6 +1,6 @@
-"""A process that is measured ends, by the cause that the command line names; it tells its pid first.
+"""A measured process ends by the cause that the command line names; it reports its pid first.
 
-No interval passes before: whatever is sent is a last sample.
+It ends within its first interval: whatever it sends is a last sample.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from telling import PATIENCE, tell, wait, wait_until_told
+from reporting import TIMEOUT, report, wait, wait_until_reported
 
 from runtime_metrics import RuntimeMetrics
 
@@ -30,7 +30,7 @@ def enabled(ending: Callable[[], object]) -> Callable[[], None]:
 
     def process() -> None:
         RuntimeMetrics.enable()
-        tell("ending")
+        report("ending")
         ending()
 
     return process
@@ -41,14 +41,14 @@ def at_end_of_main() -> None:
 
 
 def unhandled() -> None:
-    """An exception that nobody handles."""
-    raise ValueError("nobody handles this")
+    """An exception that is not handled."""
+    raise ValueError("not handled")
 
 
 def signalled(number: signal.Signals) -> None:
     """A signal to itself."""
     os.kill(os.getpid(), number)
-    time.sleep(PATIENCE)
+    time.sleep(TIMEOUT)
 
 
 def terminated_with_handler() -> None:
@@ -64,7 +64,7 @@ def forked(ending: Callable[[], object]) -> Callable[[], None]:
         RuntimeMetrics.enable()
         pid = os.fork()
         if pid == 0:
-            tell("ending")
+            report("ending")
             ending()
         else:
             wait(pid)
@@ -78,13 +78,13 @@ def process(ending: Callable[[], object], method: str) -> None:
     context: Any = multiprocessing.get_context(method)
     child = context.Process(target=target, args=[ending])
     child.start()
-    child.join(PATIENCE)
+    child.join(TIMEOUT)
 
 
 def target(ending: Callable[[], object]) -> None:
     """What a child of multiprocessing does; enabling is for those that have not inherited it."""
     RuntimeMetrics.enable()
-    tell("ending")
+    report("ending")
     ending()
 
 
@@ -95,8 +95,8 @@ def task(_number: int) -> None:
 
 def long_task(_number: int) -> None:
     """What a worker does when it is terminated."""
-    tell("working")
-    time.sleep(PATIENCE)
+    report("working")
+    time.sleep(TIMEOUT)
 
 
 def pool(method: str, tasks_per_child: int | None = None) -> None:
@@ -114,7 +114,7 @@ def terminated_pool(method: str) -> None:
     RuntimeMetrics.enable()
     workers = multiprocessing.get_context(method).Pool(2, target, [at_end_of_main])
     workers.map_async(long_task, range(2), chunksize=1)
-    wait_until_told("working", 2)
+    wait_until_reported("working", 2)
     workers.terminate()
     workers.join()
 

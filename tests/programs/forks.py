@@ -1,4 +1,4 @@
-"""A process that is measured forks, in the way that the command line names; both tell what they have been."""
+"""A measured process forks in the way that the command line names; parent and child report facts about themselves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from telling import INTERVAL, Life, burn, links, live, run, tasks, tell, wait
+from reporting import INTERVAL, Life, burn, links, live, report, run, tasks, wait
 
 from runtime_metrics import RuntimeMetrics
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def fork(child: Callable[[], None], call: Callable[[], int] = os.fork) -> int:
-    """Forks a child that does this and ends."""
+    """Forks a child that runs this and ends."""
     pid = call()
     if pid == 0:
         end(child)
@@ -30,7 +30,7 @@ def fork(child: Callable[[], None], call: Callable[[], int] = os.fork) -> int:
 
 
 def end(child: Callable[[], None]) -> NoReturn:
-    """Ends the process after its work; what goes wrong there shows in its exit status."""
+    """Runs the child's work and ends the process; the exit status shows whether that failed."""
     status = 1
     try:
         child()
@@ -66,7 +66,7 @@ def thread(life: Life) -> None:
 
 
 def finaliser(life: Life) -> None:
-    """os.fork by `__del__`, inside a collection that goes on in parent and child."""
+    """os.fork by `__del__`, inside a collection that continues in parent and child."""
     pids = []
 
     class Forking:
@@ -85,7 +85,7 @@ def finaliser(life: Life) -> None:
 
 
 def grandchild(_life: Life) -> None:
-    """os.fork by a child that lives on."""
+    """os.fork by a child that continues."""
 
     def child() -> None:
         life = Life("child")
@@ -99,7 +99,7 @@ def grandchild(_life: Life) -> None:
 
 
 def daemonise(close: Callable[[], None], close_last: Callable[[int], None]) -> None:
-    """A daemon by the book: fork, a session, fork; the standard streams are closed and opened again."""
+    """A daemon in the usual way: fork, new session, fork; the standard streams are closed and opened again."""
     reading, writing = os.pipe()
 
     def leader() -> None:
@@ -116,13 +116,13 @@ def daemonise(close: Callable[[], None], close_last: Callable[[int], None]) -> N
 
     wait(fork(leader))
     os.close(writing)
-    # Its other end is closed by the one who ends last, the daemon.
+    # The other end is closed when the daemon, which ends last, has ended.
     os.read(reading, 1)
     os.close(reading)
 
 
 def daemon(_life: Life) -> None:
-    """Descriptors 0 to 2 are free while the daemon is forked."""
+    """Descriptors 0 to 2 are unused while the daemon is forked."""
     daemonise(lambda: os.closerange(0, 3), lambda _spared: None)
 
 
@@ -137,7 +137,7 @@ def daemon_that_closes_all(_life: Life) -> None:
 
 
 def unhooked(fork_in_c: Callable[[], int], notice: Callable[[Life], None], _life: Life) -> None:
-    """A fork by C code, which runs no hook: noticed by what the child does next."""
+    """A fork by C code, which runs no hook: it is noticed at the child's next call."""
 
     def child() -> None:
         life = Life("child")
@@ -149,28 +149,28 @@ def unhooked(fork_in_c: Callable[[], int], notice: Callable[[Life], None], _life
 
 
 def notice_by_flush(_life: Life) -> None:
-    """The child asks for a flush."""
+    """The child flushes."""
     assert RuntimeMetrics.flush()
 
 
 def notice_by_snapshot(_life: Life) -> None:
-    """The child looks at its values."""
+    """The child takes a snapshot."""
     assert RuntimeMetrics.snapshot()
 
 
 def notice_by_collection(life: Life) -> None:
-    """The child collects; the collection that notices is not counted."""
+    """The child collects; the collection that notices the fork is not counted."""
     gc.collect()
     sum(range(1000))
     life.collect(1)
 
 
 def notice_by_enable(_life: Life) -> None:
-    """The child enables once more."""
+    """The child enables metrics again."""
     RuntimeMetrics.enable()
 
 
-# PyDLL keeps the interpreter during the call, CDLL lets it go.
+# PyDLL holds the GIL during the call, CDLL releases it.
 IN_C = {"PyDLL": ctypes.PyDLL(None).fork, "CDLL": ctypes.CDLL(None).fork}
 NOTICES = {
     "flush": notice_by_flush,
@@ -196,7 +196,7 @@ MEASURED: dict[str, Callable[[Life], None]] = {
 
 
 def measured(kind: Callable[[Life], None]) -> Callable[[], None]:
-    """A parent with a past, so that a child that took it for its own would show."""
+    """A parent that has used CPU time and memory, which would show in a child that counted them as its own."""
 
     def parent() -> None:
         before = set(links())
@@ -206,11 +206,11 @@ def measured(kind: Callable[[Life], None]) -> Callable[[], None]:
         burn(0.3)
         life.collect(7)
         assert RuntimeMetrics.flush()
-        tell("ours", links=sorted(set(links()) - before))
-        # Of the interval in which the fork falls.
+        report("ours", links=sorted(set(links()) - before))
+        # Within the interval in which it forks.
         burn(0.1)
         life.collect(5)
-        # Not at the beginning of an interval, so that a child with its parent's schedule would show.
+        # In the middle of an interval, so that a child that kept its parent's schedule would show.
         time.sleep(max(0.0, life._born + INTERVAL / 2 - time.monotonic()))
         kind(life)
         life.end()
@@ -220,23 +220,23 @@ def measured(kind: Callable[[Life], None]) -> Callable[[], None]:
 
 
 def in_child_while_disabled() -> None:
-    """The parent has been measured and is no more: its child is not either, until it asks."""
+    """The parent has disabled metrics: they stay disabled in its child until it enables them."""
     RuntimeMetrics.enable()
     RuntimeMetrics.disable()
 
     def child() -> None:
         assert tasks() == []
         assert RuntimeMetrics.flush() is False
-        tell("quiet", enabled=RuntimeMetrics._enabled)
+        report("before enable", enabled=RuntimeMetrics._enabled)
         RuntimeMetrics.enable()
         live("child")
 
     wait(fork(child))
-    tell("parent", enabled=RuntimeMetrics._enabled)
+    report("parent", enabled=RuntimeMetrics._enabled)
 
 
 def disable_in_child() -> None:
-    """The child does not want to be measured; the parent goes on."""
+    """The child disables metrics; the parent continues."""
     RuntimeMetrics.enable()
 
     def child() -> None:
@@ -244,42 +244,42 @@ def disable_in_child() -> None:
         deadline = time.monotonic() + 20
         while tasks() and time.monotonic() < deadline:
             time.sleep(0.01)
-        tell("child", enabled=RuntimeMetrics._enabled, tasks=tasks())
+        report("child", enabled=RuntimeMetrics._enabled, tasks=tasks())
         time.sleep(2 * INTERVAL)
 
     wait(fork(child))
-    tell("parent", enabled=RuntimeMetrics._enabled)
+    report("parent", enabled=RuntimeMetrics._enabled)
     RuntimeMetrics.disable()
 
 
 def enable_only_in_child() -> None:
-    """The parent has nothing but the import."""
+    """The parent only imports the package."""
 
     def child() -> None:
         RuntimeMetrics.enable()
         live("child")
 
     wait(fork(child))
-    tell("parent", enabled=RuntimeMetrics._enabled, tasks=tasks())
+    report("parent", enabled=RuntimeMetrics._enabled, tasks=tasks())
 
 
 EXECUTED = [sys.executable, os.path.join(os.path.dirname(__file__), "executed.py")]
 
 
 def executing(kind: Callable[[], int | None]) -> Callable[[], None]:
-    """Another program is executed by a process that is measured, which goes on if it is still there."""
+    """A measured process executes another program, and continues unless that takes its place."""
 
     def parent() -> None:
         before = set(links())
         RuntimeMetrics.enable()
         assert RuntimeMetrics.flush()
-        tell("ours", links=sorted(set(links()) - before))
+        report("ours", links=sorted(set(links()) - before))
         pid = kind()
         if pid is not None:
             wait(pid)
         threads = tasks()
         time.sleep(2 * INTERVAL)
-        tell("parent", threads=threads)
+        report("parent", threads=threads)
         RuntimeMetrics.disable()
 
     return parent
@@ -306,32 +306,32 @@ def by_fork_and_exec() -> int:
 
 
 def by_exec() -> None:
-    """os.exec of the process itself: the program that follows is not measured by us."""
+    """os.exec of the process itself: the program that takes its place is not measured."""
     os.execv(sys.executable, EXECUTED)
 
 
 def during_ticks() -> None:
-    """Forks all the while that the thread samples at its fastest."""
+    """Forks while the sampler ticks at its fastest."""
     RuntimeMetrics.enable(flush_interval=0.01)
     for _ in range(300):
-        wait(fork(report))
-    tell("parent", forks=300)
+        wait(fork(flush))
+    report("parent", forks=300)
     RuntimeMetrics.disable()
 
 
-def report() -> None:
-    """A child's report."""
+def flush() -> None:
+    """A child flushes once."""
     assert RuntimeMetrics.flush()
 
 
 def often() -> None:
-    """Forks faster than the interval passes, for several intervals."""
+    """Forks many times in each of several intervals."""
     RuntimeMetrics.enable()
     start, forks = time.monotonic(), 0
     while time.monotonic() < start + 6 * INTERVAL:
         wait(fork(lambda: None))
         forks += 1
-    tell("parent", forks=forks, start=start)
+    report("parent", forks=forks, start=start)
     RuntimeMetrics.disable()
 
 
@@ -346,12 +346,12 @@ def failing() -> None:
             failures += 1
     slowed = work() / before
     time.sleep(4.5 * INTERVAL)
-    tell("parent", failures=failures, slowed=slowed, tasks=tasks())
+    report("parent", failures=failures, slowed=slowed, tasks=tasks())
     RuntimeMetrics.disable()
 
 
 def attempt() -> None:
-    """A function that the failure ends."""
+    """Forks, and fails."""
     os.fork()
 
 

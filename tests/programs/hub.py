@@ -1,6 +1,6 @@
 """A program on gevent or eventlet that is monkey-patched before it enables metrics, or after, or is not measured.
 
-Tells how late a greenlet was that is to tick every 5 ms, and what threads `threading` knows, in it and in a child.
+Reports how late a greenlet was that wakes up every 5 ms, and which threads `threading` knows, in it and in a child.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from telling import INTERVAL, burn, tell
+from reporting import INTERVAL, burn, report
 
 from runtime_metrics import RuntimeMetrics
 
@@ -22,7 +22,7 @@ TICKS = 200
 
 
 def patch(library: str) -> Any:
-    """Replaces what waits in the standard library; gives the library's module."""
+    """Patches what blocks in the standard library; returns the library's module."""
     module: Any = importlib.import_module(library)
     if library == "gevent":
         importlib.import_module("gevent.monkey").patch_all()
@@ -32,7 +32,7 @@ def patch(library: str) -> Any:
 
 
 def tick(hub: Any, late: list[float]) -> None:
-    """Ticks, and notes by how much each tick came too late."""
+    """Wakes up again and again, and records by how much each time was too late."""
     for _ in range(TICKS):
         due = time.monotonic() + TICK
         hub.sleep(TICK)
@@ -40,20 +40,20 @@ def tick(hub: Any, late: list[float]) -> None:
 
 
 def compute(hub: Any) -> None:
-    """Keeps the hub a little busy."""
+    """Keeps the hub slightly busy."""
     for _ in range(20):
         burn(0.001)
         hub.sleep(0.02)
 
 
 def live(hub: Any, role: str) -> None:
-    """Lets both run and tells how it was."""
+    """Runs both and reports the delays."""
     late: list[float] = []
     busy = hub.spawn(compute, hub)
     hub.spawn(tick, hub, late)
     while not (len(late) == TICKS and busy.dead):
         hub.sleep(TICK)
-    tell(
+    report(
         role,
         median=sorted(late)[TICKS // 2],
         threads=[type(thread).__name__ for thread in threading.enumerate()],

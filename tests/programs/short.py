@@ -1,4 +1,4 @@
-"""Ends while the thread samples at its fastest and other threads go on allocating."""
+"""Ends while the sampler ticks at its fastest and other threads keep allocating."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ over = threading.Event()
 
 
 def allocate() -> None:
-    """Until the end is over."""
+    """Allocates until the exit handlers run."""
     while not over.is_set():
         kept: list[object] = []
         for _ in range(1000):

@@ -8,7 +8,7 @@ import importlib
 import sys
 from typing import Any
 
-from telling import tell
+from reporting import report
 
 from runtime_metrics import RuntimeMetrics
 
@@ -17,16 +17,16 @@ import gc
 try:
     from runtime_metrics import RuntimeMetrics
 except ImportError as error:
-    said = str(error)
+    result = str(error)
 else:
-    said = "imported"
+    result = "imported"
     RuntimeMetrics.enable(flush_interval=0.01)
     RuntimeMetrics.flush()
     RuntimeMetrics.disable()
 for _ in range(50):
     gc.collect()
 with open({path!r}, "w") as file:
-    file.write(said)
+    file.write(result)
 """
 
 
@@ -46,7 +46,7 @@ def run(kind: str, path: str) -> None:
 
 
 def main() -> None:
-    """Does what the command line says: the kind, the order, and the file for what the import said."""
+    """Does what the command line says: the kind, the order, and the file for the result of the import."""
     kind, order, path = sys.argv[1:]
     gc.disable()
     if order == "after":
@@ -58,7 +58,7 @@ def main() -> None:
         gc.collect()
     gc.collect()
     with open(path) as file:
-        tell("parent", said=file.read(), enabled=RuntimeMetrics._enabled, flushed=RuntimeMetrics.flush())
+        report("parent", result=file.read(), enabled=RuntimeMetrics._enabled, flushed=RuntimeMetrics.flush())
     RuntimeMetrics.disable()
 
 

@@ -1,4 +1,4 @@
-"""What tests of tracers begin with: a receiver of the program's own, and its flushes by name."""
+"""What the programs of test_tracers.py start with: a receiver in the same process, and its flushes by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ os.environ["DD_DOGSTATSD_URL"] = f"udp://127.0.0.1:{receiver.getsockname()[1]}"
 
 
 def arrived() -> list[str]:
-    """The lines that have arrived since the last call: on one machine sending is arriving."""
+    """The lines that have arrived since the last call: on one host, what is sent has arrived."""
     payloads = []
     try:
         while True:
@@ -28,7 +28,7 @@ def arrived() -> list[str]:
 
 
 def names(lines: list[str]) -> Counter[str]:
-    """How often each name is there."""
+    """How often each name occurs."""
     return Counter(line.partition(":")[0].removeprefix(PREFIX) for line in lines)
 
 
@@ -43,7 +43,7 @@ def tags(lines: list[str]) -> dict[str, str]:
     return dict(tag.partition(":")[::2] for tag in block.split(","))
 
 
-def tell(**facts: Any) -> None:
-    """Prints what the test wants to know."""
+def report(**facts: Any) -> None:
+    """Prints facts for the test."""
     print(json.dumps(facts))
     sys.stdout.flush()

@@ -1,7 +1,7 @@
-"""Installs our hooks in a user's settings and calls each hook, with a value to give back and one to raise.
+"""Installs our hooks in a user's settings and calls each hook, with a value to return and one to raise.
 
-Prints as JSON which hooks are no longer the user's own, and which do not give or raise the very same. Run where
-Gunicorn is, whose settings these are; of its master there is as much as the hooks look at.
+Prints as JSON which hooks we have replaced, and which do not return or raise the same object. It needs Gunicorn,
+and has a stand-in for its master with as much as the hooks read.
 """
 
 from __future__ import annotations
@@ -27,19 +27,24 @@ ARITIES = {
 
 
 def hook_of(arity: int) -> Callable[..., object]:
-    """A hook with so many arguments, which gives the first one back or raises it."""
+    """A hook with so many arguments, which returns the first one or raises it."""
 
-    def give(it: object) -> object:
+    def outcome_of(it: object) -> object:
         if isinstance(it, Exception):
             raise it
         return it
 
-    hooks = (give, lambda it, _1: give(it), lambda it, _1, _2: give(it), lambda it, _1, _2, _3: give(it))
+    hooks = (
+        outcome_of,
+        lambda it, _1: outcome_of(it),
+        lambda it, _1, _2: outcome_of(it),
+        lambda it, _1, _2, _3: outcome_of(it),
+    )
     return hooks[arity - 1]
 
 
-def given(hook: Callable[..., object], it: object, arity: int) -> object:
-    """What a call gives or raises."""
+def outcome(hook: Callable[..., object], it: object, arity: int) -> object:
+    """What a call returns or raises."""
     try:
         return hook(it, *range(arity - 1))
     except Exception as error:
@@ -49,7 +54,7 @@ def given(hook: Callable[..., object], it: object, arity: int) -> object:
 def is_transparent(hook: Callable[..., object], arity: int) -> bool:
     """Whether a hook still has its arity, its value and its exception."""
     value, error = object(), RuntimeError()
-    same = given(hook, value, arity) is value and given(hook, error, arity) is error
+    same = outcome(hook, value, arity) is value and outcome(hook, error, arity) is error
     return same and len(inspect.signature(hook).parameters) == arity
 
 

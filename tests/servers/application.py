@@ -1,4 +1,4 @@
-"""What every server of test_servers.py runs: an application that says which process has answered.
+"""The application that every server of test_servers.py runs: it answers with the id of its process.
 
 ENABLE_IN names the place where metrics are enabled: here, or a hook of gunicorn_conf.py.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MEBIBYTE = 1 << 20
 
-# A process must not need a garbage collection to be noticed.
+# A forked process must be noticed without a garbage collection.
 gc.disable()
 
 if os.environ["ENABLE_IN"] == "application":
@@ -25,7 +25,7 @@ if os.environ["ENABLE_IN"] == "application":
 
 
 def answer(_: object = None) -> str:
-    """Works a little and gives this process's number."""
+    """Works a little and returns the id of this process."""
     ballast()
     sum(range(200_000))
     return f"{os.getpid()}\n"
@@ -33,7 +33,7 @@ def answer(_: object = None) -> str:
 
 @cache
 def ballast() -> bytes:
-    """Memory that tells this process from the others: each asks for 24 MiB more than the one before."""
+    """Memory by which this process differs from the others: each allocates 24 MiB more than the one before."""
     with open(os.environ["BALLASTS"], "ab", buffering=0) as ballasts:
         ballasts.write(b"\n")
         rank = ballasts.tell()

@@ -1,4 +1,4 @@
-"""What runs in those processes of Gunicorn's that are no workers."""
+"""The application of Gunicorn's dirty workers, which are no workers to us."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Gunicorn's settings for test_gunicorn_hooks.py: ours alone, with one call that fails.
+"""Gunicorn's settings for test_gunicorn_hooks.py: our hooks alone, and one call of ours that fails.
 
-FAULT names the call: a function of our module's, or what it calls in the core.
+FAULT names the call: a function of our module, or one of the core.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ FAULT = os.environ["FAULT"]
 
 
 def fail(*_: object) -> Any:
-    """Stands for a function of ours."""
+    """Takes the place of a function of ours."""
     raise RuntimeError(FAULT)
 
 
 class Faulty:
-    """Stands for an object of our core, or for the core itself; what its calls give is such an object again."""
+    """Takes the place of an object of our core, or of the core; its calls return such objects again."""
 
     def __init__(self, real: Any) -> None:
-        """Takes the real one."""
+        """Wraps the real one."""
         self._real = real
 
     def __getattr__(self, name: str) -> Any:
@@ -33,13 +33,15 @@ class Faulty:
         if f"{type(self._real).__name__}.{name}" == FAULT:
             return fail
 
-        def passed_on(*arguments: Any) -> Any:
-            given = call(*arguments)
+        def wrapped(*arguments: Any) -> Any:
+            result = call(*arguments)
             return (
-                Faulty(given) if type(given).__name__ in ("GunicornMaster", "Requests", "Request") else given
+                Faulty(result)
+                if type(result).__name__ in ("GunicornMaster", "Requests", "Request")
+                else result
             )
 
-        return passed_on
+        return wrapped
 
 
 for module in (hooks, master, worker):

@@ -1,4 +1,4 @@
-"""A server for what is no server by itself: hands each request to a pool of processes."""
+"""An HTTP server for what is no server by itself: it passes each request to a pool of processes."""
 
 from __future__ import annotations
 

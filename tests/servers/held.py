@@ -1,7 +1,7 @@
 """The application of test_gunicorn_workers.py and test_gunicorn_exits.py: its requests last as long as clients want.
 
-Each answer begins with the number of the process that gives it, so that a client knows that its request is being
-served, and by whom. `/hold` and `/spin` end when the client sends the one byte that its request announces.
+Each answer begins with the id of its process, so that a client knows that its request is being served, and by which
+process. `/hold` and `/spin` end when the client sends the one byte that its request announces.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 HELD = ("/hold", "/spin", "/raise", "/grow")
 LAST = b"done\n"
 
-# What `/grow` has taken, until the process ends.
+# What `/grow` has allocated, until the process ends.
 BALLAST: list[bytes] = []
 
-# Longer than any server's timeout here. Nobody ever sends this signal.
+# Seconds, more than any timeout of the tests. No process ever sends this signal.
 BLOCKED_FOR = 8
 NEVER = [signal.SIGRTMAX]
 
@@ -87,7 +87,7 @@ def before(path: str) -> None:
 def after(path: str) -> None:
     """What a request does before its answer ends."""
     if path == "/raise":
-        raise ValueError("nobody handles this")
+        raise ValueError("not handled")
     if path == "/block":
-        # Where no event loop and no greenlet gets hold of the thread, as in a library in C.
+        # A wait in which neither an event loop nor a greenlet can run, as in a library in C.
         signal.sigtimedwait(NEVER, BLOCKED_FOR)

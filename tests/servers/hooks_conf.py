@@ -1,7 +1,7 @@
-"""Gunicorn's settings for test_gunicorn_hooks.py: a user's own, with every hook that Gunicorn 27 has.
+"""Gunicorn's settings for test_gunicorn_hooks.py: a user's settings with every hook of Gunicorn 27.
 
-Each hook writes a line to CALLS: its process, its name and its arguments. INSTALLED says how our module gets in,
-OMITTED which hook is not the user's, RAISING which raises.
+Each hook appends a line to the file CALLS: its process, its name and its arguments. INSTALLED says how our module is
+installed, OMITTED which hook the user does not have, RAISING which hook raises.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if INSTALLED == "first":
 
 
 def record(name: str, *arguments: object) -> None:
-    """Notes a call, and raises if this hook shall."""
+    """Records a call, and raises if this hook is the one that does."""
     line = json.dumps([os.getpid(), name, [describe(argument) for argument in arguments]])
     with open(os.environ["CALLS"], "a") as calls:
         calls.write(f"{line}\n")
@@ -30,7 +30,7 @@ def record(name: str, *arguments: object) -> None:
 
 
 def describe(argument: Any) -> str:
-    """A type, and of some what is in it."""
+    """Its type, and what is in it for some types."""
     inside = argument.get("PATH_INFO") if isinstance(argument, dict) else getattr(argument, "status", "")
     return f"{argument if isinstance(argument, int) else type(argument).__name__} {inside}".strip()
 

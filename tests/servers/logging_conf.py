@@ -9,16 +9,16 @@ from runtime_metrics.gunicorn import install
 
 def when_ready(server: Any) -> None:
     """In the master, just before it forks."""
-    write_one_of_each(server.log)
+    log_at_each_level(server.log)
 
 
 def post_worker_init(worker: Any) -> None:
     """In each worker."""
-    write_one_of_each(worker.log)
+    log_at_each_level(worker.log)
 
 
-def write_one_of_each(log: Any) -> None:
-    """Writes to Gunicorn's logger."""
+def log_at_each_level(log: Any) -> None:
+    """Logs one record at each level to Gunicorn's logger."""
     log.critical("critical")
     log.error("error")
     log.warning("warning")

@@ -1,4 +1,4 @@
-"""An application for a reader of its worker's system calls: `getsid` marks where to begin and where to end."""
+"""An application whose system calls are traced: `getsid` marks the first and the last request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def wsgi(
     environ: dict[str, Any], start_response: Callable[[str, list[tuple[str, str]]], object]
 ) -> Iterable[bytes]:
-    """Answers; the first request waits until somebody opens the pipe GATE."""
+    """Answers; the first request waits until the test opens the pipe GATE."""
     if environ["PATH_INFO"] == "/begin":
         with open(os.environ["GATE"]):
             pass

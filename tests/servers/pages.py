@@ -1,4 +1,4 @@
-"""What the gunicorn of test_correlation.py runs: an application that ddtrace traces, and that knows nothing of it."""
+"""The application that the Gunicorn of test_correlation.py runs; it is traced without a line about tracing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from flask import Flask
 
 
 def answer() -> str:
-    """This process's number."""
+    """The id of this process."""
     return f"{os.getpid()}\n"
 
 

@@ -1,4 +1,4 @@
-"""The application of test_gunicorn_requests.py: a page for every way in which an answer can go."""
+"""The application of test_gunicorn_requests.py: a page for everything that can become of an answer."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PIECE = b"\0" * 65536
 
 
 def wsgi(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """Answers, more or less."""
+    """Answers, or fails to, as the path says."""
     path = environ["PATH_INFO"]
     time.sleep(PAUSES.get(path, 0))
     if path == "/late":
-        note()
+        record_time()
     if path == "/taking":
         environ["wsgi.input"].read()
     if path in STATUSES:
@@ -45,7 +45,7 @@ def wsgi(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byt
 
 
 def held(start_response: StartResponse) -> Iterator[bytes]:
-    """Begins at once and ends when HELD is removed."""
+    """Starts at once and ends when the file HELD is removed."""
     start_response("200 OK", [])
     yield PIECE
     while os.path.exists(os.environ["HELD"]):
@@ -53,7 +53,7 @@ def held(start_response: StartResponse) -> Iterator[bytes]:
 
 
 def streamed(start_response: StartResponse) -> Iterator[bytes]:
-    """Takes its time between the parts of the body."""
+    """Sleeps between the parts of the body."""
     start_response("200 OK", [])
     for _ in range(3):
         time.sleep(0.05)
@@ -61,40 +61,40 @@ def streamed(start_response: StartResponse) -> Iterator[bytes]:
 
 
 def lazy(start_response: StartResponse) -> Iterator[bytes]:
-    """Fails when the response has a status, and nothing of it has been sent."""
+    """Fails after the response has a status and before any of it has been sent."""
     start_response("200 OK", [])
     raise RuntimeError("/lazy")
     yield b""
 
 
 def broken(start_response: StartResponse) -> Iterator[bytes]:
-    """Fails in the midst of the body."""
+    """Fails in the middle of the body."""
     start_response("200 OK", [])
     yield PIECE
     raise RuntimeError("/broken")
 
 
 def endless(start_response: StartResponse) -> Iterator[bytes]:
-    """Gives more than a socket holds, and notes when nobody wants any more."""
+    """Returns more than a socket holds, and records when the client has gone."""
     start_response("200 OK", [])
     try:
         for _ in range(256):
             yield PIECE
     finally:
-        note()
+        record_time()
 
 
-def note() -> None:
-    """Notes the time: a line of LEFT."""
-    with open(os.environ["LEFT"], "a") as left:
-        left.write(f"{time.monotonic()}\n")
+def record_time() -> None:
+    """Appends the time to the file RECORDED."""
+    with open(os.environ["RECORDED"], "a") as recorded:
+        recorded.write(f"{time.monotonic()}\n")
 
 
 PAGES = {"/held": held, "/streamed": streamed, "/lazy": lazy, "/broken": broken, "/endless": endless}
 
 
 async def asgi(scope: dict[str, Any], _: object, send: Send) -> None:
-    """Answers likewise."""
+    """Answers in the same way."""
     assert scope["type"] == "http"
     path = scope["path"]
     await pause(PAUSES.get(path, 0))
@@ -114,7 +114,7 @@ async def asgi(scope: dict[str, Any], _: object, send: Send) -> None:
 
 
 async def body(path: str, send: Send) -> None:
-    """Sends all of a body but its end."""
+    """Sends a body without its end."""
     piece = {"type": "http.response.body", "body": PIECE, "more_body": True}
     if path in ("/started", "/lazy"):
         raise RuntimeError(path)
@@ -127,7 +127,7 @@ async def body(path: str, send: Send) -> None:
             for _ in range(256):
                 await send(piece)
         finally:
-            note()
+            record_time()
     elif path == "/held":
         await send(piece)
         await hold()
@@ -137,13 +137,13 @@ async def body(path: str, send: Send) -> None:
 
 
 async def hold() -> None:
-    """Lasts until HELD is removed."""
+    """Waits until the file HELD is removed."""
     while await asyncio.to_thread(Path(os.environ["HELD"]).exists):
         await asyncio.sleep(0.01)
 
 
 async def pause(seconds: float) -> None:
-    """Sleeps not less: an event loop may be early by its clock's grain."""
+    """Sleeps no less than this: an event loop may be early by the resolution of its clock."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         await asyncio.sleep(left)

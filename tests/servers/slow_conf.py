@@ -1,4 +1,4 @@
-"""Gunicorn's settings for test_gunicorn_requests.py: a hook that takes its time after each request."""
+"""Gunicorn's settings for test_gunicorn_requests.py: a slow hook after each request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runtime_metrics.gunicorn import install
 
 
 def post_request(_worker: object, _request: object) -> None:
-    """As one that tells somebody about it."""
+    """As slow as a hook that calls another service."""
     time.sleep(0.5)
 
 

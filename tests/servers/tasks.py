@@ -1,4 +1,4 @@
-"""Celery behind a front: `python tasks.py SOCKET` also starts the worker."""
+"""Celery behind an HTTP server: `python tasks.py SOCKET` also starts the worker."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ worker_process_shutdown.connect(report_the_last_interval)
 
 
 def answers() -> list[str]:
-    """Has some tasks done."""
+    """Runs some tasks and returns their results."""
     results = [task.delay() for _ in range(4)]
-    # This broker's readers take a message even before it is written: they shall see whole ones only.
+    # This broker hands out a message even before it is completely written, so they are moved there when they are.
     for message in SENT.iterdir():
         message.rename(QUEUE / message.name)
     return [result.get() for result in results]

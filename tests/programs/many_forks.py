@@ -1,6 +1,6 @@
-"""Forks by the thousand, in a process whose other threads allocate, collect and flush all the while.
+"""Forks thousands of times while other threads of the process allocate, collect and flush.
 
-The command line says how often, and in which circumstances; the process tells what it has seen.
+The command line says how often, and in which circumstances; the process reports how the children ended.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ import warnings
 from collections import Counter
 from typing import NoReturn
 
-from telling import PATIENCE, links, tell
+from reporting import TIMEOUT, links, report
 
 from runtime_metrics import RuntimeMetrics
 
-# Children that live at the same time, at most.
-TOGETHER = 4
+# How many children may live at the same time.
+MAX_CHILDREN = 4
+# The exit status of a child that has inherited one of our descriptors.
 SHARED = 3
 
-# Modules with Python hooks at fork, or which import some that have.
+# Modules that register Python hooks for forks, or import such.
 HOOKING = ["logging", "random", "threading", "concurrent.futures.thread", "multiprocessing.util", "asyncio"]
 
 
-class Crowd:
-    """Threads that never rest."""
+class BusyThreads:
+    """Threads that are always busy."""
 
     def __init__(self) -> None:
         """None runs yet."""
@@ -40,7 +41,7 @@ class Crowd:
         self._threads = [threading.Thread(target=thread, daemon=True) for thread in work]
 
     def start(self) -> None:
-        """Lets them run."""
+        """Starts them."""
         for thread in self._threads:
             thread.start()
 
@@ -49,7 +50,7 @@ class Crowd:
         self._over.set()
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(PATIENCE)
+                thread.join(TIMEOUT)
 
     def _allocate(self) -> None:
         while not self._over.wait(0.0001):
@@ -67,62 +68,62 @@ class Crowd:
 
 
 class Children:
-    """Forks, and sees to it that every child ends."""
+    """Forks children, and makes sure that each of them ends."""
 
     def __init__(self, ours: set[str], by_thread: bool) -> None:
-        """None yet; `ours` is what no child may inherit."""
+        """There are none yet; `ours` is what no child may inherit."""
         self._by_thread = by_thread
         self.statuses = Counter[str]()
         self._ours = ours
         self._alive: dict[int, float] = {}
 
     def fork(self, times: int) -> None:
-        """So many, a few of them at the same time."""
+        """Forks so many children, a few of them at the same time."""
         for _ in range(times):
             pid = os.fork()
             if pid == 0:
                 self._end()
             self._alive[pid] = time.monotonic()
-            self._reap(TOGETHER - 1)
+            self._reap(MAX_CHILDREN - 1)
         self._reap(0)
 
     def _end(self) -> NoReturn:
         status = SHARED if self._ours & set(links()) else 0
         if self._by_thread:
-            # What is no program's first thread runs no exit handlers.
+            # A thread other than the main one runs no exit handlers.
             RuntimeMetrics.disable()
             os._exit(status)
         sys.exit(status)
 
     def _reap(self, left: int) -> None:
-        """Waits until no more than so many are left; those that hang are killed."""
+        """Waits until no more than so many are left; kills those that hang."""
         while len(self._alive) > left:
             for child, since in list(self._alive.items()):
                 pid, status = os.waitpid(child, os.WNOHANG)
                 if pid:
                     del self._alive[child]
                     code = os.waitstatus_to_exitcode(status)
-                    self.statuses[{0: "well", SHARED: "shared", -9: "hung"}.get(code, str(code))] += 1
-                elif time.monotonic() - since > PATIENCE:
+                    self.statuses[{0: "ended", SHARED: "shared", -9: "hung"}.get(code, str(code))] += 1
+                elif time.monotonic() - since > TIMEOUT:
                     os.kill(child, signal.SIGKILL)
             time.sleep(0.0002)
 
 
 def main() -> None:
-    """Forks and tells how it went."""
+    """Forks and reports how the children ended."""
     arguments = argparse.ArgumentParser()
     arguments.add_argument("forks", type=int)
     arguments.add_argument(
         "--threads", type=int, default=0, help="that fork; without any the main thread does"
     )
-    for option in ("--bare", "--crowded"):
+    for option in ("--bare", "--busy"):
         arguments.add_argument(option, action="store_true")
     arguments.add_argument("--modules", choices=["before", "after", "never"], default="never")
     chosen = arguments.parse_args()
 
-    said: list[str] = []
+    messages: list[str] = []
     warnings.simplefilter("always")
-    warnings.showwarning = lambda message, *_args, **_kwargs: said.append(str(message))
+    warnings.showwarning = lambda message, *_args, **_kwargs: messages.append(str(message))
     before = set(links())
     if chosen.modules == "before":
         import_hooking()
@@ -133,9 +134,9 @@ def main() -> None:
     if chosen.modules == "after":
         import_hooking()
 
-    crowd = Crowd()
-    if chosen.crowded:
-        crowd.start()
+    busy_threads = BusyThreads()
+    if chosen.busy:
+        busy_threads.start()
     statuses = Counter[str]()
     start = time.monotonic()
     if chosen.threads:
@@ -152,21 +153,21 @@ def main() -> None:
         children.fork(chosen.forks)
         statuses += children.statuses
     seconds = time.monotonic() - start
-    crowd.stop()
+    busy_threads.stop()
     RuntimeMetrics.disable()
-    tell(
+    report(
         "parent",
         statuses=statuses,
-        # The first one, those of the crowd, the last sample.
-        asked_for=1 + crowd.flushes[True] + 1,
+        # The first flush, those of the busy threads, and the last sample.
+        asked_for=1 + busy_threads.flushes[True] + 1,
         seconds=seconds,
-        warnings=len(said),
-        kinds=sorted({text.partition("(")[0] for text in said}),
+        warnings=len(messages),
+        kinds=sorted({text.partition("(")[0] for text in messages}),
     )
 
 
 def import_hooking() -> None:
-    """Brings the hooks of other modules in before ours, or after."""
+    """Imports the modules whose hooks are to run before ours, or after."""
     for module in HOOKING:
         importlib.import_module(module)
 

@@ -1,4 +1,4 @@
-"""What the test programs share: facts about a process from the kernel and the clock, told to the test in a file."""
+"""What the test programs share: facts about a process from the kernel and the clock, reported to the test in a file."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 INTERVAL = float(os.environ.get("DD_RUNTIME_METRICS_INTERVAL", "10"))
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 
-def tell(role: str, **facts: object) -> None:
-    """Appends a line to the file that the test reads; several processes may do so at once."""
-    line = json.dumps({"role": role, "pid": os.getpid(), "told": time.monotonic(), **facts}) + "\n"
+def report(role: str, **facts: object) -> None:
+    """Appends a line to the file that the test reads; several processes may do so at the same time."""
+    line = json.dumps({"role": role, "pid": os.getpid(), "reported": time.monotonic(), **facts}) + "\n"
     file = os.open(os.environ["FACTS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.write(file, line.encode())
     os.close(file)
 
 
-def wait_until_told(role: str, times: int) -> None:
-    """Waits until this has been told so often."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until_reported(role: str, times: int) -> None:
+    """Waits until this role has reported so many times."""
+    deadline = time.monotonic() + TIMEOUT
     while True:
         with open(os.environ["FACTS"]) as facts:
             if sum(json.loads(line)["role"] == role for line in facts) >= times:
                 return
-        assert time.monotonic() < deadline, f"{role} has not been told {times} times"
+        assert time.monotonic() < deadline, f"{role} has not reported {times} times"
         time.sleep(0.01)
 
 
 def links() -> list[str]:
-    """What the descriptors of this process lead to: a socket by its inode, a file of /proc by its pid."""
+    """The targets of this process's descriptors: a socket by its inode, a file of /proc by its pid."""
     found = []
     for entry in os.listdir("/proc/self/fd"):
         try:
             found.append(os.readlink(f"/proc/self/fd/{entry}"))
         except FileNotFoundError:
-            # The directory that was listed.
+            # The descriptor by which the directory was listed.
             continue
     return sorted(found)
 
@@ -68,7 +68,7 @@ def resident() -> int:
 
 
 def usage() -> tuple[float, int]:
-    """CPU seconds and voluntary switches of this process since its birth."""
+    """CPU seconds and voluntary context switches of this process since its start."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime, used.ru_nvcsw
 
@@ -81,8 +81,8 @@ def burn(seconds: float) -> None:
 
 
 def wait(pid: int) -> None:
-    """Waits for a child that is to end well and soon."""
-    deadline = time.monotonic() + PATIENCE
+    """Waits for a child, which must end without an error and in time."""
+    deadline = time.monotonic() + TIMEOUT
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
@@ -93,10 +93,10 @@ def wait(pid: int) -> None:
 
 
 class Life:
-    """One process from its enabling or its birth to the end of its metrics."""
+    """The time of one process from its start, or from enabling metrics, until metrics are disabled."""
 
     def __init__(self, role: str) -> None:
-        """Begins to take note."""
+        """Starts to record."""
         self._role = role
         self._born = time.monotonic()
         self._start = usage()
@@ -110,11 +110,11 @@ class Life:
         self._collections += times
 
     def end(self) -> None:
-        """Disables metrics and tells what the kernel has counted until then."""
+        """Disables metrics and reports what the kernel has counted until then."""
         own = links()
         memory, before = resident(), usage()
         RuntimeMetrics.disable()
-        tell(
+        report(
             self._role,
             parent=os.getppid(),
             born=self._born,
@@ -130,17 +130,17 @@ class Life:
 
 
 def live(role: str) -> None:
-    """Lives until its first interval is over, with work of its own."""
+    """Works, and lives until its first interval is over."""
     life = Life(role)
     kept = b"x" * (30 << 20)
     burn(0.05)
     life.collect(3)
-    # One tick and no second one.
+    # Long enough for one tick, too short for a second.
     time.sleep(max(0.0, life._born + 1.5 * INTERVAL - time.monotonic()))
     life.end()
     del kept
 
 
 def run(kinds: dict[str, Callable[[], None]]) -> None:
-    """Runs what the command line names."""
+    """Runs the function that the command line names."""
     kinds[sys.argv[1]]()

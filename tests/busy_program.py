@@ -1,4 +1,4 @@
-"""A busy program in a process of its own, and the books that it and its receivers keep of what was sent."""
+"""A busy program in a separate process, and what it and its receivers have counted of what was sent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from catalogue_names import NAMES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -22,17 +24,17 @@ if TYPE_CHECKING:
 PROGRAM = Path(__file__).parent / "programs" / "busy.py"
 DEFAULTS = {"DD_RUNTIME_METRICS_INTERVAL": "0.2"}
 
-# Seconds that anything may take on a slow machine.
-PATIENCE = 30
+# How many seconds to wait for anything, on a slow machine too.
+TIMEOUT = 30
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a program tells: how it stands with sending, what it has logged, how long it stood still at most."""
+    """What a program reports: its delivery status, what it has logged, and its longest pause in seconds."""
 
     status: dict[str, Any]
-    said: list[tuple[str, str]]
-    longest: float
+    logged: list[tuple[str, str]]
+    longest_pause: float
 
     @property
     def metrics(self) -> int:
@@ -41,16 +43,16 @@ class Report:
 
     def texts(self, level: str) -> list[str]:
         """What it has logged at a level."""
-        return [text for said_at, text in self.said if said_at == level]
+        return [text for its_level, text in self.logged if its_level == level]
 
     def levels(self) -> list[str]:
         """The levels of everything that it has logged for an operator to see."""
-        return [level for level, _ in self.said if level != "DEBUG"]
+        return [level for level, _ in self.logged if level != "DEBUG"]
 
 
 @dataclass(frozen=True)
-class Books:
-    """What a program says it has written, sent and lost, and what its receivers have got."""
+class Totals:
+    """What a program has written, sent and lost according to its status, and what its receivers have read."""
 
     metrics: int
     packets_sent: int
@@ -63,7 +65,7 @@ class Books:
 
     @property
     def sent(self) -> tuple[int, int]:
-        """Packets and bytes the kernel took."""
+        """Packets and bytes that the kernel accepted."""
         return self.packets_sent, self.bytes_sent
 
     @property
@@ -76,14 +78,14 @@ class Books:
         """Packets and bytes that have been read."""
         return self.packets_got, self.bytes_got
 
-    def __sub__(self, earlier: Books) -> Books:
+    def __sub__(self, earlier: Totals) -> Totals:
         """What has been added since."""
-        return Books(*(now - then for now, then in zip(astuple(self), astuple(earlier), strict=True)))
+        return Totals(*(now - then for now, then in zip(astuple(self), astuple(earlier), strict=True)))
 
 
 @contextmanager
-def running(program: Busy) -> Iterator[Busy]:
-    """A program that is to end well."""
+def running(program: BusyProgram) -> Iterator[BusyProgram]:
+    """A program that must end without an error."""
     try:
         yield program
         program.end()
@@ -92,11 +94,11 @@ def running(program: Busy) -> Iterator[Busy]:
         raise
 
 
-class Busy:
-    """A running program that is measured. Its main thread does nothing but watch the time."""
+class BusyProgram:
+    """A running program that is measured. Its main thread does nothing but read the clock."""
 
     def __init__(self, url: str, settings: Settings, *wrapper: str, user: int | None = None) -> None:
-        """Starts it with further settings, as another user or in a wrapper's hands if it is to be so."""
+        """Starts it with further settings, perhaps under a wrapper's command or as another user."""
         arguments = [] if user is None else [str(user)]
         self._process = subprocess.Popen(
             [*wrapper, sys.executable, "-W", "error", str(PROGRAM), *arguments],
@@ -108,8 +110,8 @@ class Busy:
         )
         self.reports: list[Report] = []
 
-    def order(self, what: str = "report", times: int = 1) -> Report:
-        """Has the program do something so often, and gives what it tells then."""
+    def command(self, what: str = "report", times: int = 1) -> Report:
+        """Has the program do something so many times, and returns what it reports then."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{what} {times}\n")
@@ -117,17 +119,17 @@ class Busy:
         line = self._process.stdout.readline()
         assert line, self._process.communicate()[1]
         facts = json.loads(line)
-        said = [(level, text) for level, text in facts["said"]]
-        self.reports.append(Report(facts["status"], said, facts["longest"]))
+        logged = [(level, text) for level, text in facts["logged"]]
+        self.reports.append(Report(facts["status"], logged, facts["longest_pause"]))
         return self.reports[-1]
 
     def until(self, enough: Callable[[Report], bool], *agents: Agent) -> Report:
-        """Waits for what the program tells, while the receivers read."""
-        deadline = time.monotonic() + PATIENCE
+        """Waits until a report meets a condition, while the receivers read."""
+        deadline = time.monotonic() + TIMEOUT
         while True:
-            report = self.order()
+            report = self.command()
             for agent in agents:
-                agent.pump()
+                agent.drain()
             if enough(report):
                 return report
             assert time.monotonic() < deadline, report
@@ -135,21 +137,21 @@ class Busy:
 
     def flushes(self, count: int, *agents: Agent) -> Report:
         """Waits for so many more flushes, while the receivers read."""
-        # Of a flush that found the interpreter taken, three of fifteen values are left out.
-        goal = self.order().metrics + 15 * count
+        # A flush during which the interpreter does not answer holds fewer: then this waits for more of them.
+        goal = self.command().metrics + len(NAMES) * count
         return self.until(lambda report: report.metrics >= goal, *agents)
 
-    def books(self, *agents: Agent) -> Books:
-        """The books of a moment at which nothing is on its way; the receivers have read everything."""
-        # What the program has sent lies in a receiver's socket at once: only a flush must not come between.
+    def totals(self, *agents: Agent) -> Totals:
+        """The totals of a moment at which nothing is in transit and the receivers have read everything."""
+        # What the program has sent is in a receiver's socket at once; only a flush must not happen in between.
         while True:
-            before = self.order().status
+            before = self.command().status
             for agent in agents:
-                agent.pump()
-            if self.order().status == before:
+                agent.drain()
+            if self.command().status == before:
                 break
         packets = [packet for agent in agents for packet in agent.packets]
-        return Books(
+        return Totals(
             before["metrics"],
             before["packets_sent"],
             before["bytes_sent"],
@@ -167,11 +169,11 @@ class Busy:
         return {link for link in links if link.startswith("socket:")}
 
     def end(self) -> None:
-        """Lets the program come to its end, at which nothing may have gone wrong."""
-        _, stderr = self._process.communicate(timeout=PATIENCE)
+        """Lets the program end, and fails if anything went wrong."""
+        _, stderr = self._process.communicate(timeout=TIMEOUT)
         assert (self._process.returncode, stderr) == (0, "")
 
     def kill(self) -> None:
-        """Leaves nothing behind."""
+        """Kills the program."""
         self._process.kill()
         self._process.communicate()

@@ -1,0 +1,85 @@
+"""The names of the metrics, derived from the catalogue, so that no test keeps a list or a count.
+
+A test of a metric is marked with the names that it compares with an independent source:
+
+    @checks("runtime.python.mem.rss")
+    def test_rss_agrees_with_psutil() -> None: ...
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from runtime_metrics import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+Test = TypeVar("Test", bound="Callable[..., None]")
+
+PREFIX = "runtime.python."
+CATALOGUE = _core.catalogue()
+
+
+def is_default(metric: _core.Metric) -> bool:
+    """Whether a metric is sent without any setting."""
+    return metric.level == "default" and not metric.by_name
+
+
+ALL_NAMES = [metric.name for metric in CATALOGUE]
+BY_NAME = [metric.name for metric in CATALOGUE if metric.by_name]
+
+_OF_EVERY_PROCESS = [metric for metric in CATALOGUE if is_default(metric) and metric.name.startswith(PREFIX)]
+
+# What each flush of every process contains at the default level, without the prefix and in the order on the wire.
+NAMES = [metric.name.removeprefix(PREFIX) for metric in _OF_EVERY_PROCESS]
+
+# The start of a flush.
+FIRST = f"{PREFIX}{NAMES[0]}:".encode()
+
+# Missing in a flush during which the interpreter did not answer.
+INTERPRETER_NAMES = [
+    metric.name.removeprefix(PREFIX) for metric in _OF_EVERY_PROCESS if "GcCount" in metric.needs
+]
+
+# Missing in a flush for whose interval our callback was missing in gc.callbacks.
+CALLBACK_NAMES = [
+    metric.name.removeprefix(PREFIX) for metric in _OF_EVERY_PROCESS if "GcCallback" in metric.needs
+]
+
+# What every flush contains.
+CERTAIN_NAMES = [name for name in NAMES if name not in INTERPRETER_NAMES]
+
+
+def assert_complete(*flushes: Iterable[str]) -> None:
+    """Fails unless each of these flushes contains every name of the default level, and no other."""
+    assert flushes, "there is no flush"
+    for names in flushes:
+        missing, unexpected = set(NAMES).difference(names), set(names).difference(NAMES)
+        assert not missing, (
+            f"{sorted(missing)} did not arrive. Every process sends each `{PREFIX}` row of the default level: if the"
+            " reading of this one is None here for a good reason, give the row another level, or have NAMES in"
+            " tests/catalogue_names.py leave it out"
+        )
+        assert not unexpected, (
+            f"{sorted(unexpected)} arrived, but no row of the default level in the catalogue has such a name"
+        )
+
+
+# The tests that check each metric.
+CHECKED_BY: dict[str, list[str]] = {name: [] for name in ALL_NAMES}
+
+
+def checks(*names: str) -> Callable[[Test], Test]:
+    """Marks a test that compares these metrics with an independent source of the same facts."""
+    if unknown := [name for name in names if name not in CHECKED_BY]:
+        message = f"@checks: {unknown} not in the catalogue; `runtime-metrics catalogue` lists its names"
+        raise ValueError(message)
+
+    def mark(test: Test) -> Test:
+        assert test.__name__.startswith("test_"), "@checks marks tests, not what they share"
+        for name in names:
+            CHECKED_BY[name].append(f"{test.__module__}.{test.__name__}")
+        return test
+
+    return mark
