@@ -204,6 +204,9 @@ class Metric:
     def by_name(self) -> bool:
         """Whether it is sent only if it is included by name, whatever the level."""
     @property
+    def needs(self) -> list[str]:
+        """The sources that its value needs."""
+    @property
     def source(self) -> str:
         """Where the fact comes from."""
     @property
