@@ -145,11 +145,15 @@ def test_the_line_delays_the_start_of_python_by_less_than_a_third_of_a_milliseco
     line = site_packages(installed) / "runtime_metrics_autostart.pth"
     content = line.read_text()
 
-    def microseconds() -> int:
-        options = [installed, "-X", "importtime", "-c", "pass"]
-        stderr = subprocess.run(options, capture_output=True, text=True, check=True).stderr
-        (total,) = re.findall(r"\| *([0-9]+) \| site$", stderr, re.MULTILINE)
-        return int(total)
+    # The CPU time of what the interpreter does with each site-packages folder at its start: unlike the time on a clock,
+    # it does not depend on what else runs.
+    program = (
+        "import site, time; start = time.thread_time_ns(); site.main(); print(time.thread_time_ns() - start)"
+    )
+
+    def microseconds() -> float:
+        done = subprocess.run([installed, "-S", "-c", program], capture_output=True, text=True, check=True)
+        return int(done.stdout) / 1000
 
     with_line, without = [], []
     try:
