@@ -69,8 +69,8 @@ def environment(agent: TraceAgent, metrics: Metrics) -> dict[str, str]:
         "DD_ENV": "staging",
         "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "false",
         "DD_REMOTE_CONFIGURATION_ENABLED": "false",
-        # A tick waits a tenth of it for the names of the tracer.
-        "DD_RUNTIME_METRICS_INTERVAL": "1",
+        # A tick waits a tenth of it for the names of the tracer, and the first one comes when a worker has booted.
+        "DD_RUNTIME_METRICS_INTERVAL": "2",
         "DD_TRACE_AGENT_URL": agent.url,
         "DD_VERSION": "1.4.2",
         "PATH": f"{SERVERS / 'bin'}:/usr/bin:/bin",
