@@ -16,7 +16,7 @@ AUTOSTART := $(addprefix autostart/,pyproject.toml README.md LICENSE runtime_met
 	runtime_metrics_autostart.start)
 
 # Tests that wait run side by side: more of them than there are cores.
-WORKERS ?= 4
+WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --durations 15
 
 .PHONY: help setup venvs compiled demo lambda test lint bench generate docs check wheel sdist clean
