@@ -2,7 +2,7 @@
 //!
 //! A flush never waits for a name server: a named host's addresses are those that the last look-up found.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -58,7 +58,9 @@ struct Outbox {
 #[derive(Debug)]
 struct TimeLimit {
     clock: Clock,
-    deadline: Duration,
+    within: Duration,
+    /// `None` before the first wait: most flushes never wait, and need not know the time.
+    deadline: Cell<Option<Duration>>,
     /// While it is true, no flush waits.
     hurry: Arc<AtomicBool>,
 }
@@ -72,7 +74,7 @@ impl Transport {
             packets: Packets::new(link.target()),
             link,
             has_refused: false,
-            time_limit: TimeLimit { clock, deadline: Duration::ZERO, hurry },
+            time_limit: TimeLimit { clock, within: Duration::ZERO, deadline: Cell::new(None), hurry },
             now: Duration::ZERO,
             last_sent: LastSent::default(),
             custom: Delivery::default(),
@@ -256,14 +258,18 @@ impl Outbox {
 
 impl TimeLimit {
     fn begin(&mut self, within: Duration) {
-        self.deadline = self.clock.now() + within;
+        self.within = within;
+        self.deadline.set(None);
     }
 
     fn left(&self) -> Duration {
         if self.hurry.load(SeqCst) {
             return Duration::ZERO;
         }
-        self.deadline.saturating_sub(self.clock.now())
+        let now = self.clock.now();
+        let deadline = self.deadline.get().unwrap_or(now + self.within);
+        self.deadline.set(Some(deadline));
+        deadline.saturating_sub(now)
     }
 }
 
