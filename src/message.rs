@@ -1,5 +1,8 @@
 //! Messages for the operator, which `src/python` logs through Python's `logging`.
 
+/// The most that a message shows of a value, in characters.
+pub const MAX_SHOWN: usize = 200;
+
 /// A message for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {

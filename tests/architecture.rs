@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// Each module of the crate and the ones it may import, which stand above it: imports run in one direction.
+/// Each module of the crate and the ones it may import, which are listed before it: imports run in one direction.
 const IMPORTS: [(&str, &[&str]); 14] = [
     ("clock", &[]),
     ("descriptor", &[]),
@@ -16,7 +16,7 @@ const IMPORTS: [(&str, &[&str]); 14] = [
     ("catalogue", &["tag", "snapshot", "interval"]),
     ("sources", &["clock", "descriptor", "snapshot"]),
     ("emitter", &["clock", "descriptor", "message", "tag", "snapshot", "catalogue"]),
-    ("settings", &["catalogue", "emitter"]),
+    ("settings", &["message", "catalogue", "emitter"]),
     ("identity", &["message", "tag", "catalogue", "settings"]),
     (
         "collector",
@@ -50,12 +50,17 @@ const IMPORTS: [(&str, &[&str]); 14] = [
 ];
 
 /// An outside crate, or a way to the clock, to threads or to the environment, and the only places that may use it.
-const HOMES: [(&str, &[&str]); 9] = [
+const HOMES: [(&str, &[&str]); 14] = [
     ("pyo3::", &["python/", "lib.rs"]),
     ("sysinfo::", &["sources/portable.rs"]),
     ("cadence::", &["emitter/"]),
     ("socket2::", &["emitter/socket.rs", "descriptor.rs"]),
     ("nix::", &["sources/", "emitter/", "collector/thread.rs", "fork_mark.rs", "descriptor.rs"]),
+    ("uuid::", &["python/process.rs"]),
+    ("fastrand::", &["sources/reservoir.rs"]),
+    ("percent_encoding::", &["identity/names.rs", "identity/tags.rs"]),
+    ("arc_swap::", &["sources/gunicorn/mod.rs", "collector/invocation.rs", "python/"]),
+    ("once_cell::", &["python/"]),
     ("std::thread", &["collector/thread.rs"]),
     ("Instant::", &["clock.rs"]),
     ("SystemTime::", &["clock.rs"]),

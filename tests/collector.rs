@@ -25,13 +25,13 @@ use runtime_metrics::sources::gc::GcCounters;
 use runtime_metrics::sources::gunicorn::requests::{Outcome, RequestCounters};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-const SOON: Duration = Duration::from_millis(20);
-const NEVER: Duration = Duration::from_hours(1);
+const TIMEOUT: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_millis(20);
+const LONG_INTERVAL: Duration = Duration::from_hours(1);
 
 /// Answers at once, or, while it is held, not at all.
 #[derive(Default)]
-struct Played {
+struct FakeInterpreter {
     held: Mutex<bool>,
     let_go: Condvar,
     asked: AtomicU64,
@@ -40,14 +40,14 @@ struct Played {
     tracers: Mutex<Tracers>,
 }
 
-impl Played {
+impl FakeInterpreter {
     fn hold(&self, held: bool) {
         *self.held.lock().unwrap() = held;
         self.let_go.notify_all();
     }
 }
 
-impl Interpreter for Played {
+impl Interpreter for FakeInterpreter {
     fn read(&self, entered: &dyn Fn()) -> Option<Answer> {
         let count = self.asked.fetch_add(1, SeqCst);
         drop(self.let_go.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
@@ -65,14 +65,14 @@ impl Interpreter for Played {
 }
 
 /// Who has this tag.
-fn subject(tag: &str) -> IdentityInputs {
+fn inputs(tag: &str) -> IdentityInputs {
     let arguments = ServiceArguments { tags: Some(vec![tag.to_owned()]), ..ServiceArguments::default() };
     IdentityInputs { arguments, runtime_id: Some("own".into()), ..IdentityInputs::default() }
 }
 
 struct Running {
     collector: Arc<Collector>,
-    interpreter: Arc<Played>,
+    interpreter: Arc<FakeInterpreter>,
     gc: Arc<GcCounters>,
     receiver: Receiver,
 }
@@ -87,7 +87,7 @@ impl Receiver {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(folder.path().join("dsd.socket")).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         Self { socket, folder }
     }
 }
@@ -97,11 +97,11 @@ impl Running {
         let receiver = Receiver::new();
         let settings = Self::settings(&receiver, interval);
         let (clock, gc, interpreter) =
-            (Clock::start(), Arc::new(GcCounters::new()), Arc::new(Played::default()));
+            (Clock::start(), Arc::new(GcCounters::new()), Arc::new(FakeInterpreter::default()));
         let played = Arc::clone(&interpreter) as _;
         let counters = Counters { gc: Arc::clone(&gc), ..Counters::default() };
         let collector =
-            Collector::new(Path::new("/"), clock, counters, &settings, subject("a:b"), played, None);
+            Collector::new(Path::new("/"), clock, counters, &settings, inputs("a:b"), played, None);
         collector.run().unwrap();
         Self { collector, interpreter, gc, receiver }
     }
@@ -135,7 +135,7 @@ impl Running {
     }
 
     fn stop(&self) {
-        self.collector.stop(Some(Answer::default()), PATIENCE, false);
+        self.collector.stop(Some(Answer::default()), TIMEOUT, false);
     }
 }
 
@@ -161,19 +161,19 @@ fn names(lines: &[String], part: &str) -> usize {
 
 /// A collector of a function in AWS Lambda, and what it sends to.
 fn of_a_function() -> (Arc<Collector>, Running) {
-    of_a_function_by(Sink::Socket, subject("a:b"))
+    of_a_function_by(Sink::Socket, inputs("a:b"))
 }
 
-fn of_a_function_by(sink: Sink, subject: IdentityInputs) -> (Arc<Collector>, Running) {
-    let running = Running::start(NEVER);
-    let mut settings = Running::settings(&running.receiver, SOON);
+fn of_a_function_by(sink: Sink, inputs: IdentityInputs) -> (Arc<Collector>, Running) {
+    let running = Running::start(LONG_INTERVAL);
+    let mut settings = Running::settings(&running.receiver, SHORT);
     settings.schedule = Schedule::PerInvocation;
     settings.sink = sink;
-    let subject = IdentityInputs { function: Some(Function::default()), ..subject };
+    let inputs = IdentityInputs { function: Some(Function::default()), ..inputs };
     let interpreter = Arc::clone(&running.interpreter) as _;
     let counters = Counters { gc: Arc::clone(&running.gc), ..Counters::default() };
     let collector =
-        Collector::new(Path::new("/"), Clock::start(), counters, &settings, subject, interpreter, None);
+        Collector::new(Path::new("/"), Clock::start(), counters, &settings, inputs, interpreter, None);
     (collector, running)
 }
 
@@ -195,18 +195,18 @@ fn a_function_sends_what_an_invocation_has_used_and_nothing_else() {
     let lines = running.lines();
     assert_eq!(names(&lines, "gc.pause.time:1000000|"), 1, "{lines:?}");
     assert_eq!(names(&lines, "cold_start:true"), lines.len());
-    // Neither a tick nor a last sample: whoever ends the process does so between invocations.
-    std::thread::sleep(3 * SOON);
-    collector.stop(Some(Answer::default()), PATIENCE, true);
+    // Neither a tick nor a last sample: the process ends between invocations.
+    std::thread::sleep(3 * SHORT);
+    collector.stop(Some(Answer::default()), TIMEOUT, true);
     assert_eq!(running.flushes(), 0);
 }
 
 #[test]
-fn tags_that_the_function_leaves_no_room_for_are_told_of_once() {
+fn tags_that_the_function_leaves_no_room_for_are_logged_once() {
     // With those of the service and the interpreter it is one less than a line may have.
     let tags = (0..94).map(|number| format!("{number}:x")).collect();
     let arguments = ServiceArguments { tags: Some(tags), ..ServiceArguments::default() };
-    let (collector, _running) = of_a_function_by(Sink::Socket, IdentityInputs { arguments, ..subject("") });
+    let (collector, _running) = of_a_function_by(Sink::Socket, IdentityInputs { arguments, ..inputs("") });
     let told = |start| {
         assert!(collector.begin_invocation(|| invoked(start)));
         collector.end_invocation(|| None);
@@ -220,7 +220,7 @@ fn orders() -> Distribution {
 }
 
 #[test]
-fn a_slow_receiver_of_a_program_s_own_metrics_is_not_said_at_each_of_them() {
+fn a_slow_receiver_of_custom_metrics_is_not_logged_for_each_of_them() {
     let (collector, running) = of_a_function();
     running.receiver.socket.set_nonblocking(true).unwrap();
     let mut said = 0;
@@ -239,7 +239,7 @@ fn a_slow_receiver_of_a_program_s_own_metrics_is_not_said_at_each_of_them() {
 #[test]
 fn what_goes_to_the_log_is_of_the_time_of_its_flush_and_is_given_once() {
     let started = since_epoch().as_secs();
-    let (collector, running) = of_a_function_by(Sink::Log, subject("a:b"));
+    let (collector, running) = of_a_function_by(Sink::Log, inputs("a:b"));
     let flushed = collector.flush(None);
     assert!(flushed.everything_sent);
     let times = |log: &str| -> Vec<u64> {
@@ -279,16 +279,17 @@ fn an_invocation_of_any_length_has_a_percentage() {
     let (collector, running) = of_a_function();
     assert!(collector.begin_invocation(|| invoked(Start::Warm)));
     // Longer than three intervals, which a server must have slept through.
-    std::thread::sleep(4 * SOON);
+    std::thread::sleep(4 * SHORT);
     collector.end_invocation(|| None);
     assert_eq!(names(&running.lines(), "cpu.percent:"), 1);
 }
 
 #[test]
-fn requests_from_before_the_baseline_are_nobody_s() {
+fn requests_from_before_the_baseline_are_not_counted() {
     let receiver = Receiver::new();
-    let settings = Running::settings(&receiver, NEVER);
-    let (clock, counters, interpreter) = (Clock::start(), Counters::default(), Arc::new(Played::default()));
+    let settings = Running::settings(&receiver, LONG_INTERVAL);
+    let (clock, counters, interpreter) =
+        (Clock::start(), Counters::default(), Arc::new(FakeInterpreter::default()));
     let requests = Arc::new(RequestCounters::new(None, true, None, 7));
     counters.gunicorn.become_worker(Arc::clone(&requests), clock);
     let answer = |milliseconds| {
@@ -297,7 +298,7 @@ fn requests_from_before_the_baseline_are_nobody_s() {
     };
     answer(5);
     let (gc, played) = (Arc::clone(&counters.gc), Arc::clone(&interpreter) as _);
-    let collector = Collector::new(Path::new("/"), clock, counters, &settings, subject("a:b"), played, None);
+    let collector = Collector::new(Path::new("/"), clock, counters, &settings, inputs("a:b"), played, None);
     let running = Running { collector, interpreter, gc, receiver };
     answer(7);
     running.collector.flush(None);
@@ -326,7 +327,7 @@ fn every_interval_has_all_metrics() {
 
 #[test]
 fn an_interpreter_that_does_not_answer_takes_only_its_own_metrics_away() {
-    let running = Running::start(SOON);
+    let running = Running::start(SHORT);
     while running.lines().len() < all() {}
     running.interpreter.hold(true);
     while names(&running.lines(), "gc.count") > 0 {}
@@ -350,15 +351,20 @@ fn an_answer_that_came_too_late_is_never_sent() {
     let outstanding = running.interpreter.asked.load(SeqCst) - 1;
     running.interpreter.hold(false);
     let late = format!("gc.count.gen0:{outstanding}|");
-    let next = running.lines();
-    assert_eq!(names(&next, &late), 0, "{next:?}");
-    assert_eq!(names(&next, "gc.count"), 3);
-    running.stop();
+    // On a busy machine the next answer may be late as well.
+    for _ in 0..100 {
+        let next = running.lines();
+        assert_eq!(names(&next, &late), 0, "{next:?}");
+        if names(&next, "gc.count") == 3 {
+            return running.stop();
+        }
+    }
+    panic!("no answer came in time");
 }
 
 #[test]
 fn collections_that_went_unseen_are_absent_for_one_interval_only() {
-    let running = Running::start(NEVER);
+    let running = Running::start(LONG_INTERVAL);
     let collect = || {
         running.gc.start(0);
         running.gc.stop(1000, 0);
@@ -384,7 +390,7 @@ fn collections_that_went_unseen_are_absent_for_one_interval_only() {
 
 #[test]
 fn a_look_sends_nothing_and_leaves_the_interval_as_it_is() {
-    let running = Running::start(NEVER);
+    let running = Running::start(LONG_INTERVAL);
     running.gc.start(0);
     running.gc.stop(777, 2);
     let value = |name: &str| {
@@ -402,7 +408,7 @@ fn a_look_sends_nothing_and_leaves_the_interval_as_it_is() {
 
 #[test]
 fn stopping_sends_one_last_sample_and_no_more() {
-    let running = Running::start(NEVER);
+    let running = Running::start(LONG_INTERVAL);
     running.stop();
     assert_eq!(running.flushes(), 1);
     running.stop();
@@ -411,22 +417,22 @@ fn stopping_sends_one_last_sample_and_no_more() {
 
 #[test]
 fn stopping_is_bounded_although_the_interpreter_does_not_answer() {
-    let running = Running::start(SOON);
+    let running = Running::start(SHORT);
     running.interpreter.hold(true);
     while names(&running.lines(), "gc.count") > 0 {}
     let start = Instant::now();
     running.collector.stop(None, Duration::from_millis(200), false);
-    assert!(start.elapsed() < PATIENCE);
+    assert!(start.elapsed() < TIMEOUT);
     running.interpreter.hold(false);
 }
 
 #[test]
 fn another_receiver_and_interval_keep_what_has_gathered() {
-    let running = Running::start(NEVER);
+    let running = Running::start(LONG_INTERVAL);
     running.gc.start(0);
     running.gc.stop(5, 1);
     let other = Receiver::new();
-    running.collector.reconfigure(&Running::settings(&other, SOON), subject("c:d"));
+    running.collector.reconfigure(&Running::settings(&other, SHORT), inputs("c:d"));
     let moved = Running { receiver: other, ..running };
     let lines = moved.lines();
     assert_eq!(names(&lines, "gc.collections.gen1:1|d|#service:unnamed-python-service,c:d,"), 1, "{lines:?}");
@@ -441,13 +447,13 @@ fn lines_with(running: &Running, part: &str) -> Vec<String> {
         if names(&lines, part) == lines.len() {
             return lines;
         }
-        assert!(start.elapsed() < PATIENCE, "{lines:?}");
+        assert!(start.elapsed() < TIMEOUT, "{lines:?}");
     }
 }
 
 #[test]
 fn the_identity_follows_environment_and_tracers_at_every_flush() {
-    let running = Running::start(SOON);
+    let running = Running::start(SHORT);
     lines_with(&running, "service:unnamed-python-service,a:b,");
     *running.interpreter.environment.lock().unwrap() =
         Arc::new(Environment::from([("DD_SERVICE", "renamed")]));
@@ -466,7 +472,7 @@ fn the_identity_follows_environment_and_tracers_at_every_flush() {
 
 #[test]
 fn what_ddtrace_sends_is_left_to_it_while_it_does() {
-    let running = Running::start(SOON);
+    let running = Running::start(SHORT);
     let worker =
         |worker| *running.interpreter.tracers.lock().unwrap() = Tracers { worker, ..Tracers::default() };
     let flush_of =
@@ -513,16 +519,16 @@ fn what_ddtrace_sends_is_logged_at_the_first_flush_and_not_again_by_a_child() {
     let worker = RuntimeWorker::Sends(Selection::named("gc.*"));
     let child_of = |parent: Option<&Collector>| {
         let handover = parent.and_then(|parent| Some(parent.inheritance()?.handover));
-        let mut subject = subject("a:b");
-        subject.tracers.worker = worker;
-        let settings = Running::settings(&receiver, NEVER);
-        let played = Arc::new(Played::default());
+        let mut inputs = inputs("a:b");
+        inputs.tracers.worker = worker;
+        let settings = Running::settings(&receiver, LONG_INTERVAL);
+        let played = Arc::new(FakeInterpreter::default());
         Collector::new(
             Path::new("/"),
             Clock::start(),
             Counters::default(),
             &settings,
-            subject,
+            inputs,
             played,
             handover.as_ref(),
         )
@@ -542,7 +548,7 @@ fn what_ddtrace_sends_is_logged_at_the_first_flush_and_not_again_by_a_child() {
 
 #[test]
 fn a_failure_is_logged_through_the_interpreter_once() {
-    let running = Running::start(SOON);
+    let running = Running::start(SHORT);
     running.lines();
     let Running { collector, interpreter, receiver, .. } = running;
     drop(receiver);
@@ -552,7 +558,7 @@ fn a_failure_is_logged_through_the_interpreter_once() {
         logged.iter().filter(|message| message.text.contains("fails")).count()
     };
     while warnings() == 0 {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < TIMEOUT);
         std::thread::yield_now();
     }
     let ticks = interpreter.asked.load(SeqCst);
@@ -560,5 +566,5 @@ fn a_failure_is_logged_through_the_interpreter_once() {
         std::thread::yield_now();
     }
     assert_eq!(warnings(), 1);
-    collector.stop(None, PATIENCE, false);
+    collector.stop(None, TIMEOUT, false);
 }

@@ -17,20 +17,20 @@ fn close(ours: u64, theirs: u64, percent: u64) -> bool {
 
 #[test]
 fn it_agrees_with_sysinfo() {
-    let everybody = Arc::new(Barrier::new(6));
-    let crowd: Vec<_> = (0..5)
+    let barrier = Arc::new(Barrier::new(6));
+    let threads: Vec<_> = (0..5)
         .map(|_| {
-            let everybody = Arc::clone(&everybody);
+            let barrier = Arc::clone(&barrier);
             thread::spawn(move || {
-                everybody.wait();
-                everybody.wait();
+                barrier.wait();
+                barrier.wait();
             })
         })
         .collect();
     let memory = vec![1_u8; 64 << 20];
     let enough = Duration::from_millis(200);
     while rusage::read().unwrap().cpu < enough {}
-    everybody.wait();
+    barrier.wait();
 
     let needed = [Source::ResourceUsage, Source::Memory, Source::Threads].into_iter().collect();
     let ours = Linux::open(Path::new("/")).read(needed);
@@ -46,8 +46,8 @@ fn it_agrees_with_sysinfo() {
     assert!(difference <= Duration::from_millis(40), "{difference:?}");
     assert!(used.cpu >= enough);
 
-    everybody.wait();
-    for thread in crowd {
+    barrier.wait();
+    for thread in threads {
         thread.join().unwrap();
     }
 }

@@ -202,7 +202,7 @@ fn names_and_texts_of_the_catalogue_keep_the_rules() {
         let prefix = if metric.wire == Wire::Chosen { "runtime.python." } else { "gunicorn." };
         assert!(
             metric.name.starts_with(prefix) && metric.name.chars().all(allowed),
-            "{}: begin the name with {prefix} and use lower case, digits, underscores and points",
+            "{}: begin the name with {prefix} and use lower case, digits, underscores and dots",
             metric.name
         );
         assert!(
@@ -431,13 +431,13 @@ proptest! {
     #[expect(clippy::cast_precision_loss, reason = "A line carries what a float can hold.")]
     fn packed_durations_leave_once_each_in_lines_that_fit(
         kept in prop::collection::vec(prop_oneof![0_u64..5_000_000, 0_u64..10_000_000_000_000], 1..3000),
-        dropped_tags in 0_u64..10_000,
+        unsampled in 0_u64..10_000,
         tags in "[a-z]{0,20}:[a-z]{1,200}(,[a-z]{1,9}:[a-z]{1,190}){0,38}",
         suffix in "[|:a-z]{0,600}",
     ) {
         let tags = tags_of(&tags);
         let metric = CATALOGUE.iter().find(|metric| metric.name == "gunicorn.request.duration").unwrap();
-        let seen = kept.len() as u64 + dropped_tags;
+        let seen = kept.len() as u64 + unsampled;
         let sink = Lines::default();
         let mut emitter = Emitter::new(sink.clone(), tags.clone(), WireType::Distribution);
         emitter.set_suffix(suffix.clone());
@@ -446,7 +446,7 @@ proptest! {
         prop_assert!(emitter.emit(std::iter::once(sample)));
 
         let lines = sink.0.lock().unwrap();
-        let rate = if dropped_tags > 0 { format!("|@{}", kept.len() as f64 / seen as f64) } else { String::new() };
+        let rate = if unsampled > 0 { format!("|@{}", kept.len() as f64 / seen as f64) } else { String::new() };
         let end = format!("|ms{rate}|#{tags}{suffix}");
         let ends = tags.as_str().len() + suffix.len();
         prop_assume!(!(800..1000).contains(&ends), "near the limit either payload would do");

@@ -173,8 +173,8 @@ const RUNTIME: &[Metric] = &[
         needs: &[Source::GcCallback],
         reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.pause))),
         source: "our callback in gc.callbacks, monotonic clock",
-        description: "Time spent in garbage collections that finished in the interval, all generations. The program \
-                      stands still meanwhile.",
+        description: "Time spent in garbage collections that finished in the interval, all generations. The program is \
+                      paused during that time.",
         absent: "for an interval in which the program removed our callback from gc.callbacks",
         opentelemetry: None,
     },

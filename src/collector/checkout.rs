@@ -40,13 +40,15 @@ impl<T> Checkout<T> {
     pub fn put_back(&self, value: T) {
         let mut contents = self.lock();
         contents.value = Some(value);
-        // Notifying is a system call even if nobody waits.
-        if contents.waiting > 0 {
+        let is_awaited = contents.waiting > 0;
+        drop(contents);
+        // Notifying is a system call even if no thread waits.
+        if is_awaited {
             self.returned.notify_one();
         }
     }
 
-    /// The value, for good, if nobody has it or holds the lock; nothing is waited for.
+    /// Takes the value permanently if it is not checked out and the lock is free; never waits.
     pub fn salvage(&self) -> Option<T> {
         self.contents.try_lock().ok()?.value.take()
     }

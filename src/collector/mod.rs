@@ -4,17 +4,18 @@
 //!
 //! 1. Two native threads: the sampler keeps the schedule and never enters Python; the reader may wait for Python or
 //!    DNS.
-//! 2. The pipeline lies in one checkout; a flush takes it out. No lock is held over a system call.
+//! 2. There is one pipeline, in a [`Checkout`]: a flush checks it out and returns it. No lock of ours is held while it
+//!    reads sources or sends.
 //! 3. The sampler's lock guards the schedule, the reader's lock the one outstanding request.
 //! 4. A tick waits for the reader a tenth of its interval, one second at most.
 //! 5. Threads of the program write relaxed atomics (collections, log records) or take one short lock (requests).
-//! 6. What runs is one pointer, swapped by `enable()`, `disable()` and the child of a fork.
+//! 6. `RUNNING` is one pointer, swapped by `enable()`, `disable()` and the child of a fork.
 //! 7. Before a fork: count it (no thread starts), take the pipeline out, end the threads where CPython counts them,
 //!    wait for the reader to leave Python.
 //! 8. In the parent after it: put the pipeline back, resume.
 //! 9. In the child: a page that the kernel wiped (or the pid) shows it; the parent's collector is leaked, its pipeline
 //!    salvaged, a new collector starts.
-//! 10. Lock order: thread before state; held pipeline before checkout.
+//! 10. Lock order: a thread's handle before its schedule or its requests; `held` before `pipeline`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,7 +59,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long a flush may take to connect and send.
 const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How long anything else waits for a flush to end, which may wait for the interpreter and then for a slow stream.
+/// How long other callers wait for the pipeline: a flush may wait for the interpreter, then for a slow stream.
 const PIPELINE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A running collector.
@@ -80,7 +81,7 @@ pub struct Collector {
 struct Held {
     pipeline: Option<Box<Pipeline>>,
     forks: usize,
-    /// The reader was told to halt.
+    /// Whether the reader was halted and must be resumed.
     interrupted: bool,
 }
 
@@ -159,7 +160,7 @@ impl Collector {
     }
 
     /// The values that a flush would send now. The caller must be detached from the interpreter.
-    pub fn inspect(&self, answer: Option<&Answer>) -> Vec<Sample> {
+    pub fn inspect(&self, answer: Option<Answer>) -> Vec<Sample> {
         let pipeline = self.pipeline.check_out(PIPELINE_TIMEOUT);
         pipeline.map(|mut pipeline| pipeline.inspect(self.clock.now(), answer)).unwrap_or_default()
     }
@@ -205,7 +206,7 @@ impl Collector {
         self.reader.take_unlogged()
     }
 
-    /// Collects and sends, or gives the time after which to come again for it.
+    /// Collects and sends. If a source needs a second reading first, returns the delay until then.
     fn tick(&self) -> Option<Duration> {
         let mut pipeline = self.pipeline.check_out(PIPELINE_TIMEOUT)?;
         // With the pipeline checked out, so that no fork is made meanwhile.

@@ -26,7 +26,7 @@ pub struct Output {
     /// What lines say about their origin, and the root below which it is found; `None` once the emitter has it.
     origin: Option<(Origin, PathBuf)>,
     inputs: IdentityInputs,
-    /// How many tags did not fit when that was last logged.
+    /// How many user tags are dropped. A warning is logged only when this grows.
     dropped_tags: usize,
     /// What is sent, apart from what ddtrace sends.
     selection: Selection,
@@ -100,7 +100,7 @@ impl Output {
         OutputHandover { transport: self.emitter.transport().handover(), logged_worker: self.logged_worker }
     }
 
-    /// The sources that the selected rows need, also of rows that ddtrace sends for the time being.
+    /// The sources that the selected rows need, including rows that ddtrace currently sends.
     #[must_use]
     pub fn needs(&self) -> SourceSet {
         self.needs
@@ -118,13 +118,13 @@ impl Output {
         &self.inputs
     }
 
-    /// The rows that are ours to send beside these tracers; without an answer beside those of the last.
+    /// The rows to send, given what these tracers send themselves; `None` means the tracers of the last answer.
     #[must_use]
     pub fn selection_beside(&self, tracers: Option<&Tracers>) -> Selection {
         self.selection.without(tracers.unwrap_or(&self.inputs.tracers).worker.sends())
     }
 
-    /// Takes over what environment and tracers say now; returns what there is to log about it.
+    /// Takes over what environment and tracers say now; returns messages to be logged.
     pub fn follow(&mut self, environment: &Arc<Environment>, tracers: Option<&Tracers>) -> Vec<Message> {
         let has_changed = self.inputs.follow(environment, tracers);
         let dropped_tags = if has_changed { self.join_tags() } else { None };
@@ -153,8 +153,8 @@ impl Output {
 
     /// Sends an interval, in at most `within`; whether everything was sent.
     ///
-    /// `before` is what ddtrace's worker did at the last flush: what it sent as it was stopped stands for this
-    /// interval.
+    /// `before` is the state of ddtrace's worker at the last flush. If we stopped the worker since, its last report
+    /// covers this interval, and those rows are skipped once.
     pub fn send(
         &mut self,
         before: RuntimeWorker,
@@ -169,6 +169,8 @@ impl Output {
         match self.sink {
             Sink::Socket => {
                 self.find_origin();
+                // A panic may have left some behind.
+                self.samples.clear();
                 append_samples(&mut self.samples, selection, &interval);
                 self.emitter.send(self.samples.drain(..), now, within)
             }

@@ -69,7 +69,7 @@ impl Pipeline {
         let mut answer = None;
         let drained = self.sources.drain(now, self.output.needs(), || {
             answer = ask_interpreter();
-            answer.as_ref().map(facts)
+            answer.as_mut().map(take_facts)
         });
         let before = self.output.identity_inputs().tracers.worker;
         if let Some(answer) = answer {
@@ -91,10 +91,10 @@ impl Pipeline {
     }
 
     /// The values that a flush would send now.
-    pub fn inspect(&mut self, now: Duration, answer: Option<&Answer>) -> Vec<Sample> {
-        let tracers = answer.and_then(|answer| answer.tracers.as_ref());
+    pub fn inspect(&mut self, now: Duration, mut answer: Option<Answer>) -> Vec<Sample> {
+        let tracers = answer.as_ref().and_then(|answer| answer.tracers.as_ref());
         let selection = self.output.selection_beside(tracers);
-        let later = self.sources.read(now, self.output.needs(), answer.map(facts));
+        let later = self.sources.read(now, self.output.needs(), answer.as_mut().map(take_facts));
         samples(selection, &Interval::new(&self.earlier, &later, self.output.interval()))
     }
 
@@ -177,9 +177,8 @@ impl Pipeline {
     }
 }
 
-fn facts(answer: &Answer) -> InterpreterAnswer {
-    InterpreterAnswer {
-        facts: answer.facts,
-        gunicorn: answer.gunicorn.as_ref().and_then(|objects| objects.as_ref().ok()).cloned(),
-    }
+/// Takes the facts out of an answer; why Gunicorn's objects could not be read stays.
+fn take_facts(answer: &mut Answer) -> InterpreterAnswer {
+    let gunicorn = answer.gunicorn.take_if(|objects| objects.is_ok()).and_then(Result::ok);
+    InterpreterAnswer { facts: answer.facts, gunicorn }
 }

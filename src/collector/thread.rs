@@ -40,8 +40,8 @@ impl Thread {
     }
 }
 
-/// Starts a thread that receives no signal except those of its own faults: the program's threads must go on being
-/// interrupted by the others.
+/// Starts a thread that receives no signal except those of its own faults: signals must keep interrupting the program's
+/// own threads.
 ///
 /// # Errors
 ///

@@ -20,7 +20,7 @@ pub struct Amount {
 pub struct Totals {
     /// Samples written into payloads.
     pub metrics: u64,
-    /// What the kernel took.
+    /// What the kernel accepted.
     pub sent: Amount,
     /// What was lost, including what the kernel had taken before the loss was known.
     pub dropped: Amount,
@@ -29,7 +29,7 @@ pub struct Totals {
 /// What happened to the payloads of a flush.
 #[derive(Debug, Default)]
 pub struct Delivery {
-    /// What the kernel took.
+    /// What the kernel accepted.
     pub sent: Amount,
     /// What was lost, including a payload of an earlier flush if its loss became known only now.
     pub dropped: Amount,
@@ -39,7 +39,7 @@ pub struct Delivery {
     pub failure: Option<io::Error>,
 }
 
-/// The payload that the kernel took last. Its loss may become known at the next send.
+/// The payload that the kernel accepted last. Its loss may become known at the next send.
 #[derive(Debug, Default)]
 pub struct LastSent {
     amount: Amount,
@@ -93,7 +93,7 @@ impl Totals {
 }
 
 impl Delivery {
-    /// Whether everything has left.
+    /// Whether everything was sent.
     ///
     /// # Errors
     ///

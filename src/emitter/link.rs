@@ -63,7 +63,7 @@ impl Link {
         self.connection.is_some()
     }
 
-    /// Sends payloads from the first on; gives how many the kernel took, at least one. A stream may wait for
+    /// Sends payloads from the first on; gives how many the kernel accepted, at least one. A stream may wait for
     /// `time_left`.
     ///
     /// # Errors

@@ -110,14 +110,14 @@ impl<S: MetricSink> Emitter<S> {
         sample.member.tags().into_iter().flat_map(Tags::iter).chain(self.tags.iter())
     }
 
-    /// Writes every sample and flushes the sink; returns whether everything has left. A number that is not finite is
+    /// Writes every sample and flushes the sink; returns whether everything was sent. A number that is not finite is
     /// not written.
     pub fn emit(&mut self, samples: impl IntoIterator<Item = Sample>) -> bool {
         let all_written = self.write_all(samples);
         self.sink.flush().is_ok() && all_written
     }
 
-    /// Writes a value of a custom metric with these tags alone; returns whether the sink has taken it.
+    /// Writes a value of a custom metric with these tags alone; returns whether the sink accepted it.
     pub fn write_distribution(&mut self, distribution: &Distribution, tags: &Tags) -> bool {
         if !self.line.custom(distribution, tags.as_str()) {
             return false;
@@ -224,7 +224,7 @@ impl Emitter<Transport> {
     }
 
     /// Sends every sample, and then what client telemetry has to report, in at most `within`; returns whether
-    /// everything has left.
+    /// everything was sent.
     pub fn send(
         &mut self,
         samples: impl IntoIterator<Item = Sample>,

@@ -5,7 +5,7 @@ use super::packets::{Counts, NUMBER_OF_COUNTERS};
 
 /// A count of our own sending.
 #[derive(Debug)]
-pub struct Counter {
+pub struct ClientCounter {
     /// Its full name.
     pub name: &'static str,
     /// What it counts.
@@ -15,38 +15,38 @@ pub struct Counter {
 }
 
 /// Every counter, in the order in which they are sent, at the end of a flush.
-pub static COUNTERS: [Counter; NUMBER_OF_COUNTERS] = [
-    Counter {
+pub static COUNTERS: [ClientCounter; NUMBER_OF_COUNTERS] = [
+    ClientCounter {
         name: "datadog.dogstatsd.client.metrics",
         description: "Samples written, these counts not included.",
         read: |totals| totals.metrics,
     },
-    Counter {
+    ClientCounter {
         name: "datadog.dogstatsd.client.packets_sent",
         description: "Packets the kernel took.",
         read: |totals| totals.sent.packets,
     },
-    Counter {
+    ClientCounter {
         name: "datadog.dogstatsd.client.bytes_sent",
         description: "Bytes in the packets the kernel took.",
         read: |totals| totals.sent.bytes,
     },
-    Counter {
+    ClientCounter {
         name: "datadog.dogstatsd.client.packets_dropped",
         description: "Packets lost, for whatever reason.",
         read: |totals| totals.dropped.packets,
     },
-    Counter {
+    ClientCounter {
         name: "datadog.dogstatsd.client.bytes_dropped",
         description: "Bytes in the packets lost.",
         read: |totals| totals.dropped.bytes,
     },
-    Counter {
+    ClientCounter {
         name: "datadog.dogstatsd.client.packets_dropped_writer",
         description: "Packets lost at the socket: all of them, as there is no queue.",
         read: |totals| totals.dropped.packets,
     },
-    Counter {
+    ClientCounter {
         name: "datadog.dogstatsd.client.bytes_dropped_writer",
         description: "Bytes in the packets lost at the socket.",
         read: |totals| totals.dropped.bytes,

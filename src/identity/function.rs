@@ -9,7 +9,7 @@ use crate::tag::clean;
 pub(super) const MAX_TAGS: usize = 100;
 
 /// An environment that waits longer than this for its first invocation was set up in advance.
-const IN_ADVANCE: Duration = Duration::from_secs(10);
+const MAX_COLD_START_WAIT: Duration = Duration::from_secs(10);
 
 /// How the environment came to an invocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Start {
     pub fn after(waited: Option<Duration>) -> Self {
         match waited {
             None => Self::Warm,
-            Some(waited) if waited > IN_ADVANCE => Self::Proactive,
+            Some(waited) if waited > MAX_COLD_START_WAIT => Self::Proactive,
             Some(_) => Self::Cold,
         }
     }

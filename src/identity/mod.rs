@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use self::command_line::Program;
 use self::function::{Function, MAX_TAGS};
-use self::names::{ServiceNames, Sources, runtime_id};
+use self::names::{NameInputs, ServiceNames, runtime_id};
 use self::tags::keyed;
 use self::tracers::Tracers;
 use crate::message::Message;
@@ -124,7 +124,7 @@ impl IdentityInputs {
     }
 
     fn names(&self) -> ServiceNames {
-        let mut names = ServiceNames::of(&Sources {
+        let mut names = ServiceNames::of(&NameInputs {
             arguments: &self.arguments,
             environment: &self.environment,
             tracers: &self.tracers,

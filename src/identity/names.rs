@@ -16,7 +16,7 @@ use crate::tag::clean;
 pub(super) const UNNAMED: &str = "unnamed-python-service";
 
 /// What names the service.
-pub(super) struct Sources<'a> {
+pub(super) struct NameInputs<'a> {
     pub(super) arguments: &'a ServiceArguments,
     pub(super) environment: &'a Environment,
     pub(super) tracers: &'a Tracers,
@@ -36,8 +36,8 @@ pub(super) struct ServiceNames {
 }
 
 impl ServiceNames {
-    pub(super) fn of(sources: &Sources<'_>) -> Self {
-        let Sources { arguments, environment, tracers, program } = sources;
+    pub(super) fn of(sources: &NameInputs<'_>) -> Self {
+        let NameInputs { arguments, environment, tracers, program } = sources;
         let mut argument_tags = UserTags::of_items(arguments.tags.as_deref().unwrap_or_default());
         let mut variable_tags = UserTags::of_variables(environment);
         let variable = |variable| environment.get(variable).map(str::to_owned);

@@ -47,8 +47,8 @@ pub(super) fn process_tags(
     keyed(values.each_ref().map(|(key, value)| (*key, value.as_deref())))
 }
 
-/// A value as ddtrace writes it; `None` if it says nothing. Letters beyond ASCII keep their case: Datadog lowers it,
-/// and the table for that is larger than this file.
+/// A value as ddtrace writes it; `None` if it carries no information. Letters beyond ASCII keep their case: Datadog
+/// lowers it, and the table for that is larger than this file.
 fn clean_value(text: &str) -> Option<String> {
     if matches!(text, "/" | "\\" | "bin") {
         return None;

@@ -90,7 +90,7 @@ fn start(py: Python<'_>, arguments: &Arguments, is_explicit: bool) -> PyResult<(
     if let Some(running) = running {
         exit::register_with_multiprocessing(py);
         if let Some(function) = running.settings().aws_lambda {
-            aws_lambda::prepare(py, process, function.is_stored);
+            aws_lambda::prepare(py, process, function.uses_snapstart);
         }
     }
     log::from_program(py, &messages)
@@ -135,7 +135,7 @@ pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let samples = shielded(Ok(Vec::new()), || {
         let Some(running) = current(py) else { return Ok(Vec::new()) };
         let answer = running.interpreter().answer(py, Purpose::Inspect)?;
-        Ok::<_, PyErr>(py.detach(|| running.collector().inspect(Some(&answer))))
+        Ok::<_, PyErr>(py.detach(|| running.collector().inspect(Some(answer))))
     })?;
     let values = PyDict::new(py);
     for sample in samples {

@@ -4,11 +4,9 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMapping, PyString};
 
+use crate::message::MAX_SHOWN;
 use crate::settings::InvalidArgument;
 use crate::settings::variables;
-
-/// The most characters of a value that an error shows.
-const MAX_SHOWN: usize = 200;
 
 const TAGS: &str = "a mapping of str to str, or an iterable of \"key:value\" strings";
 

@@ -24,8 +24,11 @@ const FORK_TIMEOUT: Duration = Duration::from_millis(500);
 pub fn before(py: Python<'_>) {
     shielded((), || {
         let Some(process) = Process::known() else { return };
+        if running::current(py).is_some() {
+            // It runs Python code, which may fork: before this fork is announced.
+            exit::register_with_multiprocessing(py);
+        }
         let Some(running) = running::begin_fork(py) else { return };
-        exit::register_with_multiprocessing(py);
         let collector = running.collector();
         // First, so that no fork that ends now on another thread starts what is about to end.
         collector.begin_fork();

@@ -43,8 +43,13 @@ impl GcCallback {
 
 /// The generation that is collected.
 fn generation(info: &Bound<'_, PyAny>) -> Option<usize> {
-    let generation = info.cast::<PyDict>().ok()?.get_item(intern!(info.py(), "generation")).ok()??;
+    let generation = info.cast::<PyDict>().ok()?.get_item(generation_key(info.py())).ok()??;
     generation.extract().ok()
+}
+
+/// Interned before the callback is installed, as it must not allocate.
+fn generation_key(py: Python<'_>) -> &Bound<'_, PyString> {
+    intern!(py, "generation")
 }
 
 /// The callback, and the list that it is installed in.
@@ -66,6 +71,7 @@ impl Installation {
         fork_mark: &'static ForkMark,
         on_fork: fn() -> bool,
     ) -> PyResult<Self> {
+        generation_key(py);
         let callback = Bound::new(py, GcCallback { counters, clock, fork_mark, on_fork })?;
         let observe = callback.getattr(intern!(py, "observe"))?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;

@@ -6,7 +6,8 @@
 //! are others, the documentation names them. [`interrupt`] separates it from exceptions that are ours to handle.
 //!
 //! Imports run in one direction: `interrupt` ← `program` ← `log` ← `process` ← `interpreter` ← `plan` ← `running` ←
-//! `exit` ← `fork` ← `hooks` ← `aws_lambda` ← `api`. What a lower file needs of a higher one it is given.
+//! `exit` ← `fork` ← `hooks` ← `aws_lambda` ← `api`, and the small files beside them; `tests/architecture.rs` fails on
+//! a circle. What a lower file needs of a higher one it is given.
 
 mod api;
 mod arguments;
@@ -19,6 +20,7 @@ mod gunicorn_state;
 mod hooks;
 mod interpreter;
 mod interrupt;
+mod invocations;
 mod log;
 mod pending;
 mod plan;

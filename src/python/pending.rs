@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 /// The frame that called the fork which has not returned yet, as a number to compare; 0 if there is none.
 static FORKING_FRAME: AtomicUsize = AtomicUsize::new(0);
 
-/// Has the main thread call a function that unwinds nowhere, as soon as it runs Python code; false if too many calls
+/// Has the main thread call a function that never unwinds, as soon as it runs Python code; false if too many calls
 /// are pending.
 ///
 /// May be called attached or detached, and within a garbage collection. A pending call cannot be withdrawn, and a child

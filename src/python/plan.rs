@@ -70,9 +70,13 @@ impl Plan {
         let (old, (new, _)) = (&self.settings, settings(arguments, &self.environment)?);
         let changes_sink = new.destination.address != old.destination.address || new.sink != old.sink;
 
+        // In any order, and without a limit that could hide a difference.
         let tags = |arguments: ServiceArguments| {
             let inputs = requested.identity_inputs(process, tracers.clone());
-            IdentityInputs { arguments, ..inputs }.identity().tags
+            let identity = IdentityInputs { arguments, max_tag_bytes: None, ..inputs }.identity();
+            let mut tags: Vec<String> = identity.tags.iter().map(str::to_owned).collect();
+            tags.sort_unstable();
+            tags
         };
         let current = &self.arguments.service_arguments;
         let current_tags = tags(current.clone());

@@ -10,8 +10,8 @@ use once_cell::sync::OnceCell;
 use pyo3::prelude::*;
 use uuid::Uuid;
 
-use super::aws_lambda::invocations::Invocations;
 use super::gunicorn_state::StateReader;
+use super::invocations::Invocations;
 use super::program;
 use crate::fork_mark::ForkMark;
 use crate::identity::Runtime;

@@ -1,4 +1,4 @@
-//! What the interpreter says about the program it runs: its modules, how it was started, by which interpreter.
+//! What the interpreter knows about the program it runs: its modules, how it was started, by which interpreter.
 
 use pyo3::intern;
 use pyo3::prelude::*;

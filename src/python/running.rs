@@ -140,7 +140,7 @@ pub fn stop(py: Python<'_>, timeout: Duration, interpreter_ends: bool) -> PyResu
 /// Makes a forked child that has not noticed the fork yet an independent process: with another runtime-id, and with
 /// counters, a socket and threads of its own.
 ///
-/// The caller is attached, so that no other thread of the child uses the parent's collector meanwhile. The parent's
+/// A child begins with the one thread that forked, so that no other uses the parent's collector meanwhile. The parent's
 /// pipeline is dropped if no flush was under way at the fork, so that the child shares no descriptor with its parent.
 pub fn become_child(_py: Python<'_>) {
     let Some(process) = Process::known() else { return };
@@ -155,7 +155,8 @@ pub fn become_child(_py: Python<'_>) {
     running.resume();
 }
 
-/// What runs when this thread begins a fork; the [end](end_fork) of the fork gets it too, whatever happens until then.
+/// What runs when this thread begins a fork. [`end_fork`] returns the same, even if it is disabled or replaced in
+/// between.
 pub fn begin_fork(py: Python<'_>) -> Option<Arc<Running>> {
     let running = current(py)?;
     FORKING.with_borrow_mut(|forking| forking.push(Arc::clone(&running)));
@@ -247,6 +248,7 @@ impl Running {
         let mut messages = process.messages(warnings);
         let tracers = stored.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let inputs = plan.identity_inputs(process, tracers);
+        stored.interpreter.reconfigure(plan.settings.force, plan.settings.selection.needs());
         let collector = collector(process, &plan, inputs, stored.clock, &stored.interpreter, None);
         let restored = Arc::new(Self { plan: Arc::new(plan), ..stored.with(collector) });
         RUNNING.store(Some(Arc::clone(&restored)));

@@ -61,8 +61,8 @@ impl UnsentReason {
 pub struct AwsLambda {
     /// Whether lines are sent to the Datadog Lambda Extension.
     pub sends_to_extension: bool,
-    /// Whether the process is stored as an image and restored from it (Lambda's `SnapStart`).
-    pub is_stored: bool,
+    /// Whether AWS Lambda restores the process from a snapshot (`SnapStart`).
+    pub uses_snapstart: bool,
 }
 
 impl AwsLambda {
@@ -72,7 +72,7 @@ impl AwsLambda {
             // Whatever chose the address: the extension listens on this port of this machine.
             sends_to_extension: has_extension
                 && matches!(address, Address::Udp(host, DEFAULT_PORT) if host.is_this_machine()),
-            is_stored: environment.get(LAMBDA_INITIALIZATION_TYPE) == Some("snap-start"),
+            uses_snapstart: environment.get(LAMBDA_INITIALIZATION_TYPE) == Some("snap-start"),
         })
     }
 }

@@ -593,13 +593,13 @@ mod tests {
         assert_eq!(schedule(thread, "TRUE"), Schedule::Periodic);
         assert_eq!(schedule(thread, "0"), Schedule::PerInvocation);
         assert_eq!(settings([(kind, "on-demand"), (thread, "false")]).0.schedule, Schedule::Periodic);
-        let is_stored = |kind_of_function| {
+        let uses_snapstart = |kind_of_function| {
             settings([FUNCTION, (kind, kind_of_function)])
                 .0
                 .aws_lambda
-                .is_some_and(|function| function.is_stored)
+                .is_some_and(|function| function.uses_snapstart)
         };
-        assert!(is_stored("snap-start") && !is_stored("on-demand"));
+        assert!(uses_snapstart("snap-start") && !uses_snapstart("on-demand"));
     }
 
     #[test]

@@ -1,11 +1,9 @@
 //! Parses variables, and collects a warning for each that is invalid.
 
+use crate::message::MAX_SHOWN;
 use std::str::FromStr;
 
 use super::variables::{Environment, Variable};
-
-/// How much of an invalid value a warning shows, in characters.
-const MAX_SHOWN: usize = 200;
 
 /// A variable that is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]

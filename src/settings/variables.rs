@@ -457,17 +457,6 @@ impl Environment {
         self.find(variable).ok().map(|at| self.0[at].1.as_str())
     }
 
-    /// Replaces the variable's value; an empty one unsets it. Allocates nothing where the value is the same.
-    pub fn set(&mut self, variable: Variable, value: &str) {
-        match self.find(variable) {
-            Ok(at) if value.is_empty() => drop(self.0.remove(at)),
-            Ok(at) if self.0[at].1 == value => {}
-            Ok(at) => value.clone_into(&mut self.0[at].1),
-            Err(_) if value.is_empty() => {}
-            Err(at) => self.0.insert(at, (variable, value.to_owned())),
-        }
-    }
-
     /// The variables that identify the process.
     #[must_use]
     pub fn identity(&self) -> Self {
@@ -497,17 +486,6 @@ mod tests {
         assert_eq!(environment.get(SERVICE), None);
         assert_eq!(environment.get(ENV), Some("prod"));
         assert_eq!(environment, Environment::from([("DD_ENV", "prod")]));
-    }
-
-    #[test]
-    fn an_environment_is_what_was_set_last() {
-        let mut environment = Environment::default();
-        for (variable, value) in
-            [(VERSION, "1"), (SERVICE, "web"), (ENV, "prod"), (ENV, "dev"), (VERSION, "")]
-        {
-            environment.set(variable, value);
-        }
-        assert_eq!(environment, Environment::from([("DD_SERVICE", "web"), ("DD_ENV", "dev")]));
     }
 
     #[test]

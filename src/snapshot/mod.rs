@@ -6,8 +6,11 @@
 use std::time::Duration;
 
 pub mod server;
+mod source;
 
 use self::server::GunicornFacts;
+
+pub use self::source::{Source, SourceSet};
 
 /// All facts at one instant.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,59 +27,6 @@ pub struct Snapshot {
     pub interpreter: Option<InterpreterFacts>,
     /// What Gunicorn does in this process, if it runs here.
     pub gunicorn: GunicornFacts,
-}
-
-/// A source of facts, as a row of the catalogue names it: what no selected row needs is not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// CPU time and context switches: [`Snapshot::usage`].
-    ResourceUsage,
-    /// Resident memory: [`ProcessFacts::resident`].
-    Memory,
-    /// Operating-system threads: [`ProcessFacts::threads`].
-    Threads,
-    /// Garbage collections: [`Snapshot::collections`].
-    GcCallback,
-    /// `gc.get_count()`: [`InterpreterFacts::gc_count`].
-    GcCount,
-    /// Gunicorn's log records and requests: [`Snapshot::gunicorn`].
-    Gunicorn,
-    /// Gunicorn's own objects: [`GunicornFacts::master`] and [`GunicornFacts::connections`].
-    GunicornObjects,
-}
-
-/// A set of sources.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SourceSet(u64);
-
-impl SourceSet {
-    /// Whether the source is in the set.
-    #[must_use]
-    pub fn contains(self, source: Source) -> bool {
-        self.0 & Self::bit(source) != 0
-    }
-
-    /// The set as bits, to be stored in an atomic.
-    #[must_use]
-    pub fn bits(self) -> u64 {
-        self.0
-    }
-
-    /// The set of these [`bits`](Self::bits).
-    #[must_use]
-    pub fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
-
-    fn bit(source: Source) -> u64 {
-        1 << source as u64
-    }
-}
-
-impl FromIterator<Source> for SourceSet {
-    fn from_iter<I: IntoIterator<Item = Source>>(sources: I) -> Self {
-        Self(sources.into_iter().fold(0, |set, source| set | Self::bit(source)))
-    }
 }
 
 /// What the process has used since it started: all its threads, also ended ones, not its children.

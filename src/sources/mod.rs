@@ -46,7 +46,7 @@ pub struct Counters {
     pub gunicorn: Arc<Gunicorn>,
 }
 
-/// Whether what has gathered starts again.
+/// Whether to reset what is counted since the last flush.
 #[derive(Clone, Copy)]
 enum Mode {
     Drain,
@@ -88,7 +88,7 @@ impl Sources {
         if needed.contains(Source::GunicornObjects) { self.counters.gunicorn.prepare(now) } else { None }
     }
 
-    /// The facts at `now` from which an interval counts.
+    /// The facts at `now` as the start of an interval; drains what has gathered.
     #[must_use]
     pub fn baseline(&mut self, now: Duration, needed: SourceSet) -> Snapshot {
         self.snapshot(now, needed, Mode::Drain, || None)

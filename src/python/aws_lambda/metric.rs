@@ -14,16 +14,13 @@ use crate::clock::since_epoch;
 use crate::collector;
 use crate::emitter::{Distribution, Refusal};
 use crate::identity::tracers::Tracers;
-use crate::message::Message;
+use crate::message::{MAX_SHOWN, Message};
 use crate::python::interrupt::ignore_exception;
 use crate::python::plan::Plan;
 use crate::python::process::Process;
 use crate::python::running::{current, shielded};
 use crate::python::{arguments, hooks, log};
 use crate::settings::Arguments;
-
-/// The most characters of a name that a warning shows.
-const MAX_SHOWN: usize = 200;
 
 /// Send one value of a distribution now, to where the runtime metrics are sent.
 ///

@@ -1,7 +1,6 @@
 //! AWS Lambda: what starts metrics in a function, what wraps its handler, its custom metrics, and what happens around
 //! the snapshot that it may be restored from.
 
-pub mod invocations;
 mod metric;
 mod snapstart;
 mod start;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 
-use super::invocations::Invocations;
 use crate::clock::since_epoch;
+use crate::python::invocations::Invocations;
 use crate::python::process::Process;
 use crate::python::running::{Running, current, shielded};
 use crate::python::{exit, log};

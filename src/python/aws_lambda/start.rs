@@ -21,8 +21,8 @@ use crate::settings::variables::{LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYP
 pub fn mark_set_up(py: Python<'_>) -> PyResult<()> {
     shielded(Ok(()), || {
         let environment = environment::read(py, [LAMBDA_FUNCTION_NAME, LAMBDA_INITIALIZATION_TYPE])?;
-        let is_stored = environment.get(LAMBDA_INITIALIZATION_TYPE) == Some("snap-start");
-        if environment.get(LAMBDA_FUNCTION_NAME).is_none() || is_stored {
+        let uses_snapstart = environment.get(LAMBDA_INITIALIZATION_TYPE) == Some("snap-start");
+        if environment.get(LAMBDA_FUNCTION_NAME).is_none() || uses_snapstart {
             return Ok(());
         }
         if let Some(process) = ignore_exception(py, hooks::install(py))? {
@@ -48,11 +48,11 @@ pub fn enable_in_lambda(py: Python<'_>) -> PyResult<()> {
 
 /// What is done when metrics were started in a function: its execution environment is marked as set up, and if a
 /// snapshot will be taken of it, the hooks around that are registered.
-pub fn prepare(py: Python<'_>, process: &Process, is_stored: bool) {
+pub fn prepare(py: Python<'_>, process: &Process, uses_snapstart: bool) {
     let invocations = &process.invocations;
     invocations.is_prepared.store(true, SeqCst);
     invocations.guard.set_up(since_epoch());
-    if is_stored {
+    if uses_snapstart {
         snapstart::register(py, invocations);
     }
 }

@@ -10,13 +10,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 use pyo3::{IntoPyObjectExt, intern};
 
-use super::invocations::Context;
 use super::snapstart::become_restored;
 use super::start::{enable_in_lambda, warn_unsent};
 use crate::clock::since_epoch;
 use crate::emitter::address::{Address, UnixKind};
 use crate::identity::function::InvocationFacts;
 use crate::python::interpreter::Purpose;
+use crate::python::invocations::Context;
 use crate::python::log;
 use crate::python::process::Process;
 use crate::python::running::{Running, current, shielded};

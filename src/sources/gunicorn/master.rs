@@ -30,7 +30,7 @@ pub struct Master {
 /// CPU time by pid.
 type CpuTimes = Vec<(u32, u64)>;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct MasterState {
     app: String,
     /// Workers as of the last drain.
@@ -71,7 +71,7 @@ impl Master {
 
     /// Takes the first reading of CPU times if one is needed and there is none; whether it did.
     pub fn prepare(&self, now: Duration) -> bool {
-        let mut state = self.lock();
+        let state = self.state();
         if state.first.as_ref().is_some_and(|(then, _)| now.saturating_sub(*then) < MAX_AGE) {
             return false;
         }
@@ -83,7 +83,7 @@ impl Master {
             return false;
         }
         let times = pids.into_iter().filter_map(|pid| Some((pid, cpu_ticks(&self.root, pid)?))).collect();
-        state.first = Some((now, times));
+        self.lock().first = Some((now, times));
         true
     }
 
@@ -94,15 +94,16 @@ impl Master {
         state.pids.clone_from(&objects.workers);
         state.has_had_workers |= !objects.workers.is_empty();
         let first = state.first.take().filter(|(then, _)| now.saturating_sub(*then) < MAX_AGE);
-        let facts = self.facts(&state, objects, first.map(|(_, times)| times));
-        state.reported_critical = facts.status == Some(ServerStatus::Critical);
+        drop(state);
+        let facts = self.facts(&self.state(), objects, first.map(|(_, times)| times));
+        self.lock().reported_critical = facts.status == Some(ServerStatus::Critical);
         facts
     }
 
     /// The facts; nothing counts as reported. Workers that are judged by CPU time are unknown.
     #[must_use]
     pub fn read(&self, objects: &GunicornObjects) -> MasterFacts {
-        self.facts(&self.lock(), objects, None)
+        self.facts(&self.state(), objects, None)
     }
 
     /// The master is about to exit: what is reported from now on is final.
@@ -161,6 +162,11 @@ impl Master {
     /// Requests in flight by pid.
     fn in_flight(&self) -> Vec<(u32, u32)> {
         self.scoreboard.as_ref().map(Scoreboard::read).unwrap_or_default()
+    }
+
+    /// A copy, so that no lock is held while files are read: threads of the program may wait for it.
+    fn state(&self) -> MasterState {
+        self.lock().clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, MasterState> {
@@ -325,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_master_that_another_reslots_ends_in_silence() {
+    fn a_replaced_master_reports_nothing_at_its_end() {
         let (_root, master) = master(4);
         master.end();
         let replaced = GunicornObjects { is_replaced: true, ..GunicornObjects::default() };

@@ -1,6 +1,6 @@
 //! What Gunicorn does in this process, as far as its hooks have reported: a master, a worker, or neither.
 //!
-//! A child that such a process forks is neither, until a hook says otherwise.
+//! A child that such a process forks is neither, until one of our hooks makes it one.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub mod scoreboard;
 /// The time between the two readings of the workers' CPU time.
 const CPU_WINDOW: Duration = Duration::from_millis(100);
 
-/// What counts in this process as long as Gunicorn runs it.
+/// Counters of Gunicorn in this process, and its role there.
 #[derive(Debug, Default)]
 pub struct Gunicorn {
     records: [AtomicU64; 4],

@@ -1,4 +1,4 @@
-//! What the interpreter reports about Gunicorn's own objects.
+//! Input from the interpreter, not a source: [`super::Gunicorn::drain`] makes facts of it.
 
 /// The state of Gunicorn's own objects, as the interpreter reports it.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,4 +1,4 @@
-//! The invocations that a process serves, and what is done for them once. It knows nothing of what serves them.
+//! The invocations that a process serves in AWS Lambda, and what is done for them once.
 
 use std::sync::atomic::AtomicBool;
 
@@ -20,7 +20,7 @@ pub struct Invocations {
     /// The hooks could not be registered, so the first invocation is in a process that was restored without being
     /// noticed.
     pub is_restored_unnoticed: AtomicBool,
-    /// Whether it was logged why nothing is sent.
+    /// Whether a warning was logged that nothing is sent.
     pub warned_unsent: AtomicBool,
     /// Whether a refused value was logged, in the order of [`Refusal::ALL`].
     pub warned_refused: [AtomicBool; Refusal::ALL.len()],
