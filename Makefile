@@ -19,7 +19,7 @@ AUTOSTART := $(addprefix autostart/,pyproject.toml README.md LICENSE runtime_met
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --durations 15
 
-.PHONY: help setup venvs compiled demo lambda test lint bench generate docs check wheel sdist clean
+.PHONY: help setup venvs compiled demo lambda test lint bench generate check wheel sdist clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -34,7 +34,7 @@ lambda: .lambda/.ready ## a function in AWS Lambda, run on this machine, and wha
 
 venvs: setup dist/.sdist dist/.autostart .servers/.ready .lambda/.ready .linters/.ready .peers/.ready ## the environments that tests run in
 
-compiled:
+compiled: ## what the lints and tests of the core compile
 	cargo test --quiet --no-run
 	cargo clippy --quiet --all-targets
 	cargo clippy --quiet --all-targets --features python
@@ -62,8 +62,6 @@ bench: .bench/.ready .servers/.ready ## our cost beside ddtrace's, and beside th
 generate: setup ## rewrite the files that derive from the catalogue
 	$(BIN)/python docs/generate.py
 
-docs: generate
-
 check: ## what CI runs
 	$(MAKE) --jobs 3 venvs compiled
 	$(MAKE) lint
@@ -73,7 +71,7 @@ wheel: dist/.wheel dist/.autostart ## the wheels, in dist/ and dist/autostart/
 
 sdist: dist/.sdist dist/.autostart ## the source distributions, in dist/ and dist/autostart/
 
-clean: ## forget everything that was built
+clean: ## remove everything that was built
 	rm -rf .bench .lambda .linters .peers .servers .venv dist target
 
 .venv/.tools: requirements-dev.txt

@@ -153,7 +153,7 @@ def automatic_pause(name: str) -> Figures:
 
 
 def listening() -> socket.socket:
-    """The socket that the subject sends to: in this process, and nobody waits on it.
+    """The socket that the subject sends to: in this process, and no thread waits on it.
 
     A receiver that woke up for each datagram would compete with the ticking thread for its core.
     """

@@ -4,7 +4,7 @@ The main thread only reads the clock. Two readings far apart are a gap. If the t
 waited for another thread; if not, the machine took the time: an interrupt, another process, the hypervisor. Only waits
 are caused by a tick; all gaps together show the noise of the machine.
 
-Three modes take turns in short windows of one process: nobody wakes, a Python thread wakes and does nothing, and the
+Three modes take turns in short windows of one process: no wake-up, a Python thread wakes and does nothing, and the
 tick. The windows are short so that whatever else happens on the machine affects all three.
 """
 
@@ -128,7 +128,7 @@ def longest(gaps: list[Span], count: int) -> list[int]:
 
 
 def undisturbed() -> list[int]:
-    """A window in which nobody wakes: the longest of all gaps, one for each period."""
+    """A window without a wake-up: the longest of all gaps, one for each period."""
     gaps, _ = busy()
     periods = WINDOW // PERIOD
     lengths = longest(gaps, periods)

@@ -74,7 +74,7 @@ def pauses(results: Results, peer: str) -> Iterator[str]:
     yield from heading(
         "longest pause per wake, us",
         "",
-        "nobody wakes",
+        "no wake-up",
         "no-op wake",
         "tick",
         "tick / no-op",

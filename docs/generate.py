@@ -44,8 +44,13 @@ def generated() -> dict[Path, str]:
 
 
 def _metrics() -> str:
-    runtime = [metric for metric in _core.catalogue() if metric.name.startswith(catalogue.PREFIX)]
-    rows = [f"| `{metric.name}` | {metric.unit} | {metric.description} |" for metric in runtime]
+    # What every process sends without any setting, and what people pay for.
+    default = [
+        metric
+        for metric in _core.catalogue()
+        if metric.level == "default" and not metric.by_name and metric.name.startswith(catalogue.PREFIX)
+    ]
+    rows = [f"| `{metric.name}` | {metric.unit} | {metric.description} |" for metric in default]
     return "\n".join(["| Metric | Unit | Meaning |", "| --- | --- | --- |", *rows])
 
 

@@ -72,7 +72,11 @@ class Agent(ABC):
         assert 0 < len(packet) <= MAX_PACKET
         lines = packet.decode().split("\n")
         assert lines.pop() == "", "a packet ends with a line feed"
-        assert [line for line in lines if not LINE.fullmatch(line)] == []
+        unknown = [line for line in lines if not LINE.fullmatch(line)]
+        assert not unknown, (
+            f"{unknown}: LINE in tests/agents.py accepts only a number that is not negative, of type d, g or c, with"
+            " tags and nothing after them; if the library may send these, extend it"
+        )
         self.packets.append(packet)
 
     def __enter__(self) -> Self:
@@ -102,14 +106,14 @@ class Datagrams(Agent):
 class Udp(Datagrams):
     """A receiver on a UDP port, any free one by default."""
 
-    def __init__(self, port: int = 0, host: str = "127.0.0.1", room: int | None = None) -> None:
-        """Listens; `room` is the size of its receive buffer in bytes."""
+    def __init__(self, port: int = 0, host: str = "127.0.0.1", buffer_size: int | None = None) -> None:
+        """Listens; `buffer_size` is that of its receive buffer in bytes."""
         receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         if port:
             # A test may have reserved the port.
             receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if room is not None:
-            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        if buffer_size is not None:
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_size)
         receiver.bind((host, port))
         self.port: int = receiver.getsockname()[1]
         super().__init__(receiver, f"udp://127.0.0.1:{self.port}")
@@ -209,10 +213,10 @@ class UnixStream(Agent):
         return data
 
 
-AT_A_PATH: dict[str, Callable[[Path], Agent]] = {"unixgram": UnixDatagrams, "unixstream": UnixStream}
+UNIX_AGENTS: dict[str, Callable[[Path], Agent]] = {"unixgram": UnixDatagrams, "unixstream": UnixStream}
 
 
-class Place:
+class Address:
     """An address at which one receiver after the other can listen."""
 
     def __init__(self, transport: str, folder: Path) -> None:
@@ -227,10 +231,10 @@ class Place:
 
     def open(self) -> Agent:
         """A receiver."""
-        return Udp(self.port) if self.transport == "udp" else AT_A_PATH[self.transport](self.path)
+        return Udp(self.port) if self.transport == "udp" else UNIX_AGENTS[self.transport](self.path)
 
     def __enter__(self) -> Self:
-        """Returns the place."""
+        """Returns the address."""
         return self
 
     def __exit__(self, *_: object) -> None:

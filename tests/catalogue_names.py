@@ -57,9 +57,8 @@ def assert_complete(*flushes: Iterable[str]) -> None:
     for names in flushes:
         missing, unexpected = set(NAMES).difference(names), set(names).difference(NAMES)
         assert not missing, (
-            f"{sorted(missing)} did not arrive. Every process sends each `{PREFIX}` row of the default level: if the"
-            " reading of this one is None here for a good reason, give the row another level, or have NAMES in"
-            " tests/catalogue_names.py leave it out"
+            f"{sorted(missing)} did not arrive. Every process sends each `{PREFIX}` row of the default level: if its"
+            " reading is None here, give the row another level or `by_name`"
         )
         assert not unexpected, (
             f"{sorted(unexpected)} arrived, but no row of the default level in the catalogue has such a name"

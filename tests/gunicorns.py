@@ -177,8 +177,8 @@ def starting(options: str, folder: Path, **environment: str) -> Iterator[Gunicor
 
 @contextmanager
 def side_by_side(play: Callable[..., Played], cases: Iterable[Case]) -> Iterator[dict[Case, Future[Played]]]:
-    """Plays all cases at the same time: servers wait more than they work."""
-    with ThreadPoolExecutor(5) as executor:
+    """Plays the cases, three at a time: servers wait more than they work, but several tests may do this at once."""
+    with ThreadPoolExecutor(3) as executor:
         try:
             yield {case: executor.submit(play, *case) for case in cases}
         finally:

@@ -11,14 +11,16 @@ if TYPE_CHECKING:
 
 # Where nothing ever listens.
 DISCARD = ("127.0.0.1", 9)
+DISCARD_URL = "udp://{}:{}".format(*DISCARD)
 
 
 @contextmanager
 def reserved_udp_port() -> Iterator[int]:
     """A UDP port of this host that refuses datagrams until a receiver binds it with SO_REUSEADDR."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Not before it is bound: two sockets with this option could get the same free port.
         holder.bind(("127.0.0.1", 0))
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # A connected socket receives only from its peer.
         holder.connect(DISCARD)
         yield holder.getsockname()[1]

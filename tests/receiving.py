@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from catalogue_names import FIRST, PREFIX
+from catalogue_names import FIRST, PREFIX, assert_complete
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,18 +108,30 @@ class Flushes:
         self._receiver.close()
 
 
-def flush_count(datagrams: Iterable[bytes]) -> int:
-    """How many flushes these datagrams hold: how many datagrams one takes depends on its tags."""
-    return sum(datagram.startswith(FIRST) for datagram in datagrams)
+def complete_flushes(datagrams: Iterable[bytes]) -> list[Flush]:
+    """The flushes of one process; fails if a value is missing in one, or a datagram belongs to none."""
+    gathered: list[list[bytes]] = []
+    for datagram in datagrams:
+        if datagram.startswith(FIRST):
+            gathered.append([])
+        assert gathered, f"outside of a flush: {datagram!r}"
+        gathered[-1].append(datagram)
+    flushes = [flush_of(parts, at=0) for parts in gathered]
+    if flushes:
+        assert_complete(*(flush.values for flush in flushes))
+    return flushes
 
 
 def flush_of(datagrams: list[bytes], at: float) -> Flush:
     """Parses the datagrams of one flush; `at` is when the first arrived."""
     payload = b"".join(datagrams).decode()
     assert payload.endswith("\n")
-    lines = [LINE.fullmatch(line) for line in payload.splitlines()]
-    matches = [line for line in lines if line is not None]
-    assert len(matches) == len(lines), payload
+    lines = payload.splitlines()
+    matches = [match for line in lines if (match := LINE.fullmatch(line))]
+    assert len(matches) == len(lines), (
+        f"{[line for line in lines if not LINE.fullmatch(line)]}: LINE in tests/receiving.py accepts only a number that"
+        " is not negative, of type d or g, with tags; if the library may send these, extend it"
+    )
     values = {match["name"].removeprefix(PREFIX): float(match["value"]) for match in matches}
     assert len(values) == len(matches), "a name came twice in one flush"
     ((kind, tags, origin),) = {(match["type"], match["tags"], match["origin"]) for match in matches}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from catalogue_names import assert_complete
+from ports import DISCARD_URL
 from receiving import Flushes
 
 from runtime_metrics import RuntimeMetrics, _core
@@ -112,7 +113,7 @@ def test_enable_again_names_only_the_arguments_that_differ(
 ) -> None:
     RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=60, env="prod", tags={"a": "b", "c": "d"})
     RuntimeMetrics.enable(
-        dogstatsd_url="udp://127.0.0.1:9", flush_interval=61, env="prod", tags={"a": "b"}, wire_type="gauge"
+        dogstatsd_url=DISCARD_URL, flush_interval=61, env="prod", tags={"a": "b"}, wire_type="gauge"
     )
     RuntimeMetrics.enable(env="prod", version="1", tags={"c": "d", "a": "b"})
     ignored = ["dogstatsd_url, flush_interval, tags, wire_type", "version, tags"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from serving import Reports
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+    sys.platform != "linux", reason="needs Linux, where a Unix socket identifies the sender"
 )
 
 ON = {"DD_RUNTIME_METRICS_ENABLED": "true"}

@@ -190,8 +190,8 @@ def test_a_closed_pipe_causes_no_traceback() -> None:
     """`runtime-metrics catalogue | true`."""
     reading, writing = os.pipe()
     os.close(reading)
-    with open(writing, "wb") as nobody:
-        result = subprocess.run([*COMMAND, "catalogue"], stdout=nobody, stderr=subprocess.PIPE, check=False)
+    with open(writing, "wb") as unread:
+        result = subprocess.run([*COMMAND, "catalogue"], stdout=unread, stderr=subprocess.PIPE, check=False)
     assert (result.returncode, result.stderr) == (1, b"")
 
 
@@ -200,6 +200,7 @@ def test_a_closed_pipe_causes_no_traceback() -> None:
 
 def test_the_catalogue_table_holds_every_name_once_in_order() -> None:
     """The plain form."""
+    assert ALL_NAMES
     result = run("catalogue")
     assert result.returncode == 0
     assert re.findall(r"^(?:runtime|gunicorn)\.\S+", result.stdout, re.MULTILINE) == ALL_NAMES

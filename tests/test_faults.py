@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from agents import AT_A_PATH, Place, Udp, UnixStream
+from agents import UNIX_AGENTS, Address, Udp, UnixStream
 from busy_program import BusyProgram, Report, Totals, running
 from catalogue_names import CERTAIN_NAMES, NAMES, assert_complete
 
@@ -61,11 +61,11 @@ def on_each_transport(fault: str) -> pytest.MarkDecorator:
     """Runs a test on every transport on which the fault exists."""
     assert fault in FAULTS
     transports = [transport for transport in TRANSPORTS if transport not in IMPOSSIBLE.get(fault, {})]
-    return pytest.mark.parametrize("place", transports, indirect=True)
+    return pytest.mark.parametrize("address", transports, indirect=True)
 
 
-class CheckedPlace(Place):
-    """A place for receivers, with assertions about what was sent there."""
+class CheckedAddress(Address):
+    """An address for receivers, with assertions about what was sent there."""
 
     def assert_balanced(self, totals: Totals) -> None:
         """Everything that was sent has arrived, except what is known to be lost."""
@@ -90,10 +90,10 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, folder: Path) -> Iterator[CheckedPlace]:
-    """A place for receivers of a transport."""
-    with CheckedPlace(request.param, folder) as place:
-        yield place
+def address(request: pytest.FixtureRequest, folder: Path) -> Iterator[CheckedAddress]:
+    """An address for receivers of a transport."""
+    with CheckedAddress(request.param, folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -146,16 +146,16 @@ def test_without_faults_nothing_is_lost_or_logged_and_no_pause_is_long(
 
 @on_each_transport("no receiver")
 def test_without_a_receiver_every_loss_is_counted_and_one_warning_logged(
-    place: CheckedPlace, busy: RunBusyProgram
+    address: CheckedAddress, busy: RunBusyProgram
 ) -> None:
-    with busy(place.url) as program:
+    with busy(address.url) as program:
         report = program.flushes(4)
         totals = program.totals()
-    place.assert_counted(totals)
+    address.assert_counted(totals)
     # On UDP, the kernel reports a refusal only with the next send.
     assert (
         totals.packets_sent - totals.packets_dropped == 1
-        if place.transport == "udp"
+        if address.transport == "udp"
         else not totals.packets_sent
     )
     assert report.status["state"] == "failing"
@@ -164,20 +164,20 @@ def test_without_a_receiver_every_loss_is_counted_and_one_warning_logged(
     assert report.levels() == ["WARNING"]
     (warning,) = report.texts("WARNING")
     assert warning.startswith(
-        f"sending to {place.url} (from DD_DOGSTATSD_URL) fails: {report.status['error']}"
+        f"sending to {address.url} (from DD_DOGSTATSD_URL) fails: {report.status['error']}"
     )
     assert warning.endswith("will keep trying")
 
 
 @on_each_transport("receiver appears")
 def test_a_receiver_that_appears_gets_every_interval_from_then_on(
-    place: CheckedPlace, busy: RunBusyProgram
+    address: CheckedAddress, busy: RunBusyProgram
 ) -> None:
-    with busy(place.url) as program:
+    with busy(address.url) as program:
         program.flushes(1)
         program.command("collect", 7)
         program.flushes(2)
-        with place.open() as agent:
+        with address.open() as agent:
             found = program.totals(agent)
             program.flushes(2, agent)
             program.command("collect", 3)
@@ -186,8 +186,8 @@ def test_a_receiver_that_appears_gets_every_interval_from_then_on(
             flushes = agent.flushes()
     since = totals - found
     assert since.lines == since.metrics > 3 * len(NAMES)
-    place.assert_balanced(totals)
-    place.assert_counted(totals)
+    address.assert_balanced(totals)
+    address.assert_counted(totals)
     # Values are those of their interval: what was lost is not sent later.
     assert flushes[0]["gc.collections.gen2"] == 0
     assert sum(flush["gc.collections.gen2"] for flush in flushes) == 3
@@ -196,30 +196,30 @@ def test_a_receiver_that_appears_gets_every_interval_from_then_on(
 
 @on_each_transport("receiver restarts")
 def test_a_receiver_that_restarts_misses_only_the_time_between(
-    place: CheckedPlace, busy: RunBusyProgram
+    address: CheckedAddress, busy: RunBusyProgram
 ) -> None:
-    assert_restart_is_followed(place, busy, lambda: place.path.unlink(missing_ok=True), lambda: None)
+    assert_restart_is_followed(address, busy, lambda: address.path.unlink(missing_ok=True), lambda: None)
 
 
-@pytest.mark.parametrize("place", ["unixgram", "unixstream"], indirect=True)
+@pytest.mark.parametrize("address", ["unixgram", "unixstream"], indirect=True)
 def test_a_receiver_that_crashes_and_leaves_its_file_is_followed_as_well(
-    place: CheckedPlace, busy: RunBusyProgram
+    address: CheckedAddress, busy: RunBusyProgram
 ) -> None:
-    assert_restart_is_followed(place, busy, lambda: None, place.path.unlink)
+    assert_restart_is_followed(address, busy, lambda: None, address.path.unlink)
 
 
 def assert_restart_is_followed(
-    place: CheckedPlace, busy: RunBusyProgram, leave: Callable[[], None], come_back: Callable[[], None]
+    address: CheckedAddress, busy: RunBusyProgram, leave: Callable[[], None], come_back: Callable[[], None]
 ) -> None:
-    """A receiver ends, time passes, and another one starts at the same place."""
-    with place.open() as before, busy(place.url) as program:
+    """A receiver ends, time passes, and another one starts at the same address."""
+    with address.open() as before, busy(address.url) as program:
         program.flushes(2, before)
         before.close()
         leave()
         gone = program.totals(before)
         program.flushes(2)
         come_back()
-        with place.open() as after:
+        with address.open() as after:
             back = program.totals(before, after)
             report = program.flushes(3, after)
             totals = program.totals(before, after)
@@ -227,20 +227,20 @@ def assert_restart_is_followed(
     assert gone.lines > 0
     since = totals - back
     assert since.lines == since.metrics >= 3 * len(NAMES)
-    place.assert_balanced(totals)
-    place.assert_counted(totals)
+    address.assert_balanced(totals)
+    address.assert_counted(totals)
     assert_recovered(report, totals)
 
 
 @on_each_transport("path made anew")
 def test_a_receiver_that_replaces_another_gets_everything_though_the_other_still_runs(
-    place: CheckedPlace, busy: RunBusyProgram
+    address: CheckedAddress, busy: RunBusyProgram
 ) -> None:
-    with place.open() as replaced, busy(place.url) as program:
+    with address.open() as replaced, busy(address.url) as program:
         program.flushes(2, replaced)
-        other = place.path.with_name("other")
-        with AT_A_PATH[place.transport](other) as agent:
-            other.rename(place.path)
+        other = address.path.with_name("other")
+        with UNIX_AGENTS[address.transport](other) as agent:
+            other.rename(address.path)
             taken_over = program.totals(replaced, agent)
             earlier = len(replaced.packets)
             report = program.flushes(3, replaced, agent)
@@ -254,22 +254,22 @@ def test_a_receiver_that_replaces_another_gets_everything_though_the_other_still
 
 @on_each_transport("path made anew")
 def test_nothing_is_sent_to_a_receiver_whose_path_was_removed(
-    place: CheckedPlace, busy: RunBusyProgram
+    address: CheckedAddress, busy: RunBusyProgram
 ) -> None:
-    with place.open() as hidden, busy(place.url) as program:
+    with address.open() as hidden, busy(address.url) as program:
         program.flushes(2, hidden)
-        place.path.unlink()
+        address.path.unlink()
         gone = program.totals(hidden)
         program.flushes(2, hidden)
-        with place.open() as agent:
+        with address.open() as agent:
             back = program.totals(hidden, agent)
             report = program.flushes(3, hidden, agent)
             totals = program.totals(hidden, agent)
     assert len(hidden.packets) == gone.packets_got > 0
     since = totals - back
     assert since.lines == since.metrics >= 3 * len(NAMES)
-    place.assert_balanced(totals)
-    place.assert_counted(totals)
+    address.assert_balanced(totals)
+    address.assert_counted(totals)
     assert_recovered(report, totals)
 
 
@@ -278,11 +278,11 @@ LONG_TAGS = {"DD_TAGS": ",".join(f"tag{number}:{'v' * 80}" for number in range(4
 
 
 # UDP has a separate test below: there, nothing reports this fault.
-@pytest.mark.parametrize("place", ["unixgram", "unixstream"], indirect=True)
+@pytest.mark.parametrize("address", ["unixgram", "unixstream"], indirect=True)
 def test_a_receiver_that_stops_reading_blocks_nothing_and_keeps_its_connection(
-    place: CheckedPlace, busy: RunBusyProgram
+    address: CheckedAddress, busy: RunBusyProgram
 ) -> None:
-    with place.open() as agent, busy(place.url, LONG_TAGS) as program:
+    with address.open() as agent, busy(address.url, LONG_TAGS) as program:
         program.flushes(1, agent)
         sockets = program.sockets()
         while not program.command("flush").status["packets_dropped"]:
@@ -297,8 +297,8 @@ def test_a_receiver_that_stops_reading_blocks_nothing_and_keeps_its_connection(
     assert len(sockets) == 1
     since = totals - back
     assert since.lines == since.metrics >= 3 * len(NAMES)
-    place.assert_balanced(totals)
-    place.assert_counted(totals)
+    address.assert_balanced(totals)
+    address.assert_counted(totals)
     # Not at once: a queue that is full for a moment is not worth a warning.
     warned = [report for report in program.reports if report.levels()]
     assert warned[0].status["packets_dropped"] >= 6
@@ -311,9 +311,9 @@ def test_a_partial_frame_is_the_last_of_its_connection(
 ) -> None:
     # The buffer holds one frame, in two pieces.
     environment = {"LD_PRELOAD": preloaded("small_buffers"), "DD_TAGS": f"tag:{'v' * 80}"}
-    place = CheckedPlace("unixstream", folder)
-    agent = UnixStream(place.path)
-    with agent, busy(place.url, environment) as program:
+    address = CheckedAddress("unixstream", folder)
+    agent = UnixStream(address.path)
+    with agent, busy(address.url, environment) as program:
         full = program.until(lambda report: report.status["packets_dropped"] > 0)
         # Makes room for one piece of the next frame; the current flush may have failed already.
         agent.read_exactly(2300)
@@ -325,12 +325,12 @@ def test_a_partial_frame_is_the_last_of_its_connection(
     assert agent.partial_frames == 1
     since = totals - back
     assert since.lines == since.metrics >= 3 * len(NAMES)
-    place.assert_balanced(totals)
-    place.assert_counted(totals)
+    address.assert_balanced(totals)
+    address.assert_counted(totals)
 
 
 def test_datagrams_that_overflow_a_udp_receiver_are_lost_without_notice(busy: RunBusyProgram) -> None:
-    with Udp(room=16384) as agent, busy(agent.url) as program:
+    with Udp(buffer_size=16384) as agent, busy(agent.url) as program:
         program.flushes(1, agent)
         while agent.overflows() < 5:
             program.command("flush")
@@ -349,13 +349,13 @@ def test_datagrams_that_overflow_a_udp_receiver_are_lost_without_notice(busy: Ru
 @on_each_transport("permission denied")
 @pytest.mark.parametrize("what", ["socket", "folder"])
 def test_a_receiver_is_reached_once_permission_is_granted(
-    place: CheckedPlace, busy: RunBusyProgram, nobody: int | None, what: str
+    address: CheckedAddress, busy: RunBusyProgram, nobody: int | None, what: str
 ) -> None:
-    denied = place.path if what == "socket" else place.path.parent
-    with place.open() as agent:
-        place.path.chmod(0o777)
+    denied = address.path if what == "socket" else address.path.parent
+    with address.open() as agent:
+        address.path.chmod(0o777)
         denied.chmod(0)
-        with busy(place.url, user=nobody) as program:
+        with busy(address.url, user=nobody) as program:
             refused = program.flushes(3, agent)
             assert agent.packets == []
             denied.chmod(0o777)
@@ -366,16 +366,16 @@ def test_a_receiver_is_reached_once_permission_is_granted(
     assert f"Permission denied (os error 13) (may user {os.getuid() if nobody is None else nobody}" in warning
     since = totals - allowed
     assert since.lines == since.metrics >= 3 * len(NAMES)
-    place.assert_balanced(totals)
-    place.assert_counted(totals)
+    address.assert_balanced(totals)
+    address.assert_counted(totals)
     assert_recovered(report, totals)
 
 
 @on_each_transport("path too long")
 def test_a_path_that_is_too_long_is_one_warning_and_the_next_setting_is_used(
-    place: CheckedPlace, busy: RunBusyProgram
+    address: CheckedAddress, busy: RunBusyProgram
 ) -> None:
-    long = f"{place.url}{'x' * (108 - len(str(place.path)))}"
+    long = f"{address.url}{'x' * (108 - len(str(address.path)))}"
     with pytest.raises(ValueError, match="dogstatsd_url="):
         RuntimeMetrics.enable(dogstatsd_url=long)
     with Udp() as agent:
@@ -390,9 +390,11 @@ def test_a_path_that_is_too_long_is_one_warning_and_the_next_setting_is_used(
 
 
 @on_each_transport("path too long")
-def test_the_longest_possible_path_reaches_its_receiver(place: CheckedPlace, busy: RunBusyProgram) -> None:
-    place.path = Path(f"{place.path}{'x' * (107 - len(str(place.path)))}")
-    with place.open() as agent, busy(agent.url) as program:
+def test_the_longest_possible_path_reaches_its_receiver(
+    address: CheckedAddress, busy: RunBusyProgram
+) -> None:
+    address.path = Path(f"{address.path}{'x' * (107 - len(str(address.path)))}")
+    with address.open() as agent, busy(agent.url) as program:
         report = program.flushes(2, agent)
         totals = program.totals(agent)
     assert report.levels() == []
@@ -401,7 +403,7 @@ def test_the_longest_possible_path_reaches_its_receiver(place: CheckedPlace, bus
 
 @on_each_transport("name unknown")
 def test_a_name_is_looked_up_with_backoff_until_it_resolves(
-    place: CheckedPlace, busy: RunBusyProgram, folder: Path, preloaded: Preloaded
+    address: CheckedAddress, busy: RunBusyProgram, folder: Path, preloaded: Preloaded
 ) -> None:
     notes, known = folder / "look-ups", folder / "known"
     environment = {
@@ -413,7 +415,7 @@ def test_a_name_is_looked_up_with_backoff_until_it_resolves(
     def times() -> list[float]:
         return [float(line) for line in notes.read_text().splitlines()]
 
-    with place.open() as agent, busy(f"agent.example:{place.port}", environment) as program:
+    with address.open() as agent, busy(f"agent.example:{address.port}", environment) as program:
         unknown = program.until(lambda report: report.metrics >= 4 * len(NAMES) and len(times()) == 2)
         lost = program.totals(agent)
         known.touch()
@@ -431,7 +433,7 @@ def test_a_name_is_looked_up_with_backoff_until_it_resolves(
     assert since.lines == since.metrics >= 3 * len(NAMES)
     # Without an address nothing is sent, unlike where a datagram is refused.
     assert totals.got == totals.sent
-    assert report.status["peer"] == f"127.0.0.1:{place.port}"
+    assert report.status["peer"] == f"127.0.0.1:{address.port}"
     first_gap, second_gap = [later - earlier for earlier, later in pairwise(times())]
     # After one second, then two; a look-up starts with the next flush, once its thread has a core.
     assert 0.9 < first_gap < 1.9 < second_gap < 3.9

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.servers,
     pytest.mark.skipif(
-        sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+        sys.platform != "linux", reason="needs Linux, where a Unix socket identifies the sender"
     ),
 ]
 

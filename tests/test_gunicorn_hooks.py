@@ -31,6 +31,7 @@ from gunicorns import (
     side_by_side,
     starting,
 )
+from ports import DISCARD_URL
 from serving import SERVERS, TIMEOUT, need
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.servers,
     pytest.mark.skipif(
-        sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+        sys.platform != "linux", reason="needs Linux, where a Unix socket identifies the sender"
     ),
 ]
 
@@ -185,8 +186,8 @@ def test_a_post_request_hook_gets_as_many_arguments_as_it_declares(arguments: st
 def test_a_wrapped_hook_returns_and_raises_what_the_users_does() -> None:
     need("gunicorn")
     program = [SERVERS / "bin" / "python", PROGRAMS / "wrapped.py"]
-    nobody = os.environ | {"DD_DOGSTATSD_URL": "udp://127.0.0.1:9"}
-    report = json.loads(subprocess.check_output(program, env=nobody, text=True))
+    environment = os.environ | {"DD_DOGSTATSD_URL": DISCARD_URL}
+    report = json.loads(subprocess.check_output(program, env=environment, text=True))
     assert {"post_fork", "post_worker_init", "pre_request", "post_request"} <= set(report["wrapped"])
     assert report["different"] == []
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.servers,
     pytest.mark.skipif(
-        sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+        sys.platform != "linux", reason="needs Linux, where a Unix socket identifies the sender"
     ),
 ]
 
@@ -178,6 +178,8 @@ def test_every_flush_of_a_worker_counts_its_requests(run: Run) -> None:
 
 def test_metrics_by_name_are_not_sent_where_no_setting_names_them(run: Run) -> None:
     assert run.lines.named(IN_EVERY_FLUSH) != []
+    assert run.lines.named("gunicorn.worker.") == []
+    assert BY_NAME
     assert [name for name in BY_NAME if run.lines.named(name)] == []
 
 
@@ -226,6 +228,7 @@ def test_requests_are_counted_if_gunicorns_statsd_receiver_is_missing_at_the_sta
     assert server.lines.sums("gunicorn.requests") == {"gunicorn.requests": 1}
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize("worker", ["sync", "gthread", "gevent"])
 def test_what_a_users_hook_does_after_an_answer_is_not_part_of_the_request(
     worker: str, tmp_path: Path

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.servers,
     pytest.mark.skipif(
-        sys.platform != "linux", reason="needs Linux, where a Unix socket tells which process has sent"
+        sys.platform != "linux", reason="needs Linux, where a Unix socket identifies the sender"
     ),
 ]
 
@@ -231,7 +231,7 @@ def test_the_backlog_is_the_kernels_count_of_connections_that_wait_for_a_worker(
         (port,) = map(int, re.findall(r"http://127\.0\.0\.1:(\d+)", server.stderr()))
         for _ in range(3):
             clients.enter_context(socket.create_connection(("127.0.0.1", port), TIMEOUT))
-        assert accept_queue(port) == 3
+        server.until(lambda: accept_queue(port) == 3)
         server.until(lambda: [line.value for line in server.lines.named("gunicorn.backlog")][-1:] == [3])
 
 

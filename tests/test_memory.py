@@ -9,20 +9,21 @@ import subprocess
 import sys
 
 import pytest
+from ports import DISCARD_URL
 
-PROGRAM = """
+PROGRAM = f"""
 import gc, logging, os, sys
 from runtime_metrics import RuntimeMetrics
 logging.disable()
 def cycle():
-    RuntimeMetrics.enable(dogstatsd_url="127.0.0.1:9", flush_interval=0.01, tags={"a": "b"})
+    RuntimeMetrics.enable(dogstatsd_url="{DISCARD_URL}", flush_interval=0.01, tags={{"a": "b"}})
     RuntimeMetrics.flush()
     RuntimeMetrics.snapshot()
     gc.collect()
     RuntimeMetrics.disable()
 for _ in range(20):
     cycle()
-RuntimeMetrics.enable(dogstatsd_url="127.0.0.1:9")
+RuntimeMetrics.enable(dogstatsd_url="{DISCARD_URL}")
 for generation in range(3):
     RuntimeMetrics.flush()
     if child := os.fork():

@@ -44,7 +44,7 @@ DATE = re.compile(r"\b\d\d/\d\d/\d{4}\b")
 def tutorial(tmp_path: Path) -> Path:
     """The folder in which a newcomer works."""
     if sys.platform != "linux":
-        pytest.skip("needs Linux, where a Unix socket tells which process has sent")
+        pytest.skip("needs Linux, where a Unix socket identifies the sender")
     need("flask", "psycopg", "requests", "runtime-metrics")
     return copied(tmp_path)
 

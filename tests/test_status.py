@@ -80,7 +80,9 @@ def test_the_state_follows_what_becomes_of_each_flush(tmp_path: Path) -> None:
     assert failing["error"] == still_failing["error"] == again["error"] == error
     assert {status["address"] for status in (untried, failing, again)} == {f"unixgram://{path}"}
     metrics = [status["metrics"] for status in (untried, working, failing, still_failing, again)]
-    assert metrics == [flushes * len(NAMES) for flushes in range(5)]
+    assert metrics == [flushes * len(NAMES) for flushes in range(5)], (
+        "each flush counts every row of the default level: the reading of each must have a value here"
+    )
     assert (again["packets_sent"], again["packets_dropped"]) == (2, 2)
 
 

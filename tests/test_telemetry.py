@@ -7,9 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from agents import Place, UnixDatagrams
+from agents import Address, UnixDatagrams
 from catalogue_names import NAMES
-from receiving import flush_count
+from receiving import complete_flushes
 
 from runtime_metrics import RuntimeMetrics, __version__
 
@@ -30,14 +30,14 @@ COUNTS = [
 ]
 TRANSPORTS = {"udp": "udp", "unixgram": "uds", "unixstream": "uds-stream"}
 
-on_each_transport = pytest.mark.parametrize("place", TRANSPORTS, indirect=True)
+on_each_transport = pytest.mark.parametrize("address", TRANSPORTS, indirect=True)
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    """A place for receivers of a transport; metrics are disabled when the test ends."""
-    with Place(request.param, tmp_path) as place:
-        yield place
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Address]:
+    """An address for receivers of a transport; metrics are disabled when the test ends."""
+    with Address(request.param, tmp_path) as address:
+        yield address
         RuntimeMetrics.disable()
 
 
@@ -76,8 +76,8 @@ def telemetry_lines(packets: list[bytes]) -> list[re.Match[str]]:
 
 @pytest.mark.usefixtures("enabled")
 @on_each_transport
-def test_each_flush_reports_what_had_arrived_before_it(place: Place) -> None:
-    with place.open() as agent:
+def test_each_flush_reports_what_had_arrived_before_it(address: Address) -> None:
+    with address.open() as agent:
         RuntimeMetrics.enable(dogstatsd_url=agent.url)
         for _ in range(6):
             agent.drain()
@@ -91,8 +91,10 @@ def test_each_flush_reports_what_had_arrived_before_it(place: Place) -> None:
 
 @pytest.mark.usefixtures("enabled")
 @on_each_transport
-def test_telemetry_is_tagged_with_the_client_and_its_transport_and_then_as_every_line(place: Place) -> None:
-    with place.open() as agent:
+def test_telemetry_is_tagged_with_the_client_and_its_transport_and_then_as_every_line(
+    address: Address,
+) -> None:
+    with address.open() as agent:
         RuntimeMetrics.enable(dogstatsd_url=agent.url, service="shop", tags={"team": "checkout"})
         assert RuntimeMetrics.flush()
         agent.drain()
@@ -100,20 +102,20 @@ def test_telemetry_is_tagged_with_the_client_and_its_transport_and_then_as_every
     assert common.startswith("service:shop,team:checkout,")
     client = f"client:python-runtime-metrics,client_version:{__version__}"
     (tags,) = {match["tags"] for match in telemetry_lines(agent.packets)}
-    assert tags == f"{client},client_transport:{TRANSPORTS[place.transport]},{common}"
+    assert tags == f"{client},client_transport:{TRANSPORTS[address.transport]},{common}"
 
 
 @pytest.mark.usefixtures("enabled")
 @on_each_transport
-def test_losses_of_an_outage_are_reported_after_it(place: Place) -> None:
-    with place.open() as before:
+def test_losses_of_an_outage_are_reported_after_it(address: Address) -> None:
+    with address.open() as before:
         RuntimeMetrics.enable(dogstatsd_url=before.url)
         for _ in range(2):
             assert RuntimeMetrics.flush()
-    place.path.unlink(missing_ok=True)
+    address.path.unlink(missing_ok=True)
     for _ in range(3):
         RuntimeMetrics.flush()
-    with place.open() as after:
+    with address.open() as after:
         # On UDP, this send reports that the last one was refused.
         RuntimeMetrics.flush()
         after.drain()
@@ -132,7 +134,7 @@ def test_losses_of_an_outage_are_reported_after_it(place: Place) -> None:
     assert sums["bytes_dropped_writer"] == sums["bytes_dropped"]
     # On UDP, the kernel had accepted what was refused; on a Unix socket, it had not.
     refused = Counter(packets_sent=sums["packets_dropped"], bytes_sent=sums["bytes_dropped"])
-    is_udp = place.transport == "udp"
+    is_udp = address.transport == "udp"
     sent = Counter(packets_sent=sums["packets_sent"], bytes_sent=sums["bytes_sent"])
     received = got(arrived)
     del received["metrics"]
@@ -174,24 +176,24 @@ def test_what_arrived_of_a_report_in_several_packets_is_not_reported_again(tmp_p
 
 
 @on_each_transport
-def test_no_telemetry_is_sent_by_default(place: Place) -> None:
-    with place.open() as agent:
+def test_no_telemetry_is_sent_by_default(address: Address) -> None:
+    with address.open() as agent:
         RuntimeMetrics.enable(dogstatsd_url=agent.url)
         assert RuntimeMetrics.flush()
         assert RuntimeMetrics.flush()
     assert [packet for packet in agent.packets if CLIENT.encode() in packet] == []
-    assert flush_count(agent.packets) == 2
+    assert len(complete_flushes(agent.packets)) == 2
 
 
 @pytest.mark.usefixtures("enabled")
 @on_each_transport
 def test_no_telemetry_is_sent_in_aws_lambda_even_if_it_is_enabled(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_FUNCTION_NAME", "checkout")
-    with place.open() as agent:
+    with address.open() as agent:
         RuntimeMetrics.enable(dogstatsd_url=agent.url)
         assert RuntimeMetrics.flush()
         assert RuntimeMetrics.flush()
     assert [packet for packet in agent.packets if CLIENT.encode() in packet] == []
-    assert flush_count(agent.packets) == 2
+    assert len(complete_flushes(agent.packets)) == 2

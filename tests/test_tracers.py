@@ -396,6 +396,7 @@ def test_names_and_types_are_those_of_ddtrace(beside: Callable[..., Reports], ga
         "ddtrace",
         **features,
     )
+    assert report["theirs"] != {}
     assert report["ours"] == dict.fromkeys(NAMES, "g" if gauges else "d")
     assert {PREFIX + name for name in report["theirs"]} == set(report["ddtrace"])
     assert report["theirs"].items() <= report["ours"].items()

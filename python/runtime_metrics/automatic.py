@@ -100,7 +100,7 @@ def _warn_once(text: str) -> None:
     if logging is not None:
         logging.getLogger("runtime_metrics").warning("%s", text)
     else:
-        # What logging does by default: nobody can have configured it yet.
+        # logging's default behaviour: it cannot have been configured yet.
         write_to_stderr(text)
 
 

@@ -33,7 +33,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Shows the metrics of the workload; fails if one of the default level never arrived."""
     metrics = _core.catalogue()
     expected = {
-        metric.name for metric in metrics if not metric.by_name and metric.name.startswith(catalogue.PREFIX)
+        metric.name
+        for metric in metrics
+        if metric.level == "default" and not metric.by_name and metric.name.startswith(catalogue.PREFIX)
     }
     board = Board({metric.name: metric.unit for metric in metrics})
     with (

@@ -2,10 +2,14 @@
 
     gunicorn -c python:runtime_metrics.gunicorn app:app
 
-or in a configuration file, as its first line, or, where that file defines all the hooks itself, as its last:
+or in a configuration file, as its first line:
 
     from runtime_metrics.gunicorn import *
-    runtime_metrics.gunicorn.install(globals())
+
+or, where that file itself defines `nworkers_changed`, `on_starting`, `when_ready` and `pre_fork`, as its last lines:
+
+    from runtime_metrics.gunicorn import install
+    install(globals())
 
 The first of our hooks that Gunicorn calls wraps those of the configuration: they still run, in their order and with
 their results. No error in here reaches Gunicorn.

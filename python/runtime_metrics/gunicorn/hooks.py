@@ -1,7 +1,7 @@
 """The hooks that Gunicorn finds in its configuration, and how they wrap the other hooks there.
 
-A star import may leave only one of the four, and `install` only `nworkers_changed`: the first that is called wraps
-everything else.
+After a star import the file may define three of the four itself, and `install` adds only `nworkers_changed`: the first
+that is called wraps everything else.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Process:
 
     @property
     def label(self) -> str:
-        """The tags that tell it from the other processes."""
+        """The tags that distinguish it from the other processes."""
         return " ".join(self.tags) or "(no runtime-id)"
 
 

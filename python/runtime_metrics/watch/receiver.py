@@ -28,7 +28,7 @@ class Receiver:
         self.address = address
         """The `DD_DOGSTATSD_URL` that leads here."""
         self.malformed: list[MalformedLine] = []
-        """The first malformed lines, at most 100."""
+        """The first malformed lines, at most MAX_MALFORMED_KEPT."""
         self.malformed_count = 0
         self._socket = bound
 
