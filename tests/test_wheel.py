@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 PROGRAM = """
 import time
 from runtime_metrics import RuntimeMetrics
-RuntimeMetrics.enable(flush_interval=0.2)
-time.sleep(0.5)
+# A tick waits a tenth of the interval for the interpreter, which a busy machine may let wait as well.
+RuntimeMetrics.enable(flush_interval=1)
+time.sleep(1.5)
 """
 
 
@@ -48,7 +49,7 @@ def test_the_extension_is_small_and_the_wheel_has_no_other_large_file() -> None:
     with zipfile.ZipFile(wheel()) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
     extension = sizes.pop("runtime_metrics/_core.abi3.so")
-    assert 100_000 < extension <= 900_000
+    assert 100_000 < extension <= 1_000_000
     assert sum(sizes.values()) < 250_000
     assert {"runtime_metrics/py.typed", "runtime_metrics/_core.pyi"} <= sizes.keys()
 
