@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from catalogue_names import FIRST, assert_complete
-from launching import VERSIONS, each_version
+from launching import each_version
 from receiving import Flush, flush_of
 
 if TYPE_CHECKING:
@@ -382,16 +382,12 @@ def test_two_thousand_forks_of_a_busy_process_lose_no_child_and_no_interval(
     assert max(flush["cpu.time.user"] + flush["cpu.time.sys"] for flush in last_samples) < 1
 
 
-# Those in which CPython warns of forks in processes with threads; in the others, forks need only succeed.
-WARNING_VERSIONS = [version for version in VERSIONS if version not in ("3.10", "3.11")]
-
-
 @pytest.mark.parametrize("modules", ["before", "after", "never"])
 @each_version
 def test_python_does_not_warn_of_forks_without_other_threads(
     program: Programs, installed_in: InstalledIn, version: str, modules: str
 ) -> None:
-    python, forks = installed_in(version), 300 if version in WARNING_VERSIONS else 50
+    python, forks = installed_in(version), 300
     run = program("many_forks.py", str(forks), "--modules", modules, python=python, options=(), udp=True)
     assert run.fact("parent")["statuses"] == {"ended": forks}
     assert (run.fact("parent")["warnings"], run.fact("parent")["kinds"]) == (0, [])
@@ -402,7 +398,7 @@ def test_python_does_not_warn_of_forks_without_other_threads(
 def test_python_warns_of_forks_beside_threads_as_often_as_without_us(
     program: Programs, installed_in: InstalledIn, version: str, by: int
 ) -> None:
-    python, forks = installed_in(version), 100 if version in WARNING_VERSIONS else 20
+    python, forks = installed_in(version), 100
     arguments = ["many_forks.py", str(forks), "--busy", "--threads", str(by)]
     ours = program(*arguments, python=python, options=(), udp=True).fact("parent")
     bare = program(*arguments, "--bare", python=python, options=(), udp=True).fact("parent")
