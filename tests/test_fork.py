@@ -209,6 +209,8 @@ def test_a_fork_of_a_fork_is_a_separate_process(program: Programs) -> None:
     assert sockets(run.fact("child")["own"]).isdisjoint(sockets(run.fact("grandchild")["own"]) - foreign(run))
 
 
+# It forks between two ticks, which other tests would delay.
+@pytest.mark.measures
 @pytest.mark.parametrize("kind", UNHOOKED)
 def test_a_fork_by_c_code_is_noticed_at_the_next_call(program: Programs, kind: str) -> None:
     run = program("forks.py", kind)

@@ -42,14 +42,12 @@ def main() -> None:
     try:
         for number, order in enumerate(ORDERS):
             api.invocations.put(Invocation(f"order-{number}", json.dumps(order).encode()))
-        responses = 0
-        while responses < len(ORDERS):
             what, body = events.get(timeout=30)
-            if what in ("response", "error", "init error"):
-                # Its metrics have arrived: they were sent before the response.
-                print(*lines(receiver), sep="\n")
-                print(f"{what}: {body.decode()}\n", flush=True)
-                responses += 1
+            while what not in ("response", "error", "init error"):
+                what, body = events.get(timeout=30)
+            # Its metrics have arrived: they were sent before the response.
+            print(*lines(receiver), sep="\n")
+            print(f"{what}: {body.decode()}\n", flush=True)
             if what == "init error":
                 sys.exit(1)
     finally:
