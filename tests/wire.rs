@@ -221,14 +221,66 @@ fn names_and_texts_of_the_catalogue_keep_the_rules() {
     assert_eq!(names.len(), CATALOGUE.len());
 }
 
+/// The snapshot with every fact known, of a process that would be master and worker at once.
+fn everything(snapshot: Snapshot, count: u64) -> Snapshot {
+    let ended = Ended { count, by_status: vec![(200, count)], durations: observed(&[count], 1) };
+    let requests = Requests {
+        ended: Some(ended),
+        queue_times: observed(&[count], 1),
+        active: count,
+        busy: SECOND,
+        capacity: Some(1),
+    };
+    let master = MasterFacts {
+        app: "shop".into(),
+        workers: Some(WorkerCounts { idle: 1, working: 1 }),
+        status: Some(ServerStatus::Ok),
+        backlog: Some(count),
+    };
+    let gunicorn = GunicornFacts {
+        records: [count; 4],
+        requests: Some(requests),
+        connections: Some(count),
+        master: Some(master),
+    };
+    Snapshot { gunicorn, ..snapshot }
+}
+
+/// The snapshot as it is where nothing but these sources is read.
+fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
+    let is_read = |source| needs.contains(&source);
+    snapshot.usage = snapshot.usage.filter(|_| is_read(Source::ResourceUsage));
+    snapshot.process.resident = snapshot.process.resident.filter(|_| is_read(Source::Memory));
+    snapshot.process.threads = snapshot.process.threads.filter(|_| is_read(Source::Threads));
+    snapshot.collections = snapshot.collections.filter(|_| is_read(Source::GcCallback));
+    snapshot.interpreter = snapshot.interpreter.filter(|_| is_read(Source::GcCount));
+    if !is_read(Source::Gunicorn) {
+        snapshot.gunicorn.records = [0; 4];
+        snapshot.gunicorn.requests = None;
+    }
+    if !is_read(Source::GunicornObjects) {
+        snapshot.gunicorn.master = None;
+        snapshot.gunicorn.connections = None;
+    }
+    snapshot
+}
+
 #[test]
-fn a_row_names_the_sources_that_its_reading_needs() {
+fn a_row_names_the_sources_that_its_reading_needs_and_no_other() {
+    let (earlier, later) = (everything(earlier(), 1), everything(later(), 3));
     for metric in &CATALOGUE {
-        assert!(
-            !metric.needs.is_empty(),
-            "{}: list in `needs` the sources that its reading uses",
-            metric.name
-        );
+        let sent = |needs: &[Source]| {
+            let (earlier, later) = (reduced(earlier.clone(), needs), reduced(later.clone(), needs));
+            lines_of(Selection::named(metric.name), &earlier, &later, "a:b", WireType::Gauge)
+        };
+        let text = format!("{}: `needs` must name the sources that its reading uses", metric.name);
+        let expected = lines_of(Selection::named(metric.name), &earlier, &later, "a:b", WireType::Gauge);
+        assert!(!expected.is_empty(), "{}: give its fact a value in this test's snapshots", metric.name);
+        assert_eq!(sent(metric.needs), expected, "{text}");
+        for source in metric.needs {
+            let others: Vec<_> = metric.needs.iter().copied().filter(|other| other != source).collect();
+            assert_ne!(sent(&others), expected, "{text}, and not {source:?}");
+        }
     }
 }
 
