@@ -128,6 +128,11 @@ impl Running {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// The lines of the next flush of which this is true, which comes within a hundred.
+    fn lines_where(&self, is_true: impl Fn(&[String]) -> bool) -> Vec<String> {
+        (0..100).map(|_| self.lines()).find(|lines| is_true(lines)).expect("no such flush came")
+    }
+
     fn flushes(&self) -> usize {
         self.receiver.socket.set_nonblocking(true).unwrap();
         let mut buffer = [0; 8192];
@@ -328,9 +333,9 @@ fn every_interval_has_all_metrics() {
 #[test]
 fn an_interpreter_that_does_not_answer_takes_only_its_own_metrics_away() {
     let running = Running::start(SHORT);
-    while running.lines().len() < all() {}
+    running.lines_where(|lines| lines.len() == all());
     running.interpreter.hold(true);
-    while names(&running.lines(), "gc.count") > 0 {}
+    running.lines_where(|lines| names(lines, "gc.count") == 0);
     let asked = running.interpreter.asked.load(SeqCst);
     for _ in 0..5 {
         let lines = running.lines();
@@ -339,7 +344,7 @@ fn an_interpreter_that_does_not_answer_takes_only_its_own_metrics_away() {
     }
     assert_eq!(running.interpreter.asked.load(SeqCst), asked, "one request is outstanding, never two");
     running.interpreter.hold(false);
-    while names(&running.lines(), "gc.count") < 3 {}
+    running.lines_where(|lines| names(lines, "gc.count") == 3);
     running.stop();
 }
 
@@ -347,7 +352,7 @@ fn an_interpreter_that_does_not_answer_takes_only_its_own_metrics_away() {
 fn an_answer_that_came_too_late_is_never_sent() {
     let running = Running::start(Duration::from_millis(50));
     running.interpreter.hold(true);
-    while names(&running.lines(), "gc.count") > 0 {}
+    running.lines_where(|lines| names(lines, "gc.count") == 0);
     let outstanding = running.interpreter.asked.load(SeqCst) - 1;
     running.interpreter.hold(false);
     let late = format!("gc.count.gen0:{outstanding}|");
@@ -385,6 +390,9 @@ fn collections_that_went_unseen_are_absent_for_one_interval_only() {
     let lines = flush();
     assert_eq!(names(&lines, "gc.collections.gen0:1|"), 1, "{lines:?}");
     assert_eq!(names(&lines, "gc.pause.time:1000|"), 1, "{lines:?}");
+    assert_eq!(names(&lines, "gc.pause.max:1000|"), 1, "{lines:?}");
+    // A flush starts another window.
+    assert_eq!(names(&flush(), "gc.pause.max:0|"), 1);
     running.stop();
 }
 
@@ -419,7 +427,7 @@ fn stopping_sends_one_last_sample_and_no_more() {
 fn stopping_is_bounded_although_the_interpreter_does_not_answer() {
     let running = Running::start(SHORT);
     running.interpreter.hold(true);
-    while names(&running.lines(), "gc.count") > 0 {}
+    running.lines_where(|lines| names(lines, "gc.count") == 0);
     let start = Instant::now();
     running.collector.stop(None, Duration::from_millis(200), false);
     assert!(start.elapsed() < TIMEOUT);
@@ -464,7 +472,7 @@ fn the_identity_follows_environment_and_tracers_at_every_flush() {
     assert!(lines.iter().all(|line| line.ends_with("runtime-id:theirs")), "{lines:?}");
     // An interpreter that does not answer leaves everything as it was.
     running.interpreter.hold(true);
-    let lines = (0..100).map(|_| running.lines()).find(|lines| lines.len() == without_answer()).unwrap();
+    let lines = running.lines_where(|lines| lines.len() == without_answer());
     assert!(lines.iter().all(|line| line.ends_with("runtime-id:theirs")), "{lines:?}");
     running.interpreter.hold(false);
     running.stop();
@@ -475,8 +483,7 @@ fn what_ddtrace_sends_is_left_to_it_while_it_does() {
     let running = Running::start(SHORT);
     let worker =
         |worker| *running.interpreter.tracers.lock().unwrap() = Tracers { worker, ..Tracers::default() };
-    let flush_of =
-        |number| (0..100).map(|_| running.lines()).find(|lines| lines.len() == number).expect("soon");
+    let flush_of = |number| running.lines_where(|lines| lines.len() == number);
     let gc = Selection::named("gc.*");
     let gc_and_memory = gc.with(Selection::named("mem.rss"));
     let without = |sent: Selection| all() - sent.len() as usize;

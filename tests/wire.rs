@@ -222,7 +222,7 @@ fn names_and_texts_of_the_catalogue_keep_the_rules() {
 }
 
 /// The snapshot with every fact known, of a process that would be master and worker at once.
-fn everything(snapshot: Snapshot, count: u64) -> Snapshot {
+fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
     let ended = Ended { count, by_status: vec![(200, count)], durations: observed(&[count], 1) };
     let requests = Requests {
         ended: Some(ended),
@@ -243,7 +243,7 @@ fn everything(snapshot: Snapshot, count: u64) -> Snapshot {
         connections: Some(count),
         master: Some(master),
     };
-    Snapshot { gunicorn, ..snapshot }
+    Snapshot { gunicorn, ..snapshot.clone() }
 }
 
 /// The snapshot as it is where nothing but these sources is read.
@@ -267,7 +267,7 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
 
 #[test]
 fn a_row_names_the_sources_that_its_reading_needs_and_no_other() {
-    let (earlier, later) = (everything(earlier(), 1), everything(later(), 3));
+    let (earlier, later) = (everything(&earlier(), 1), everything(&later(), 3));
     for metric in &CATALOGUE {
         let sent = |needs: &[Source]| {
             let (earlier, later) = (reduced(earlier.clone(), needs), reduced(later.clone(), needs));
