@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,8 +164,11 @@ class BusyProgram:
 
     def sockets(self) -> set[str]:
         """The sockets that the program has open."""
-        folder = Path(f"/proc/{self._process.pid}/fd")
-        links = [os.readlink(entry) for entry in folder.iterdir()]
+        links = set()
+        for descriptor in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            # The program opens and closes files all the time, so one that was listed may be closed by now.
+            with suppress(FileNotFoundError):
+                links.add(os.readlink(descriptor))
         return {link for link in links if link.startswith("socket:")}
 
     def end(self) -> None:
