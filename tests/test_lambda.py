@@ -786,6 +786,15 @@ def test_the_thread_stops_for_a_snapshot_and_starts_again_after_a_restore(tmp_pa
     assert ids[0].isdisjoint(ids[1])
 
 
+def test_a_restored_process_reads_what_its_settings_say_then(tmp_path: Path) -> None:
+    excluded = {"DD_RUNTIME_METRICS_EXCLUDE": "runtime.python.gc.count.*"}
+    with environment("stored.handler", tmp_path, excluded, initialization="snap-start") as running:
+        after = running.invoke().flush.values
+        before = next(event for event in running.timeline if event.what == "datagram")
+    assert b"gc.count" not in before.body
+    assert after.keys() == set(NAMES)
+
+
 def test_managed_instances_report_as_a_forking_server_does(tmp_path: Path) -> None:
     with environment(
         OURS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ def record_sockets_and_threads() -> None:
     at_the_snapshot.extend(plain.descriptors(None, None))
     tasks = Path("/proc/self/task").iterdir()
     at_the_snapshot.extend(name for task in tasks if (name := (task / "comm").read_text()).startswith("rtm-"))
+    # A restored process reads its settings anew.
+    os.environ.pop("DD_RUNTIME_METRICS_EXCLUDE", None)
 
 
 from runtime_metrics import RuntimeMetrics  # noqa: E402
