@@ -27,6 +27,7 @@ pub mod emitter;
 pub mod fork_mark;
 pub mod identity;
 pub mod interval;
+pub mod memory;
 pub mod message;
 pub mod settings;
 pub mod snapshot;
@@ -35,3 +36,8 @@ pub mod tag;
 
 #[cfg(feature = "python")]
 mod python;
+
+/// The extension's alone: a program in Rust has an allocator of its own.
+#[cfg(feature = "python")]
+#[global_allocator]
+static ALLOCATOR: memory::WithReserve<std::alloc::System> = memory::WithReserve::new(std::alloc::System);

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 
 /// Each module of the crate and the ones it may import, which are listed before it: imports run in one direction.
-const IMPORTS: [(&str, &[&str]); 14] = [
+const IMPORTS: [(&str, &[&str]); 15] = [
     ("clock", &[]),
     ("descriptor", &[]),
     ("fork_mark", &[]),
+    ("memory", &[]),
     ("message", &[]),
     ("tag", &[]),
     ("snapshot", &[]),
@@ -22,6 +23,7 @@ const IMPORTS: [(&str, &[&str]); 14] = [
         "collector",
         &[
             "clock",
+            "memory",
             "message",
             "snapshot",
             "interval",
@@ -37,6 +39,7 @@ const IMPORTS: [(&str, &[&str]); 14] = [
         &[
             "clock",
             "fork_mark",
+            "memory",
             "message",
             "snapshot",
             "catalogue",
@@ -50,12 +53,12 @@ const IMPORTS: [(&str, &[&str]); 14] = [
 ];
 
 /// An outside crate, or a way to the clock, to threads or to the environment, and the only places that may use it.
-const HOMES: [(&str, &[&str]); 14] = [
+const HOMES: [(&str, &[&str]); 15] = [
     ("pyo3::", &["python/", "lib.rs"]),
     ("sysinfo::", &["sources/portable.rs"]),
     ("cadence::", &["emitter/"]),
     ("socket2::", &["emitter/socket.rs", "descriptor.rs"]),
-    ("nix::", &["sources/", "emitter/", "collector/thread.rs", "fork_mark.rs", "descriptor.rs"]),
+    ("nix::", &["sources/", "emitter/", "collector/thread.rs", "fork_mark.rs", "descriptor.rs", "memory.rs"]),
     ("uuid::", &["python/process.rs"]),
     ("fastrand::", &["sources/reservoir.rs"]),
     ("percent_encoding::", &["identity/names.rs", "identity/tags.rs"]),
@@ -65,6 +68,7 @@ const HOMES: [(&str, &[&str]); 14] = [
     ("Instant::", &["clock.rs"]),
     ("SystemTime::", &["clock.rs"]),
     ("std::env", &[]),
+    ("std::alloc", &["memory.rs", "lib.rs"]),
 ];
 
 /// The modules between facts and samples, and those that decide who we are: no clock, I/O, lock or environment.

@@ -68,7 +68,7 @@ def flush() -> bool:
 
     Returns:
         Whether everything was sent: False if metrics are not collected, if another flush is under way and does not
-        end within 100 ms, or if something could not be sent.
+        end within 100 ms, if something could not be sent, or if memory is short. Then the interval goes on.
     """
 
 def snapshot() -> dict[str, int | float]:
@@ -76,7 +76,8 @@ def snapshot() -> dict[str, int | float]:
 
     Returns:
         The values by full name, as a flush would send them now: changes and aggregates are those since the last
-        flush. Without values that are unknown or not a single number. Empty if metrics are not collected.
+        flush. Without values that are unknown or not a single number. Empty if metrics are not collected, or while
+        memory is short.
     """
 
 def status() -> Status:
@@ -95,6 +96,9 @@ def status() -> Status:
         metrics: Values written since enable().
         packets_sent, bytes_sent: What the kernel accepted.
         packets_dropped, bytes_dropped: What was lost, even if that became known only after the kernel had accepted it.
+
+    Raises:
+        MemoryError: Memory is short.
     """
 
 def enabled() -> bool:
@@ -298,6 +302,3 @@ class Request:
 @final
 class GcCallback:
     """The callback in gc.callbacks that counts collections."""
-
-    def observe(self, phase: object, info: object) -> None:
-        """Record the start or the end of a collection; gc calls it."""

@@ -36,7 +36,7 @@ impl Collector {
     /// Sends what the invocation has used, in the calling thread, which is that of the invocation; returns lines for
     /// the program's log.
     pub fn end_invocation(&self, ask_interpreter: impl FnOnce() -> Option<Answer>) -> String {
-        let Some(mut pipeline) = self.pipeline.check_out(INVOCATION_TIMEOUT) else {
+        let Some(mut pipeline) = self.check_out_to_flush(INVOCATION_TIMEOUT) else {
             return String::new();
         };
         pipeline.flush(self.clock.now(), INVOCATION_SEND_TIMEOUT, ask_interpreter);

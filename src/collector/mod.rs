@@ -19,11 +19,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use self::checkout::Checkout;
+use self::checkout::{CheckedOut, Checkout};
 use self::output::Output;
 use self::pipeline::Pipeline;
 use self::reader::Reader;
@@ -32,6 +32,7 @@ use crate::catalogue::metric::Sample;
 use crate::clock::Clock;
 use crate::emitter::Status;
 use crate::identity::IdentityInputs;
+use crate::memory;
 use crate::message::Message;
 use crate::settings::{Schedule, Settings};
 use crate::sources::{Counters, Sources};
@@ -72,6 +73,8 @@ pub struct Collector {
     schedule: Schedule,
     root: PathBuf,
     held: Mutex<Held>,
+    /// Flushes that were skipped because memory was short. The warning about them is logged once it is not.
+    skipped: AtomicU32,
     /// While it is true no flush waits for a slow receiver.
     hurry: Arc<AtomicBool>,
 }
@@ -127,6 +130,7 @@ impl Collector {
                 schedule: settings.schedule,
                 root: root.to_owned(),
                 held: Mutex::default(),
+                skipped: AtomicU32::new(0),
                 hurry: Arc::clone(&hurry),
             }
         })
@@ -153,14 +157,18 @@ impl Collector {
     /// Collects and sends now, in the calling thread. The caller brings the interpreter's answer, and must be detached
     /// from the interpreter, which a tick under way may be waiting for.
     ///
-    /// Not everything is sent if another flush is under way and does not end within 100 ms.
+    /// Not everything is sent if another flush is under way and does not end within 100 ms, or if memory is short.
     pub fn flush(&self, answer: Option<Answer>) -> Flushed {
         let now = self.clock.now();
         self.flush_by(now + FLUSH_TIMEOUT, now + FLUSH_TIMEOUT + SEND_TIMEOUT, answer)
     }
 
-    /// The values that a flush would send now. The caller must be detached from the interpreter.
+    /// The values that a flush would send now; none while memory is short. The caller must be detached from the
+    /// interpreter.
     pub fn inspect(&self, answer: Option<Answer>) -> Vec<Sample> {
+        if !memory::is_available() {
+            return Vec::new();
+        }
         let pipeline = self.pipeline.check_out(PIPELINE_TIMEOUT);
         pipeline.map(|mut pipeline| pipeline.inspect(self.clock.now(), answer)).unwrap_or_default()
     }
@@ -208,7 +216,7 @@ impl Collector {
 
     /// Collects and sends. If a source needs a second reading first, returns the delay until then.
     fn tick(&self) -> Option<Duration> {
-        let mut pipeline = self.pipeline.check_out(PIPELINE_TIMEOUT)?;
+        let mut pipeline = self.check_out_to_flush(PIPELINE_TIMEOUT)?;
         // With the pipeline checked out, so that no fork is made meanwhile.
         if let Some(window) = pipeline.prepare(self.clock.now()) {
             return Some(window);
@@ -223,7 +231,7 @@ impl Collector {
 
     /// Flushes if the pipeline is free by `free`, and has sent everything, or given up, by `sent`.
     fn flush_by(&self, free: Duration, sent: Duration, answer: Option<Answer>) -> Flushed {
-        let Some(mut pipeline) = self.pipeline.check_out(free.saturating_sub(self.clock.now())) else {
+        let Some(mut pipeline) = self.check_out_to_flush(free.saturating_sub(self.clock.now())) else {
             return Flushed::default();
         };
         let now = self.clock.now();
@@ -231,6 +239,21 @@ impl Collector {
         self.look_up_if_due(&mut pipeline);
         self.reader.keep_for_program(pipeline.take_messages());
         Flushed { everything_sent, log: pipeline.take_log_lines() }
+    }
+
+    /// The pipeline, if it is free within that time and memory is available. A flush that is skipped loses nothing: the
+    /// next one covers its interval.
+    fn check_out_to_flush(&self, within: Duration) -> Option<CheckedOut<'_, Box<Pipeline>>> {
+        if !memory::is_available() {
+            self.skipped.fetch_add(1, SeqCst);
+            return None;
+        }
+        let mut pipeline = self.pipeline.check_out(within)?;
+        match self.skipped.swap(0, SeqCst) {
+            0 => {}
+            skipped => pipeline.warn_skipped(skipped),
+        }
+        Some(pipeline)
     }
 
     fn look_up_if_due(&self, pipeline: &mut Pipeline) {

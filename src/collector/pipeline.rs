@@ -161,6 +161,13 @@ impl Pipeline {
         messages
     }
 
+    /// Memory is available again: leaves a warning that so many flushes were skipped.
+    pub fn warn_skipped(&mut self, skipped: u32) {
+        let flushes = if skipped == 1 { "1 flush was".to_owned() } else { format!("{skipped} flushes were") };
+        let text = format!("{flushes} skipped because memory was short; the next one covers that time");
+        self.messages.push(Message::warning(text));
+    }
+
     fn warn_gc_callback_removed(&mut self) {
         if !std::mem::replace(&mut self.warned_gc_callback_removed, true) {
             let text = "the program cleared gc.callbacks: our callback is installed again; metrics of collections and \

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 
+use crate::memory;
+
 /// How often to check whether the kernel has released a thread that has ended; mostly the first check is the last.
 const MAX_CHECKS: usize = 10_000;
 
@@ -45,8 +47,11 @@ impl Thread {
 ///
 /// # Errors
 ///
-/// If the system cannot start another thread.
+/// If the system cannot start another thread, or if memory is short.
 pub fn spawn(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+    if !memory::is_available_for_thread(stack) {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
     let id = Arc::new(AtomicI32::new(0));
     let own_id = Arc::clone(&id);
     let run = move || {

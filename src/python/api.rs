@@ -2,7 +2,7 @@
 
 #![expect(clippy::doc_markdown, reason = "The functions' comments are their docstrings in Python.")]
 
-use pyo3::exceptions::PyDeprecationWarning;
+use pyo3::exceptions::{PyDeprecationWarning, PyMemoryError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -11,6 +11,8 @@ use super::interrupt::catch_exception;
 use super::running::{self, STOP_TIMEOUT, Started, current, shielded};
 use super::{arguments, aws_lambda, exit, hooks, log};
 use crate::catalogue::metric::{Member, Value};
+use crate::memory;
+use crate::message::Message;
 use crate::settings::{Arguments, ServiceArguments};
 
 /// Start to collect this process's runtime metrics and to send them at every interval.
@@ -82,6 +84,10 @@ pub fn enable_automatically(py: Python<'_>) -> PyResult<()> {
 
 /// Starts, or logs why that is not possible: it is no reason to disturb the program.
 fn start(py: Python<'_>, arguments: &Arguments, is_explicit: bool) -> PyResult<()> {
+    if !memory::is_available() {
+        let text = "RuntimeMetrics.enable() did nothing, because memory is short: call it again";
+        return log::from_program(py, &[Message::warning(text)]);
+    }
     let process = match catch_exception(py, hooks::install(py))? {
         Ok(process) => process,
         Err(error) => return log::from_program(py, &[running::not_collected(&error)]),
@@ -111,14 +117,18 @@ pub fn disable(py: Python<'_>) -> PyResult<()> {
 ///
 /// Returns:
 ///     Whether everything was sent: False if metrics are not collected, if another flush is under way and does not
-///     end within 100 ms, or if something could not be sent.
+///     end within 100 ms, if something could not be sent, or if memory is short. Then the interval goes on.
 #[pyfunction]
 pub fn flush(py: Python<'_>) -> PyResult<bool> {
     shielded(Ok(false), || {
         let Some(running) = current(py) else { return Ok(false) };
+        if !memory::is_available() {
+            // Nothing is read, so that nothing is needed; the collector counts it.
+            return Ok(py.detach(|| running.collector().flush(None)).everything_sent);
+        }
         running.ensure_running();
-        let answer = running.interpreter().answer(py, Purpose::Flush)?;
-        let flushed = py.detach(|| running.collector().flush(Some(answer)));
+        let answer = catch_exception(py, running.interpreter().answer(py, Purpose::Flush))?.ok();
+        let flushed = py.detach(|| running.collector().flush(answer));
         log::write_lines(py, &flushed.log)?;
         log::from_program(py, &running.collector().take_messages())?;
         Ok(flushed.everything_sent)
@@ -129,22 +139,27 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
 ///
 /// Returns:
 ///     The values by full name, as a flush would send them now: changes and aggregates are those since the last
-///     flush. Without values that are unknown or not a single number. Empty if metrics are not collected.
+///     flush. Without values that are unknown or not a single number. Empty if metrics are not collected, or while
+///     memory is short.
 #[pyfunction]
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let samples = shielded(Ok(Vec::new()), || {
-        let Some(running) = current(py) else { return Ok(Vec::new()) };
-        let answer = running.interpreter().answer(py, Purpose::Inspect)?;
-        Ok::<_, PyErr>(py.detach(|| running.collector().inspect(Some(answer))))
-    })?;
-    let values = PyDict::new(py);
-    for sample in samples {
-        match (&sample.member, &sample.value) {
-            (Member::Tagged(_), _) | (_, Value::Observed(_)) => {}
-            (_, Value::Whole(whole)) => values.set_item(sample.name(), whole)?,
-            (_, Value::Real(real)) => values.set_item(sample.name(), real)?,
+    // By a call that fails where there is no memory for a dict; PyDict::new() would panic.
+    let values = py.get_type::<PyDict>().call0()?.cast_into::<PyDict>()?;
+    shielded(Err(PyMemoryError::new_err(())), || {
+        if !memory::is_available() {
+            return Ok(());
         }
-    }
+        let Some(running) = current(py) else { return Ok(()) };
+        let answer = catch_exception(py, running.interpreter().answer(py, Purpose::Inspect))?.ok();
+        for sample in py.detach(|| running.collector().inspect(answer)) {
+            match (&sample.member, &sample.value) {
+                (Member::Tagged(_), _) | (_, Value::Observed(_)) => {}
+                (_, Value::Whole(whole)) => values.set_item(sample.name(), whole)?,
+                (_, Value::Real(real)) => values.set_item(sample.name(), real)?,
+            }
+        }
+        Ok(())
+    })?;
     Ok(values)
 }
 

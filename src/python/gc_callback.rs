@@ -1,11 +1,16 @@
 //! Our entry in `gc.callbacks`: a bound native method, which CPython calls without a frame or a tuple.
 //!
 //! It runs inside a collection, which up to CPython 3.11 means inside any allocation of any thread: it allocates
-//! nothing, locks nothing, and returns None whatever happens.
+//! nothing, locks nothing, and returns None whatever happens. `PyO3`'s wrapper of a method would allocate: it uses
+//! thread-local data, which the C library makes at a thread's first use, and ends the process if there is no memory.
 
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use pyo3::ffi::{
+    METH_FASTCALL, Py_IncRef, Py_None, Py_ssize_t, PyCFunction_New, PyMethodDef, PyMethodDefPointer, PyObject,
+};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
@@ -23,9 +28,44 @@ pub struct GcCallback {
     on_fork: fn() -> bool,
 }
 
-#[pymethods]
+/// The method that gc calls, with the phase and facts about the collection.
+struct Method(PyMethodDef);
+
+#[expect(unsafe_code, reason = "It has a pointer in it.")]
+// SAFETY: nothing changes it.
+unsafe impl Sync for Method {}
+
+static OBSERVE: Method = Method(PyMethodDef {
+    ml_name: c"observe".as_ptr(),
+    ml_meth: PyMethodDefPointer { PyCFunctionFast: observe },
+    ml_flags: METH_FASTCALL,
+    ml_doc: ptr::null(),
+});
+
+#[expect(unsafe_code, reason = "CPython calls it.")]
+unsafe extern "C" fn observe(
+    callback: *mut PyObject,
+    arguments: *mut *mut PyObject,
+    count: Py_ssize_t,
+) -> *mut PyObject {
+    // SAFETY: CPython calls attached, with the object that the method was made of, and so many arguments, all of which
+    // live until it returns.
+    unsafe {
+        let py = Python::assume_attached();
+        if count == 2 {
+            let callback = Borrowed::from_ptr(py, callback);
+            let (phase, info) =
+                (Borrowed::from_ptr(py, *arguments), Borrowed::from_ptr(py, *arguments.add(1)));
+            callback.cast_unchecked::<GcCallback>().get().observe(&phase, &info);
+        }
+        let none = Py_None();
+        Py_IncRef(none);
+        none
+    }
+}
+
 impl GcCallback {
-    /// Record the start or the end of a collection; gc calls it.
+    /// Records the start or the end of a collection.
     fn observe(&self, phase: &Bound<'_, PyAny>, info: &Bound<'_, PyAny>) {
         // After a fork by C code this may be the first call of ours in the child. It is not counted.
         if self.fork_mark.is_inherited() {
@@ -52,6 +92,15 @@ fn generation_key(py: Python<'_>) -> &Bound<'_, PyString> {
     intern!(py, "generation")
 }
 
+#[expect(unsafe_code, reason = "PyO3 makes no method without its wrapper.")]
+fn bound_method<'py>(callback: &Bound<'py, GcCallback>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: the definition is static, and CPython only reads it; the method keeps its object alive.
+    unsafe {
+        let method = PyCFunction_New((&raw const OBSERVE.0).cast_mut(), callback.as_ptr());
+        Bound::from_owned_ptr_or_err(callback.py(), method)
+    }
+}
+
 /// The callback, and the list that it is installed in.
 pub struct Installation {
     observe: Py<PyAny>,
@@ -73,7 +122,7 @@ impl Installation {
     ) -> PyResult<Self> {
         generation_key(py);
         let callback = Bound::new(py, GcCallback { counters, clock, fork_mark, on_fork })?;
-        let observe = callback.getattr(intern!(py, "observe"))?.unbind();
+        let observe = bound_method(&callback)?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
         Ok(Self {
             observe,

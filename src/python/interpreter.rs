@@ -14,6 +14,7 @@ use super::{log, tracers};
 use crate::clock::Clock;
 use crate::collector::{Answer, Interpreter};
 use crate::identity::tracers::Tracers;
+use crate::memory;
 use crate::message::Message;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
 use crate::sources::gc::GcCounters;
@@ -120,6 +121,9 @@ impl CPython {
 
 impl Interpreter for CPython {
     fn read(&self, entered: &dyn Fn()) -> Option<Answer> {
+        if !memory::is_available() {
+            return None;
+        }
         Python::try_attach(|py| {
             entered();
             // Only the main thread runs signal handlers, so there is no interrupt to pass on.
@@ -129,6 +133,9 @@ impl Interpreter for CPython {
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
+        if !memory::is_available() {
+            return messages;
+        }
         // It can attach unless the interpreter is finalising; then nothing can be logged any more.
         Python::try_attach(|py| log::from_native_thread(py, messages)).unwrap_or_default()
     }

@@ -2,7 +2,7 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 
 use super::interrupt::ignore_exception;
 use super::program::loaded;
@@ -60,9 +60,11 @@ fn log(py: Python<'_>, message: &Message) -> PyResult<()> {
         Severity::Info => 20,
         Severity::Warning => 30,
     };
-    let logging = py.import(intern!(py, "logging"))?;
-    let logger = logging.call_method1(intern!(py, "getLogger"), ("runtime_metrics",))?;
-    logger.call_method1(intern!(py, "log"), (level, "%s", &message.text)).map(drop)
+    // PyString::new() would panic where there is no memory for it.
+    let text = |text: &str| PyString::from_bytes(py, text.as_bytes());
+    let logging = py.import(text("logging")?)?;
+    let logger = logging.call_method1(text("getLogger")?, (text("runtime_metrics")?,))?;
+    logger.call_method1(text("log")?, (level, text("%s")?, text(&message.text)?)).map(drop)
 }
 
 fn is_monkey_patched(py: Python<'_>) -> bool {

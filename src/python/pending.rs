@@ -4,6 +4,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 /// The frame that called the fork which has not returned yet, as a number to compare; 0 if there is none.
 static FORKING_FRAME: AtomicUsize = AtomicUsize::new(0);
@@ -37,12 +38,15 @@ pub fn has_to_wait(py: Python<'_>) -> bool {
 
 /// Whether this frame called the current one, directly or not. After a fork that failed it may not exist any more.
 fn is_calling(py: Python<'_>, frame: usize) -> bool {
-    let mut next = py.import("sys").and_then(|sys| sys.call_method0("_getframe")).ok();
+    // PyString::new() would panic where there is no memory for it.
+    let name = |name: &[u8]| PyString::from_bytes(py, name);
+    let current = || py.import(name(b"sys")?)?.call_method0(name(b"_getframe")?);
+    let mut next = current().ok();
     while let Some(this) = next {
         if this.as_ptr() as usize == frame {
             return true;
         }
-        next = this.getattr("f_back").ok().filter(|back| !back.is_none());
+        next = name(b"f_back").and_then(|name| this.getattr(name)).ok().filter(|back| !back.is_none());
     }
     false
 }

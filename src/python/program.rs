@@ -13,7 +13,8 @@ const FORK_SERVER: &str = "from multiprocessing.forkserver import main";
 /// A module, if the program has imported it.
 pub fn loaded<'py>(py: Python<'py>, name: &str) -> Option<Bound<'py, PyAny>> {
     let modules = py.import(intern!(py, "sys")).ok()?.getattr(intern!(py, "modules")).ok()?;
-    modules.cast::<PyDict>().ok()?.get_item(name).ok()?
+    // PyString::new() would panic where there is no memory for it.
+    modules.cast::<PyDict>().ok()?.get_item(PyString::from_bytes(py, name.as_bytes()).ok()?).ok()?
 }
 
 /// The interpreter that the process runs, and the command line that started it.

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::clock::Clock;
 use crate::collector::{Collector, Inheritance, OutputHandover};
 use crate::identity::IdentityInputs;
 use crate::identity::tracers::Tracers;
+use crate::memory;
 use crate::message::{Message, Severity};
 use crate::settings::{Arguments, Settings};
 use crate::sources::Counters;
@@ -36,7 +38,10 @@ static ABANDONED: ArcSwapOption<Vec<Arc<Running>>> = ArcSwapOption::const_empty(
 
 thread_local! {
     /// What ran when the forks began that this thread is making. It may be disabled or replaced before they end.
-    static FORKING: RefCell<Vec<Arc<Running>>> = const { RefCell::new(Vec::new()) };
+    ///
+    /// Empty between forks, and never dropped: for what is dropped with a thread the C library allocates memory at its
+    /// first use, and ends the process if there is none.
+    static FORKING: RefCell<ManuallyDrop<Vec<Arc<Running>>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
 /// A collector, and what its successor in a child process is made of.
@@ -124,8 +129,8 @@ pub fn not_collected(reason: &dyn std::fmt::Display) -> Message {
 pub fn stop(py: Python<'_>, timeout: Duration, interpreter_ends: bool) -> PyResult<Option<Arc<Collector>>> {
     current(py);
     let Some(running) = RUNNING.swap(None) else { return Ok(None) };
-    let (answer, interrupted) = match running.interpreter.answer(py, Purpose::Inspect) {
-        Ok(answer) => (Some(answer), Ok(())),
+    let (answer, interrupted) = match catch_exception(py, running.interpreter.answer(py, Purpose::Inspect)) {
+        Ok(answer) => (answer.ok(), Ok(())),
         Err(error) => (None, Err(error)),
     };
     // If this fails, a callback stays whose counts are never read.
@@ -147,7 +152,7 @@ pub fn become_child(_py: Python<'_>) {
     if !process.become_child() {
         return;
     }
-    FORKING.take().iter().for_each(abandon);
+    FORKING.with_borrow_mut(|forking| std::mem::take(&mut **forking)).iter().for_each(abandon);
     let Some(inherited) = RUNNING.load_full() else { return };
     let running = Arc::new(inherited.for_child(process));
     RUNNING.store(Some(Arc::clone(&running)));
@@ -165,7 +170,13 @@ pub fn begin_fork(py: Python<'_>) -> Option<Arc<Running>> {
 
 /// What ran when this thread began the fork that has ended in the parent.
 pub fn end_fork() -> Option<Arc<Running>> {
-    FORKING.with_borrow_mut(Vec::pop)
+    FORKING.with_borrow_mut(|forking| {
+        let running = forking.pop();
+        if forking.is_empty() {
+            forking.shrink_to_fit();
+        }
+        running
+    })
 }
 
 /// Has the main thread resume the collector, or notice that it is in a forked child, as soon as it runs Python code;
@@ -192,10 +203,13 @@ extern "C" fn resume_pending(_: *mut c_void) -> c_int {
     0
 }
 
-/// Runs our code so that a panic, which is a bug of ours, ends the collector and not the program.
+/// Runs our code so that a panic, which is a bug of ours, ends the collector and not the program. While memory is short
+/// it is no bug: `PyO3` panics where Python has none for an object.
 pub fn shielded<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        if let Some(running) = RUNNING.swap(None) {
+        if memory::is_available()
+            && let Some(running) = RUNNING.swap(None)
+        {
             running.collector.begin_pause();
             abandon(&running);
         }

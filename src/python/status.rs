@@ -2,6 +2,7 @@
 
 #![expect(clippy::doc_markdown, reason = "The function's comment is its docstring in Python.")]
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -10,6 +11,7 @@ use super::plan::settings;
 use super::running::{current, shielded};
 use crate::clock::since_epoch;
 use crate::emitter::Totals;
+use crate::memory;
 use crate::settings::Arguments;
 use crate::settings::variables::Variable;
 
@@ -28,8 +30,14 @@ use crate::settings::variables::Variable;
 ///     metrics: Values written since enable().
 ///     packets_sent, bytes_sent: What the kernel accepted.
 ///     packets_dropped, bytes_dropped: What was lost, even if that became known only after the kernel had accepted it.
+///
+/// Raises:
+///     MemoryError: Memory is short.
 #[pyfunction]
 pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    if !memory::is_available() {
+        return Err(PyMemoryError::new_err(()));
+    }
     let running = shielded(None, || current(py));
     let status =
         running.as_ref().and_then(|running| shielded(None, || py.detach(|| running.collector().status())));
