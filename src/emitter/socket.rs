@@ -116,32 +116,30 @@ impl Connection {
     }
 
     fn datagram(protocol: Protocol, domain: Domain, address: &SockAddr) -> io::Result<Self> {
-        let socket = Socket::new(domain, Type::DGRAM, None)?;
-        socket.set_nonblocking(true)?;
+        let socket = unconnected(domain, Type::DGRAM)?;
         socket.connect(address)?;
-        if socket.send_buffer_size()? < MIN_SEND_BUFFER {
-            // If it fails, the default is enough for all but the longest payloads.
+        // If either is refused, the default is enough for all but the longest payloads.
+        if socket.send_buffer_size().is_ok_and(|size| size < MIN_SEND_BUFFER) {
             drop(socket.set_send_buffer_size(MIN_SEND_BUFFER));
         }
-        Self::connected(socket, protocol)
+        Ok(Self::connected(socket, protocol))
     }
 
     /// Does not wait for the receiver to accept: if its queue is full, the connection fails at once.
     #[cfg(unix)]
     fn stream(address: &SockAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
+        let socket = unconnected(Domain::UNIX, Type::STREAM)?;
         socket.connect(address)?;
-        Self::connected(socket, Protocol::UnixStream)
+        Ok(Self::connected(socket, Protocol::UnixStream))
     }
 
-    fn connected(socket: Socket, protocol: Protocol) -> io::Result<Self> {
-        Ok(Self {
-            socket: Guarded::new(socket)?,
+    fn connected(socket: Guarded<Socket>, protocol: Protocol) -> Self {
+        Self {
+            socket,
             protocol,
             #[cfg(unix)]
             file: None,
-        })
+        }
     }
 
     /// What it goes over.
@@ -287,6 +285,21 @@ impl Remedy {
             _ => Self::GiveUp,
         }
     }
+}
+
+/// A socket that never waits.
+fn unconnected(domain: Domain, kind: Type) -> io::Result<Guarded<Socket>> {
+    Guarded::open(|| {
+        // From the start, where the kernel can: some sandboxes do not permit fcntl.
+        #[cfg(target_os = "linux")]
+        return Socket::new(domain, kind.nonblocking(), None);
+        #[cfg(not(target_os = "linux"))]
+        {
+            let socket = Socket::new(domain, kind, None)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        }
+    })
 }
 
 /// A broken stream must not kill a program that has restored the default action of SIGPIPE.
