@@ -88,18 +88,20 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Those of `stat`, `socket` and `connect`. A stream whose receiver does not accept in time is `WouldBlock`.
+    /// Those of `socket` and `connect`. A stream whose receiver does not accept in time is `WouldBlock`.
     #[cfg(unix)]
     pub fn unix(path: &Path, kind: UnixKind) -> io::Result<Self> {
-        let before = FileId::at(path)?;
+        // Where stat is not permitted, a receiver that is replaced goes unnoticed until it ends.
+        let identify = || FileId::at(path).ok();
+        let before = identify();
         let connection = Self::unix_at(path, kind, before)?;
         // If the file was replaced meanwhile, which of the two was connected to is unknown.
-        let after = FileId::at(path)?;
+        let after = identify();
         if after == before { Ok(connection) } else { Self::unix_at(path, kind, after) }
     }
 
     #[cfg(unix)]
-    fn unix_at(path: &Path, kind: UnixKind, file: FileId) -> io::Result<Self> {
+    fn unix_at(path: &Path, kind: UnixKind, file: Option<FileId>) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
         let connection = match kind {
             UnixKind::Datagram => Self::datagram(Protocol::UnixDatagram, Domain::UNIX, &address),
@@ -110,7 +112,7 @@ impl Connection {
             },
         };
         connection.map(|mut connection| {
-            connection.file = Some(file);
+            connection.file = file;
             connection
         })
     }
@@ -166,7 +168,7 @@ impl Connection {
     #[must_use]
     pub fn was_reached_by(&self, path: &Path) -> bool {
         match FileId::at(path) {
-            Ok(file) => self.file == Some(file),
+            Ok(file) => self.file.is_none_or(|connected| connected == file),
             // Access to the folder may have been withdrawn; the connection still works.
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
@@ -208,12 +210,31 @@ impl Connection {
     fn send_datagrams(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
         use std::os::fd::AsRawFd;
 
+        use nix::errno::Errno;
         use nix::sys::socket::{MsgFlags, MultiHeaders, sendmmsg};
 
         let mut headers = MultiHeaders::<()>::preallocate(payloads.len(), None);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let sent = sendmmsg(self.socket.as_raw_fd(), &mut headers, payloads, &ADDRESSES[..], [], flags)?;
-        Ok(sent.count())
+        match sendmmsg(self.socket.as_raw_fd(), &mut headers, payloads, &ADDRESSES[..], [], flags) {
+            Ok(sent) => Ok(sent.count()),
+            Err(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => self.send_each(payloads, flags.bits()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same with a system call for each, as some sandboxes do not permit the other. If a firewall refused, it will
+    /// refuse again.
+    #[cfg(target_os = "linux")]
+    fn send_each(&self, payloads: &[Payload<'_>], flags: i32) -> io::Result<usize> {
+        let mut sent = 0;
+        for payload in payloads {
+            match self.socket.send_with_flags(payload.bytes(), flags) {
+                Ok(_) => sent += 1,
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
     }
 
     #[cfg(not(target_os = "linux"))]
