@@ -80,3 +80,56 @@ def test_while_a_name_is_looked_up_a_closed_stream_stays_closed(
         LD_PRELOAD=preloaded("opening_resolver"),
         LOOK_UP=str(tmp_path / "opened"),
     )
+
+
+LACKING = """
+    import os, resource
+    from runtime_metrics import RuntimeMetrics
+
+    def allow(number):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, HARD))
+
+    SOFT, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
+    {before}
+    for _ in range(3):
+        assert not RuntimeMetrics.flush()
+        found = RuntimeMetrics.snapshot()
+        assert "runtime.python.mem.rss" not in found and "runtime.python.thread_count" in found
+    allow(SOFT)
+    assert RuntimeMetrics.flush()
+    """
+
+CLOSING = """
+    import os
+    from runtime_metrics import RuntimeMetrics
+
+    RuntimeMetrics.enable()
+    assert RuntimeMetrics.flush()
+    os.closerange(3, 256)
+    assert RuntimeMetrics.flush()
+    """
+
+
+@pytest.mark.parametrize(
+    ("program", "flushes"),
+    [
+        (LACKING.format(before="allow(3); RuntimeMetrics.enable()"), 2),
+        (
+            LACKING.format(
+                before="RuntimeMetrics.enable(); RuntimeMetrics.flush(); os.closerange(3, 256); allow(3)"
+            ),
+            3,
+        ),
+        (CLOSING, 3),
+    ],
+    ids=["none left at the start", "none left after closing all", "closed all"],
+)
+def test_what_is_not_open_is_opened_again_as_soon_as_it_can_be(
+    run_program: RunProgram, program: str, flushes: int
+) -> None:
+    with Flushes.udp() as receiver:
+        run_program(program, DD_DOGSTATSD_URL=receiver.url, DD_RUNTIME_METRICS_INTERVAL="3600")
+        arrived = receiver.rest()
+    # The last is sent at the exit.
+    assert len(arrived) == flushes
+    assert_complete(*(flush.values for flush in arrived))
