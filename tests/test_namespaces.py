@@ -114,7 +114,7 @@ def test_a_prohibited_route_is_logged_once_until_it_opens(container: Container) 
         report = program.flushes(3, agent)
         totals = program.totals(agent)
     (warning,) = refused.texts("WARNING")
-    assert "Permission denied (os error 13) (does a firewall refuse it?)" in warning
+    assert "Permission denied (os error 13) (does a firewall or a sandbox refuse it?)" in warning
     assert (lost.sent, lost.got) == ((0, 0), (0, 0))
     assert lost.packets_dropped >= 3
     since = totals - opened

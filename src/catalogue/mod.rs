@@ -53,11 +53,12 @@ const RUNTIME: &[Metric] = &[
         by_name: false,
         wire: Wire::Chosen,
         needs: &[Source::ResourceUsage],
-        reading: Reading::Change(|interval| interval.percent(|s| Some(usage(s)?.cpu)).map(Value::Real)),
+        reading: Reading::Change(|interval| interval.cpu_percent(|s| Some(usage(s)?.cpu)).map(Value::Real)),
         source: "getrusage(RUSAGE_SELF) over the monotonic clock",
         description: "CPU time of the process, user and kernel mode, as a percentage of one core: above 100 on several \
                       cores.",
-        absent: "for an interval in which the process was frozen or suspended for more than three intervals",
+        absent: "for an interval shorter than 0.05 seconds, as between two flushes in a row; for one in which the \
+                 process was frozen or suspended for more than three intervals",
         opentelemetry: Some("process.cpu.utilization x 100 x CPUs"),
     },
     Metric {

@@ -1,5 +1,6 @@
 //! Where samples go: who sends them, which of them, how they leave.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -237,8 +238,16 @@ impl Output {
 
     /// Not before the first flush: a server may drop privileges or change its cgroup after its start.
     fn find_origin(&mut self) {
-        if let Some((origin, root)) = self.origin.take() {
-            self.emitter.set_suffix(origin.fields(|| container(&root)));
+        let Some((origin, root)) = self.origin.take() else { return };
+        let mut container = Ok(None);
+        let fields = origin.fields(|| {
+            container = find_container(&root);
+            container.as_mut().ok().and_then(Option::take)
+        });
+        self.emitter.set_suffix(fields);
+        if container.is_err() {
+            // At the next flush again.
+            self.origin = Some((origin, root));
         }
     }
 
@@ -271,11 +280,11 @@ impl Output {
 }
 
 #[cfg(target_os = "linux")]
-fn container(root: &Path) -> Option<String> {
+fn find_container(root: &Path) -> io::Result<Option<String>> {
     crate::sources::container::local_data(root)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn container(_root: &Path) -> Option<String> {
-    None
+fn find_container(_root: &Path) -> io::Result<Option<String>> {
+    Ok(None)
 }

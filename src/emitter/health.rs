@@ -210,6 +210,7 @@ impl Cause {
         use nix::errno::Errno;
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOBUFS) => Self::SlowReceiver,
+            Some(Errno::ENOSYS) => Self::Denied,
             Some(Errno::EMSGSIZE) => Self::TooLarge,
             Some(Errno::EMFILE | Errno::ENFILE) => Self::Resources,
             Some(Errno::EDESTADDRREQ | Errno::ENOTCONN) => Self::Unreachable,
@@ -229,7 +230,8 @@ impl Cause {
             (Self::Unreachable, Address::Unix(..)) => {
                 "is the Agent running, and is its directory mounted here?"
             }
-            (Self::Denied, Address::Udp(..)) => "does a firewall refuse it?",
+            (Self::Denied, _) if is_of_sandbox(error, to) => "does a sandbox of this process forbid it?",
+            (Self::Denied, Address::Udp(..)) => "does a firewall or a sandbox refuse it?",
             (Self::Denied, Address::Unix(..)) => {
                 return format!("{error} (may {} write to it?)", this_user());
             }
@@ -241,6 +243,22 @@ impl Cause {
         };
         format!("{error} ({hint})")
     }
+}
+
+/// Whether only a sandbox gives this error. EPERM may be a firewall's too; a Unix socket's permissions give EACCES.
+#[cfg(unix)]
+fn is_of_sandbox(error: &io::Error, to: &Address) -> bool {
+    use nix::libc::{ENOSYS, EPERM};
+    match error.raw_os_error() {
+        Some(ENOSYS) => true,
+        Some(EPERM) => matches!(to, Address::Unix(..)),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_of_sandbox(_error: &io::Error, _to: &Address) -> bool {
+    false
 }
 
 #[cfg(unix)]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::address::{Address, ChosenBy, Destination, Host};
+use crate::descriptor::ClosedStreams;
 
 /// How often a host's name is looked up, in case it has moved.
 const LOOK_UP_INTERVAL: Duration = Duration::from_mins(10);
@@ -144,6 +145,8 @@ impl NamedHost {
 impl LookUp {
     /// Asks the system's resolver and waits for it. If it fails, what was found before holds.
     pub fn run(&self) {
+        // The C library opens sockets of its own, to name servers.
+        let _closed_streams = ClosedStreams::take();
         if let Ok(addresses) = (self.0.name.as_str(), self.0.port).to_socket_addrs() {
             let (mut found, v6): (Vec<_>, Vec<_>) = addresses.partition(SocketAddr::is_ipv4);
             found.extend(v6);

@@ -88,18 +88,20 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Those of `stat`, `socket` and `connect`. A stream whose receiver does not accept in time is `WouldBlock`.
+    /// Those of `socket` and `connect`. A stream whose receiver does not accept in time is `WouldBlock`.
     #[cfg(unix)]
     pub fn unix(path: &Path, kind: UnixKind) -> io::Result<Self> {
-        let before = FileId::at(path)?;
+        // Where stat is not permitted, a receiver that is replaced goes unnoticed until it ends.
+        let identify = || FileId::at(path).ok();
+        let before = identify();
         let connection = Self::unix_at(path, kind, before)?;
         // If the file was replaced meanwhile, which of the two was connected to is unknown.
-        let after = FileId::at(path)?;
+        let after = identify();
         if after == before { Ok(connection) } else { Self::unix_at(path, kind, after) }
     }
 
     #[cfg(unix)]
-    fn unix_at(path: &Path, kind: UnixKind, file: FileId) -> io::Result<Self> {
+    fn unix_at(path: &Path, kind: UnixKind, file: Option<FileId>) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
         let connection = match kind {
             UnixKind::Datagram => Self::datagram(Protocol::UnixDatagram, Domain::UNIX, &address),
@@ -110,38 +112,36 @@ impl Connection {
             },
         };
         connection.map(|mut connection| {
-            connection.file = Some(file);
+            connection.file = file;
             connection
         })
     }
 
     fn datagram(protocol: Protocol, domain: Domain, address: &SockAddr) -> io::Result<Self> {
-        let socket = Socket::new(domain, Type::DGRAM, None)?;
-        socket.set_nonblocking(true)?;
+        let socket = unconnected(domain, Type::DGRAM)?;
         socket.connect(address)?;
-        if socket.send_buffer_size()? < MIN_SEND_BUFFER {
-            // If it fails, the default is enough for all but the longest payloads.
+        // If either is refused, the default is enough for all but the longest payloads.
+        if socket.send_buffer_size().is_ok_and(|size| size < MIN_SEND_BUFFER) {
             drop(socket.set_send_buffer_size(MIN_SEND_BUFFER));
         }
-        Self::connected(socket, protocol)
+        Ok(Self::connected(socket, protocol))
     }
 
     /// Does not wait for the receiver to accept: if its queue is full, the connection fails at once.
     #[cfg(unix)]
     fn stream(address: &SockAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
+        let socket = unconnected(Domain::UNIX, Type::STREAM)?;
         socket.connect(address)?;
-        Self::connected(socket, Protocol::UnixStream)
+        Ok(Self::connected(socket, Protocol::UnixStream))
     }
 
-    fn connected(socket: Socket, protocol: Protocol) -> io::Result<Self> {
-        Ok(Self {
-            socket: Guarded::new(socket)?,
+    fn connected(socket: Guarded<Socket>, protocol: Protocol) -> Self {
+        Self {
+            socket,
             protocol,
             #[cfg(unix)]
             file: None,
-        })
+        }
     }
 
     /// What it goes over.
@@ -168,7 +168,7 @@ impl Connection {
     #[must_use]
     pub fn was_reached_by(&self, path: &Path) -> bool {
         match FileId::at(path) {
-            Ok(file) => self.file == Some(file),
+            Ok(file) => self.file.is_none_or(|connected| connected == file),
             // Access to the folder may have been withdrawn; the connection still works.
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
@@ -210,12 +210,31 @@ impl Connection {
     fn send_datagrams(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
         use std::os::fd::AsRawFd;
 
+        use nix::errno::Errno;
         use nix::sys::socket::{MsgFlags, MultiHeaders, sendmmsg};
 
         let mut headers = MultiHeaders::<()>::preallocate(payloads.len(), None);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let sent = sendmmsg(self.socket.as_raw_fd(), &mut headers, payloads, &ADDRESSES[..], [], flags)?;
-        Ok(sent.count())
+        match sendmmsg(self.socket.as_raw_fd(), &mut headers, payloads, &ADDRESSES[..], [], flags) {
+            Ok(sent) => Ok(sent.count()),
+            Err(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => self.send_each(payloads, flags.bits()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same with a system call for each, as some sandboxes do not permit the other. If a firewall refused, it will
+    /// refuse again.
+    #[cfg(target_os = "linux")]
+    fn send_each(&self, payloads: &[Payload<'_>], flags: i32) -> io::Result<usize> {
+        let mut sent = 0;
+        for payload in payloads {
+            match self.socket.send_with_flags(payload.bytes(), flags) {
+                Ok(_) => sent += 1,
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -287,6 +306,21 @@ impl Remedy {
             _ => Self::GiveUp,
         }
     }
+}
+
+/// A socket that never waits.
+fn unconnected(domain: Domain, kind: Type) -> io::Result<Guarded<Socket>> {
+    Guarded::open(|| {
+        // From the start, where the kernel can: some sandboxes do not permit fcntl.
+        #[cfg(target_os = "linux")]
+        return Socket::new(domain, kind.nonblocking(), None);
+        #[cfg(not(target_os = "linux"))]
+        {
+            let socket = Socket::new(domain, kind, None)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        }
+    })
 }
 
 /// A broken stream must not kill a program that has restored the default action of SIGPIPE.
