@@ -68,20 +68,13 @@ pub enum Remedy {
 }
 
 impl Connection {
-    /// Connects a UDP socket to the first address that can be connected to.
+    /// Connects a UDP socket.
     ///
     /// # Errors
     ///
-    /// The last address's; `NotFound` without any.
-    pub fn udp(addresses: &[SocketAddr]) -> io::Result<Self> {
-        let mut result = Err(io::ErrorKind::NotFound.into());
-        for address in addresses {
-            result = Self::datagram(Protocol::Udp, Domain::for_address(*address), &(*address).into());
-            if result.is_ok() {
-                break;
-            }
-        }
-        result
+    /// Those of `socket` and `connect`.
+    pub fn udp(address: SocketAddr) -> io::Result<Self> {
+        Self::datagram(Protocol::Udp, Domain::for_address(address), &address.into())
     }
 
     /// Connects to a Unix socket; if both types are possible, datagrams are tried first.
@@ -192,6 +185,17 @@ impl Connection {
         }
     }
 
+    /// Whether this error of [`send`](Self::send) shows that the address of a UDP socket does not accept datagrams.
+    #[must_use]
+    pub fn is_refused(&self, error: &io::Error) -> bool {
+        use io::ErrorKind as E;
+        self.protocol == Protocol::Udp
+            && matches!(
+                error.kind(),
+                E::ConnectionRefused | E::HostUnreachable | E::NetworkUnreachable | E::PermissionDenied
+            )
+    }
+
     /// Sends payloads from the first on; gives how many the kernel took, at least one. A stream may wait for
     /// `time_left`.
     ///
@@ -203,6 +207,23 @@ impl Connection {
             Protocol::Udp | Protocol::UnixDatagram => self.send_datagrams(payloads),
             Protocol::UnixStream => self.send_frame(payloads[0].bytes(), time_left).map(|()| 1),
         }
+    }
+
+    /// Sends payloads over UDP, but the first of them alone, and asks whether it was refused: on this machine the
+    /// kernel knows at once.
+    ///
+    /// # Errors
+    ///
+    /// Why the first payload was not accepted.
+    pub fn try_out(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
+        let (first, rest) = payloads.split_at(1);
+        let count = self.send_datagrams(first)?;
+        if let Ok(Some(error)) = self.socket.take_error() {
+            return Err(error);
+        }
+        // As if all had been given to the kernel at once: an error of the rest is not reported.
+        let more = if rest.is_empty() { 0 } else { self.send_datagrams(rest).unwrap_or(0) };
+        Ok(count + more)
     }
 
     /// One system call for all, however many there are.

@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use cadence::{MetricSink, SinkStats};
 
 use super::address::Destination;
+use super::candidates::Candidates;
 use super::delivery::{Amount, Attempt, Delivery, LastSent, Totals};
 use super::health::Health;
 use super::link::Link;
@@ -32,7 +32,7 @@ pub struct Transport(RefCell<Outbox>);
 #[derive(Clone, Debug)]
 pub struct Handover {
     health: Health,
-    addresses: Vec<SocketAddr>,
+    candidates: Candidates,
 }
 
 #[derive(Debug)]
@@ -148,24 +148,22 @@ impl Transport {
     /// The look-up of the receiver's name to be made, if it is time for one.
     #[must_use]
     pub fn due_look_up(&self, now: Duration) -> Option<LookUp> {
-        let mut outbox = self.outbox();
-        let is_failing = outbox.health.is_failing();
-        outbox.link.resolver().due_look_up(now, is_failing)
+        self.outbox().link.resolver().due_look_up(now)
     }
 
     /// What a child process can use: it logs nothing that its parent has logged, and can send before a look-up.
     #[must_use]
     pub fn handover(&self) -> Handover {
         let mut outbox = self.outbox();
-        let addresses = outbox.link.resolver().addresses().to_vec();
-        Handover { health: outbox.health.for_child(), addresses }
+        let candidates = outbox.link.resolver().candidates().clone();
+        Handover { health: outbox.health.for_child(), candidates }
     }
 
     /// Takes over what the parent process knew.
     pub fn take_over(&self, handover: &Handover) {
         let mut outbox = self.outbox();
         outbox.health = handover.health.clone();
-        outbox.link.resolver().take_over(&handover.addresses);
+        outbox.link.resolver().take_over(&handover.candidates);
     }
 
     /// Closes the socket; the next flush opens another.
@@ -223,7 +221,12 @@ impl Outbox {
         let result = delivery.result();
         delivery.add(std::mem::take(&mut self.custom));
         self.lost_counts = delivery.lost_counts;
-        self.messages.extend(self.health.record(&delivery, self.link.destination(), self.now));
+        self.messages.extend(self.health.record(
+            &delivery,
+            self.link.destination(),
+            self.link.addresses(),
+            self.now,
+        ));
         result
     }
 
@@ -237,16 +240,21 @@ impl Outbox {
     /// Sends every payload, or counts it as lost.
     fn deliver(&mut self) -> Delivery {
         self.link.check();
+        let was_open = self.link.is_open();
         let payloads = self.packets.payloads();
         let mut attempt = Attempt::new(&payloads, &mut self.last_sent, self.link.is_udp());
         while let Some(left) = attempt.left() {
             let was_open = self.link.is_open();
-            match self.link.send(left, || self.time_limit.left()) {
+            match self.link.send(left, self.now, || self.time_limit.left()) {
                 Ok(count) => attempt.took(count),
                 Err(error) => attempt.failed(error, was_open),
             }
         }
         let mut delivery = attempt.into_delivery();
+        // What was sent over a new connection may have been refused without our knowing yet.
+        if was_open && delivery.failure.is_none() && delivery.sent.packets > 0 {
+            self.link.keep_address();
+        }
         if std::mem::take(&mut self.has_refused) {
             delivery.failure = Some(io::ErrorKind::FileTooLarge.into());
         }
