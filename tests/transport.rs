@@ -32,7 +32,12 @@ fn transport(address: &str) -> Transport {
 
 /// Flushes these lines at a second; returns whether everything has left.
 fn flush(transport: &Transport, second: u64, lines: &[String]) -> bool {
-    transport.begin(Duration::from_secs(second), LIMIT);
+    flush_within(transport, second, LIMIT, lines)
+}
+
+/// The same, with another limit.
+fn flush_within(transport: &Transport, second: u64, limit: Duration, lines: &[String]) -> bool {
+    transport.begin(Duration::from_secs(second), limit);
     for line in lines {
         transport.emit(line).unwrap();
     }
@@ -297,7 +302,7 @@ fn a_stream_to_a_receiver_whose_socket_was_replaced_is_closed_although_it_still_
 }
 
 #[test]
-fn a_full_queue_drops_counts_and_never_waits() {
+fn a_full_queue_drops_and_counts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dsd.socket");
     let receiver = unix_receiver(&path);
@@ -312,6 +317,56 @@ fn a_full_queue_drops_counts_and_never_waits() {
     }
     assert!(flush(&transport, 41, &some_lines(1)));
     assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
+}
+
+#[test]
+fn a_receiver_that_reads_gets_more_datagrams_than_its_queue_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dsd.socket");
+    let receiver = unix_receiver(&path);
+    let transport = transport(&format!("unix://{}", path.display()));
+    let lines: Vec<_> = (0..40).map(|n| format!("{n:03}:{}", "x".repeat(8000))).collect();
+    let reads = thread::spawn(move || {
+        let first = |_| received(|buffer| receiver.recv(buffer))[..3].to_owned();
+        (0..80).map(first).collect::<Vec<_>>()
+    });
+    // However long this machine keeps the reader waiting.
+    for second in [1, 2] {
+        assert!(flush_within(&transport, second, 100 * TIMEOUT, &lines));
+    }
+    let expected: Vec<_> = (0..40).chain(0..40).map(|n| format!("{n:03}")).collect();
+    assert_eq!(reads.join().unwrap(), expected);
+    assert_eq!(transport.stats().packets_dropped, 0);
+}
+
+#[test]
+fn a_receiver_that_has_stopped_reading_costs_little_time_over_all_flushes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dsd.socket");
+    let _receiver = unix_receiver(&path);
+    let transport = transport(&format!("unix://{}", path.display()));
+    while flush_within(&transport, 1, Duration::ZERO, &some_lines(1)) {}
+    let start = Instant::now();
+    let flushes: Vec<_> = (0..50).map(|_| flush(&transport, 1, &some_lines(1))).collect();
+    assert_eq!(flushes, [false; 50]);
+    // The first of them waits for as long as a flush may, and those that follow in the same second do not.
+    assert!((LIMIT / 2..10 * LIMIT).contains(&start.elapsed()), "{:?}", start.elapsed());
+    let start = Instant::now();
+    assert!(!flush(&transport, 11, &some_lines(1)));
+    assert!(start.elapsed() >= LIMIT / 2, "ten seconds later it is waited for again: {:?}", start.elapsed());
+}
+
+#[test]
+fn no_flush_waits_while_it_is_asked_to_hurry() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dsd.socket");
+    let _receiver = unix_receiver(&path);
+    let address = format!("unix://{}", path.display()).parse().unwrap();
+    let destination = Destination { address, chosen_by: ChosenBy::Setting("a test") };
+    let transport = Transport::new(destination, Clock::start(), Arc::new(true.into()));
+    let start = Instant::now();
+    while flush_within(&transport, 1, 100 * TIMEOUT, &some_lines(1)) {}
+    assert!(start.elapsed() < TIMEOUT);
 }
 
 #[test]

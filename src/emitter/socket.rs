@@ -1,6 +1,6 @@
 //! An open socket to the receiver: how it is opened, how payloads go through it, and what its errors mean.
 //!
-//! Nothing here waits except for a slow receiver of a stream, and then no longer than the caller allows.
+//! Nothing here waits except for a slow receiver at a Unix socket, and then no longer than the caller allows.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::descriptor::Guarded;
 /// Room for a few of the longest payloads; the default of macOS is half of one.
 const MIN_SEND_BUFFER: usize = 32 * 1024;
 
-/// A wait for a stream checks this often whether it has become shorter.
+/// A wait for a receiver checks this often whether it has become shorter.
 #[cfg(unix)]
 const POLL_TIMEOUT: Duration = Duration::from_millis(10);
 
@@ -196,15 +196,16 @@ impl Connection {
             )
     }
 
-    /// Sends payloads from the first on; gives how many the kernel took, at least one. A stream may wait for
-    /// `time_left`.
+    /// Sends payloads from the first on; gives how many the kernel took, at least one. Over a Unix socket it may wait
+    /// for `time_left`.
     ///
     /// # Errors
     ///
     /// Why the first payload could not be sent. `TimedOut` if a part of it was sent on a stream.
     pub fn send(&self, payloads: &[Payload<'_>], time_left: impl Fn() -> Duration) -> io::Result<usize> {
         match self.protocol {
-            Protocol::Udp | Protocol::UnixDatagram => self.send_datagrams(payloads),
+            Protocol::Udp => self.send_datagrams(payloads),
+            Protocol::UnixDatagram => self.send_unix_datagrams(payloads, time_left),
             Protocol::UnixStream => self.send_frame(payloads[0].bytes(), time_left).map(|()| 1),
         }
     }
@@ -224,6 +225,22 @@ impl Connection {
         // As if all had been given to the kernel at once: an error of the rest is not reported.
         let more = if rest.is_empty() { 0 } else { self.send_datagrams(rest).unwrap_or(0) };
         Ok(count + more)
+    }
+
+    /// A queue that is full, which holds ten datagrams on most systems, is waited for.
+    fn send_unix_datagrams(
+        &self,
+        payloads: &[Payload<'_>],
+        time_left: impl Fn() -> Duration,
+    ) -> io::Result<usize> {
+        loop {
+            match self.send_datagrams(payloads) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && self.waits_until_writable(&time_left) => {
+                }
+                result => return result,
+            }
+        }
     }
 
     /// One system call for all, however many there are.

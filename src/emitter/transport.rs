@@ -21,6 +21,12 @@ use super::status::Status;
 use crate::clock::Clock;
 use crate::message::Message;
 
+/// A receiver that has stopped reading costs at most a hundredth of the time, however often the program flushes.
+const WAITING_SHARE: u32 = 100;
+
+/// A shorter wait is not worth its system calls.
+const MIN_WAIT: Duration = Duration::from_millis(1);
+
 /// A sink that sends its lines to a receiver.
 ///
 /// A flush begins with [`begin`](Self::begin), goes on with lines, and ends with a flush: of the schedule or, for a
@@ -54,11 +60,16 @@ struct Outbox {
     messages: Vec<Message>,
 }
 
-/// How long a flush may wait for a slow receiver.
+/// How long a flush may wait for a slow receiver: as long as its caller allows, and over all flushes no more than one
+/// part in [`WAITING_SHARE`] of the time.
 #[derive(Debug)]
 struct TimeLimit {
     clock: Clock,
+    /// When the flush began.
+    begun: Duration,
     within: Duration,
+    /// How long earlier flushes have waited beyond that share.
+    overdrawn: Duration,
     /// `None` before the first wait: most flushes never wait, and need not know the time.
     deadline: Cell<Option<Duration>>,
     /// While it is true, no flush waits.
@@ -74,7 +85,7 @@ impl Transport {
             packets: Packets::new(link.target()),
             link,
             has_refused: false,
-            time_limit: TimeLimit { clock, within: Duration::ZERO, deadline: Cell::new(None), hurry },
+            time_limit: TimeLimit::new(clock, hurry),
             now: Duration::ZERO,
             last_sent: LastSent::default(),
             custom: Delivery::default(),
@@ -211,7 +222,7 @@ impl MetricSink for Transport {
 impl Outbox {
     fn begin(&mut self, now: Duration, within: Duration) {
         self.now = now;
-        self.time_limit.begin(within);
+        self.time_limit.begin(now, within);
         self.link.refresh(self.health.is_failing());
         self.packets.set_target(self.link.target());
     }
@@ -251,6 +262,7 @@ impl Outbox {
             }
         }
         let mut delivery = attempt.into_delivery();
+        self.time_limit.end();
         // What was sent over a new connection may have been refused without our knowing yet.
         if was_open && delivery.failure.is_none() && delivery.sent.packets > 0 {
             self.link.keep_address();
@@ -265,9 +277,22 @@ impl Outbox {
 }
 
 impl TimeLimit {
-    fn begin(&mut self, within: Duration) {
-        self.within = within;
-        self.deadline.set(None);
+    fn new(clock: Clock, hurry: Arc<AtomicBool>) -> Self {
+        Self {
+            clock,
+            begun: Duration::ZERO,
+            within: Duration::ZERO,
+            overdrawn: Duration::ZERO,
+            deadline: Cell::default(),
+            hurry,
+        }
+    }
+
+    fn begin(&mut self, now: Duration, within: Duration) {
+        let share = now.saturating_sub(self.begun) / WAITING_SHARE;
+        self.overdrawn = self.overdrawn.saturating_sub(share);
+        self.begun = now;
+        self.within = within.saturating_sub(self.overdrawn);
     }
 
     fn left(&self) -> Duration {
@@ -277,7 +302,14 @@ impl TimeLimit {
         let now = self.clock.now();
         let deadline = self.deadline.get().unwrap_or(now + self.within);
         self.deadline.set(Some(deadline));
-        deadline.saturating_sub(now)
+        let left = deadline.saturating_sub(now);
+        if left < MIN_WAIT { Duration::ZERO } else { left }
+    }
+
+    fn end(&mut self) {
+        if let Some(deadline) = self.deadline.take() {
+            self.overdrawn += self.within.saturating_sub(deadline.saturating_sub(self.clock.now()));
+        }
     }
 }
 
