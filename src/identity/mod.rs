@@ -140,7 +140,9 @@ impl IdentityInputs {
         Program::of(&self.runtime.command)
     }
 
-    fn sends_to_extension(&self) -> bool {
+    /// Whether lines are sent to the Datadog Lambda Extension.
+    #[must_use]
+    pub fn sends_to_extension(&self) -> bool {
         self.function.as_ref().is_some_and(|function| function.sends_to_extension)
     }
 
