@@ -25,6 +25,19 @@ and its default applies. Variables are read when metrics are enabled; those that
 
 The address is the first of these that is set or exists: `dogstatsd_url`, `DD_DOGSTATSD_URL`, the hosts and ports above,
 the socket `/var/run/datadog/dsd.socket`, and finally `udp://localhost:8125`.
+
+## Tags
+
+A tag keeps the letters and digits of any script and the characters `_-:./`; all others become underscores. It ends
+after 200 characters, and colons at its end are removed.
+
+- Of a key that begins with two underscores, the leading ones are removed: Prometheus reserves such names, and a single
+  one makes statsd_exporter answer every scrape with an error, for all services behind it.
+- statsd_exporter replaces every character of a key with an underscore unless it is an ASCII letter or digit. A key that
+  begins with two others, such as `日本` or `.-x`, has the same effect there. We send it as it is, since Datadog takes
+  it: do not use one with statsd_exporter.
+- A line has at most 100 tags, as Datadog's receiver for serverless functions refuses lines with more. The last user
+  tags are not sent if there are too many, or if all together are too long; one warning says how many.
 """
 
 

@@ -734,6 +734,14 @@ def test_a_custom_metric_goes_through_the_same_socket(tmp_path: Path) -> None:
     assert output.count("its value is not a finite number") == 1
 
 
+def test_a_time_may_be_in_milliseconds_microseconds_or_nanoseconds(tmp_path: Path) -> None:
+    nanoseconds = time.time_ns() - 60 * 10**9
+    times = [nanoseconds // 10**digits for digits in (9, 6, 3, 0)]
+    answers, _ = served("decorated.dated", tmp_path, times)
+    own = [datagram for answer in answers for datagram in answer.datagrams if datagram.startswith(b"orders")]
+    assert own == [b"orders:1|d|T%d\n" % times[0]] * 4
+
+
 @pytest.mark.parametrize("wire_type", ["distribution", "gauge"])
 def test_lines_are_of_types_that_the_extension_takes(
     tmp_path: Path, flushes: Flushes, run_program: RunProgram, wire_type: str
@@ -1281,16 +1289,18 @@ def test_without_hooks_the_first_invocation_counts_as_the_first_after_a_restore(
 def test_outside_of_lambda_a_metric_goes_to_the_configured_address(
     run_program: RunProgram, flushes: Flushes
 ) -> None:
+    # The Agent discards a distribution that has a timestamp.
     program = """
-    import os
+    import time
+    from datetime import datetime
     from decimal import Decimal
     from runtime_metrics import RuntimeMetrics
     from runtime_metrics.aws_lambda import lambda_metric
-    lambda_metric("orders", 1)
+    lambda_metric("orders", 1, time.time() - 60)
     lambda_metric("2 orders|x:y", Decimal("2.5"), tags=("a:b", "a:c"))
     RuntimeMetrics.enable(service="café", flush_interval=3600)
     lambda_metric("orders", True, None, [])
-    lambda_metric("orders", "3")
+    lambda_metric("orders", "3", datetime.now())
     print(lambda_metric(metric_name="orders", value=-4, timestamp=None, tags=None))
     RuntimeMetrics.disable()
     """

@@ -129,6 +129,7 @@ LINES = [
     "DD_ENV=prod",
     "DD_SERVICE=web DD_TAGS=team:core",
     "DD_SERVICE=web DATADOG_TAGS=service:other",
+    "DD_SERVICE=web DATADOG_TAGS=__team:core,_a:b,日本:c",
     "DD_SERVICE=web DD_ENTITY_ID=pod-uid",
     "DD_SERVICE=web DD_ENTITY_ID='a pod|b'",
     "DD_SERVICE=web DD_ENTITY_ID=",
@@ -366,3 +367,17 @@ def test_datadogs_receiver_rejects_a_malformed_line(
     bad = re.sub(pattern, malformed, line, count=1)
     assert bad != line
     assert receiver.rejects(bad)
+
+
+def test_datadogs_receiver_accepts_the_lines_of_a_program_with_too_many_tags(
+    receiver: DatadogReceiver,
+) -> None:
+    variables = {
+        "DD_TAGS": ",".join(f"tag{number}:x" for number in range(150)),
+        # These lines have the most tags of their own.
+        "DD_RUNTIME_METRICS_CLIENT_TELEMETRY": "true",
+    }
+    (lines,) = ask("our lines", [environment("DD_SERVICE=web") | {"variables": variables, "proc": {}}])
+    counts = {line.partition("|#")[2].partition("|")[0].count(",") + 1 for line in lines}
+    assert counts == {97, 100}
+    assert [line for line in lines if receiver.rejects(line)] == []

@@ -1,5 +1,6 @@
 //! Where samples go: who sends them, which of them, how they leave.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -192,7 +193,11 @@ impl Output {
             Sink::Socket => {
                 let tags = self.inputs.custom_metric_tags(&distribution.tags);
                 self.find_origin();
-                self.emitter.distribute(distribution, &tags, now, within);
+                // The Agent discards a distribution that has a timestamp.
+                let takes_timestamps = self.inputs.sends_to_extension();
+                let distribution =
+                    if takes_timestamps { Cow::Borrowed(distribution) } else { distribution.undated() };
+                self.emitter.distribute(&distribution, &tags, now, within);
             }
             Sink::Log => {
                 let tags = self.inputs.custom_metric_tags(&distribution.tags);

@@ -1,6 +1,6 @@
 //! An open socket to the receiver: how it is opened, how payloads go through it, and what its errors mean.
 //!
-//! Nothing here waits except for a slow receiver of a stream, and then no longer than the caller allows.
+//! Nothing here waits except for a slow receiver at a Unix socket, and then no longer than the caller allows.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::descriptor::Guarded;
 /// Room for a few of the longest payloads; the default of macOS is half of one.
 const MIN_SEND_BUFFER: usize = 32 * 1024;
 
-/// A wait for a stream checks this often whether it has become shorter.
+/// A wait for a receiver checks this often whether it has become shorter.
 #[cfg(unix)]
 const POLL_TIMEOUT: Duration = Duration::from_millis(10);
 
@@ -68,20 +68,13 @@ pub enum Remedy {
 }
 
 impl Connection {
-    /// Connects a UDP socket to the first address that can be connected to.
+    /// Connects a UDP socket.
     ///
     /// # Errors
     ///
-    /// The last address's; `NotFound` without any.
-    pub fn udp(addresses: &[SocketAddr]) -> io::Result<Self> {
-        let mut result = Err(io::ErrorKind::NotFound.into());
-        for address in addresses {
-            result = Self::datagram(Protocol::Udp, Domain::for_address(*address), &(*address).into());
-            if result.is_ok() {
-                break;
-            }
-        }
-        result
+    /// Those of `socket` and `connect`.
+    pub fn udp(address: SocketAddr) -> io::Result<Self> {
+        Self::datagram(Protocol::Udp, Domain::for_address(address), &address.into())
     }
 
     /// Connects to a Unix socket; if both types are possible, datagrams are tried first.
@@ -192,16 +185,61 @@ impl Connection {
         }
     }
 
-    /// Sends payloads from the first on; gives how many the kernel took, at least one. A stream may wait for
-    /// `time_left`.
+    /// Whether this error of [`send`](Self::send) shows that the address of a UDP socket does not accept datagrams.
+    #[must_use]
+    pub fn is_refused(&self, error: &io::Error) -> bool {
+        use io::ErrorKind as E;
+        self.protocol == Protocol::Udp
+            && matches!(
+                error.kind(),
+                E::ConnectionRefused | E::HostUnreachable | E::NetworkUnreachable | E::PermissionDenied
+            )
+    }
+
+    /// Sends payloads from the first on; gives how many the kernel took, at least one. Over a Unix socket it may wait
+    /// for `time_left`.
     ///
     /// # Errors
     ///
     /// Why the first payload could not be sent. `TimedOut` if a part of it was sent on a stream.
     pub fn send(&self, payloads: &[Payload<'_>], time_left: impl Fn() -> Duration) -> io::Result<usize> {
         match self.protocol {
-            Protocol::Udp | Protocol::UnixDatagram => self.send_datagrams(payloads),
+            Protocol::Udp => self.send_datagrams(payloads),
+            Protocol::UnixDatagram => self.send_unix_datagrams(payloads, time_left),
             Protocol::UnixStream => self.send_frame(payloads[0].bytes(), time_left).map(|()| 1),
+        }
+    }
+
+    /// Sends payloads over UDP, but the first of them alone, and asks whether it was refused: on this machine the
+    /// kernel knows at once.
+    ///
+    /// # Errors
+    ///
+    /// Why the first payload was not accepted.
+    pub fn try_out(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
+        let (first, rest) = payloads.split_at(1);
+        let count = self.send_datagrams(first)?;
+        if let Ok(Some(error)) = self.socket.take_error() {
+            return Err(error);
+        }
+        // As if all had been given to the kernel at once: an error of the rest is not reported.
+        let more = if rest.is_empty() { 0 } else { self.send_datagrams(rest).unwrap_or(0) };
+        Ok(count + more)
+    }
+
+    /// A queue that is full, which holds ten datagrams on most systems, is waited for.
+    fn send_unix_datagrams(
+        &self,
+        payloads: &[Payload<'_>],
+        time_left: impl Fn() -> Duration,
+    ) -> io::Result<usize> {
+        loop {
+            match self.send_datagrams(payloads) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && self.waits_until_writable(&time_left) => {
+                }
+                result => return result,
+            }
         }
     }
 

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use self::command_line::Program;
-use self::function::{Function, MAX_TAGS};
+use self::function::Function;
 use self::names::{NameInputs, ServiceNames, runtime_id};
 use self::tags::keyed;
 use self::tracers::Tracers;
 use crate::message::Message;
 use crate::settings::ServiceArguments;
 use crate::settings::variables::{Environment, LAMBDA_FUNCTION_NAME};
-use crate::tag::{Tags, clean};
+use crate::tag::{Tags, clean_user_tag};
 
 pub mod command_line;
 pub mod function;
@@ -20,6 +20,13 @@ mod tags;
 pub mod tracers;
 
 pub use self::process_tags::Entrypoint;
+
+/// How many tags a line may have: Datadog's receiver for serverless functions, which does not run in AWS Lambda alone,
+/// refuses lines with more.
+const MAX_TAGS: usize = 100;
+
+/// How many of them may be a metric's own, outside AWS Lambda: client telemetry has three.
+const MAX_OWN_TAGS: usize = 3;
 
 /// What an identity is made of.
 #[derive(Clone, Debug, Default)]
@@ -97,7 +104,8 @@ impl IdentityInputs {
     /// Extension adds its tags to these lines, too.
     #[must_use]
     pub fn custom_metric_tags(&self, own: &[String]) -> Tags {
-        let mut user: Vec<String> = own.iter().map(|tag| clean(tag)).filter(|tag| !tag.is_empty()).collect();
+        let cleaned = own.iter().map(|tag| clean_user_tag(tag));
+        let mut user: Vec<String> = cleaned.filter(|tag| !tag.is_empty()).collect();
         let mut leading = Vec::new();
         if !self.sends_to_extension() {
             let names = self.names();
@@ -140,7 +148,9 @@ impl IdentityInputs {
         Program::of(&self.runtime.command)
     }
 
-    fn sends_to_extension(&self) -> bool {
+    /// Whether lines are sent to the Datadog Lambda Extension.
+    #[must_use]
+    pub fn sends_to_extension(&self) -> bool {
         self.function.as_ref().is_some_and(|function| function.sends_to_extension)
     }
 
@@ -153,7 +163,7 @@ impl IdentityInputs {
     fn join(&self, leading: &[String], user: &[String], trailing: &[String]) -> Identity {
         let size = |tags: &[String]| tags.iter().map(|tag| tag.len() + 1).sum::<usize>();
         let max_bytes = self.max_tag_bytes.unwrap_or(usize::MAX);
-        let max_tags = if self.function.is_some() { MAX_TAGS } else { usize::MAX };
+        let max_tags = if self.function.is_some() { MAX_TAGS } else { MAX_TAGS - MAX_OWN_TAGS };
         let max_user_tags = max_tags.saturating_sub(leading.len() + trailing.len());
         let mut room = max_bytes.saturating_sub(size(leading) + size(trailing));
         let fitting = user.iter().take(max_user_tags).take_while(|tag| {
@@ -175,7 +185,7 @@ impl Identity {
     #[must_use]
     pub fn warning(&self) -> Option<Message> {
         let reason = if self.has_too_many {
-            format!("in AWS Lambda a line has at most {MAX_TAGS} tags")
+            format!("a line has at most {MAX_TAGS} tags")
         } else {
             "all tags together are too long".to_owned()
         };
@@ -326,6 +336,8 @@ mod tests {
             ("a:1", "", Some("a:2"), "a:2"),
             ("git.commit.sha:f00,git.repository_url:x,a:1", "", None, "a:1"),
             ("", "a:1 b:2", None, "a:1_b:2"),
+            ("__a:1,__:2,__c,a:3", "", None, "a:3,c"),
+            ("__git.commit.sha:f00,a:1", "", None, "a:1"),
         ] {
             let arguments = ServiceArguments {
                 tags: argument.map(|tag| vec![tag.to_owned()]),
@@ -386,21 +398,21 @@ mod tests {
     }
 
     #[test]
-    fn in_a_function_a_line_has_at_most_a_hundred_tags() {
+    fn a_line_has_at_most_a_hundred_tags() {
         let with = |function| {
             let inputs = app([("DD_TAGS", &numbered_tags(150))]);
             let identity = IdentityInputs { function, runtime_id: Some("9f0c".into()), ..inputs }.identity();
-            let warning = identity.warning().map(|warning| warning.text);
-            (identity.tags.iter().count(), warning.unwrap_or_default())
+            (identity.tags.iter().count(), identity.warning().unwrap().text)
         };
-        let text = "the last 55 user tags are not sent: in AWS Lambda a line has at most 100 tags";
-        assert_eq!(with(Some(function(false))), (100, text.to_owned()));
-        assert_eq!(with(None), (155, String::new()));
+        let text = |count| format!("the last {count} user tags are not sent: a line has at most 100 tags");
+        assert_eq!(with(Some(function(false))), (100, text(55)));
+        // With room for those that a metric has of its own.
+        assert_eq!(with(None), (97, text(58)));
     }
 
     #[test]
     fn a_custom_metric_has_its_own_tags_and_those_of_the_service() {
-        let own = ["product:latte".to_owned(), "a b|c".to_owned(), ":".to_owned()];
+        let own = ["__product:latte".to_owned(), "a b|c".to_owned(), ":".to_owned(), "__:x".to_owned()];
         let with = |function| {
             let environment =
                 [("AWS_LAMBDA_FUNCTION_NAME", "coffee"), ("DD_ENV", "prod"), ("DD_TAGS", "team:core")];
