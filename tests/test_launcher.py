@@ -19,6 +19,7 @@ from launching import (
     PROGRAM,
     RUN,
     World,
+    each_version,
     flushes_by_process,
     unpacked,
     virtual_environment,
@@ -32,6 +33,7 @@ from runtime_metrics import _core, automatic
 from runtime_metrics.cli.run import BOOTSTRAP, unreachable
 
 if TYPE_CHECKING:
+    from conftest import InstalledIn
     from receiving import Flushes
     from serving import Reports
 
@@ -180,10 +182,11 @@ def test_a_wrong_command_line_is_explained(words: list[str], reason: str) -> Non
     assert (done.stdout, done.stderr) == ("", f"{usage}\nruntime-metrics run: error: {reason}\n")
 
 
-def test_launching_imports_almost_nothing() -> None:
+@each_version
+def test_launching_imports_almost_nothing(version: str, installed_in: InstalledIn) -> None:
     loaded = "from runtime_metrics.cli import run; print(*set(sys.modules) - before)"
     source = f"import sys; before = set(sys.modules); {loaded}"
-    modules = set(BARE.run(sys.executable, "-c", source).stdout.split())
+    modules = set(BARE.run(installed_in(version), "-c", source).stdout.split())
     assert modules <= {
         "__future__",
         "runtime_metrics",
