@@ -14,14 +14,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from launching import BASE, PROGRAM, RUN, World, flushes_by_process, unpacked, wheel, with_ddtrace
+from launching import (
+    BASE,
+    PROGRAM,
+    RUN,
+    World,
+    each_version,
+    flushes_by_process,
+    unpacked,
+    virtual_environment,
+    wheel,
+    with_ddtrace,
+)
 from peers import PEERS
 from serving import need
 
 from runtime_metrics import _core, automatic
-from runtime_metrics.cli.run import BOOTSTRAP
+from runtime_metrics.cli.run import BOOTSTRAP, unreachable
 
 if TYPE_CHECKING:
+    from conftest import InstalledIn
     from receiving import Flushes
     from serving import Reports
 
@@ -141,12 +153,27 @@ def test_a_command_that_cannot_be_run_is_one_line_and_the_shells_exit_code(tmp_p
         assert (done.stdout, done.stderr) == ("", f"runtime-metrics run: {command}: {reason}\n")
 
 
+@pytest.mark.parametrize(("mode", "meant"), [(0o644, "python app.py"), (0o755, "./app.py")])
+def test_a_file_that_is_not_on_the_path_is_said_to_be_run_in_another_way(
+    mode: int, meant: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "app.py").chmod(mode)
+    command = [*RUN, "app.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    hint = f"did you mean `runtime-metrics run {meant}`?"
+    assert (done.returncode, done.stdout) == (127, "")
+    assert done.stderr == f"runtime-metrics run: app.py: command not found; {hint}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         ([], "a command is missing"),
         (["--"], "a command is missing"),
         (["--fast", "x"], "unknown option --fast"),
+        (["--hlep"], "unknown option --hlep; did you mean --help?"),
+        (["-m", "x"], "unknown option -m; did you mean `runtime-metrics run python -m ...`?"),
     ],
 )
 def test_a_wrong_command_line_is_explained(words: list[str], reason: str) -> None:
@@ -155,10 +182,11 @@ def test_a_wrong_command_line_is_explained(words: list[str], reason: str) -> Non
     assert (done.stdout, done.stderr) == ("", f"{usage}\nruntime-metrics run: error: {reason}\n")
 
 
-def test_launching_imports_almost_nothing() -> None:
+@each_version
+def test_launching_imports_almost_nothing(version: str, installed_in: InstalledIn) -> None:
     loaded = "from runtime_metrics.cli import run; print(*set(sys.modules) - before)"
     source = f"import sys; before = set(sys.modules); {loaded}"
-    modules = set(BARE.run(sys.executable, "-c", source).stdout.split())
+    modules = set(BARE.run(installed_in(version), "-c", source).stdout.split())
     assert modules <= {
         "__future__",
         "runtime_metrics",
@@ -498,15 +526,110 @@ def other_interpreter(version: str) -> str:
     return found[0]
 
 
+def missing_in(python: str) -> str:
+    """The warning that we are not installed in an interpreter."""
+    reason = f"{python} cannot import runtime_metrics"
+    return f"runtime-metrics run: {reason}; nothing will be reported unless it is installed there\n"
+
+
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.9", "3.10", "3.12", "3.13"])
-def test_another_interpreter_runs_as_without_us(version: str, reports: Reports, tmp_path: Path) -> None:
+def test_another_interpreter_runs_as_without_us_after_a_warning(
+    version: str, reports: Reports, tmp_path: Path
+) -> None:
     python = other_interpreter(version)
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.users = 1")
     for users in ("", str(tmp_path)):
         program = "import sys; sys.stdout.write(str(getattr(sys, 'users', 0)))"
         done = BARE.run(*RUN, python, "-B", "-c", program, PYTHONPATH=users)
-        assert (done.stdout, done.stderr) == (str(int(bool(users))), "")
+        assert (done.stdout, done.stderr) == (str(int(bool(users))), missing_in(python))
     assert flushes_by_process(reports) == {}
+
+
+def test_a_script_of_an_interpreter_without_us_runs_after_a_warning(tmp_path: Path) -> None:
+    script = tmp_path / "app"
+    for line in (f"#!{BASE}", f"#!/usr/bin/env -S {BASE} -u"):
+        script.write_text(f"{line}\nprint('runs')\n")
+        script.chmod(0o755)
+        done = BARE.run(*RUN, str(script))
+        assert (done.stdout, done.stderr) == ("runs\n", missing_in(BASE))
+    script.write_text(f"#!{sys.executable} -E\nprint('runs')\n")
+    assert "-E ignores PYTHONPATH" in BARE.run(*RUN, str(script)).stderr
+
+
+def test_an_interpreter_that_reports_causes_no_warning_and_sends_nothing_beforehand(
+    reports: Reports, tmp_path: Path
+) -> None:
+    # Another environment, which finds us by the search path.
+    python = virtual_environment(tmp_path / "venv")
+    done = BARE.run(*RUN, python, "-c", PROGRAM, PYTHONPATH=SITE_PACKAGES)
+    assert done.stderr == ""
+    assert flushes_by_process(reports) == {int(done.stdout): 1}
+
+
+def test_no_interpreter_is_asked_that_is_ours_or_is_not_to_report(tmp_path: Path) -> None:
+    asked = tmp_path / "python"
+    asked.write_text(f'#!/bin/sh\necho asked >&2\nexec {sys.executable} "$@"\n')
+    asked.chmod(0o755)
+    # A script as pyenv's shims are, which is run once, as the program.
+    assert BARE.run(*RUN, str(asked), "-c", "").stderr == "asked\n"
+    assert BARE.run(*RUN, BASE, "-c", "", DD_RUNTIME_METRICS_ENABLED="false").stderr == ""
+    assert BARE.run(*RUN, str(Path(sys.executable).with_name("python3")), "-c", "").stderr == ""
+
+
+def test_an_interpreter_that_does_not_answer_delays_the_program_and_does_not_prevent_it(
+    tmp_path: Path,
+) -> None:
+    site = next(
+        (Path(virtual_environment(tmp_path / "venv")).parent.parent / "lib").glob("python*/site-packages")
+    )
+    (site / "asks.pth").write_text("import os, time; 'PROGRAM' in os.environ or time.sleep(600)\n")
+    marker = ["env", "PROGRAM=1"]
+    python = str(tmp_path / "venv" / "bin" / "python")
+    assert BARE.run(*RUN, *marker, python, "-c", "print('runs')").stdout == "runs\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["env", "-i"], "env -i removes the launcher's folder from PYTHONPATH"),
+        (["env", "-"], "env - removes"),
+        (["/usr/bin/env", "--ignore-environment", "A=b"], "env --ignore-environment removes"),
+        (["env", "-u", "PYTHONPATH"], "env -u PYTHONPATH removes"),
+        (["env", "--unset=PYTHONPATH", "A=b"], "env --unset=PYTHONPATH removes"),
+        (["env", "PYTHONPATH="], "env PYTHONPATH= removes"),
+        (["env", "-i", *RUN], ""),
+        (["env", "-C", "/", "-u", "HOME", "A=-i"], ""),
+        (["env"], ""),
+    ],
+)
+def test_a_command_that_loses_the_search_path_runs_after_a_warning(words: list[str], reason: str) -> None:
+    found = unreachable([*words, sys.executable, "-c", "pass"])
+    assert found.startswith(reason)
+    assert bool(found) == bool(reason)
+    assert not found or found.endswith(
+        "; nothing will be reported unless `runtime-metrics run` comes after it"
+    )
+
+
+def test_env_that_clears_the_environment_runs_the_program(reports: Reports) -> None:
+    done = BARE.run(*RUN, "env", "-i", sys.executable, "-c", "print('runs')")
+    assert done.stdout == "runs\n"
+    assert done.stderr.startswith("runtime-metrics run: env -i removes ")
+    assert done.stderr.count("\n") == 1
+    assert flushes_by_process(reports) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "is_lost"),
+    [
+        (["sudo", "-u", "app", "python"], True),
+        (["doas", "python"], True),
+        (["sudo", "runtime-metrics", "run", "python"], False),
+        (["sudo", "--preserve-env=PYTHONPATH", "python"], False),
+    ],
+)
+def test_a_change_of_the_user_loses_the_search_path(words: list[str], is_lost: bool) -> None:
+    assert bool(unreachable(words)) == is_lost
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not for this machine"], ids=["absent", "empty", "foreign"])

@@ -35,6 +35,32 @@ def test_import_has_no_effect(run_program: RunProgram) -> None:
     )
 
 
+def test_two_threads_that_enable_at_once_install_one_set_of_hooks(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    printed = run_program(
+        """
+        import os, threading
+        from runtime_metrics import RuntimeMetrics
+        register, registered = os.register_at_fork, []
+        def register_at_fork(**hooks):
+            registered.append(sorted(hooks))
+            if len(registered) == 1:
+                # The other thread comes while this one installs them.
+                other = threading.Thread(target=RuntimeMetrics.enable)
+                other.start()
+                other.join()
+            register(**hooks)
+        os.register_at_fork = register_at_fork
+        RuntimeMetrics.enable()
+        print(registered, RuntimeMetrics._enabled)
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    assert printed == "[['after_in_child', 'after_in_parent', 'before']] True\n"
+    assert_complete(*(flush.values for flush in flushes.rest()))
+
+
 def test_running_adds_two_threads_and_imports_neither_threading_nor_socket(
     run_program: RunProgram, flushes: Flushes
 ) -> None:

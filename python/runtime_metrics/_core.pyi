@@ -154,6 +154,9 @@ def become_gunicorn_master(read_state: Callable[[], dict[str, Any]]) -> Gunicorn
 def catalogue() -> list[Metric]:
     """List every metric there is, in the order in which they are sent."""
 
+def is_named(name: str, pattern: str) -> bool:
+    """Whether a pattern names a metric, as those of the variables do."""
+
 def client_telemetry() -> dict[str, str]:
     """Describe the counts of what was sent and lost, by name; they are sent only if that is enabled."""
 

@@ -312,7 +312,7 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
 
     /// Answers each request with the next `gc_count` it is given; cannot log.
-    struct Scripted(Mutex<mpsc::Receiver<u64>>);
+    struct Scripted(Mutex<mpsc::Receiver<i64>>);
 
     impl Interpreter for Scripted {
         fn read(&self, entered: &dyn Fn()) -> Option<Answer> {
@@ -327,12 +327,12 @@ mod tests {
         }
     }
 
-    fn reader() -> (Reader, mpsc::Sender<u64>) {
+    fn reader() -> (Reader, mpsc::Sender<i64>) {
         let (answers, received) = mpsc::channel();
         (Reader::new(Arc::new(Scripted(Mutex::new(received)))), answers)
     }
 
-    fn count(answer: Option<Answer>) -> Option<u64> {
+    fn count(answer: Option<Answer>) -> Option<i64> {
         answer?.facts.gc_count.map(|count| count[0])
     }
 

@@ -55,7 +55,8 @@ pub fn enable(
     level: Option<&Bound<'_, PyAny>>,
     wire_type: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    if tracer.is_some() {
+    if let Some(tracer) = tracer {
+        arguments::tracer(tracer)?;
         let text = c"RuntimeMetrics.enable(): the argument 'tracer' is deprecated and has no effect";
         PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), text, 1)?;
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyList, PyString};
 
 use crate::clock::Clock;
@@ -53,9 +54,15 @@ fn generation_key(py: Python<'_>) -> &Bound<'_, PyString> {
 }
 
 /// The callback, and the list that it is installed in.
+///
+/// Several threads may install it at once, and the program may change the list meanwhile. Without a GIL, the list's own
+/// lock makes what is looked up and what is changed one step: nothing in between runs Python code or waits, which would
+/// release it.
 pub struct Installation {
     observe: Py<PyAny>,
     callbacks: Py<PyList>,
+    /// It was installed before.
+    is_installed: AtomicBool,
     /// It was removed for good and is not installed again.
     is_removed: AtomicBool,
 }
@@ -78,26 +85,33 @@ impl Installation {
         Ok(Self {
             observe,
             callbacks: callbacks.cast_into::<PyList>()?.unbind(),
+            is_installed: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
         })
     }
 
-    /// Installs the callback, unless it was removed for good; whether it was missing.
+    /// Installs the callback, unless it was removed for good; whether the program had removed it.
     pub fn install(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.is_removed.load(SeqCst) || self.position(py).is_some() {
-            return Ok(false);
-        }
-        self.callbacks.bind(py).append(&self.observe)?;
-        Ok(true)
+        let callbacks = self.callbacks.bind(py);
+        with_critical_section(callbacks, || {
+            if self.is_removed.load(SeqCst) || self.position(callbacks).is_some() {
+                return Ok(false);
+            }
+            callbacks.append(&self.observe)?;
+            Ok(self.is_installed.swap(true, SeqCst))
+        })
     }
 
     /// Removes the callback for good.
     pub fn remove(&self, py: Python<'_>) -> PyResult<()> {
-        self.is_removed.store(true, SeqCst);
-        self.position(py).map_or(Ok(()), |at| self.callbacks.bind(py).del_item(at))
+        let callbacks = self.callbacks.bind(py);
+        with_critical_section(callbacks, || {
+            self.is_removed.store(true, SeqCst);
+            self.position(callbacks).map_or(Ok(()), |at| callbacks.del_item(at))
+        })
     }
 
-    fn position(&self, py: Python<'_>) -> Option<usize> {
-        self.callbacks.bind(py).iter().position(|entry| entry.is(&self.observe))
+    fn position(&self, callbacks: &Bound<'_, PyList>) -> Option<usize> {
+        callbacks.iter().position(|entry| entry.is(&self.observe))
     }
 }

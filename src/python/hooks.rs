@@ -1,5 +1,7 @@
 //! Installs our hooks, once per process: at forks, at the interpreter's exit, and in uWSGI.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
@@ -8,14 +10,25 @@ use super::program::loaded;
 use super::running::{self, shielded};
 use super::{exit, fork};
 
+/// Whether a thread has installed the hooks, or does: two may initialise the process at once.
+static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
+
 /// This process; installs the hooks at the first call.
 pub fn install(py: Python<'_>) -> PyResult<&'static Process> {
     Process::get_or_init(py, || {
-        let at_exit = pyo3::wrap_pyfunction!(exit::at_exit, py)?;
-        py.import("atexit")?.call_method1("register", (at_exit,))?;
-        register_at_fork(py)?;
-        chain_uwsgi(py)
+        if IS_INSTALLED.swap(true, SeqCst) {
+            return Ok(());
+        }
+        // If it fails, the next call tries again.
+        install_each(py).inspect_err(|_| IS_INSTALLED.store(false, SeqCst))
     })
+}
+
+fn install_each(py: Python<'_>) -> PyResult<()> {
+    let at_exit = pyo3::wrap_pyfunction!(exit::at_exit, py)?;
+    py.import("atexit")?.call_method1("register", (at_exit,))?;
+    register_at_fork(py)?;
+    chain_uwsgi(py)
 }
 
 fn register_at_fork(py: Python<'_>) -> PyResult<()> {

@@ -112,8 +112,8 @@ impl CPython {
         tracers::read(self.modules.bind(py), purpose == Purpose::Flush && self.force.load(SeqCst))
     }
 
-    fn gc_count(&self, py: Python<'_>) -> Option<[u64; 3]> {
-        let count: (u64, u64, u64) = self.get_count.bind(py).call0().ok()?.extract().ok()?;
+    fn gc_count(&self, py: Python<'_>) -> Option<[i64; 3]> {
+        let count: (i64, i64, i64) = self.get_count.bind(py).call0().ok()?.extract().ok()?;
         Some(count.into())
     }
 }

@@ -50,7 +50,7 @@ mod _core {
     #[pymodule_export]
     use crate::python::status::status;
     #[pymodule_export]
-    use crate::python::tables::{Metric, Variable, catalogue, client_telemetry, variables};
+    use crate::python::tables::{Metric, Variable, catalogue, client_telemetry, is_named, variables};
 
     /// What runs is one per process, and ends with the interpreter that the process began in.
     #[pymodule_init]

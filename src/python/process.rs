@@ -70,7 +70,7 @@ impl ThreadsAtFork {
 }
 
 impl Process {
-    /// This process; `install` is called before the first call returns it.
+    /// This process; `install` is called before the first call returns it, by each thread if several call at once.
     pub fn get_or_init(py: Python<'_>, install: impl FnOnce() -> PyResult<()>) -> PyResult<&'static Self> {
         PROCESS.get_or_try_init(|| {
             let process = Self::new(py)?;
