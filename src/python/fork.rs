@@ -26,7 +26,7 @@ pub fn before(py: Python<'_>) {
         let Some(process) = Process::known() else { return };
         if running::current(py).is_some() {
             // It runs Python code, which may fork: before this fork is announced.
-            exit::register_with_multiprocessing(py);
+            exit::register_with_pools(py);
         }
         let Some(running) = running::begin_fork(py) else { return };
         let collector = running.collector();
