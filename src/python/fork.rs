@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 
 use super::process::{Process, ThreadsAtFork};
 use super::running::{self, shielded};
-use super::{exit, pending};
+use super::{exit, pending, rq};
 use crate::collector::Collector;
 use crate::fork_mark::is_main_thread;
 
@@ -30,6 +30,9 @@ pub fn before(py: Python<'_>) {
         }
         let Some(running) = running::begin_fork(py) else { return };
         let collector = running.collector();
+        if let Some(message) = rq::before_fork(py, running.clock().nanoseconds()) {
+            collector.log_later(message);
+        }
         // First, so that no fork that ends now on another thread starts what is about to end.
         collector.begin_fork();
         if process.threads_at_fork != ThreadsAtFork::NotCounted {
