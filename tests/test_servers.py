@@ -183,7 +183,7 @@ def used(accounts: Path) -> dict[int, float]:
     return {pid: seconds - times[pid, "begin"] for (pid, what), seconds in times.items() if what == "end"}
 
 
-SHUTDOWN_HOOKS = {
+LAST_SAMPLES = {
     "uvicorn": "uvicorn --uds {socket} --workers 2 --app-dir {examples} lifespan:application",
     "hypercorn": "hypercorn --bind unix:{socket} --workers 2 {examples}/lifespan.py:application",
     "granian": "granian --uds {socket} --workers 2 --interface asgi --working-dir {examples} lifespan:application",
@@ -191,13 +191,11 @@ SHUTDOWN_HOOKS = {
 }
 
 
-@pytest.mark.parametrize("name", SHUTDOWN_HOOKS)
-def test_a_worker_that_disables_metrics_at_its_shutdown_sends_one_last_sample(
-    name: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", LAST_SAMPLES)
+def test_a_worker_that_does_what_the_page_says_sends_one_last_sample(name: str, tmp_path: Path) -> None:
     need(name)
     settings = application(tmp_path) | {"DD_RUNTIME_METRICS_INTERVAL": "3600"}
-    with serving(SHUTDOWN_HOOKS[name], tmp_path, **settings) as service:
+    with serving(LAST_SAMPLES[name], tmp_path, **settings) as service:
         service.until(lambda: len(service.clients.answered) == 2)
         assert service.reports == []
         assert service.stop() == 0

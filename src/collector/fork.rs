@@ -43,6 +43,11 @@ impl Collector {
         self.reader.is_in_interpreter()
     }
 
+    /// Has a message logged at the next tick. Nothing starts, so that it may be called just before a fork.
+    pub fn log_later(&self, message: Message) {
+        self.reader.log_later(message);
+    }
+
     /// Announces a fork: no thread starts until its [end](Self::end_fork).
     pub fn begin_fork(&self) {
         self.held().forks += 1;

@@ -122,6 +122,11 @@ impl Reader {
         }
     }
 
+    /// Leaves a message to be logged when there is another request.
+    pub fn log_later(&self, message: Message) {
+        keep(&mut self.shared.lock().messages, vec![message]);
+    }
+
     /// Keeps messages for a thread of the program to log.
     pub fn keep_for_program(&self, messages: Vec<Message>) {
         if !messages.is_empty() {

@@ -89,7 +89,7 @@ fn start(py: Python<'_>, arguments: &Arguments, is_explicit: bool) -> PyResult<(
     };
     let Started { running, messages } = running::start(py, process, arguments, is_explicit)?;
     if let Some(running) = running {
-        exit::register_with_multiprocessing(py);
+        exit::register_with_pools(py);
         if let Some(function) = running.settings().aws_lambda {
             aws_lambda::prepare(py, process, function.uses_snapstart);
         }

@@ -26,6 +26,7 @@ mod pending;
 mod plan;
 mod process;
 mod program;
+mod rq;
 mod running;
 mod server;
 mod status;

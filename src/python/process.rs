@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use once_cell::race::OnceBox;
-use once_cell::sync::OnceCell;
 use pyo3::prelude::*;
 use uuid::Uuid;
 
@@ -32,8 +31,6 @@ pub struct Process {
     pub fork_mark: ForkMark,
     /// Whether the interpreter counts our threads when the process forks.
     pub threads_at_fork: ThreadsAtFork,
-    /// The function that multiprocessing calls in its children, once it is registered.
-    pub multiprocessing_hook: OnceCell<Py<PyAny>>,
     /// The invocations that it serves in AWS Lambda.
     pub invocations: Invocations,
     /// What Gunicorn does in this process.
@@ -91,7 +88,6 @@ impl Process {
             runtime,
             fork_mark: ForkMark::mark(),
             threads_at_fork: ThreadsAtFork::of(program::hexversion(py)?),
-            multiprocessing_hook: OnceCell::new(),
             invocations: Invocations::default(),
             gunicorn: Arc::default(),
             gunicorn_state: StateReader::default(),

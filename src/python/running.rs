@@ -16,6 +16,7 @@ use super::interrupt::catch_exception;
 use super::pending;
 use super::plan::Plan;
 use super::process::Process;
+use super::rq;
 use crate::clock::Clock;
 use crate::collector::{Collector, Inheritance, OutputHandover};
 use crate::identity::IdentityInputs;
@@ -124,6 +125,7 @@ pub fn not_collected(reason: &dyn std::fmt::Display) -> Message {
 pub fn stop(py: Python<'_>, timeout: Duration, interpreter_ends: bool) -> PyResult<Option<Arc<Collector>>> {
     current(py);
     let Some(running) = RUNNING.swap(None) else { return Ok(None) };
+    rq::mark_reporting();
     let (answer, interrupted) = match running.interpreter.answer(py, Purpose::Inspect) {
         Ok(answer) => (Some(answer), Ok(())),
         Err(error) => (None, Err(error)),
@@ -147,6 +149,7 @@ pub fn become_child(_py: Python<'_>) {
     if !process.become_child() {
         return;
     }
+    rq::become_child();
     FORKING.take().iter().for_each(abandon);
     let Some(inherited) = RUNNING.load_full() else { return };
     let running = Arc::new(inherited.for_child(process));
