@@ -300,6 +300,7 @@ if __name__ == "__main__":
     assert done.stderr == ""
     pids = json.loads(done.stdout.splitlines()[-1])
     assert flushes_by_process(reports) == dict.fromkeys(pids, 1)
+    assert {report.service for report in reports} == {"program"}
 
 
 def test_the_fork_server_has_no_thread_of_ours(reports: Reports, tmp_path: Path) -> None:
