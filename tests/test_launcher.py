@@ -27,7 +27,7 @@ from launching import (
     with_ddtrace,
 )
 from peers import PEERS
-from serving import need
+from serving import SERVERS, need
 
 from runtime_metrics import _core, automatic
 from runtime_metrics.cli.run import BOOTSTRAP, unreachable
@@ -328,6 +328,7 @@ if __name__ == "__main__":
     assert done.stderr == ""
     pids = json.loads(done.stdout.splitlines()[-1])
     assert flushes_by_process(reports) == dict.fromkeys(pids, 1)
+    assert {report.service for report in reports} == {"program"}
 
 
 def test_the_fork_server_has_no_thread_of_ours(reports: Reports, tmp_path: Path) -> None:
@@ -350,7 +351,7 @@ if __name__ == "__main__":
 
 
 def auxiliary() -> dict[str, list[str]]:
-    """Commands that run no application, by what identifies them; those of ddtrace have a separate test."""
+    """Commands that run no application, by what identifies them; those without words have separate tests."""
     scripts = Path(sys.executable).parent
     (runner,) = Path(SITE_PACKAGES).glob("pip/__pip-runner__.py")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -361,11 +362,17 @@ def auxiliary() -> dict[str, list[str]]:
         "-m pip": [sys.executable, "-Wignore", "-Bm", "pip", "--version"],
         "-m runtime_metrics": [sys.executable, "-m", "runtime_metrics", "catalogue"],
         "-m venv": [sys.executable, "-X", "utf8", "-mvenv", "--help"],
-        "-c from multiprocessing.resource_tracker import main": [
+        "-c resource_tracker": [
             sys.executable,
             "-c",
             "from multiprocessing.resource_tracker import main;main(0)",
         ],
+        "-c semaphore_tracker": [
+            str(SERVERS / "bin" / "python"),
+            "-Bc",
+            "from billiard.semaphore_tracker import main;main(0)",
+        ],
+        "_in_process.py": [],
         "__pip-runner__.py": [sys.executable, str(runner), "--version"],
         "pip": [str(scripts / f"pip{version}"), "--version"],
         "runtime-metrics": [str(scripts / "runtime-metrics"), "catalogue"],
@@ -386,6 +393,19 @@ def test_each_auxiliary_program_has_a_test() -> None:
 @pytest.mark.parametrize("name", [name for name, command in AUXILIARY.items() if command])
 def test_an_auxiliary_program_does_not_start(name: str, reports: Reports) -> None:
     BARE.run(*RUN, *AUXILIARY[name])
+    assert flushes_by_process(reports) == {}
+
+
+def test_the_build_of_a_package_does_not_start(reports: Reports, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (tmp_path / "backend.py").write_text(
+        "def build_wheel(*_):\n    open('built', 'w').close()\n    raise SystemExit('no wheel')\n"
+    )
+    command = ["-m", "pip", "wheel", "--quiet", "--no-index", "--no-build-isolation", str(tmp_path)]
+    BARE.run(*RUN, sys.executable, *command, status=1)
+    assert (tmp_path / "built").exists()
     assert flushes_by_process(reports) == {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -253,6 +254,42 @@ def test_the_entity_id_is_the_first_tag() -> None:
     ((line, *_),) = ask("our lines", [environment(text) | {"proc": {}}])
     tags = line.split("|#")[1].split(",")
     assert tags[:4] == ["dd.internal.entity_id:pod-uid", "service:web", "env:prod", "version:1.4"]
+
+
+COMMANDS = [
+    "gunicorn shop.wsgi:application",
+    "gunicorn --chdir . shop.wsgi:application",
+    "gunicorn --config gunicorn.conf.py",
+    "uvicorn --workers 2 shop.main:app",
+    "celery -A shop worker",
+    "flask --app shop run",
+    "rq worker high",
+    "python shop/main.py",
+    "python manage.py runserver",
+]
+
+
+def test_the_services_that_we_and_ddtrace_infer_differ_as_listed(tmp_path: Path) -> None:
+    """In the folder of a company's project, where settings name no service."""
+    folder = tmp_path / "project"
+    (folder / "shop").mkdir(parents=True)
+    for name in ("manage.py", "gunicorn.conf.py", "shop/__init__.py", "shop/main.py", "shop/wsgi.py"):
+        (folder / name).touch()
+    commands = [shlex.split(text) for text in COMMANDS]
+    environments = [
+        {
+            "variables": {},
+            "folder": str(folder),
+            "command": command
+            if command[0] == "python"
+            else ["python", f"/usr/bin/{command[0]}", *command[1:]],
+        }
+        for command in commands
+    ]
+    pairs = zip(ask("our service", environments), ask("ddtrace's service", environments), strict=True)
+    found = {text: pair for text, pair in zip(COMMANDS, pairs, strict=True) if pair[0] != pair[1]}
+    rows = documented("How ddtrace names the service")
+    assert found == {text: (row.ours, row.theirs) for text, row in rows.items()}
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ fn runtime() -> Runtime {
         implementation: "CPython".into(),
         version: "3.13.1".into(),
         command: vec!["python".into(), "app.py".into()],
+        frozen: None,
     }
 }
 

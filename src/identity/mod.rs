@@ -16,6 +16,7 @@ pub mod command_line;
 pub mod function;
 mod names;
 mod process_tags;
+mod servers;
 mod tags;
 pub mod tracers;
 
@@ -56,8 +57,11 @@ pub struct Runtime {
     pub implementation: String,
     /// As `platform.python_version()` gives it.
     pub version: String,
-    /// `sys.orig_argv`.
+    /// The command line of the program that the process belongs to: `sys.orig_argv`, or that of the process which has
+    /// spawned this one.
     pub command: Vec<String>,
+    /// The executable that contains the interpreter and the program, if it is frozen.
+    pub frozen: Option<String>,
 }
 
 /// The tags of every line.
@@ -145,7 +149,10 @@ impl IdentityInputs {
     }
 
     fn program(&self) -> Option<Program<'_>> {
-        Program::of(&self.runtime.command)
+        match &self.runtime.frozen {
+            Some(executable) => Some(Program::frozen(executable, &self.runtime.command)),
+            None => Program::of(&self.runtime.command),
+        }
     }
 
     /// Whether lines are sent to the Datadog Lambda Extension.
@@ -207,6 +214,7 @@ mod tests {
             implementation: "CPython".into(),
             version: "3.13.1".into(),
             command: command.iter().map(ToString::to_string).collect(),
+            frozen: None,
         }
     }
 
@@ -464,7 +472,10 @@ mod tests {
             (&["python", "-m", "shop.web", "x"], "shop.web"),
             (&["python", "-Im", "shop"], "shop"),
             (&["python", "-mshop"], "shop"),
-            (&["python", "/usr/local/bin/gunicorn", "app:app"], "gunicorn"),
+            (&["python", "/usr/local/bin/gunicorn", "shop.wsgi:application"], "shop"),
+            (&["python", "/usr/local/bin/gunicorn", "-c", "gunicorn.conf.py"], "gunicorn"),
+            (&["python", "shop.pyz"], "shop"),
+            (&["python", "./shop.pex", "x"], "shop"),
             (&["python", "/srv/shop/__main__.py"], "shop"),
             (&["python", "--check-hash-based-pycs", "always", "app.py"], "app"),
             (&["python", "-c", "import app"], UNNAMED),
@@ -475,6 +486,35 @@ mod tests {
         ] {
             assert_eq!(service_of(command), service, "{command:?}");
         }
+    }
+
+    #[test]
+    fn a_frozen_program_has_the_name_of_its_executable() {
+        let frozen = |executable: &str| {
+            let command = runtime(&["./convert", "/data/invoice-4711.pdf", "-m", "x"]);
+            let runtime = Runtime { frozen: Some(executable.into()), ..command };
+            tags(&IdentityInputs { runtime, ..IdentityInputs::default() })
+        };
+        assert_eq!(frozen("/opt/bin/convert"), format!("service:convert,{TAIL}"));
+        assert_eq!(frozen(""), format!("service:{UNNAMED},{TAIL}"));
+    }
+
+    #[test]
+    fn the_application_that_a_server_runs_names_the_service_unless_a_tracer_or_a_platform_does() {
+        let mut inputs = IdentityInputs {
+            runtime: runtime(&["python", "/usr/bin/gunicorn", "shop.wsgi:application"]),
+            ..IdentityInputs::default()
+        };
+        assert_eq!(tags(&inputs), format!("service:shop,{TAIL}"));
+        let inferred =
+            Names { service: Some("folder".into()), service_is_inferred: true, ..Names::default() };
+        inputs.tracers.ddtrace = Some(inferred);
+        assert_eq!(tags(&inputs), format!("service:folder,{TAIL}"));
+        // It may have inferred nothing.
+        inputs.tracers.ddtrace = Some(Names { service_is_inferred: true, ..Names::default() });
+        assert_eq!(tags(&inputs), format!("service:shop,{TAIL}"));
+        inputs.environment = Arc::new(Environment::from([("K_SERVICE", "run")]));
+        assert_eq!(tags(&inputs), format!("service:run,{TAIL}"));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub struct Process {
     /// The upper and the lower half. Only a process that has just begun changes it.
     runtime_id: [AtomicU64; 2],
     is_exiting: AtomicBool,
-    is_fork_server: AtomicBool,
+    is_helper: AtomicBool,
     /// Whether a warning about a wrong variable was logged, in the order of [`VARIABLES`]. Children do not repeat it.
     warned: [AtomicBool; VARIABLES.len()],
 }
@@ -84,7 +84,7 @@ impl Process {
     fn new(py: Python<'_>) -> PyResult<Self> {
         let runtime = program::runtime(py)?;
         let process = Self {
-            is_fork_server: AtomicBool::new(program::is_fork_server(py, &runtime)),
+            is_helper: AtomicBool::new(program::is_helper(py)),
             runtime,
             fork_mark: ForkMark::mark(),
             threads_at_fork: ThreadsAtFork::of(program::hexversion(py)?),
@@ -103,7 +103,7 @@ impl Process {
     pub fn become_child(&self) -> bool {
         let is_child = self.fork_mark.rearm();
         if is_child {
-            self.is_fork_server.store(false, SeqCst);
+            self.is_helper.store(false, SeqCst);
             self.gunicorn.leave();
             self.gunicorn_state.forget();
             self.renew_runtime_id();
@@ -124,9 +124,9 @@ impl Process {
         self.runtime_id[1].store(lower, SeqCst);
     }
 
-    /// Whether this is multiprocessing's fork server. It only forks: its children report, it does not.
-    pub fn is_fork_server(&self) -> bool {
-        self.is_fork_server.load(SeqCst)
+    /// Whether this is a helper of multiprocessing or its like: a fork server, whose children report, or a tracker.
+    pub fn is_helper(&self) -> bool {
+        self.is_helper.load(SeqCst)
     }
 
     /// The interpreter is about to exit: from now on nothing starts.

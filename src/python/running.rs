@@ -132,7 +132,7 @@ pub fn stop(py: Python<'_>, timeout: Duration, interpreter_ends: bool) -> PyResu
     };
     // If this fails, a callback stays whose counts are never read.
     drop(running.interpreter.uninstall(py));
-    if Process::known().is_some_and(Process::is_fork_server) {
+    if Process::known().is_some_and(Process::is_helper) {
         return interrupted.map(|()| None);
     }
     py.detach(|| running.collector.stop(answer, timeout, interpreter_ends));
@@ -305,13 +305,13 @@ impl Running {
     }
 
     fn may_run() -> bool {
-        Process::known().is_some_and(|process| !process.is_exiting() && !process.is_fork_server())
+        Process::known().is_some_and(|process| !process.is_exiting() && !process.is_helper())
     }
 
     /// Starts to count and to send; returns a message if that is not possible.
     fn start(&self, py: Python<'_>, process: &Process) -> Option<Message> {
         let installed = self.interpreter.install(py).map_err(|error| error.to_string());
-        if process.is_fork_server() {
+        if process.is_helper() {
             return None;
         }
         let started = installed.and_then(|()| self.collector.run().map_err(|error| error.to_string()));

@@ -178,7 +178,7 @@ pub static VARIABLES: &[Row] = &[
         default: "",
         accepts: TEXT,
         effect: "The tag service, unless the program has given ddtrace another. If unset, the name comes \
-                 from OpenTelemetry's variables, from DD_TAGS or from the program's name.",
+                 from OpenTelemetry's variables, from DD_TAGS or from the program (see below): set it.",
         is_identity: true,
     },
     Row { name: "DD_ENV", default: "", accepts: TEXT, effect: "The tag env.", is_identity: true },

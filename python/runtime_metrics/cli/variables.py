@@ -33,6 +33,25 @@ and its default applies. Variables are read when metrics are enabled; those that
 The address is the first of these that is set or exists: `dogstatsd_url`, `DD_DOGSTATSD_URL`, the hosts and ports above,
 the socket `/var/run/datadog/dsd.socket`, and finally `udp://localhost:8125`.
 
+## The service
+
+Set `DD_SERVICE`: metrics, traces and logs then share a name that no command line can change. Where no argument,
+variable or tracer names the service, the program does:
+
+| The program | The service |
+| --- | --- |
+| a server whose command line names the application: `gunicorn shop.wsgi:application` | the package or file: `shop` |
+| any other server | its own name |
+| `python shop.py`, `shop.pyz`, a file of shiv or PEX | the file without the suffix: `shop` |
+| `python -m shop.web` | the module: `shop.web` |
+| a frozen program (PyInstaller) | the executable's name |
+| a child process of multiprocessing, billiard, multiprocess, loky or joblib | that of its parent |
+| `python -c`, standard input, the prompt | `unnamed-python-service` |
+
+The servers are Gunicorn, uvicorn, hypercorn, granian, daphne, waitress, uWSGI (in its configuration, too), Celery,
+Flask, Quart, dramatiq, arq and huey. Of `shop.wsgi:application` the top-level package counts; one that is called
+`app` or `config` makes a poor name, which other applications have, too.
+
 ## Tags
 
 A tag keeps the letters and digits of any script and the characters `_-:./`; all others become underscores. It ends
