@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::gunicorn_state::StateReader;
 use super::invocations::Invocations;
 use super::program;
+use crate::collector::Postponement;
 use crate::fork_mark::ForkMark;
 use crate::identity::Runtime;
 use crate::message::Message;
@@ -32,6 +33,8 @@ pub struct Process {
     pub fork_mark: ForkMark,
     /// Whether the interpreter counts our threads when the process forks.
     pub threads_at_fork: ThreadsAtFork,
+    /// When our threads start, if that is yet to be.
+    pub postponement: Postponement,
     /// The function that multiprocessing calls in its children, once it is registered.
     pub multiprocessing_hook: OnceCell<Py<PyAny>>,
     /// The invocations that it serves in AWS Lambda.
@@ -91,6 +94,7 @@ impl Process {
             runtime,
             fork_mark: ForkMark::mark(),
             threads_at_fork: ThreadsAtFork::of(program::hexversion(py)?),
+            postponement: Postponement::default(),
             multiprocessing_hook: OnceCell::new(),
             invocations: Invocations::default(),
             gunicorn: Arc::default(),
