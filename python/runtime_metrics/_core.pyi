@@ -84,8 +84,9 @@ def status() -> Status:
 
     Returns:
         A dict with these keys:
-        state: "off", "disabled" by DD_DOGSTATSD_DISABLE, "untried" before the first flush, "working", "failing", or
-            "busy" if a flush takes longer than 2 s.
+        state: "off", "disabled" by DD_DOGSTATSD_DISABLE, "untried" before the first flush, "working", "failing",
+            "busy" if a flush takes longer than 2 s, or "on demand" if the system refuses another thread: until it
+            allows one, only flush() and the exit send.
         since: The time.time() of the change to this state; None if metrics are not collected.
         error: The last error with its likely cause, even if sending works again, or None.
         address: Where metrics are sent, such as "udp://localhost:8125"; None if that is the log, or nowhere.
@@ -167,7 +168,7 @@ def variables() -> list[Variable]:
 class Status(TypedDict):
     """The delivery status, as status() describes it."""
 
-    state: Literal["off", "disabled", "untried", "working", "failing", "busy"]
+    state: Literal["off", "disabled", "untried", "working", "failing", "busy", "on demand"]
     since: float | None
     error: str | None
     address: str | None

@@ -14,7 +14,7 @@
 //!    wait for the reader to leave Python.
 //! 8. In the parent after it: put the pipeline back, resume.
 //! 9. In the child: a page that the kernel wiped (or the pid) shows it; the parent's collector is leaked, its pipeline
-//!    salvaged, a new collector starts.
+//!    salvaged, and a new collector takes its baseline. Its threads start later.
 //! 10. Lock order: a thread's handle before its schedule or its requests; `held` before `pipeline`.
 
 use std::io;
@@ -41,13 +41,15 @@ mod fork;
 mod invocation;
 mod output;
 mod pipeline;
+mod postponement;
 mod reader;
 mod sampler;
 mod thread;
 
-pub use self::fork::Inheritance;
+pub use self::fork::{Inheritance, Refusal};
 pub use self::invocation::{InvocationGuard, send_custom};
 pub use self::output::OutputHandover;
+pub use self::postponement::{Postponement, RETRY_DELAY, Step};
 pub use self::reader::{Answer, Interpreter};
 
 /// A tick waits for the interpreter at most a tenth of its interval, and never longer than this.
@@ -72,6 +74,8 @@ pub struct Collector {
     schedule: Schedule,
     root: PathBuf,
     held: Mutex<Held>,
+    /// Why no thread runs, if the system has refused it.
+    refusal: Mutex<Option<Refusal>>,
     /// While it is true no flush waits for a slow receiver.
     hurry: Arc<AtomicBool>,
 }
@@ -127,6 +131,7 @@ impl Collector {
                 schedule: settings.schedule,
                 root: root.to_owned(),
                 held: Mutex::default(),
+                refusal: Mutex::default(),
                 hurry: Arc::clone(&hurry),
             }
         })

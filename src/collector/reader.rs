@@ -98,10 +98,13 @@ impl Reader {
         });
     }
 
-    /// Waits for the answer to the last [`ask`](Self::ask), at most `within`; halting ends the wait.
+    /// Waits for the answer to the last [`ask`](Self::ask), at most `within`; halting ends the wait, and where the
+    /// thread could not start there is none.
     #[must_use]
     pub fn answer(&self, within: Duration) -> Option<Answer> {
-        let waiting = |state: &mut Outstanding| state.answer.is_none() && !state.halting;
+        let waiting = |state: &mut Outstanding| {
+            state.answer.is_none() && !state.halting && state.phase != Phase::NotRunning
+        };
         let (mut state, _) = self
             .shared
             .changed

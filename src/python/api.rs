@@ -135,6 +135,7 @@ pub fn flush(py: Python<'_>) -> PyResult<bool> {
 pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let samples = shielded(Ok(Vec::new()), || {
         let Some(running) = current(py) else { return Ok(Vec::new()) };
+        running.end_postponement();
         let answer = running.interpreter().answer(py, Purpose::Inspect)?;
         Ok::<_, PyErr>(py.detach(|| running.collector().inspect(Some(answer))))
     })?;

@@ -63,7 +63,7 @@ pub fn after_in_parent(py: Python<'_>) {
         let (Some(running), Some(process)) = (running::end_fork(), Process::known()) else { return };
         // If another thread is about to fork, its fork resumes for both.
         let is_last = running.collector().end_fork();
-        if !is_last || process.threads_at_fork == ThreadsAtFork::NotCounted {
+        if !is_last || process.threads_at_fork == ThreadsAtFork::NotCounted || running.must_wait() {
             return;
         }
         // A pending call comes after the threads are counted, but only on the main thread. If another thread forks, the
@@ -78,7 +78,7 @@ pub fn after_in_parent(py: Python<'_>) {
     });
 }
 
-/// Makes the child an independent process.
+/// Makes the child an independent process, which has no thread of ours yet.
 #[pyfunction]
 pub fn after_in_child(py: Python<'_>) {
     shielded((), || running::become_child(py));

@@ -12,6 +12,7 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyList, PyString};
 
 use crate::clock::Clock;
+use crate::collector::Postponement;
 use crate::fork_mark::ForkMark;
 use crate::sources::gc::GcCounters;
 
@@ -21,7 +22,8 @@ pub struct GcCallback {
     counters: Arc<GcCounters>,
     clock: Clock,
     fork_mark: &'static ForkMark,
-    on_fork: fn() -> bool,
+    postponement: &'static Postponement,
+    resume_soon: fn() -> bool,
 }
 
 #[pymethods]
@@ -30,7 +32,7 @@ impl GcCallback {
     fn observe(&self, phase: &Bound<'_, PyAny>, info: &Bound<'_, PyAny>) {
         // After a fork by C code this may be the first call of ours in the child. It is not counted.
         if self.fork_mark.is_inherited() {
-            (self.on_fork)();
+            (self.resume_soon)();
             return;
         }
         let now = self.clock.nanoseconds();
@@ -39,6 +41,7 @@ impl GcCallback {
             Some("stop") => self.counters.stop(now, generation(info).unwrap_or(usize::MAX)),
             _ => {}
         }
+        self.postponement.start_if_due(now, self.resume_soon);
     }
 }
 
@@ -70,16 +73,18 @@ pub struct Installation {
 impl Installation {
     /// Makes a callback, and does not install it yet.
     ///
-    /// In a child process, which has inherited `fork_mark`, it counts nothing and calls `on_fork`.
+    /// In a child process, which has inherited `fork_mark`, it counts nothing and calls `resume_soon`, as it does where
+    /// threads are due that were postponed.
     pub fn new(
         py: Python<'_>,
         counters: Arc<GcCounters>,
         clock: Clock,
         fork_mark: &'static ForkMark,
-        on_fork: fn() -> bool,
+        postponement: &'static Postponement,
+        resume_soon: fn() -> bool,
     ) -> PyResult<Self> {
         generation_key(py);
-        let callback = Bound::new(py, GcCallback { counters, clock, fork_mark, on_fork })?;
+        let callback = Bound::new(py, GcCallback { counters, clock, fork_mark, postponement, resume_soon })?;
         let observe = callback.getattr(intern!(py, "observe"))?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
         Ok(Self {

@@ -51,7 +51,13 @@ fn chain_uwsgi(py: Python<'_>) -> PyResult<()> {
     let previous = uwsgi.getattr_opt("post_fork_hook")?.map(Bound::unbind);
     let chained = PyCFunction::new_closure(py, None, None, move |arguments, _keywords| {
         let py = arguments.py();
-        shielded((), || running::become_child(py));
+        shielded((), || {
+            running::become_child(py);
+            // A worker, which may wait for its first request in C code.
+            if let Some(running) = running::current(py) {
+                running.ensure_running();
+            }
+        });
         previous.as_ref().map_or_else(|| Ok(py.None()), |previous| previous.call0(py))
     })?;
     uwsgi.setattr("post_fork_hook", chained)

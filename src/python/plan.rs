@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
+use super::interpreter::CPython;
 use super::process::Process;
 use super::{environment, program};
+use crate::clock::Clock;
+use crate::collector::{Collector, OutputHandover};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::max_tag_bytes;
 use crate::identity::function::Function;
@@ -16,6 +19,7 @@ use crate::settings::variables::{Environment, Variable};
 use crate::settings::{
     Arguments, InvalidArgument, ServiceArguments, Settings, Surroundings, Warning, extension_path,
 };
+use crate::sources::Counters;
 
 /// What a collector is started with.
 pub struct Plan {
@@ -54,6 +58,20 @@ impl Plan {
             tracers,
             function: self.settings.aws_lambda.map(Function::new),
         }
+    }
+
+    /// A collector that reads this interpreter. It has opened its sources, and nothing runs yet.
+    pub fn collector(
+        &self,
+        process: &Process,
+        inputs: IdentityInputs,
+        clock: Clock,
+        interpreter: &Arc<CPython>,
+        handover: Option<&OutputHandover>,
+    ) -> Arc<Collector> {
+        let counters = Counters { gc: interpreter.gc_counters(), gunicorn: Arc::clone(&process.gunicorn) };
+        let interpreter = Arc::clone(interpreter) as _;
+        Collector::new(Path::new("/"), clock, counters, &self.settings, inputs, interpreter, handover)
     }
 
     /// The names of the arguments of `requested` that would change what is in effect, which is this plan.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::gunicorn_state::StateReader;
 use super::invocations::Invocations;
 use super::program;
+use crate::collector::Postponement;
 use crate::fork_mark::ForkMark;
 use crate::identity::Runtime;
 use crate::message::Message;
@@ -31,6 +32,8 @@ pub struct Process {
     pub fork_mark: ForkMark,
     /// Whether the interpreter counts our threads when the process forks.
     pub threads_at_fork: ThreadsAtFork,
+    /// When our threads start, if that is yet to be.
+    pub postponement: Postponement,
     /// The invocations that it serves in AWS Lambda.
     pub invocations: Invocations,
     /// What Gunicorn does in this process.
@@ -88,6 +91,7 @@ impl Process {
             runtime,
             fork_mark: ForkMark::mark(),
             threads_at_fork: ThreadsAtFork::of(program::hexversion(py)?),
+            postponement: Postponement::default(),
             invocations: Invocations::default(),
             gunicorn: Arc::default(),
             gunicorn_state: StateReader::default(),

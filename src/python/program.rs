@@ -100,6 +100,13 @@ pub fn is_helper(py: Python<'_>) -> bool {
     Spawned::of(&command) == Some(Spawned::Helper) && !is_child()
 }
 
+/// The name of the module whose Python code has called this code.
+pub fn module_of_caller(py: Python<'_>) -> Option<String> {
+    let frame = py.import(intern!(py, "sys")).ok()?.call_method0(intern!(py, "_getframe")).ok()?;
+    let globals = frame.getattr(intern!(py, "f_globals")).ok()?;
+    globals.get_item(intern!(py, "__name__")).ok()?.extract().ok()
+}
+
 /// How the program was started, as far as that is known.
 pub fn entrypoint(py: Python<'_>) -> PyResult<Entrypoint> {
     let read = || {
