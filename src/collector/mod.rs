@@ -47,7 +47,7 @@ mod thread;
 
 pub use self::fork::Inheritance;
 pub use self::invocation::{InvocationGuard, send_custom};
-pub use self::output::OutputHandover;
+pub use self::output::{OutputHandover, introduction};
 pub use self::reader::{Answer, Interpreter};
 
 /// A tick waits for the interpreter at most a tenth of its interval, and never longer than this.
@@ -215,9 +215,11 @@ impl Collector {
         }
         self.reader.ask();
         let answer_timeout = (pipeline.interval() / 10).min(MAX_ANSWER_TIMEOUT);
-        pipeline.flush(self.clock.now(), SEND_TIMEOUT, || self.reader.answer(answer_timeout));
+        let now = self.clock.now();
+        pipeline.flush(now, SEND_TIMEOUT, || self.reader.answer(answer_timeout));
         self.look_up_if_due(&mut pipeline);
-        self.reader.log(pipeline.take_messages());
+        self.reader.write_late(now);
+        self.reader.log(pipeline.take_messages(), now);
         None
     }
 

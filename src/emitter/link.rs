@@ -82,6 +82,12 @@ impl Link {
         result
     }
 
+    /// Whether what was sent last over UDP is known to have been refused; each refusal is reported once.
+    #[must_use]
+    pub fn was_refused(&self) -> bool {
+        self.connection.as_ref().is_some_and(Connection::was_refused)
+    }
+
     /// Whether it leads to a UDP port.
     #[must_use]
     pub fn is_udp(&self) -> bool {

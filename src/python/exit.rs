@@ -1,13 +1,16 @@
 //! The last flush, at the exit of the interpreter and of multiprocessing's children.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::log;
 use super::process::Process;
 use super::program::loaded;
 use super::running::{self, shielded};
+use crate::collector::Collector;
 
 /// How long the interpreter's exit is held up at most.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -16,12 +19,23 @@ const EXIT_TIMEOUT: Duration = Duration::from_millis(100);
 #[pyfunction]
 pub fn at_exit(py: Python<'_>) {
     shielded((), || {
-        if let Some(process) = Process::known() {
-            process.begin_exit();
+        if let Some(collector) = end(py) {
+            log::at_exit(py, &collector.take_messages());
         }
-        // Its messages are dropped: the program's log may be closed already.
-        drop(running::stop(py, EXIT_TIMEOUT, true));
     });
+}
+
+/// The same for multiprocessing's children, of which there may be many: their parent logs for them.
+#[pyfunction]
+fn at_child_exit(py: Python<'_>) {
+    shielded((), || drop(end(py)));
+}
+
+fn end(py: Python<'_>) -> Option<Arc<Collector>> {
+    if let Some(process) = Process::known() {
+        process.begin_exit();
+    }
+    running::stop(py, EXIT_TIMEOUT, true).ok().flatten()
 }
 
 /// Has multiprocessing's children flush when they exit, if the program has imported it.
@@ -60,7 +74,7 @@ fn make_finaliser(py: Python<'_>) -> PyResult<()> {
     let priority = PyDict::new(py);
     // After the program's own finalisers.
     priority.set_item("exitpriority", -100)?;
-    let at_exit = pyo3::wrap_pyfunction!(at_exit, py)?;
+    let at_exit = pyo3::wrap_pyfunction!(at_child_exit, py)?;
     let arguments = PyTuple::new(py, [py.None().into_bound(py), at_exit.into_any()])?;
     util.getattr("Finalize")?.call(arguments, Some(&priority)).map(drop)
 }

@@ -13,9 +13,9 @@ use pyo3::prelude::*;
 
 use super::interpreter::{CPython, Purpose};
 use super::interrupt::catch_exception;
-use super::pending;
 use super::plan::Plan;
 use super::process::Process;
+use super::{log, pending};
 use crate::clock::Clock;
 use crate::collector::{Collector, Inheritance, OutputHandover};
 use crate::identity::IdentityInputs;
@@ -83,14 +83,16 @@ pub fn start(
 ) -> PyResult<Started> {
     let running = current(py);
     let (plan, warnings) = Plan::new(py, arguments)?;
+    log::set_verbose(plan.settings.verbose);
     if plan.settings.disabled {
         let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set".to_owned();
         return Ok(Started { running: None, messages: vec![Message::new(Severity::Info, text)] });
     }
-    let mut messages = process.messages(warnings);
     if process.is_exiting() {
         return Ok(Started { running: None, messages: Vec::new() });
     }
+    let mut messages = process.messages(warnings);
+    messages.extend(process.unknown_variables(py)?);
     if let Some(running) = running {
         running.ensure_running();
         messages.extend(running.apply(py, process, plan)?);
@@ -108,8 +110,9 @@ pub fn start(
     if before.is_some() {
         return Ok(Started { running: None, messages });
     }
-    messages.extend(running.plan.identity_inputs(process, Tracers::default()).identity().warning());
-    messages.extend(running.start(py, process));
+    let inputs = running.plan.identity_inputs(process, Tracers::default());
+    messages.extend(inputs.identity().warning());
+    messages.extend(running.start(py, process).or_else(|| running.plan.announcement(&inputs)));
     Ok(Started { running: Some(running), messages })
 }
 
@@ -280,11 +283,6 @@ impl Running {
     /// The settings that it was started with.
     pub fn settings(&self) -> &Settings {
         &self.plan.settings
-    }
-
-    /// The collector's clock.
-    pub fn clock(&self) -> Clock {
-        self.clock
     }
 
     /// Lets the collector tick, now or again.
