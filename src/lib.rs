@@ -31,6 +31,7 @@ pub mod message;
 pub mod settings;
 pub mod snapshot;
 pub mod sources;
+pub mod stderr;
 pub mod tag;
 
 #[cfg(feature = "python")]

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::Path;
 
 /// Each module of the crate and the ones it may import, which are listed before it: imports run in one direction.
-const IMPORTS: [(&str, &[&str]); 14] = [
+const IMPORTS: [(&str, &[&str]); 15] = [
     ("clock", &[]),
     ("descriptor", &[]),
     ("fork_mark", &[]),
     ("message", &[]),
+    ("stderr", &["descriptor", "message"]),
     ("tag", &[]),
     ("snapshot", &[]),
     ("interval", &["snapshot"]),
@@ -38,6 +39,7 @@ const IMPORTS: [(&str, &[&str]); 14] = [
             "clock",
             "fork_mark",
             "message",
+            "stderr",
             "snapshot",
             "catalogue",
             "sources",
@@ -55,7 +57,7 @@ const HOMES: [(&str, &[&str]); 14] = [
     ("sysinfo::", &["sources/portable.rs"]),
     ("cadence::", &["emitter/"]),
     ("socket2::", &["emitter/socket.rs", "descriptor.rs"]),
-    ("nix::", &["sources/", "emitter/", "collector/thread.rs", "fork_mark.rs", "descriptor.rs"]),
+    ("nix::", &["sources/", "emitter/", "collector/thread.rs", "fork_mark.rs", "descriptor.rs", "stderr.rs"]),
     ("uuid::", &["python/process.rs"]),
     ("fastrand::", &["sources/reservoir.rs"]),
     ("percent_encoding::", &["identity/names.rs", "identity/tags.rs"]),

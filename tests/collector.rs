@@ -513,13 +513,20 @@ fn what_ddtrace_sends_is_left_to_it_while_it_does() {
     assert_eq!(
         said,
         [
-            format!("ddtrace sends runtime metrics: {} of the names are left to it", gc_and_memory.len())
-                .as_str(),
+            format!(
+                "ddtrace sends runtime metrics itself: {} of 15 names are left to it{LEFT}",
+                gc_and_memory.len()
+            )
+            .as_str(),
             "ddtrace no longer sends runtime metrics: all names are sent here",
             "ddtrace's runtime metrics were disabled (DD_RUNTIME_METRICS_FORCE): all names are sent here",
         ]
     );
 }
+
+/// What follows where most names are left to ddtrace.
+const LEFT: &str = ", and not sent here; DD_RUNTIME_METRICS_FORCE=true disables ddtrace's in favour of these, \
+                    DD_RUNTIME_METRICS_FORCE=false keeps ddtrace's without this warning";
 
 /// What a collector logs about ddtrace at a flush.
 fn logged_about_ddtrace(collector: &Collector, worker: RuntimeWorker) -> Vec<String> {
@@ -553,13 +560,19 @@ fn what_ddtrace_sends_is_logged_at_the_first_flush_and_not_again_by_a_child() {
     assert!(parent.take_messages().is_empty());
     let early_child = child_of(Some(&parent));
     let parent = child_of(None);
-    let text = "ddtrace sends runtime metrics: 8 of the names are left to it";
-    assert_eq!(logged_about_ddtrace(&parent, worker), [text]);
+    assert_eq!(
+        logged_about_ddtrace(&parent, worker),
+        [format!("ddtrace sends runtime metrics itself: 8 of 15 names are left to it{LEFT}")]
+    );
     assert!(logged_about_ddtrace(&parent, worker).is_empty());
     let child = child_of(Some(&parent));
     assert!(logged_about_ddtrace(&child, worker).is_empty());
-    assert_eq!(logged_about_ddtrace(&early_child, worker), [text]);
+    // Its parent has not logged it yet, and will.
+    assert!(logged_about_ddtrace(&early_child, worker).is_empty());
     assert!(logged_about_ddtrace(&child_of(None), RuntimeWorker::Off).is_empty());
+    let few = RuntimeWorker::Sends(Selection::named("gc.count.*"));
+    let text = "ddtrace sends runtime metrics itself: 3 of 15 names are left to it";
+    assert_eq!(logged_about_ddtrace(&child_of(None), few), [text]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from catalogue_names import assert_complete
 from ports import DISCARD_URL
-from receiving import Flushes
+from receiving import Flushes, named
 
 from runtime_metrics import RuntimeMetrics, _core
 
@@ -83,7 +84,7 @@ def test_enable_again_with_arguments_names_what_it_ignores(
     assert RuntimeMetrics.flush()
     assert flushes.next().tag("service") == "first"
     assert [(record.name, record.levelname) for record in caplog.records] == [("runtime_metrics", "WARNING")]
-    assert caplog.messages == ["RuntimeMetrics is already enabled: enable() ignored service, tags"]
+    assert caplog.messages == [named("RuntimeMetrics is already enabled: enable() ignored service, tags")]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_enable_again_names_only_the_arguments_that_differ(
     RuntimeMetrics.enable(env="prod", version="1", tags={"c": "d", "a": "b"})
     ignored = ["dogstatsd_url, flush_interval, tags, wire_type", "version"]
     assert caplog.messages == [
-        f"RuntimeMetrics is already enabled: enable() ignored {names}" for names in ignored
+        named(f"RuntimeMetrics is already enabled: enable() ignored {names}") for names in ignored
     ]
 
 
@@ -137,7 +138,7 @@ def test_an_argument_that_equals_its_variable_is_in_effect(
     RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=60, service="web", tags=["team:a", "b:c"])
     assert caplog.records == []
     RuntimeMetrics.enable(service="shop", tags=["team:a"])
-    assert caplog.messages == ["RuntimeMetrics is already enabled: enable() ignored service"]
+    assert caplog.messages == [named("RuntimeMetrics is already enabled: enable() ignored service")]
 
 
 def test_arguments_after_an_automatic_start_are_applied(
@@ -158,7 +159,7 @@ def test_arguments_after_an_automatic_start_are_applied(
     assert after["gc.collections.gen2"] == 1, "the baseline is the one of before"
     assert caplog.records == []
     RuntimeMetrics.enable(service="again")
-    assert caplog.messages == ["RuntimeMetrics is already enabled: enable() ignored service"]
+    assert caplog.messages == [named("RuntimeMetrics is already enabled: enable() ignored service")]
 
 
 def test_the_tracer_is_deprecated_and_ignored(flushes: Flushes) -> None:
@@ -311,6 +312,7 @@ def test_a_wrong_variable_is_one_warning_and_the_default(run_program: RunProgram
         DD_DOGSTATSD_PORT="65536",
     )
     lines = [line for line in printed.splitlines() if "expected" in line]
+    lines = [re.sub(r"runtime-metrics\[\d+\]: ", "", line) for line in lines]
     names = sorted(line.split("=")[0] for line in lines)
     prefix = "runtime_metrics WARNING "
     assert names == [
@@ -417,7 +419,7 @@ def test_a_receiver_that_is_missing_is_one_warning(tmp_path: Path, caplog: pytes
         with Flushes.unix(str(path)) as flushes:
             assert RuntimeMetrics.flush()
             assert_complete(flushes.next().values)
-            assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+            assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
             RuntimeMetrics.disable()
 
 

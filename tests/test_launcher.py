@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -194,6 +195,7 @@ def test_launching_imports_almost_nothing(version: str, installed_in: InstalledI
         "runtime_metrics.automatic",
         "runtime_metrics.cli",
         "runtime_metrics.cli.run",
+        "runtime_metrics.messages",
     }
 
 
@@ -471,7 +473,10 @@ def test_the_variable_switches_automatic_starts(
 def test_a_wrong_switch_is_one_warning_and_the_default(reports: Reports) -> None:
     done = BARE.run(*RUN, sys.executable, "-c", PROGRAM, DD_RUNTIME_METRICS_ENABLED="maybe")
     (row,) = [row for row in _core.variables() if row.name == "DD_RUNTIME_METRICS_ENABLED"]
-    assert done.stderr == f'{row.name}="maybe": expected {row.accepts}; {row.default} is used\n'
+    (line,) = done.stderr.splitlines()
+    name, _, text = line.partition(": ")
+    assert re.fullmatch(r"runtime-metrics\[\d+\]", name), line
+    assert text == f'{row.name}="maybe": expected {row.accepts}; {row.default} is used'
     assert list(flushes_by_process(reports).values()) == [1]
 
 
@@ -480,13 +485,16 @@ def test_an_exporter_of_none_turns_automatic_starts_off_with_one_line(value: str
     line = "runtime metrics are not started automatically: OTEL_METRICS_EXPORTER is none"
     again = f"import runtime_metrics.auto; {PROGRAM}"
     done = BARE.run(*RUN, sys.executable, "-c", again, OTEL_METRICS_EXPORTER=value)
-    assert done.stderr == f"{line}\n"
+    assert re.fullmatch(rf"runtime-metrics\[\d+\]: {line}\n", done.stderr), done.stderr
     logged = (
         "import logging, sys; logging.basicConfig(format='%(name)s %(levelname)s %(message)s', stream=sys.stdout)\n"
         "import runtime_metrics.auto"
     )
     done = BARE.run(sys.executable, "-c", logged, OTEL_METRICS_EXPORTER=value)
-    assert (done.stdout, done.stderr) == (f"runtime_metrics WARNING {line}\n", "")
+    assert re.fullmatch(rf"runtime_metrics WARNING runtime-metrics\[\d+\]: {line}\n", done.stdout), (
+        done.stdout
+    )
+    assert done.stderr == ""
     assert flushes_by_process(reports) == {}
 
 

@@ -270,28 +270,6 @@ def test_a_warning_of_the_sampler_is_logged_and_leaves_no_trace_in_threading(
     )
 
 
-def test_without_logging_the_warning_waits_for_the_program_s_next_call(
-    run_program: RunProgram, tmp_path: Path
-) -> None:
-    run_program(
-        """
-        import sys, time
-        from runtime_metrics import RuntimeMetrics
-        RuntimeMetrics.enable(flush_interval=0.01)
-        time.sleep(0.2)
-        assert "logging" not in sys.modules
-        import io
-        sys.stderr = io.StringIO()
-        RuntimeMetrics.disable()
-        written, sys.stderr = sys.stderr.getvalue(), sys.__stderr__
-        assert written.count("\\n") == 1 and "missing.socket" in written, written
-        """,
-        "-S",
-        PYTHONPATH=site_packages(),
-        DD_DOGSTATSD_URL=f"unix://{tmp_path}/missing.socket",
-    )
-
-
 @pytest.mark.measures
 def test_many_starts_and_stops_leave_nothing_behind(run_program: RunProgram, flushes: Flushes) -> None:
     run_program(

@@ -6,11 +6,11 @@ from typing import (
     Literal,
     SupportsFloat,
     SupportsIndex,
-    TypedDict,
     TypeVar,
     final,
-    type_check_only,
 )
+
+from runtime_metrics.status import Status
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
@@ -94,8 +94,9 @@ def status() -> Status:
         peer: The address that a UDP host was resolved to, such as "127.0.0.1:8125", or None.
         transport: "udp", "uds" for datagrams over a Unix socket, "uds-stream", or None.
         metrics: Values written since enable().
-        packets_sent, bytes_sent: What the kernel accepted.
+        packets_sent, bytes_sent: What the kernel accepted, without what is known to have been refused.
         packets_dropped, bytes_dropped: What was lost, even if that became known only after the kernel had accepted it.
+        left_to_ddtrace: The names of metrics that are not sent as ddtrace sends them itself.
     """
 
 def enabled() -> bool:
@@ -163,23 +164,6 @@ def client_telemetry() -> dict[str, str]:
 
 def variables() -> list[Variable]:
     """List every environment variable that is read."""
-
-@type_check_only
-class Status(TypedDict):
-    """The delivery status, as status() describes it."""
-
-    state: Literal["off", "disabled", "untried", "working", "failing", "busy", "on demand"]
-    since: float | None
-    error: str | None
-    address: str | None
-    chosen_by: str | None
-    peer: str | None
-    transport: Literal["udp", "uds", "uds-stream"] | None
-    metrics: int
-    packets_sent: int
-    bytes_sent: int
-    packets_dropped: int
-    bytes_dropped: int
 
 @final
 class Metric:

@@ -103,6 +103,7 @@ def _warn_once(text: str) -> None:
     if (os.getpid(), text) in warned:
         return
     warned.add((os.getpid(), text))
+    text = f"runtime-metrics[{os.getpid()}]: {text}"
     logging = sys.modules.get("logging")
     if logging is not None:
         logging.getLogger("runtime_metrics").warning("%s", text)

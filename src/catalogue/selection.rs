@@ -55,6 +55,15 @@ impl Selection {
         self.combined(others, |word, other| word & !other)
     }
 
+    /// The names of its rows, in catalogue order.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        CATALOGUE
+            .iter()
+            .enumerate()
+            .filter(move |(row, _)| self.contains(*row))
+            .map(|(_, metric)| metric.name)
+    }
+
     /// The sources that its rows need.
     #[must_use]
     pub fn needs(self) -> SourceSet {
@@ -111,8 +120,7 @@ mod tests {
     use crate::snapshot::Source;
 
     fn names(selection: Selection) -> Vec<&'static str> {
-        let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| selection.contains(*row));
-        rows.map(|(_, metric)| metric.name.strip_prefix(PREFIX).unwrap_or(metric.name)).collect()
+        selection.names().map(|name| name.strip_prefix(PREFIX).unwrap_or(name)).collect()
     }
 
     fn is_in(row: usize, group: &str) -> bool {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::checkout::CheckedOut;
 use super::output::OutputHandover;
 use super::{Collector, Held};
+use crate::clock::since_epoch;
 use crate::identity::IdentityInputs;
 use crate::message::{Message, Severity};
 
@@ -24,7 +25,7 @@ pub struct Inheritance {
 pub struct Refusal {
     /// Its error, and the likely cause.
     pub reason: String,
-    /// Since when, on the collector's clock.
+    /// Since when, in time since 1970.
     pub since: Duration,
 }
 
@@ -121,7 +122,7 @@ impl Collector {
                 let reason =
                     format!("no thread can be started: {error} (is a limit on processes or memory reached?)");
                 let text = format!("nothing is sent but by flush() and at exit: {reason}; will keep trying");
-                *refusal = Some(Refusal { reason, since: self.clock.now() });
+                *refusal = Some(Refusal { reason, since: since_epoch() });
                 self.reader.keep_for_program(vec![Message::warning(text)]);
             }
             Ok(()) if refusal.take().is_some() => {
@@ -129,7 +130,7 @@ impl Collector {
                 let mut messages = self.reader.take_unlogged();
                 let text = "a thread could be started: metrics are sent at every interval again";
                 messages.push(Message::new(Severity::Info, text.to_owned()));
-                self.reader.log(messages);
+                self.reader.log(messages, self.clock.now());
             }
             _ => {}
         }

@@ -48,7 +48,7 @@ mod thread;
 
 pub use self::fork::{Inheritance, Refusal};
 pub use self::invocation::{InvocationGuard, send_custom};
-pub use self::output::OutputHandover;
+pub use self::output::{OutputHandover, introduction};
 pub use self::postponement::{Postponement, RETRY_DELAY, Step};
 pub use self::reader::{Answer, Interpreter};
 
@@ -220,9 +220,11 @@ impl Collector {
         }
         self.reader.ask();
         let answer_timeout = (pipeline.interval() / 10).min(MAX_ANSWER_TIMEOUT);
-        pipeline.flush(self.clock.now(), SEND_TIMEOUT, || self.reader.answer(answer_timeout));
+        let now = self.clock.now();
+        pipeline.flush(now, SEND_TIMEOUT, || self.reader.answer(answer_timeout));
         self.look_up_if_due(&mut pipeline);
-        self.reader.log(pipeline.take_messages());
+        self.reader.write_late(now);
+        self.reader.log(pipeline.take_messages(), now);
         None
     }
 

@@ -177,8 +177,7 @@ impl Health {
             self.since = now;
         }
         match verdict {
-            Verdict::Untried => Some(Message::new(Severity::Debug, format!("sending to {to}"))),
-            Verdict::Working => None,
+            Verdict::Untried | Verdict::Working => None,
             Verdict::Failing(_) => {
                 let seconds = now.saturating_sub(since).as_secs();
                 let least = if to.address.hides_losses() { "at least " } else { "" };
@@ -322,10 +321,10 @@ mod tests {
         use Severity::{Debug, Info, Warning};
         use io::ErrorKind::{ConnectionRefused as Refused, PermissionDenied as Denied};
         let ok = Delivery::default;
-        assert_eq!(logged([ok(), ok()]), [Debug]);
+        assert_eq!(logged([ok(), ok()]), []);
         assert_eq!(logged([failed(Refused), failed(Refused), failed(Refused)]), [Warning]);
         assert_eq!(logged([failed(Refused), failed(Denied), failed(Denied)]), [Warning, Debug]);
-        assert_eq!(logged([ok(), failed(Refused), ok(), ok()]), [Debug, Warning, Info]);
+        assert_eq!(logged([ok(), failed(Refused), ok(), ok()]), [Warning, Info]);
     }
 
     #[test]
@@ -384,7 +383,7 @@ mod tests {
         assert_eq!(logged((0..5).map(|_| full())), [Debug]);
         assert_eq!(logged((0..9).map(|_| full())), [Debug, Warning]);
         let with_a_pause = [full(), full(), full(), Delivery::default(), full(), full(), full()];
-        assert_eq!(logged(with_a_pause), [Debug, Debug, Debug]);
+        assert_eq!(logged(with_a_pause), [Debug, Debug]);
     }
 
     #[test]

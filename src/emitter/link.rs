@@ -112,6 +112,16 @@ impl Link {
         self.resolver.candidates_mut().keep();
     }
 
+    /// Whether what was sent last over UDP is known to have been refused; each refusal is reported once. The address is
+    /// given up for another of the same name, if there is one.
+    pub fn was_refused(&mut self, now: Duration) -> bool {
+        let was_refused = self.connection.as_ref().is_some_and(Connection::was_refused);
+        if was_refused && self.resolver.candidates_mut().refuse(now) {
+            self.connection = None;
+        }
+        was_refused
+    }
+
     /// Whether it leads to a UDP port.
     #[must_use]
     pub fn is_udp(&self) -> bool {

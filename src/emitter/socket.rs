@@ -167,6 +167,14 @@ impl Connection {
         }
     }
 
+    /// Whether the kernel has learnt that a datagram was refused; it reports that once, here or at the next send.
+    #[must_use]
+    pub fn was_refused(&self) -> bool {
+        let is_refusal = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        self.protocol == Protocol::Udp
+            && self.socket.take_error().is_ok_and(|error| error.is_some_and(is_refusal))
+    }
+
     /// Makes long payloads fail.
     #[cfg(test)]
     pub fn shrink_send_buffer(&self) {

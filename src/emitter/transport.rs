@@ -18,7 +18,8 @@ use super::link::Link;
 use super::packets::{Counts, Packets};
 use super::resolver::LookUp;
 use super::status::Status;
-use crate::clock::Clock;
+use crate::catalogue::selection::Selection;
+use crate::clock::{Clock, since_epoch};
 use crate::message::Message;
 
 /// A receiver that has stopped reading costs at most a hundredth of the time, however often the program flushes.
@@ -57,6 +58,8 @@ struct Outbox {
     lost_counts: Counts,
     totals: Totals,
     health: Health,
+    /// When its state began, since 1970.
+    since: Duration,
     messages: Vec<Message>,
 }
 
@@ -92,6 +95,7 @@ impl Transport {
             lost_counts: Counts::default(),
             totals: Totals::default(),
             health: Health::default(),
+            since: since_epoch(),
             messages: Vec::new(),
         }))
     }
@@ -132,15 +136,16 @@ impl Transport {
     #[must_use]
     pub fn status(&self) -> Status {
         let outbox = self.outbox();
-        let (sending, since, error) = outbox.health.report();
+        let (sending, _, error) = outbox.health.report();
         Status {
             destination: Some(outbox.link.destination().clone()),
             peer: outbox.link.peer(),
             transport: Some(outbox.link.protocol()),
             sending,
             error: error.map(str::to_owned),
-            since,
+            since: outbox.since,
             totals: outbox.totals,
+            left_to_ddtrace: Selection::default(),
         }
     }
 
@@ -232,12 +237,16 @@ impl Outbox {
         let result = delivery.result();
         delivery.add(std::mem::take(&mut self.custom));
         self.lost_counts = delivery.lost_counts;
+        let (before, ..) = self.health.report();
         self.messages.extend(self.health.record(
             &delivery,
             self.link.destination(),
             self.link.addresses(),
             self.now,
         ));
+        if self.health.report().0 != before {
+            self.since = since_epoch();
+        }
         result
     }
 
@@ -252,6 +261,7 @@ impl Outbox {
     fn deliver(&mut self) -> Delivery {
         self.link.check();
         let was_open = self.link.is_open();
+        let is_in_doubt = !was_open || self.health.is_failing();
         let payloads = self.packets.payloads();
         let mut attempt = Attempt::new(&payloads, &mut self.last_sent, self.link.is_udp());
         while let Some(left) = attempt.left() {
@@ -260,6 +270,11 @@ impl Outbox {
                 Ok(count) => attempt.took(count),
                 Err(error) => attempt.failed(error, was_open),
             }
+        }
+        // On this machine a refusal is known at once. To ask takes a system call, which no flush makes that follows one
+        // that was accepted: there, the next send reports the refusal.
+        if is_in_doubt && self.link.was_refused(self.now) {
+            attempt.refused();
         }
         let mut delivery = attempt.into_delivery();
         self.time_limit.end();
@@ -337,6 +352,6 @@ mod tests {
         assert!(transport.flush().is_err());
         let Totals { sent, dropped, .. } = transport.status().totals;
         assert_eq!((sent.packets, dropped), (2, Amount { packets: 1, bytes: 8001 }));
-        assert!(transport.take_messages()[1].text.contains("larger than this path allows"));
+        assert!(transport.take_messages()[0].text.contains("larger than this path allows"));
     }
 }

@@ -1,30 +1,45 @@
 //! The last flush, at the exit of the interpreter and of the processes of pools.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::log;
 use super::process::Process;
 use super::program::loaded;
 use super::rq;
 use super::running::{self, shielded};
+use crate::collector::Collector;
 
 /// How long the interpreter's exit is held up at most.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Sends a last time; nothing of ours enters the interpreter afterwards. Celery says how the process ends.
+/// Sends a last time; nothing of ours enters the interpreter afterwards.
+#[pyfunction]
+pub fn at_exit(py: Python<'_>) {
+    shielded((), || {
+        if let Some(collector) = end(py) {
+            log::at_exit(py, &collector.take_messages());
+        }
+    });
+}
+
+/// The same for the processes of pools, of which there may be many: their parent logs for them. Celery says how the
+/// process ends.
 #[pyfunction]
 #[pyo3(signature = (**_details))]
-pub fn at_exit(py: Python<'_>, _details: Option<&Bound<'_, PyDict>>) {
-    shielded((), || {
-        if let Some(process) = Process::known() {
-            process.begin_exit();
-        }
-        // Its messages are dropped: the program's log may be closed already.
-        drop(running::stop(py, EXIT_TIMEOUT, true));
-    });
+fn at_child_exit(py: Python<'_>, _details: Option<&Bound<'_, PyDict>>) {
+    shielded((), || drop(end(py)));
+}
+
+fn end(py: Python<'_>) -> Option<Arc<Collector>> {
+    if let Some(process) = Process::known() {
+        process.begin_exit();
+    }
+    running::stop(py, EXIT_TIMEOUT, true).ok().flatten()
 }
 
 /// What ends processes without the interpreter's exit and calls functions first, by the module that takes them.
@@ -82,7 +97,7 @@ fn make_finaliser(util: &Bound<'_, PyAny>) -> PyResult<()> {
     let priority = PyDict::new(py);
     // After the program's own finalisers.
     priority.set_item("exitpriority", -100)?;
-    let at_exit = pyo3::wrap_pyfunction!(at_exit, py)?;
+    let at_exit = pyo3::wrap_pyfunction!(at_child_exit, py)?;
     let arguments = PyTuple::new(py, [py.None().into_bound(py), at_exit.into_any()])?;
     util.getattr("Finalize")?.call(arguments, Some(&priority)).map(drop)
 }
@@ -92,6 +107,6 @@ fn register_with_celery(signals: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = signals.py();
     let options = PyDict::new(py);
     options.set_item("weak", false)?;
-    let at_exit = pyo3::wrap_pyfunction!(at_exit, py)?;
+    let at_exit = pyo3::wrap_pyfunction!(at_child_exit, py)?;
     signals.getattr("worker_process_shutdown")?.call_method("connect", (at_exit,), Some(&options)).map(drop)
 }

@@ -135,6 +135,10 @@ impl Interpreter for CPython {
         // It can attach unless the interpreter is finalising; then nothing can be logged any more.
         Python::try_attach(|py| log::from_native_thread(py, messages)).unwrap_or_default()
     }
+
+    fn write(&self, messages: Vec<Message>) -> Vec<Message> {
+        log::without_interpreter(messages)
+    }
 }
 
 /// Whether this is the interpreter that the process began with, and not one of its sub-interpreters.

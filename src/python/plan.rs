@@ -9,15 +9,16 @@ use super::interpreter::CPython;
 use super::process::Process;
 use super::{environment, program};
 use crate::clock::Clock;
-use crate::collector::{Collector, OutputHandover};
+use crate::collector::{Collector, OutputHandover, introduction};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::max_tag_bytes;
 use crate::identity::function::Function;
 use crate::identity::tracers::Tracers;
 use crate::identity::{Entrypoint, IdentityInputs};
+use crate::message::{Message, Severity};
 use crate::settings::variables::{Environment, Variable};
 use crate::settings::{
-    Arguments, InvalidArgument, ServiceArguments, Settings, Surroundings, Warning, extension_path,
+    Arguments, InvalidArgument, ServiceArguments, Settings, Sink, Surroundings, Warning, extension_path,
 };
 use crate::sources::Counters;
 
@@ -44,6 +45,14 @@ impl Plan {
         let (settings, warnings) = settings(arguments, &environment)?;
         let entrypoint = settings.process_tags.then(|| program::entrypoint(py)).transpose()?;
         Ok((Self { settings, arguments: arguments.clone(), environment, entrypoint }, warnings))
+    }
+
+    /// That metrics will be sent, if messages go to standard error, where nobody has to set up a log for them.
+    pub fn announcement(&self, inputs: &IdentityInputs) -> Option<Message> {
+        let Settings { destination, interval, verbose, sink, .. } = &self.settings;
+        let text =
+            || format!("runtime metrics will be sent {}", introduction(destination, *interval, inputs));
+        (*verbose && *sink == Sink::Socket).then(|| Message::new(Severity::Info, text()))
     }
 
     /// What the identity is made of, with what tracers report now.

@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use super::gunicorn_state::StateReader;
 use super::invocations::Invocations;
-use super::program;
+use super::{environment, log, program};
 use crate::collector::Postponement;
 use crate::fork_mark::ForkMark;
 use crate::identity::Runtime;
-use crate::message::Message;
+use crate::message::{MAX_SHOWN, Message};
 use crate::settings::Warning;
-use crate::settings::variables::VARIABLES;
+use crate::settings::variables::{self, PREFIX, VARIABLES, is_unknown};
 use crate::sources::gunicorn::Gunicorn;
 
 /// This process. Two threads may both initialise it, but neither waits: a thread that holds the GIL and waits for one
@@ -46,7 +46,12 @@ pub struct Process {
     is_helper: AtomicBool,
     /// Whether a warning about a wrong variable was logged, in the order of [`VARIABLES`]. Children do not repeat it.
     warned: [AtomicBool; VARIABLES.len()],
+    /// Whether variables that nothing reads were looked for.
+    warned_unknown: AtomicBool,
 }
+
+/// The most variables that nothing reads that are logged.
+const MAX_UNKNOWN: usize = 10;
 
 /// When the interpreter counts the threads of a process that forks, to warn if there are several.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,6 +90,7 @@ impl Process {
     }
 
     fn new(py: Python<'_>) -> PyResult<Self> {
+        log::prepare(py)?;
         let runtime = program::runtime(py)?;
         let process = Self {
             is_helper: AtomicBool::new(program::is_helper(py)),
@@ -98,6 +104,7 @@ impl Process {
             runtime_id: [const { AtomicU64::new(0) }; 2],
             is_exiting: AtomicBool::new(false),
             warned: [const { AtomicBool::new(false) }; VARIABLES.len()],
+            warned_unknown: AtomicBool::new(false),
         };
         process.renew_runtime_id();
         Ok(process)
@@ -141,6 +148,24 @@ impl Process {
     /// Whether the interpreter is about to exit.
     pub fn is_exiting(&self) -> bool {
         self.is_exiting.load(SeqCst)
+    }
+
+    /// A warning for each variable that begins as ours do and that nothing reads; once in a process and its children.
+    pub fn unknown_variables(&self, py: Python<'_>) -> PyResult<Vec<Message>> {
+        // A process that multiprocessing has started afresh is a child, too.
+        let is_child = self.runtime.command.iter().any(|word| word.starts_with("from multiprocessing."));
+        if self.warned_unknown.swap(true, SeqCst) || is_child {
+            return Ok(Vec::new());
+        }
+        let unknown = environment::names(py, PREFIX)?.into_iter().filter(|name| is_unknown(name));
+        let warning = |name: String| {
+            let nearest = log::nearest(py, &name, variables::names().collect());
+            let hint =
+                nearest.map(|nearest| format!("; did you mean {PREFIX}{nearest}?")).unwrap_or_default();
+            let shown: String = name.chars().take(MAX_SHOWN).collect();
+            Message::warning(format!("{PREFIX}{shown} is no variable of runtime-metrics{hint}"))
+        };
+        Ok(unknown.take(MAX_UNKNOWN).map(warning).collect())
     }
 
     /// The warnings as messages, each variable's only once in a process and its children.

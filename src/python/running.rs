@@ -12,11 +12,11 @@ use pyo3::prelude::*;
 
 use super::interpreter::{CPython, Purpose};
 use super::interrupt::catch_exception;
-use super::pending;
 use super::plan::Plan;
 use super::process::Process;
 use super::program::module_of_caller;
 use super::rq;
+use super::{log, pending};
 use crate::clock::Clock;
 use crate::collector::{Collector, Inheritance, RETRY_DELAY, Step};
 use crate::identity::tracers::Tracers;
@@ -82,14 +82,16 @@ pub fn start(
 ) -> PyResult<Started> {
     let running = current(py);
     let (plan, warnings) = Plan::new(py, arguments)?;
+    log::set_verbose(plan.settings.verbose);
     if plan.settings.disabled {
         let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set".to_owned();
         return Ok(Started { running: None, messages: vec![Message::new(Severity::Info, text)] });
     }
-    let mut messages = process.messages(warnings);
     if process.is_exiting() {
         return Ok(Started { running: None, messages: Vec::new() });
     }
+    let mut messages = process.messages(warnings);
+    messages.extend(process.unknown_variables(py)?);
     if let Some(running) = running {
         running.ensure_running();
         messages.extend(running.apply(py, process, plan)?);
@@ -107,8 +109,13 @@ pub fn start(
     if before.is_some() {
         return Ok(Started { running: None, messages });
     }
-    messages.extend(running.plan.identity_inputs(process, Tracers::default()).identity().warning());
-    messages.extend(running.start(py));
+    let inputs = running.plan.identity_inputs(process, Tracers::default());
+    messages.extend(inputs.identity().warning());
+    let failures = running.start(py);
+    if failures.is_empty() {
+        messages.extend(running.plan.announcement(&inputs));
+    }
+    messages.extend(failures);
     Ok(Started { running: Some(running), messages })
 }
 

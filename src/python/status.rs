@@ -8,7 +8,6 @@ use pyo3::types::PyDict;
 use super::environment;
 use super::plan::settings;
 use super::running::{current, shielded};
-use crate::clock::since_epoch;
 use crate::emitter::Totals;
 use crate::settings::Arguments;
 use crate::settings::variables::Variable;
@@ -27,8 +26,9 @@ use crate::settings::variables::Variable;
 ///     peer: The address that a UDP host was resolved to, such as "127.0.0.1:8125", or None.
 ///     transport: "udp", "uds" for datagrams over a Unix socket, "uds-stream", or None.
 ///     metrics: Values written since enable().
-///     packets_sent, bytes_sent: What the kernel accepted.
+///     packets_sent, bytes_sent: What the kernel accepted, without what is known to have been refused.
 ///     packets_dropped, bytes_dropped: What was lost, even if that became known only after the kernel had accepted it.
+///     left_to_ddtrace: The names of metrics that are not sent as ddtrace sends them itself.
 #[pyfunction]
 pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let running = shielded(None, || {
@@ -46,11 +46,9 @@ pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         (None, None) if is_disabled(py)? => "disabled",
         (None, None) => "off",
     };
-    let since = running.zip(status.as_ref()).map(|(running, status)| {
-        let since = refusal.as_ref().map_or(status.since, |refusal| refusal.since);
-        let age = running.clock().now().saturating_sub(since);
-        since_epoch().saturating_sub(age).as_secs_f64()
-    });
+    let since = status
+        .as_ref()
+        .map(|status| refusal.as_ref().map_or(status.since, |refusal| refusal.since).as_secs_f64());
     let Totals { metrics, sent, dropped } = status.as_ref().map(|status| status.totals).unwrap_or_default();
     let values = PyDict::new(py);
     values.set_item("state", state)?;
@@ -76,6 +74,8 @@ pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     for (key, count) in counts {
         values.set_item(key, count)?;
     }
+    let left = status.map(|status| status.left_to_ddtrace.names().collect::<Vec<_>>());
+    values.set_item("left_to_ddtrace", left.unwrap_or_default())?;
     Ok(values)
 }
 

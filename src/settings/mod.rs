@@ -106,6 +106,10 @@ pub struct Settings {
     pub client_telemetry: bool,
     /// Whether ddtrace's own runtime metrics are disabled in favour of ours.
     pub force: bool,
+    /// Whether it was set that they are not.
+    pub keeps_ddtraces: bool,
+    /// Whether messages go to standard error as well.
+    pub verbose: bool,
     /// Whether Gunicorn's workers count as working by their CPU time.
     pub workers_by_cpu: bool,
     /// Whether nothing may be collected and sent.
@@ -170,7 +174,8 @@ impl Settings {
         let runtime_id =
             parser.parse_newer(variables::RUNTIME_ID, variables::EXPERIMENTAL_RUNTIME_ID, parse_bool);
         let client_telemetry = parser.parse_flag(variables::CLIENT_TELEMETRY).unwrap_or(false);
-        let force = parser.parse_flag(variables::FORCE).unwrap_or(false);
+        let force = parser.parse_flag(variables::FORCE);
+        let verbose = parser.parse_flag(variables::VERBOSE).unwrap_or(false);
         let workers_by_cpu = parser.parse(variables::GUNICORN_WORKER_STATE, parse_by_cpu).valid();
         let disabled = parser.parse_flag(variables::DISABLE).unwrap_or(false);
         let process_tags = parser.parse_flag(variables::PROCESS_TAGS).unwrap_or(false);
@@ -202,7 +207,9 @@ impl Settings {
             runtime_id: runtime_id.unwrap_or(true),
             // In AWS Lambda it would keep the extension busy.
             client_telemetry: client_telemetry && aws_lambda.is_none(),
-            force,
+            force: force == Some(true),
+            keeps_ddtraces: force == Some(false),
+            verbose,
             workers_by_cpu: workers_by_cpu.unwrap_or(false),
             disabled,
             process_tags,
@@ -397,6 +404,8 @@ mod tests {
                 runtime_id: true,
                 client_telemetry: false,
                 force: false,
+                keeps_ddtraces: false,
+                verbose: false,
                 workers_by_cpu: false,
                 disabled: false,
                 process_tags: false,

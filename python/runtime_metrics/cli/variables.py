@@ -23,8 +23,9 @@ PAGE = """\
 
 An argument of `RuntimeMetrics.enable()` overrides its variable, and a variable its default. An empty variable counts as
 unset. An invalid argument raises an exception; an invalid variable logs one warning on the logger `runtime_metrics`,
-and its default applies. Variables are read when metrics are enabled; those that identify the process, such as
-`DD_SERVICE` and `DD_TAGS`, at every flush.
+and its default applies. One that begins with `DD_RUNTIME_METRICS_` and is none of these logs one warning, too, with the
+nearest name. Variables are read when metrics are enabled; those that identify the process, such as `DD_SERVICE` and
+`DD_TAGS`, at every flush.
 
 | Variable | Default | Accepts | Effect |
 | --- | --- | --- | --- |
