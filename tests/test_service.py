@@ -145,7 +145,7 @@ def test_a_program_that_has_given_itself_a_title_passes_its_name_on(reports: Rep
 PACKED = ENABLE + FAMILY
 
 SPEC = """
-analysis = Analysis(["convert.py"], pathex=[{packages!r}], hiddenimports=["logging"])
+analysis = Analysis(["convert.py"], pathex=[{packages!r}])
 pyz = PYZ(analysis.pure)
 EXE(pyz, analysis.scripts, analysis.binaries, analysis.datas, name="convert")
 COLLECT(
