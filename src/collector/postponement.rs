@@ -12,8 +12,8 @@ use std::time::Duration;
 pub const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// How many pending calls are made in each step of the program: whenever the interpreter looks for them, which is at
-/// each function call and in each round of a loop, it makes one that asks for itself again 32 times in a row. That takes
-/// 4 µs.
+/// each function call and in each round of a loop, it makes one that asks for itself again 32 times in a row. That
+/// takes some 4 µs.
 const CALLS_PER_STEP: u32 = 32;
 
 /// After how many steps the threads of a child start. A child that waits in C code before that reports only when it
@@ -23,8 +23,8 @@ const CHILD_STEPS: u32 = 30;
 /// The same in a child of multiprocessing, whose own start takes 60 to 85 of them.
 const MULTIPROCESSING_STEPS: u32 = 100;
 
-/// How many steps are made until a refused thread is tried again. A busy program takes no time for so few, and has
-/// garbage collections.
+/// After how many steps the pending calls end that wait to try a refused thread again, 4 ms at most. A busy program
+/// makes them before that is due, and has garbage collections.
 const RETRY_STEPS: u32 = 1000;
 
 const NEVER: u64 = u64::MAX;
