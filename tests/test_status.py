@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from agents import Udp, UnixDatagrams, UnixStream
-from catalogue_names import NAMES, PERCENT_NAMES, TIMELESS_NAMES
+from catalogue_names import PERCENT_NAMES, TIMELESS_NAMES
 from ports import DISCARD_URL
 from receiving import named
 
