@@ -70,6 +70,28 @@ fn page_wiped_on_fork() -> Option<&'static AtomicU32> {
     Some(unsafe { page.cast::<AtomicU32>().as_ref() })
 }
 
+/// Counters at zero that this process shares with the children that it forks from now on, and they with theirs.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "Mapping memory is unsafe.")]
+#[must_use]
+pub fn counters_shared_with_children<const N: usize>() -> Option<&'static [AtomicU32; N]> {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+
+    let length = NonZeroUsize::new(size_of::<[AtomicU32; N]>())?;
+    let (readable, shared) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED);
+    // SAFETY: an anonymous mapping at an address that the kernel chooses overlaps no memory in use.
+    let page = unsafe { mmap_anonymous(None, length, readable, shared) }.ok()?;
+    // SAFETY: the page is aligned, zeroed, never unmapped, long enough, and accessed only through these atomics.
+    Some(unsafe { page.cast::<[AtomicU32; N]>().as_ref() })
+}
+
+/// Not implemented for this platform.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn counters_shared_with_children<const N: usize>() -> Option<&'static [AtomicU32; N]> {
+    None
+}
+
 #[cfg(not(target_os = "linux"))]
 fn page_wiped_on_fork() -> Option<&'static AtomicU32> {
     None

@@ -32,6 +32,7 @@ pub mod message;
 pub mod settings;
 pub mod snapshot;
 pub mod sources;
+pub mod stderr;
 pub mod tag;
 
 #[cfg(feature = "python")]

@@ -8,7 +8,7 @@ pub const MAX_SHOWN: usize = 200;
 pub struct Message {
     /// Its level.
     pub severity: Severity,
-    /// Its text, which never contains a tag's value.
+    /// Its text, which never contains the value of a tag that the user has added.
     pub text: String,
 }
 
@@ -34,5 +34,11 @@ impl Message {
     #[must_use]
     pub fn warning(text: impl Into<String>) -> Self {
         Self::new(Severity::Warning, text.into())
+    }
+
+    /// Its text after our name and the process: a log may show neither, and hold the messages of several processes.
+    #[must_use]
+    pub fn named(&self) -> String {
+        format!("runtime-metrics[{}]: {}", std::process::id(), self.text)
     }
 }

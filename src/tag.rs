@@ -14,6 +14,24 @@ pub fn clean(tag: &str) -> String {
     cleaned.trim_end_matches(':').to_owned()
 }
 
+/// The same for a tag whose key is the user's. Empty if nothing is left of the key.
+#[must_use]
+pub fn clean_user_tag(tag: &str) -> String {
+    let cleaned = clean(tag);
+    match unreserved(&cleaned) {
+        unreserved if unreserved.len() == cleaned.len() => cleaned,
+        unreserved if unreserved.starts_with(':') => String::new(),
+        unreserved => unreserved.to_owned(),
+    }
+}
+
+/// A key, or a tag, without leading underscores if there are several. Prometheus keeps such names for itself:
+/// `statsd_exporter` takes one and then answers every scrape with an error, for all services. Datadog strips them.
+#[must_use]
+pub fn unreserved(key: &str) -> &str {
+    if key.starts_with("__") { key.trim_start_matches('_') } else { key }
+}
+
 /// Cleaned tags, each of them once. They are kept joined by commas, as a line has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tags {
@@ -69,6 +87,24 @@ impl fmt::Display for Tags {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_never_begins_with_two_underscores() {
+        for (given, expected) in [
+            ("__team:core", "team:core"),
+            ("____team:__core", "team:__core"),
+            ("| team:core", "team:core"),
+            ("__canary", "canary"),
+            ("_team:core", "_team:core"),
+            ("a__b:c", "a__b:c"),
+            ("1:x", "1:x"),
+            ("日本:x", "日本:x"),
+            ("__:core", ""),
+            ("__", ""),
+        ] {
+            assert_eq!(clean_user_tag(given), expected, "{given}");
+        }
+    }
 
     #[test]
     fn tags_are_joined_and_listed_in_the_order_in_which_they_were_added() {

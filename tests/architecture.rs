@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 /// Each module of the crate and the ones it may import, which are listed before it: imports run in one direction.
-const IMPORTS: [(&str, &[&str]); 15] = [
+const IMPORTS: [(&str, &[&str]); 16] = [
     ("clock", &[]),
     ("descriptor", &[]),
     ("fork_mark", &[]),
     ("memory", &[]),
     ("message", &[]),
+    ("stderr", &["descriptor", "message"]),
     ("tag", &[]),
     ("snapshot", &[]),
     ("interval", &["snapshot"]),
@@ -41,6 +42,7 @@ const IMPORTS: [(&str, &[&str]); 15] = [
             "fork_mark",
             "memory",
             "message",
+            "stderr",
             "snapshot",
             "catalogue",
             "sources",
@@ -58,7 +60,18 @@ const HOMES: [(&str, &[&str]); 15] = [
     ("sysinfo::", &["sources/portable.rs"]),
     ("cadence::", &["emitter/"]),
     ("socket2::", &["emitter/socket.rs", "descriptor.rs"]),
-    ("nix::", &["sources/", "emitter/", "collector/thread.rs", "fork_mark.rs", "descriptor.rs", "memory.rs"]),
+    (
+        "nix::",
+        &[
+            "sources/",
+            "emitter/",
+            "collector/thread.rs",
+            "fork_mark.rs",
+            "descriptor.rs",
+            "memory.rs",
+            "stderr.rs",
+        ],
+    ),
     ("uuid::", &["python/process.rs"]),
     ("fastrand::", &["sources/reservoir.rs"]),
     ("percent_encoding::", &["identity/names.rs", "identity/tags.rs"]),

@@ -119,7 +119,9 @@ class BusyProgram:
         line = self._process.stdout.readline()
         assert line, self._process.communicate()[1]
         facts = json.loads(line)
-        logged = [(level, text) for level, text in facts["logged"]]
+        # Without our name and the process, and without the line that only says what is sent where.
+        logged = [(level, text.partition("]: ")[2]) for level, text in facts["logged"]]
+        logged = [line for line in logged if not line[1].startswith("runtime metrics are sent")]
         self.reports.append(Report(facts["status"], logged, facts["longest_pause"]))
         return self.reports[-1]
 

@@ -50,7 +50,7 @@ class World:
     variables: dict[str, str]
 
     def run(
-        self, *command: str, status: int = 0, stdin: str = "", **environment: str
+        self, *command: str, status: int = 0, stdin: str = "", timeout: float = 60, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end; fails if its exit status is another."""
         done = subprocess.run(
@@ -60,7 +60,7 @@ class World:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=timeout,
         )
         assert done.returncode == status, done.stderr
         return done

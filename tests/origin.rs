@@ -48,7 +48,7 @@ fn fields(root: &Path) -> String {
 }
 
 fn fields_of(origin: &Origin, root: &Path) -> String {
-    origin.fields(|| container::local_data(root))
+    origin.fields(|| container::local_data(root).unwrap())
 }
 
 /// What is expected of a tree.

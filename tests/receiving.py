@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import time
@@ -136,3 +137,8 @@ def flush_of(datagrams: list[bytes], at: float) -> Flush:
     assert len(values) == len(matches), "a name came twice in one flush"
     ((kind, tags, origin),) = {(match["type"], match["tags"], match["origin"]) for match in matches}
     return Flush(values, kind, tuple(tags.split(",")), origin, at, tuple(datagrams))
+
+
+def named(text: str) -> str:
+    """A message of this process as it is logged."""
+    return f"runtime-metrics[{os.getpid()}]: {text}"

@@ -207,6 +207,7 @@ class Report:
     pid: int
     at: float
     runtime_id: str
+    service: str
     values: dict[str, float]
     resident: int | None
 
@@ -265,6 +266,8 @@ def report(payload: str, pid: int) -> Report:
     lines = [LINE.fullmatch(line) for line in payload.splitlines()]
     matches = [line for line in lines if line is not None]
     assert len(matches) == len(lines), payload
-    ((runtime_id,),) = {tuple(re.findall("runtime-id:([^,]+)", match["tags"])) for match in matches}
+    ((service, runtime_id),) = {
+        tuple(re.findall("(?:^|,)(?:service|runtime-id):([^,]+)", match["tags"])) for match in matches
+    }
     values = {match["name"].removeprefix(PREFIX): float(match["value"]) for match in matches}
-    return Report(pid, time.monotonic(), runtime_id, values, resident)
+    return Report(pid, time.monotonic(), runtime_id, service, values, resident)

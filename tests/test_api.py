@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from catalogue_names import assert_complete
 from ports import DISCARD_URL
-from receiving import Flushes
+from receiving import Flushes, named
 
 from runtime_metrics import RuntimeMetrics, _core
 
@@ -83,7 +84,7 @@ def test_enable_again_with_arguments_names_what_it_ignores(
     assert RuntimeMetrics.flush()
     assert flushes.next().tag("service") == "first"
     assert [(record.name, record.levelname) for record in caplog.records] == [("runtime_metrics", "WARNING")]
-    assert caplog.messages == ["RuntimeMetrics is already enabled: enable() ignored service, tags"]
+    assert caplog.messages == [named("RuntimeMetrics is already enabled: enable() ignored service, tags")]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_enable_again_names_only_the_arguments_that_differ(
     RuntimeMetrics.enable(env="prod", version="1", tags={"c": "d", "a": "b"})
     ignored = ["dogstatsd_url, flush_interval, tags, wire_type", "version"]
     assert caplog.messages == [
-        f"RuntimeMetrics is already enabled: enable() ignored {names}" for names in ignored
+        named(f"RuntimeMetrics is already enabled: enable() ignored {names}") for names in ignored
     ]
 
 
@@ -137,7 +138,7 @@ def test_an_argument_that_equals_its_variable_is_in_effect(
     RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=60, service="web", tags=["team:a", "b:c"])
     assert caplog.records == []
     RuntimeMetrics.enable(service="shop", tags=["team:a"])
-    assert caplog.messages == ["RuntimeMetrics is already enabled: enable() ignored service"]
+    assert caplog.messages == [named("RuntimeMetrics is already enabled: enable() ignored service")]
 
 
 def test_arguments_after_an_automatic_start_are_applied(
@@ -158,7 +159,7 @@ def test_arguments_after_an_automatic_start_are_applied(
     assert after["gc.collections.gen2"] == 1, "the baseline is the one of before"
     assert caplog.records == []
     RuntimeMetrics.enable(service="again")
-    assert caplog.messages == ["RuntimeMetrics is already enabled: enable() ignored service"]
+    assert caplog.messages == [named("RuntimeMetrics is already enabled: enable() ignored service")]
 
 
 def test_the_tracer_is_deprecated_and_ignored(flushes: Flushes) -> None:
@@ -166,6 +167,12 @@ def test_the_tracer_is_deprecated_and_ignored(flushes: Flushes) -> None:
         RuntimeMetrics.enable(object(), flushes.url, 3600)
     assert RuntimeMetrics.flush()
     assert_complete(flushes.next().values)
+
+
+def test_an_address_as_the_first_argument_is_refused(flushes: Flushes) -> None:
+    with pytest.raises(TypeError, match="expected dogstatsd_url='udp://"):
+        RuntimeMetrics.enable(flushes.url)
+    assert RuntimeMetrics._enabled is False
 
 
 def test_tags_are_in_order_and_the_arguments_win(flushes: Flushes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +219,32 @@ def test_tags_may_be_a_mapping_or_any_iterable(flushes: Flushes, tags: Any) -> N
         ({"dogstatsd_url": ""}, ValueError, 'dogstatsd_url="": expected udp://host'),
         ({"dogstatsd_url": 8125}, TypeError, "dogstatsd_url=8125: expected a str"),
         (
+            {"dogstatsd_url": "udp://agent:99999"},
+            ValueError,
+            'dogstatsd_url="udp://agent:99999": expected a port from 1 to 65535',
+        ),
+        (
+            {"dogstatsd_url": f"unix:///{'x' * 107}"},
+            ValueError,
+            f'dogstatsd_url="unix:///{"x" * 107}": expected a path of at most 107 bytes',
+        ),
+        (
+            {"dogstatsd_url": "udp://::1:8125"},
+            ValueError,
+            'dogstatsd_url="udp://::1:8125": expected an IPv6 address in brackets',
+        ),
+        (
+            {"dogstatsd_url": "unix://d.sock"},
+            ValueError,
+            'dogstatsd_url="unix://d.sock": expected a path that begins with /',
+        ),
+        (
+            {"tracer": "udp://x:1"},
+            TypeError,
+            "tracer='udp://x:1': expected dogstatsd_url='udp://x:1'; the first argument is the deprecated tracer",
+        ),
+        ({"tracer": 5}, TypeError, "tracer=5: expected flush_interval=5; the first argument"),
+        (
             {"flush_interval": 0},
             ValueError,
             "flush_interval=0.0: expected a number of seconds from 0.01 to 86400",
@@ -230,9 +263,10 @@ def test_tags_may_be_a_mapping_or_any_iterable(flushes: Flushes, tags: Any) -> N
         ({"version": 1.5}, TypeError, "version=1.5: expected a str"),
         ({"tags": "a:b"}, TypeError, "tags='a:b': expected a mapping of str to str, or an iterable of"),
         ({"tags": b"a:b"}, TypeError, "tags=b'a:b': expected a mapping"),
-        ({"tags": ["a:b", 1]}, TypeError, "tags=1: expected a mapping"),
-        ({"tags": {"a": 1}}, TypeError, "tags=1: expected a mapping"),
-        ({"tags": {1: "a"}}, TypeError, "tags=1: expected a mapping"),
+        ({"tags": ["a:b", 1]}, TypeError, 'tags[1]=1: expected a "key:value" string'),
+        ({"tags": [("a", "b")]}, TypeError, "tags[0]=('a', 'b'): expected a \"key:value\" string"),
+        ({"tags": {"n": 1}}, TypeError, "tags['n']=1: expected a str"),
+        ({"tags": {1: "a"}}, TypeError, "a key of tags=1: expected a str"),
         ({"tags": 1}, TypeError, "tags=1: expected a mapping"),
     ],
 )
@@ -274,10 +308,11 @@ def test_a_wrong_variable_is_one_warning_and_the_default(run_program: RunProgram
         DD_RUNTIME_METRICS_INTERVAL="nan",
         DD_RUNTIME_METRICS_LEVEL="everything",
         DD_RUNTIME_METRICS_WIRE_TYPE="count",
-        DD_DOGSTATSD_URL="ftp://x",
+        DD_DOGSTATSD_URL="udp://x:99999",
         DD_DOGSTATSD_PORT="65536",
     )
     lines = [line for line in printed.splitlines() if "expected" in line]
+    lines = [re.sub(r"runtime-metrics\[\d+\]: ", "", line) for line in lines]
     names = sorted(line.split("=")[0] for line in lines)
     prefix = "runtime_metrics WARNING "
     assert names == [
@@ -288,7 +323,9 @@ def test_a_wrong_variable_is_one_warning_and_the_default(run_program: RunProgram
         f"{prefix}DD_RUNTIME_METRICS_WIRE_TYPE",
     ]
     by_name = dict(zip(names, sorted(lines), strict=True))
-    assert by_name[f"{prefix}DD_DOGSTATSD_URL"].endswith("udp://localhost:8125 (by default) is used")
+    assert by_name[f"{prefix}DD_DOGSTATSD_URL"].endswith(
+        "expected a port from 1 to 65535; udp://localhost:8125 (by default) is used"
+    )
 
 
 @pytest.mark.parametrize(
@@ -382,7 +419,7 @@ def test_a_receiver_that_is_missing_is_one_warning(tmp_path: Path, caplog: pytes
         with Flushes.unix(str(path)) as flushes:
             assert RuntimeMetrics.flush()
             assert_complete(flushes.next().values)
-            assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+            assert [record.levelname for record in caplog.records] == ["WARNING", "INFO", "INFO"]
             RuntimeMetrics.disable()
 
 
@@ -402,12 +439,14 @@ def test_a_handler_that_raises_does_not_reach_the_program(tmp_path: Path) -> Non
 
 
 def test_many_threads_may_call_everything_at_once(flushes: Flushes) -> None:
+    import gc
     import threading
 
     def call_everything() -> None:
         for _ in range(20):
             RuntimeMetrics.enable(dogstatsd_url=flushes.url)
             RuntimeMetrics.flush()
+            gc.collect(0)
             RuntimeMetrics.snapshot()
             RuntimeMetrics.disable()
 
@@ -420,3 +459,4 @@ def test_many_threads_may_call_everything_at_once(flushes: Flushes) -> None:
             thread.join()
         logging.getLogger("runtime_metrics").setLevel(logging.NOTSET)
     assert RuntimeMetrics._enabled is False
+    assert gc.callbacks == []

@@ -81,7 +81,7 @@ def test_every_spelling_of_true_starts_metrics_even_where_the_launcher_cannot(
 def test_a_wrong_value_is_one_warning_and_does_not_start(installed: str, reports: Reports) -> None:
     done = World(installed, {"DD_RUNTIME_METRICS_ENABLED": "yes"}).run(installed, "-c", PROGRAM)
     line = 'DD_RUNTIME_METRICS_ENABLED="yes": expected true, false, 1 or 0; false is used'
-    assert done.stderr == f"{line}\n"
+    assert re.fullmatch(rf"runtime-metrics\[\d+\]: {line}\n", done.stderr), done.stderr
     assert flushes_by_process(reports) == {}
 
 

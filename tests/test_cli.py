@@ -21,7 +21,7 @@ import pytest
 from catalogue_names import ALL_NAMES, NAMES, PREFIX
 
 from runtime_metrics import _core
-from runtime_metrics.cli import COMMANDS, catalogue
+from runtime_metrics.cli import COMMANDS, catalogue, watch
 from runtime_metrics.watch.board import Board
 from runtime_metrics.watch.dogstatsd import Line, MalformedLine, decode
 from runtime_metrics.watch.format import readable, trend
@@ -165,7 +165,32 @@ def test_every_command_has_help_with_its_options(command: str) -> None:
     """Each command is imported for its own help."""
     result = run(command, "--help")
     assert result.returncode == 0
-    assert result.stdout.startswith(f"usage: runtime-metrics {command} [-h] [--")
+    assert result.stdout.startswith(f"usage: runtime-metrics {command} [-h]")
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """The output of `--version`."""
+    result = run("--version")
+    assert (result.returncode, result.stdout) == (0, f"runtime-metrics {_core.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("watc", "unknown command watc; did you mean watch? (choose from run, check, "),
+        ("variable --json", "unknown command variable; did you mean variables? "),
+        ("python app.py", "unknown command python; did you mean `runtime-metrics run python`? "),
+        ("nonsense", "unknown command nonsense (choose from "),
+        ("watch --prot 8125", "unrecognized arguments: --prot 8125; did you mean --port?"),
+        ("catalogue --jsno", "unrecognized arguments: --jsno; did you mean --json?"),
+        ("check 8125", "unrecognized arguments: 8125\n"),
+    ],
+)
+def test_a_mistake_names_what_was_probably_meant(words: str, message: str) -> None:
+    """In the words of the command, of which the usage comes first."""
+    result = run(*words.split(), PATH=str(Path(sys.executable).parent))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"error: {message}" in result.stderr
 
 
 @pytest.mark.parametrize("words", ["watch --port 65536", "watch --port x", "demo --seconds 0"])
@@ -182,7 +207,9 @@ def test_a_command_imports_only_what_it_uses() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(result.stdout.splitlines()[-1].split())
     assert "runtime_metrics.cli.catalogue" in modules
-    assert modules.isdisjoint({"runtime_metrics.watch.receiver", "runtime_metrics.cli.demo", "rich"})
+    assert modules.isdisjoint(
+        {"runtime_metrics.watch.receiver", "runtime_metrics.cli.demo", "rich", "difflib"}
+    )
 
 
 @needs_posix
@@ -225,6 +252,25 @@ def test_the_generated_page_names_its_command_and_describes_every_metric() -> No
     assert [m.description for m in _core.catalogue() if m.description not in page] == []
     assert page.endswith("\n")
     assert not page.endswith("\n\n")
+
+
+# variables
+
+
+def test_the_variables_are_listed_in_every_form() -> None:
+    """For people, for programs, and for docs/configuration.md."""
+    variables = _core.variables()
+    assert len(variables) > 20
+    listed = run("variables").stdout
+    assert re.findall(r"^[A-Z_]\w+", listed, re.MULTILINE) == [variable.name for variable in variables]
+    assert "\nDD_RUNTIME_METRICS_INTERVAL  (default: 10)\n    How often metrics are sent.\n" in listed
+    rows = json.loads(run("variables", "--json").stdout)
+    assert rows == [
+        {"name": it.name, "default": it.default, "accepts": it.accepts, "effect": it.effect}
+        for it in variables
+    ]
+    page = Path(__file__).parent.parent / "docs" / "configuration.md"
+    assert run("variables", "--markdown").stdout == page.read_text()
 
 
 # The decoder
@@ -511,6 +557,40 @@ def test_watch_shows_only_what_its_option_names() -> None:
         ["gunicorn.requests", "3", "requests", "3", "requests", "3", "requests", "▁"],
         ["gunicorn.request.duration", "12.5", "ms", "3", "ms", "400", "ms", "▁"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("only", "shown"),
+    [
+        ("gc.*", ["runtime.python.gc.pause.max", "gc.of.another"]),
+        ("runtime.python.gc.*", ["runtime.python.gc.pause.max"]),
+        ("gc.pause.max, mem.rss", ["runtime.python.gc.pause.max", "runtime.python.mem.rss"]),
+        ("gunicorn.request.status", ["gunicorn.request.status.500"]),
+        ("other", []),
+        ("other.metric", ["other.metric"]),
+    ],
+)
+def test_watch_names_metrics_as_the_variable_does(only: str, shown: list[str]) -> None:
+    """A name or a group, with or without the prefix of our names."""
+    received = [
+        "runtime.python.gc.pause.max",
+        "runtime.python.mem.rss",
+        "gunicorn.request.status.500",
+        "gc.of.another",
+        "other.metric",
+    ]
+    board = Board({metric.name: metric.unit for metric in _core.catalogue()}, watch.names(only))
+    for name in received:
+        board.add(Line(name, (1.0,), "d", ()))
+    assert board.names == set(shown)
+
+
+@pytest.mark.parametrize("only", ["*.rss", "gc*", "mem.?ss", "a b"])
+def test_watch_refuses_a_pattern_that_would_show_nothing(only: str) -> None:
+    """The variable warns of it."""
+    result = run("watch", "--only", f"gc.*,{only}")
+    assert result.returncode == 2
+    assert result.stderr.endswith(f"argument --only: {only}: expected a name or a group such as gc.*\n")
 
 
 @needs_posix

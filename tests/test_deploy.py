@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 LINTERS = ROOT / ".linters"
 FILES = sorted((ROOT / "examples" / "deploy").glob("[!_]*"))
 PAGES = sorted((ROOT / "docs" / "deploy").glob("*.md"))
-CHECK = ROOT / "examples" / "deploy" / "check.py"
+CHECK = "runtime-metrics check"
 
 # The variables of the Agent: a complete list, because no linter finds a misspelled one.
 AGENTS_OWN = {
@@ -303,9 +303,9 @@ def test_log_lines_quoted_in_pages_are_ours() -> None:
 
 
 def check(**environment: str) -> tuple[str, str, int]:
-    """Runs check.py; returns its output, its errors, and its exit status."""
+    """Runs the command; returns its output, its errors, and its exit status."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", CHECK],
+        [sys.executable, "-W", "error", "-m", *CHECK.replace("-", "_").split()],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -317,7 +317,10 @@ def check(**environment: str) -> tuple[str, str, int]:
 
 def test_check_prints_where_samples_are_sent(flushes: Flushes) -> None:
     output = check(DD_DOGSTATSD_URL=flushes.url)
-    assert output == (f"sending to {flushes.url} (from DD_DOGSTATSD_URL)\nsent\n", "", 0)
+    to = re.escape(f"{flushes.url} (from DD_DOGSTATSD_URL)")
+    line = rf"runtime-metrics\[\d+\]: runtime metrics are sent every 10 s to {to} as service:\S+\nsent\n"
+    assert re.fullmatch(line, output[0]), output
+    assert output[1:] == ("", 0)
     assert len(flushes.rest()) >= 2
 
 
@@ -329,7 +332,14 @@ def test_check_prints_why_nothing_is_sent(tmp_path: Path) -> None:
             ("udp://datadog-agent.invalid:8125", UNKNOWN),
         ):
             line = f"sending to {address} (from DD_DOGSTATSD_URL) fails: {reason}; will keep trying"
-            assert check(DD_DOGSTATSD_URL=address) == (f"{line}\nnot sent\n", "", 1)
+            output, errors, status = check(DD_DOGSTATSD_URL=address)
+            assert output.partition("]: ")[2] == f"{line}\nnot sent\n"
+            assert (errors, status) == ("", 1)
+
+
+def test_each_page_says_how_to_check() -> None:
+    # On Cloud Run, no command can be run beside the application.
+    assert [page.name for page in PAGES if CHECK not in page.read_text()] == ["cloud-run.md"]
 
 
 class Metadata(BaseHTTPRequestHandler):
@@ -397,5 +407,5 @@ def test_every_file_that_the_image_copies_exists() -> None:
     )
     assert copied
     sources = copied[1].split()
-    assert len(sources) == 3
+    assert len(sources) == 2
     assert [source for source in sources if not (ROOT / source).is_file()] == []

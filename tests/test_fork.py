@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from itertools import count, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,9 +144,13 @@ class Programs:
         environment: dict[str, str] | None = None,
         status: int = 0,
         error: str = "",
+        warns: bool = False,
         timeout: float = 100,
     ) -> ProgramRun:
-        """Runs a program to its end; stderr must be empty or end with this line, and must not mention us."""
+        """Runs a program to its end; stderr must be empty or end with this line, and must not mention us.
+
+        Where metrics go nowhere (`warns`) it may have our warning.
+        """
         file = self._folder / "facts"
         file.write_text("")
         arrivals = Arrivals.udp() if udp else Arrivals.unix(str(self._folder / f"receiver{next(self._runs)}"))
@@ -167,7 +172,9 @@ class Programs:
             )
         finally:
             arrivals.close()
-        lines = done.stderr.splitlines()
+        lines = [
+            line for line in done.stderr.splitlines() if not (warns and line.startswith("runtime-metrics["))
+        ]
         assert (done.returncode, lines[-1:]) == (status, [error] * bool(error)), done.stderr
         assert "runtime_metrics/" not in done.stderr
         assert "panicked" not in done.stderr
@@ -359,6 +366,93 @@ def test_a_fork_that_fails_changes_nothing(program: Programs, preloaded: Preload
     assert len(run.ids("parent")) == 1
     # What remains to be done after a fork must not be tried again at each call.
     assert parent["slowed"] < 10
+
+
+@cache
+def enters_namespaces_without_us(program: Programs) -> bool:
+    """Whether a process with one thread may do so here, without us."""
+    errors: list[str | None] = program("late_threads.py", "without us").fact("entered")["errors"]
+    return errors == [None, None]
+
+
+@pytest.mark.parametrize("kind", ["os.fork", "preexec_fn", "multiprocessing"])
+@each_version
+def test_a_child_is_single_threaded_at_first_and_then_reports(
+    program: Programs, installed_in: InstalledIn, version: str, kind: str
+) -> None:
+    if not enters_namespaces_without_us(program):
+        pytest.skip("needs to be allowed to enter namespaces")
+    run = program("late_threads.py", kind, python=installed_in(version))
+    entered = run.fact("entered")
+    assert (entered["threads"], entered["errors"]) == (1, [None, None])
+    if kind == "preexec_fn":
+        assert [arrival for arrival in run.arrivals if arrival.sender == entered["pid"]] == []
+    else:
+        # At least one tick, and the last sample.
+        assert len(run.sent_by("child")) >= 2
+        assert total(run.sent_by("child"), "gc.collections.gen2") == 3
+        assert_first_interval_is_whole(run, "child")
+
+
+def test_a_process_can_end_our_threads_to_enter_namespaces(program: Programs) -> None:
+    if not enters_namespaces_without_us(program):
+        pytest.skip("needs to be allowed to enter namespaces")
+    run = program("late_threads.py", "disabling")
+    assert (run.fact("entered")["threads"], run.fact("entered")["errors"]) == (1, [None, None])
+    # The last sample of disable(), at least one tick, and the last sample at the end.
+    assert len(run.sent_by("child")) >= 3
+
+
+def test_a_child_that_waits_in_c_code_from_the_start_reports_once_it_runs_python_code(
+    program: Programs,
+) -> None:
+    run = program("late_threads.py", "asleep")
+    # The tick that was due at its first interval, the next one, and the last sample.
+    assert len(run.sent_by("child")) >= 3
+
+
+def test_a_child_that_enables_metrics_reports_while_it_waits_in_c_code(program: Programs) -> None:
+    run = program("late_threads.py", "asleep after enabling")
+    # A tick, and the last sample.
+    assert len(run.sent_by("child")) >= 2
+
+
+@each_version
+def test_an_idle_worker_of_a_pool_reports(program: Programs, installed_in: InstalledIn, version: str) -> None:
+    run = program("late_threads.py", "idle pool", python=installed_in(version))
+    # The workers are killed, so that all they have sent are ticks.
+    assert len({arrival.sender for arrival in run.arrivals}) == 3
+
+
+REFUSED = (
+    "no thread can be started: Resource temporarily unavailable (os error 11) "
+    "(is a limit on processes or memory reached?)"
+)
+
+
+@pytest.mark.parametrize("meanwhile", ["sleep", "collect"])
+@pytest.mark.parametrize("role", ["parent", "child", "start"])
+@each_version
+def test_a_thread_that_the_system_refuses_is_started_as_soon_as_it_can_be(
+    program: Programs, installed_in: InstalledIn, version: str, role: str, meanwhile: str
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become a user without other processes")
+    if role == "parent" and version in ("3.10", "3.11"):
+        pytest.skip("there a parent keeps its threads")
+    run = program("late_threads.py", f"{role}, {meanwhile}", python=installed_in(version), udp=True)
+    fact = run.fact(role)
+    assert fact["is_refused"] is True
+    assert (fact["refused"]["state"], fact["refused"]["error"]) == ("on demand", REFUSED)
+    assert fact["state"] == "working"
+    assert [message.split(":")[0] for message in fact["logged"]] == [
+        "WARNING nothing is sent but by flush() and at exit",
+        "INFO a thread could be started",
+    ]
+    # Enabling again sends nothing.
+    assert fact["refused"]["packets_sent"] == 0
+    ids = {arrival.id for arrival in run.arrivals}
+    assert len(ids) == (2 if role == "child" else 1)
 
 
 FORKS = 2000

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from catalogue_names import ALL_NAMES, CATALOGUE, PREFIX, is_default
+from launching import VERSIONS
 
 from runtime_metrics import _core
 
@@ -121,6 +122,36 @@ def test_every_link_between_files_works() -> None:
     ]
     assert len(links) > 3
     assert [(document.name, link) for document, link in links if not (document.parent / link).exists()] == []
+
+
+def test_a_release_has_absolute_links_and_the_urls_of_the_project(tmp_path: Path) -> None:
+    manifests = ("pyproject.toml", "autostart/pyproject.toml")
+    (tmp_path / "autostart").mkdir()
+    for name in ("README.md", "Cargo.toml", *manifests):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    links = re.compile(r"\]\(([^)]+)\)")
+    before = links.findall((ROOT / "README.md").read_text())
+    runpy.run_path(str(ROOT / "docs" / "release.py"))["prepare"](tmp_path, "https://example.org/ours")
+    files = f"https://example.org/ours/blob/v{_core.__version__}"
+    after = links.findall((tmp_path / "README.md").read_text())
+    assert after == [link if "://" in link else f"{files}/{link}" for link in before]
+    assert f"{files}/docs/launcher.md" in after
+    tomllib = pytest.importorskip("tomllib")
+    for name in manifests:
+        project = tomllib.loads((tmp_path / name).read_text())["project"]
+        assert project.pop("urls")["Repository"] == "https://example.org/ours"
+        assert project == tomllib.loads((ROOT / name).read_text())["project"]
+
+
+def test_the_metadata_claim_what_is_built_and_tested() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    for name in ("pyproject.toml", "autostart/pyproject.toml"):
+        claimed = tomllib.loads((ROOT / name).read_text())["project"]["classifiers"]
+        prefix = "Programming Language :: Python :: "
+        assert [it for it in claimed if re.fullmatch(rf"{prefix}3\.\d+", it)] == [
+            prefix + v for v in VERSIONS
+        ]
+        assert [it for it in claimed if it.startswith("Operating")] == ["Operating System :: POSIX :: Linux"]
 
 
 # The others are modules for servers; tests/test_servers.py runs them.

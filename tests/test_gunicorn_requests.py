@@ -43,6 +43,7 @@ from gunicorns import (
 from serving import need
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -110,7 +111,7 @@ def play(worker: str, options: str, folder: Path) -> Run:
         again, connections = ask_again(server, 4)
         refused = [send_bytes(server, "", data) for data in (NO_REQUEST, NO_HEADER, TWO_LENGTHS)]
         assert [one.status for one in refused] == [400, 400, 400]
-        queued = [ask(server, page, f"X-Request-Start: {start}\r\n") for page, start in starts().items()]
+        queued = [ask(server, page, f"X-Request-Start: {start}\r\n") for page, start in starts()]
         workers = server.workers()
         server.until_all_is_reported()
         assert server.stop() == 0
@@ -118,16 +119,16 @@ def play(worker: str, options: str, folder: Path) -> Run:
     return Run(worker, asked, queued, connections, by_gunicorn, server.lines, server.statsd, workers)
 
 
-def starts() -> dict[str, str]:
-    """The start of a request according to a proxy: a quarter of a second ago in every form, then invalid ones."""
-    ago = time.time() - 0.25
-    return {
-        "/": f"t={ago:.6f}",
-        "/missing": str(int(ago * 1e3)),
-        "/silent": str(int(ago * 1e6)),
-        "/failing": "yesterday",
-        "/slow": f"t={ago + 3600:.3f}",
-    }
+def starts() -> Iterator[tuple[str, str]]:
+    """The start of a request according to a proxy: a quarter of a second ago in every form, then invalid ones.
+
+    A generator, so that each request has its own start, however long the requests before it took.
+    """
+    yield "/", f"t={time.time() - 0.25:.6f}"
+    yield "/missing", str(int((time.time() - 0.25) * 1e3))
+    yield "/silent", str(int((time.time() - 0.25) * 1e6))
+    yield "/failing", "yesterday"
+    yield "/slow", f"t={time.time() + 3600:.3f}"
 
 
 @checks("gunicorn.requests", "gunicorn.request.status")

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from catalogue_names import NAMES, PREFIX, assert_complete
+from catalogue_names import PERCENT_NAMES, PREFIX, TIMELESS_NAMES, assert_complete, is_complete
 from datadog_receiver import DatadogReceiver, Forwarded, arrived, forwarded, rejected
 from lambda_runtime import FUNCTIONS, LAMBDA, Answer, Environment, environment, init_error
 from launching import wheel
@@ -36,6 +36,9 @@ THEIRS = "datadog_lambda.handler.handler"
 HANDLER = "DD_RUNTIME_METRICS_LAMBDA_HANDLER"
 # Seconds, more than an interval, so that a thread with a schedule would tick at the thaw.
 GAP = 11.0
+
+# An invocation sends the same metrics however short it is.
+ANY_LENGTH = {"DD_RUNTIME_METRICS_EXCLUDE": ",".join(PERCENT_NAMES)}
 
 
 def together(*cases: Callable[[], Any]) -> list[Any]:
@@ -265,11 +268,12 @@ def test_little_time_is_added_whatever_the_receiver_does(tmp_path: Path) -> None
 
 
 def test_an_invocation_wrapped_twice_sends_one_set(tmp_path: Path) -> None:
-    def sets(handler: str, name: str, variables: dict[str, str] | None = None) -> list[list[str]]:
+    def sets(handler: str, name: str, variables: dict[str, str] | None = None) -> list[bool]:
         answers, _ = served(handler, tmp_path / name, ["a", "b"], variables)
-        return [sorted(answer.flush.values) for answer in answers]
+        # A name that comes twice fails in there.
+        return [is_complete(answer.flush.values) for answer in answers]
 
-    once = [sorted(NAMES)] * 2
+    once = [True] * 2
     assert (
         together(
             lambda: sets("decorated.twice", "twice"),
@@ -475,14 +479,14 @@ def test_without_a_destination_one_warning_names_both_remedies(tmp_path: Path) -
 def test_without_an_extension_metrics_go_to_the_log_if_the_variable_is_set(tmp_path: Path) -> None:
     began = int(time.time())
     answers, running = served(
-        "decorated.order", tmp_path, [1, 2], {"DD_FLUSH_TO_LOG": "true"}, extension=False
+        "decorated.order", tmp_path, [1, 2], {"DD_FLUSH_TO_LOG": "true"} | ANY_LENGTH, extension=False
     )
     assert [answer.datagrams for answer in answers] == [()] * 2
     points = [json.loads(line) for line in running.output().splitlines() if line.startswith("{")]
-    assert len(points) == 2 * (len(NAMES) + 3)
+    assert len(points) == 2 * (len(TIMELESS_NAMES) + 3)
     assert all(sorted(point) == ["e", "m", "t", "v"] for point in points)
     sets = [point for point in points if point["m"].startswith(PREFIX)]
-    assert sorted(point["m"] for point in sets) == sorted(2 * [PREFIX + name for name in NAMES])
+    assert sorted(point["m"] for point in sets) == sorted(2 * [PREFIX + name for name in TIMELESS_NAMES])
     assert all(began <= point["e"] <= time.time() for point in sets)
     assert all(isinstance(point["v"], (int, float)) for point in points)
     order, seconds, datetime, *_ = points
@@ -529,9 +533,10 @@ def test_the_lines_of_an_invocation_are_written_at_once(run_program: RunProgram)
         program,
         AWS_LAMBDA_FUNCTION_NAME="coffee",
         DD_FLUSH_TO_LOG="true",
+        DD_RUNTIME_METRICS_EXCLUDE=",".join(PERCENT_NAMES),
         DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
     )
-    assert output == f"[1, 0, {len(NAMES)}, 0]\n"
+    assert output == f"[1, 0, {len(TIMELESS_NAMES)}, 0]\n"
 
 
 def test_what_a_function_flushes_itself_is_written_to_its_log(run_program: RunProgram) -> None:
@@ -547,11 +552,12 @@ def test_what_a_function_flushes_itself_is_written_to_its_log(run_program: RunPr
         program,
         AWS_LAMBDA_FUNCTION_NAME="coffee",
         DD_FLUSH_TO_LOG="true",
+        DD_RUNTIME_METRICS_EXCLUDE=",".join(PERCENT_NAMES),
         DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
     ).partition("returned")
     assert rest == "\n"
     points = [json.loads(line) for line in flushed.splitlines()]
-    assert sorted(point["m"] for point in points) == sorted(2 * [PREFIX + name for name in NAMES])
+    assert sorted(point["m"] for point in points) == sorted(2 * [PREFIX + name for name in TIMELESS_NAMES])
     assert all(began <= point["e"] <= time.time() for point in points)
 
 
@@ -666,7 +672,7 @@ def test_datadogs_receiver_accepts_every_line(tmp_path: Path) -> None:
         gauges = {"DD_RUNTIME_METRICS_WIRE_TYPE": "gauge", "DD_SERVICE": "gauges"}
 
         def sent(name: str, handler: str, variables: dict[str, str], frozen: float = 0) -> list[bytes]:
-            (answer,), _ = served(handler, tmp_path / name, [1], variables, frozen=frozen)
+            (answer,), _ = served(handler, tmp_path / name, [1], ANY_LENGTH | variables, frozen=frozen)
             return list(answer.datagrams)
 
         sets = together(
@@ -678,11 +684,11 @@ def test_datadogs_receiver_accepts_every_line(tmp_path: Path) -> None:
         )
         assert sets[2] == []
         agent.settimeout(TIMEOUT)
-        while b"".join(sets[2]).count(b"\n") < len(NAMES):
+        while b"".join(sets[2]).count(b"\n") < len(TIMELESS_NAMES):
             sets[2].append(agent.recv(65536))
     datagrams = [datagram.decode() for sent in sets for datagram in sent]
     lines = [line for datagram in datagrams for line in datagram.splitlines()]
-    assert len(lines) == 5 * len(NAMES) + 3
+    assert len(lines) == 5 * len(TIMELESS_NAMES) + 3
     receiver = DatadogReceiver(tmp_path)
     try:
         for datagram in datagrams:
@@ -693,7 +699,7 @@ def test_datadogs_receiver_accepts_every_line(tmp_path: Path) -> None:
         tags = {}
         for service in ("coffee", "early", "elsewhere", "many", "gauges"):
             taken = arrived(receiver.log, service)
-            assert sorted(line.name for line in taken) == sorted(PREFIX + name for name in NAMES)
+            assert sorted(line.name for line in taken) == sorted(PREFIX + name for name in TIMELESS_NAMES)
             assert {line.type for line in taken} == {"g" if service == "gauges" else "d"}
             assert forwarded(receiver.log, service) == {
                 line.name: Forwarded(float(line.value), line.type, line.tags | origin) for line in taken
@@ -711,7 +717,7 @@ def test_datadogs_receiver_accepts_every_line(tmp_path: Path) -> None:
         }
         assert sent_times.keys() == {"seconds", "datetime"}
         assert rejected(receiver.log) == []
-        assert all(not receiver.rejects(line) for line in lines[: len(NAMES) + 3])
+        assert all(not receiver.rejects(line) for line in lines[: len(TIMELESS_NAMES) + 3])
     finally:
         receiver.stop()
 
@@ -726,6 +732,14 @@ def test_a_custom_metric_goes_through_the_same_socket(tmp_path: Path) -> None:
     output = running.output()
     assert output.count("its timestamp is older than 4 hours") == 1
     assert output.count("its value is not a finite number") == 1
+
+
+def test_a_time_may_be_in_milliseconds_microseconds_or_nanoseconds(tmp_path: Path) -> None:
+    nanoseconds = time.time_ns() - 60 * 10**9
+    times = [nanoseconds // 10**digits for digits in (9, 6, 3, 0)]
+    answers, _ = served("decorated.dated", tmp_path, times)
+    own = [datagram for answer in answers for datagram in answer.datagrams if datagram.startswith(b"orders")]
+    assert own == [b"orders:1|d|T%d\n" % times[0]] * 4
 
 
 @pytest.mark.parametrize("wire_type", ["distribution", "gauge"])
@@ -792,7 +806,7 @@ def test_a_restored_process_reads_what_its_settings_say_then(tmp_path: Path) -> 
         after = running.invoke().flush.values
         before = next(event for event in running.timeline if event.what == "datagram")
     assert b"gc.count" not in before.body
-    assert after.keys() == set(NAMES)
+    assert is_complete(after)
 
 
 def test_managed_instances_report_as_a_forking_server_does(tmp_path: Path) -> None:
@@ -822,7 +836,7 @@ def test_with_a_restricted_proc_only_what_comes_from_there_is_missing(
 ) -> None:
     within = ("unshare", "--mount", "sh", "-c", f'{command} && exec "$@"', "sh")
     (answer,), _ = served(OURS, tmp_path, [1], plain("echo"), within=within)
-    assert set(NAMES) - answer.flush.values.keys() == missing
+    assert set(TIMELESS_NAMES) - answer.flush.values.keys() == missing
 
 
 # The package
@@ -857,7 +871,9 @@ def test_the_package_in_a_function_s_folder_is_small_and_imported_in_ten_millise
     init()
     rounds = [init() for _ in range(5)]
     assert statistics.median(seconds for seconds, _ in rounds) < 0.01
-    ours = {"runtime_metrics"} | {f"runtime_metrics.{name}" for name in ("_core", "automatic", "aws_lambda")}
+    ours = {"runtime_metrics"} | {
+        f"runtime_metrics.{name}" for name in ("_core", "automatic", "aws_lambda", "messages")
+    }
     small = {"__future__", "atexit", "gc"}
     assert ours <= rounds[0][1] <= ours | small
 
@@ -1275,16 +1291,18 @@ def test_without_hooks_the_first_invocation_counts_as_the_first_after_a_restore(
 def test_outside_of_lambda_a_metric_goes_to_the_configured_address(
     run_program: RunProgram, flushes: Flushes
 ) -> None:
+    # The Agent discards a distribution that has a timestamp.
     program = """
-    import os
+    import time
+    from datetime import datetime
     from decimal import Decimal
     from runtime_metrics import RuntimeMetrics
     from runtime_metrics.aws_lambda import lambda_metric
-    lambda_metric("orders", 1)
+    lambda_metric("orders", 1, time.time() - 60)
     lambda_metric("2 orders|x:y", Decimal("2.5"), tags=("a:b", "a:c"))
     RuntimeMetrics.enable(service="café", flush_interval=3600)
     lambda_metric("orders", True, None, [])
-    lambda_metric("orders", "3")
+    lambda_metric("orders", "3", datetime.now())
     print(lambda_metric(metric_name="orders", value=-4, timestamp=None, tags=None))
     RuntimeMetrics.disable()
     """

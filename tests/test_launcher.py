@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -14,14 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from launching import BASE, PROGRAM, RUN, World, flushes_by_process, unpacked, wheel, with_ddtrace
+from launching import (
+    BASE,
+    PROGRAM,
+    RUN,
+    World,
+    each_version,
+    flushes_by_process,
+    unpacked,
+    virtual_environment,
+    wheel,
+    with_ddtrace,
+)
 from peers import PEERS
-from serving import need
+from serving import SERVERS, need
 
 from runtime_metrics import _core, automatic
-from runtime_metrics.cli.run import BOOTSTRAP
+from runtime_metrics.cli.run import BOOTSTRAP, unreachable
 
 if TYPE_CHECKING:
+    from conftest import InstalledIn
     from receiving import Flushes
     from serving import Reports
 
@@ -141,12 +154,27 @@ def test_a_command_that_cannot_be_run_is_one_line_and_the_shells_exit_code(tmp_p
         assert (done.stdout, done.stderr) == ("", f"runtime-metrics run: {command}: {reason}\n")
 
 
+@pytest.mark.parametrize(("mode", "meant"), [(0o644, "python app.py"), (0o755, "./app.py")])
+def test_a_file_that_is_not_on_the_path_is_said_to_be_run_in_another_way(
+    mode: int, meant: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "app.py").chmod(mode)
+    command = [*RUN, "app.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    hint = f"did you mean `runtime-metrics run {meant}`?"
+    assert (done.returncode, done.stdout) == (127, "")
+    assert done.stderr == f"runtime-metrics run: app.py: command not found; {hint}\n"
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         ([], "a command is missing"),
         (["--"], "a command is missing"),
         (["--fast", "x"], "unknown option --fast"),
+        (["--hlep"], "unknown option --hlep; did you mean --help?"),
+        (["-m", "x"], "unknown option -m; did you mean `runtime-metrics run python -m ...`?"),
     ],
 )
 def test_a_wrong_command_line_is_explained(words: list[str], reason: str) -> None:
@@ -155,10 +183,11 @@ def test_a_wrong_command_line_is_explained(words: list[str], reason: str) -> Non
     assert (done.stdout, done.stderr) == ("", f"{usage}\nruntime-metrics run: error: {reason}\n")
 
 
-def test_launching_imports_almost_nothing() -> None:
+@each_version
+def test_launching_imports_almost_nothing(version: str, installed_in: InstalledIn) -> None:
     loaded = "from runtime_metrics.cli import run; print(*set(sys.modules) - before)"
     source = f"import sys; before = set(sys.modules); {loaded}"
-    modules = set(BARE.run(sys.executable, "-c", source).stdout.split())
+    modules = set(BARE.run(installed_in(version), "-c", source).stdout.split())
     assert modules <= {
         "__future__",
         "runtime_metrics",
@@ -166,6 +195,7 @@ def test_launching_imports_almost_nothing() -> None:
         "runtime_metrics.automatic",
         "runtime_metrics.cli",
         "runtime_metrics.cli.run",
+        "runtime_metrics.messages",
     }
 
 
@@ -300,6 +330,7 @@ if __name__ == "__main__":
     assert done.stderr == ""
     pids = json.loads(done.stdout.splitlines()[-1])
     assert flushes_by_process(reports) == dict.fromkeys(pids, 1)
+    assert {report.service for report in reports} == {"program"}
 
 
 def test_the_fork_server_has_no_thread_of_ours(reports: Reports, tmp_path: Path) -> None:
@@ -322,7 +353,7 @@ if __name__ == "__main__":
 
 
 def auxiliary() -> dict[str, list[str]]:
-    """Commands that run no application, by what identifies them; those of ddtrace have a separate test."""
+    """Commands that run no application, by what identifies them; those without words have separate tests."""
     scripts = Path(sys.executable).parent
     (runner,) = Path(SITE_PACKAGES).glob("pip/__pip-runner__.py")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -333,11 +364,17 @@ def auxiliary() -> dict[str, list[str]]:
         "-m pip": [sys.executable, "-Wignore", "-Bm", "pip", "--version"],
         "-m runtime_metrics": [sys.executable, "-m", "runtime_metrics", "catalogue"],
         "-m venv": [sys.executable, "-X", "utf8", "-mvenv", "--help"],
-        "-c from multiprocessing.resource_tracker import main": [
+        "-c resource_tracker": [
             sys.executable,
             "-c",
             "from multiprocessing.resource_tracker import main;main(0)",
         ],
+        "-c semaphore_tracker": [
+            str(SERVERS / "bin" / "python"),
+            "-Bc",
+            "from billiard.semaphore_tracker import main;main(0)",
+        ],
+        "_in_process.py": [],
         "__pip-runner__.py": [sys.executable, str(runner), "--version"],
         "pip": [str(scripts / f"pip{version}"), "--version"],
         "runtime-metrics": [str(scripts / "runtime-metrics"), "catalogue"],
@@ -358,6 +395,19 @@ def test_each_auxiliary_program_has_a_test() -> None:
 @pytest.mark.parametrize("name", [name for name, command in AUXILIARY.items() if command])
 def test_an_auxiliary_program_does_not_start(name: str, reports: Reports) -> None:
     BARE.run(*RUN, *AUXILIARY[name])
+    assert flushes_by_process(reports) == {}
+
+
+def test_the_build_of_a_package_does_not_start(reports: Reports, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (tmp_path / "backend.py").write_text(
+        "def build_wheel(*_):\n    open('built', 'w').close()\n    raise SystemExit('no wheel')\n"
+    )
+    command = ["-m", "pip", "wheel", "--quiet", "--no-index", "--no-build-isolation", str(tmp_path)]
+    BARE.run(*RUN, sys.executable, *command, status=1)
+    assert (tmp_path / "built").exists()
     assert flushes_by_process(reports) == {}
 
 
@@ -423,7 +473,10 @@ def test_the_variable_switches_automatic_starts(
 def test_a_wrong_switch_is_one_warning_and_the_default(reports: Reports) -> None:
     done = BARE.run(*RUN, sys.executable, "-c", PROGRAM, DD_RUNTIME_METRICS_ENABLED="maybe")
     (row,) = [row for row in _core.variables() if row.name == "DD_RUNTIME_METRICS_ENABLED"]
-    assert done.stderr == f'{row.name}="maybe": expected {row.accepts}; {row.default} is used\n'
+    (line,) = done.stderr.splitlines()
+    name, _, text = line.partition(": ")
+    assert re.fullmatch(r"runtime-metrics\[\d+\]", name), line
+    assert text == f'{row.name}="maybe": expected {row.accepts}; {row.default} is used'
     assert list(flushes_by_process(reports).values()) == [1]
 
 
@@ -432,13 +485,16 @@ def test_an_exporter_of_none_turns_automatic_starts_off_with_one_line(value: str
     line = "runtime metrics are not started automatically: OTEL_METRICS_EXPORTER is none"
     again = f"import runtime_metrics.auto; {PROGRAM}"
     done = BARE.run(*RUN, sys.executable, "-c", again, OTEL_METRICS_EXPORTER=value)
-    assert done.stderr == f"{line}\n"
+    assert re.fullmatch(rf"runtime-metrics\[\d+\]: {line}\n", done.stderr), done.stderr
     logged = (
         "import logging, sys; logging.basicConfig(format='%(name)s %(levelname)s %(message)s', stream=sys.stdout)\n"
         "import runtime_metrics.auto"
     )
     done = BARE.run(sys.executable, "-c", logged, OTEL_METRICS_EXPORTER=value)
-    assert (done.stdout, done.stderr) == (f"runtime_metrics WARNING {line}\n", "")
+    assert re.fullmatch(rf"runtime_metrics WARNING runtime-metrics\[\d+\]: {line}\n", done.stdout), (
+        done.stdout
+    )
+    assert done.stderr == ""
     assert flushes_by_process(reports) == {}
 
 
@@ -498,15 +554,110 @@ def other_interpreter(version: str) -> str:
     return found[0]
 
 
+def missing_in(python: str) -> str:
+    """The warning that we are not installed in an interpreter."""
+    reason = f"{python} cannot import runtime_metrics"
+    return f"runtime-metrics run: {reason}; nothing will be reported unless it is installed there\n"
+
+
 @pytest.mark.parametrize("version", ["2.7", "3.6", "3.9", "3.10", "3.12", "3.13"])
-def test_another_interpreter_runs_as_without_us(version: str, reports: Reports, tmp_path: Path) -> None:
+def test_another_interpreter_runs_as_without_us_after_a_warning(
+    version: str, reports: Reports, tmp_path: Path
+) -> None:
     python = other_interpreter(version)
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.users = 1")
     for users in ("", str(tmp_path)):
         program = "import sys; sys.stdout.write(str(getattr(sys, 'users', 0)))"
         done = BARE.run(*RUN, python, "-B", "-c", program, PYTHONPATH=users)
-        assert (done.stdout, done.stderr) == (str(int(bool(users))), "")
+        assert (done.stdout, done.stderr) == (str(int(bool(users))), missing_in(python))
     assert flushes_by_process(reports) == {}
+
+
+def test_a_script_of_an_interpreter_without_us_runs_after_a_warning(tmp_path: Path) -> None:
+    script = tmp_path / "app"
+    for line in (f"#!{BASE}", f"#!/usr/bin/env -S {BASE} -u"):
+        script.write_text(f"{line}\nprint('runs')\n")
+        script.chmod(0o755)
+        done = BARE.run(*RUN, str(script))
+        assert (done.stdout, done.stderr) == ("runs\n", missing_in(BASE))
+    script.write_text(f"#!{sys.executable} -E\nprint('runs')\n")
+    assert "-E ignores PYTHONPATH" in BARE.run(*RUN, str(script)).stderr
+
+
+def test_an_interpreter_that_reports_causes_no_warning_and_sends_nothing_beforehand(
+    reports: Reports, tmp_path: Path
+) -> None:
+    # Another environment, which finds us by the search path.
+    python = virtual_environment(tmp_path / "venv")
+    done = BARE.run(*RUN, python, "-c", PROGRAM, PYTHONPATH=SITE_PACKAGES)
+    assert done.stderr == ""
+    assert flushes_by_process(reports) == {int(done.stdout): 1}
+
+
+def test_no_interpreter_is_asked_that_is_ours_or_is_not_to_report(tmp_path: Path) -> None:
+    asked = tmp_path / "python"
+    asked.write_text(f'#!/bin/sh\necho asked >&2\nexec {sys.executable} "$@"\n')
+    asked.chmod(0o755)
+    # A script as pyenv's shims are, which is run once, as the program.
+    assert BARE.run(*RUN, str(asked), "-c", "").stderr == "asked\n"
+    assert BARE.run(*RUN, BASE, "-c", "", DD_RUNTIME_METRICS_ENABLED="false").stderr == ""
+    assert BARE.run(*RUN, str(Path(sys.executable).with_name("python3")), "-c", "").stderr == ""
+
+
+def test_an_interpreter_that_does_not_answer_delays_the_program_and_does_not_prevent_it(
+    tmp_path: Path,
+) -> None:
+    site = next(
+        (Path(virtual_environment(tmp_path / "venv")).parent.parent / "lib").glob("python*/site-packages")
+    )
+    (site / "asks.pth").write_text("import os, time; 'PROGRAM' in os.environ or time.sleep(600)\n")
+    marker = ["env", "PROGRAM=1"]
+    python = str(tmp_path / "venv" / "bin" / "python")
+    assert BARE.run(*RUN, *marker, python, "-c", "print('runs')").stdout == "runs\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["env", "-i"], "env -i removes the launcher's folder from PYTHONPATH"),
+        (["env", "-"], "env - removes"),
+        (["/usr/bin/env", "--ignore-environment", "A=b"], "env --ignore-environment removes"),
+        (["env", "-u", "PYTHONPATH"], "env -u PYTHONPATH removes"),
+        (["env", "--unset=PYTHONPATH", "A=b"], "env --unset=PYTHONPATH removes"),
+        (["env", "PYTHONPATH="], "env PYTHONPATH= removes"),
+        (["env", "-i", *RUN], ""),
+        (["env", "-C", "/", "-u", "HOME", "A=-i"], ""),
+        (["env"], ""),
+    ],
+)
+def test_a_command_that_loses_the_search_path_runs_after_a_warning(words: list[str], reason: str) -> None:
+    found = unreachable([*words, sys.executable, "-c", "pass"])
+    assert found.startswith(reason)
+    assert bool(found) == bool(reason)
+    assert not found or found.endswith(
+        "; nothing will be reported unless `runtime-metrics run` comes after it"
+    )
+
+
+def test_env_that_clears_the_environment_runs_the_program(reports: Reports) -> None:
+    done = BARE.run(*RUN, "env", "-i", sys.executable, "-c", "print('runs')")
+    assert done.stdout == "runs\n"
+    assert done.stderr.startswith("runtime-metrics run: env -i removes ")
+    assert done.stderr.count("\n") == 1
+    assert flushes_by_process(reports) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "is_lost"),
+    [
+        (["sudo", "-u", "app", "python"], True),
+        (["doas", "python"], True),
+        (["sudo", "runtime-metrics", "run", "python"], False),
+        (["sudo", "--preserve-env=PYTHONPATH", "python"], False),
+    ],
+)
+def test_a_change_of_the_user_loses_the_search_path(words: list[str], is_lost: bool) -> None:
+    assert bool(unreachable(words)) == is_lost
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not for this machine"], ids=["absent", "empty", "foreign"])

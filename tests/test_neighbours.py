@@ -74,7 +74,7 @@ def test_a_warning_of_ours_adds_no_dummy_thread_in_a_hub(
     program: Programs, bare: Callable[[str], ProgramRun], tmp_path: Path, library: str, patched: str
 ) -> None:
     nowhere, without_us = f"unix://{tmp_path}/missing.socket", bare(library)
-    run = program("hub.py", library, patched, nowhere, options=NO_WARNINGS, interval=FASTEST)
+    run = program("hub.py", library, patched, nowhere, options=NO_WARNINGS, interval=FASTEST, warns=True)
     assert run.fact("parent")["threads"] == without_us.fact("parent")["threads"]
     assert run.fact("child")["threads"] == without_us.fact("child")["threads"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import resource
 import threading
@@ -34,6 +35,24 @@ def flush(flushes: Flushes) -> Callable[[], Flush]:
         return flushes.next()
 
     return flush
+
+
+@pytest.fixture
+def hashing() -> Iterator[None]:
+    """Keeps every CPU busy, with threads that do not hold the interpreter."""
+    ended = threading.Event()
+
+    def hash_until_ended() -> None:
+        while not ended.is_set():
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 5000)
+
+    threads = [threading.Thread(target=hash_until_ended) for _ in range(2 * (os.cpu_count() or 1))]
+    for thread in threads:
+        thread.start()
+    yield
+    ended.set()
+    for thread in threads:
+        thread.join()
 
 
 def cpu_seconds() -> tuple[float, float]:
@@ -89,6 +108,30 @@ def test_cpu_percent_is_cpu_time_over_wall_time(flush: Callable[[], Flush]) -> N
     expected = 100 * (sent["cpu.time.user"] + sent["cpu.time.sys"]) / wall
     assert sent["cpu.percent"] == pytest.approx(expected, rel=0.05)
     assert 10 < sent["cpu.percent"] < 90
+
+
+@pytest.mark.usefixtures("hashing")
+def test_the_cpu_percentage_alone_is_missing_over_an_interval_too_short_for_it(flushes: Flushes) -> None:
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=3600)
+    short, snapshots = [], []
+    for _ in range(15):
+        start = time.monotonic()
+        assert RuntimeMetrics.flush()
+        assert RuntimeMetrics.flush()
+        found = RuntimeMetrics.snapshot()
+        # On a busy machine some take longer.
+        short.append(time.monotonic() - start < 0.05)
+        snapshots.append(found)
+    seconds = flushes.rest()[1::2]
+    assert any(short)
+    for is_short, sent, found in zip(short, seconds, snapshots, strict=True):
+        if is_short:
+            assert set(NAMES) - sent.values.keys() == {"cpu.percent"}
+            assert "runtime.python.cpu.percent" not in found
+            assert "runtime.python.cpu.time.user" in found
+    # Each CPU may have been credited with a tick of the kernel's too many, of 10 ms at most.
+    most = max(found.get("runtime.python.cpu.percent", 0) for found in snapshots)
+    assert most <= 1.2 * 100 * (os.cpu_count() or 1)
 
 
 def test_an_idle_interval_still_sends_kernel_time(flush: Callable[[], Flush]) -> None:
@@ -153,6 +196,18 @@ def test_gc_counts_are_those_of_get_count(flush: Callable[[], Flush]) -> None:
     assert sent["gc.count.gen0"] == pytest.approx(expected[0], abs=200)
     assert sent["gc.count.gen0"] > 4000
     assert (sent["gc.count.gen1"], sent["gc.count.gen2"]) == expected[1:]
+
+
+def test_a_count_that_is_negative_is_left_out_alone(
+    flushes: Flushes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On free-threaded builds the first may be: there gc.get_count() adds what threads have counted apart.
+    monkeypatch.setattr(gc, "get_count", lambda: (-7, 2, 0))
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=3600)
+    assert RuntimeMetrics.flush()
+    sent = flushes.next()
+    assert set(NAMES) - sent.values.keys() == {"gc.count.gen0"}
+    assert (sent["gc.count.gen1"], sent["gc.count.gen2"]) == (2, 0)
 
 
 def make_garbage() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from catalogue_names import NAMES, PREFIX
+from catalogue_names import PREFIX, is_complete
 from datadog_receiver import DatadogReceiver, Forwarded, arrived, forwarded, rejected
 from peers import CONTAINER, PEERS, Line, ask, documented, environment, hidden_machine
 from serving import need
@@ -129,6 +130,7 @@ LINES = [
     "DD_ENV=prod",
     "DD_SERVICE=web DD_TAGS=team:core",
     "DD_SERVICE=web DATADOG_TAGS=service:other",
+    "DD_SERVICE=web DATADOG_TAGS=__team:core,_a:b,日本:c",
     "DD_SERVICE=web DD_ENTITY_ID=pod-uid",
     "DD_SERVICE=web DD_ENTITY_ID='a pod|b'",
     "DD_SERVICE=web DD_ENTITY_ID=",
@@ -254,6 +256,42 @@ def test_the_entity_id_is_the_first_tag() -> None:
     assert tags[:4] == ["dd.internal.entity_id:pod-uid", "service:web", "env:prod", "version:1.4"]
 
 
+COMMANDS = [
+    "gunicorn shop.wsgi:application",
+    "gunicorn --chdir . shop.wsgi:application",
+    "gunicorn --config gunicorn.conf.py",
+    "uvicorn --workers 2 shop.main:app",
+    "celery -A shop worker",
+    "flask --app shop run",
+    "rq worker high",
+    "python shop/main.py",
+    "python manage.py runserver",
+]
+
+
+def test_the_services_that_we_and_ddtrace_infer_differ_as_listed(tmp_path: Path) -> None:
+    """In the folder of a company's project, where settings name no service."""
+    folder = tmp_path / "project"
+    (folder / "shop").mkdir(parents=True)
+    for name in ("manage.py", "gunicorn.conf.py", "shop/__init__.py", "shop/main.py", "shop/wsgi.py"):
+        (folder / name).touch()
+    commands = [shlex.split(text) for text in COMMANDS]
+    environments = [
+        {
+            "variables": {},
+            "folder": str(folder),
+            "command": command
+            if command[0] == "python"
+            else ["python", f"/usr/bin/{command[0]}", *command[1:]],
+        }
+        for command in commands
+    ]
+    pairs = zip(ask("our service", environments), ask("ddtrace's service", environments), strict=True)
+    found = {text: pair for text, pair in zip(COMMANDS, pairs, strict=True) if pair[0] != pair[1]}
+    rows = documented("How ddtrace names the service")
+    assert found == {text: (row.ours, row.theirs) for text, row in rows.items()}
+
+
 @pytest.mark.parametrize(
     ("heading", "texts", "number"),
     [("Where ddtrace sends", ADDRESSES, 90), ("What datadogpy sends", LINES, 40)],
@@ -313,7 +351,7 @@ def receiver_log(receiver: DatadogReceiver, folder: Path) -> str:
 def taken_lines(receiver_log: str, service: str) -> list[Line]:
     """The lines of a flush that arrived and were forwarded unchanged."""
     lines = arrived(receiver_log, service)
-    assert sorted(line.name for line in lines) == sorted(PREFIX + name for name in NAMES)
+    assert is_complete(line.name.removeprefix(PREFIX) for line in lines)
     assert forwarded(receiver_log, service) == {
         line.name: Forwarded(float(line.value), line.type, line.tags | ORIGIN) for line in lines
     }
@@ -366,3 +404,17 @@ def test_datadogs_receiver_rejects_a_malformed_line(
     bad = re.sub(pattern, malformed, line, count=1)
     assert bad != line
     assert receiver.rejects(bad)
+
+
+def test_datadogs_receiver_accepts_the_lines_of_a_program_with_too_many_tags(
+    receiver: DatadogReceiver,
+) -> None:
+    variables = {
+        "DD_TAGS": ",".join(f"tag{number}:x" for number in range(150)),
+        # These lines have the most tags of their own.
+        "DD_RUNTIME_METRICS_CLIENT_TELEMETRY": "true",
+    }
+    (lines,) = ask("our lines", [environment("DD_SERVICE=web") | {"variables": variables, "proc": {}}])
+    counts = {line.partition("|#")[2].partition("|")[0].count(",") + 1 for line in lines}
+    assert counts == {97, 100}
+    assert [line for line in lines if receiver.rejects(line)] == []

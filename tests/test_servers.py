@@ -35,6 +35,8 @@ class Server:
     enable_in: str = "application"
     # How many processes besides the two workers report: those in which metrics were enabled.
     others: int = 0
+    # The name of the application: without a variable, each process has it.
+    service: str = "application"
 
 
 GUNICORN = "gunicorn --no-control-socket --config gunicorn_conf.py --bind unix:{socket} --workers 2"
@@ -71,13 +73,22 @@ SERVERS = {
     ),
     **{
         f"{name}, launched": Server(
-            f"runtime-metrics run {{servers}}/bin/{command}", name, enable_in="launcher", others=others
+            f"runtime-metrics run {{servers}}/bin/{command}",
+            name,
+            enable_in="launcher",
+            others=others,
+            service=service,
         )
-        for name, command, others in (
-            ("uvicorn", "uvicorn --uds {socket} --workers 2 application:asgi", 1),
-            ("hypercorn", "hypercorn --bind unix:{socket} --workers 2 application:asgi", 1),
-            ("granian", "granian --uds {socket} --workers 2 --interface wsgi application:wsgi", 1),
-            ("celery", "python tasks.py {socket}", 2),
+        for name, command, others, service in (
+            ("uvicorn", "uvicorn --uds {socket} --workers 2 application:asgi", 1, "application"),
+            ("hypercorn", "hypercorn --bind unix:{socket} --workers 2 application:asgi", 1, "application"),
+            (
+                "granian",
+                "granian --uds {socket} --workers 2 --interface wsgi application:wsgi",
+                1,
+                "application",
+            ),
+            ("celery", "python tasks.py {socket}", 2, "tasks"),
         )
     },
     "uvicorn asyncio": Server(f"{UVICORN} --loop asyncio", "uvicorn"),
@@ -101,11 +112,11 @@ SERVERS = {
     "uwsgi, shared import": Server(
         f"{UWSGI} --lazy-apps --shared-import runtime_metrics.auto", "uwsgi", enable_in="import", others=1
     ),
-    "celery": Server("python tasks.py {socket}", "celery", others=2),
+    "celery": Server("python tasks.py {socket}", "celery", others=2, service="tasks"),
     # A fork server that has loaded the application is no worker, and reports nothing.
     **{
         f"{pool}, {method}{preloaded and ', preloaded'}": Server(
-            f"python pools.py {{socket}} {method} {pool} {preloaded}", others=1
+            f"python pools.py {{socket}} {method} {pool} {preloaded}", others=1, service="pools"
         )
         for pool in ("Pool", "ProcessPoolExecutor")
         for method, preloaded in (
@@ -131,6 +142,7 @@ def test_every_process_reports_itself(server: Server, tmp_path: Path) -> None:
     pairs = {(report.pid, report.runtime_id) for report in service.reports}
     pids, identities = zip(*pairs, strict=True)
     assert len(set(pids)) == len(set(identities)) == len(pairs) == 2 + server.others
+    assert {report.service for report in service.reports} == {server.service}
     sizes = {pid: report.values["mem.rss"] for pid, report in last.items()}
     true = {pid: report.resident for pid, report in last.items()}
     assert sizes == pytest.approx(true, rel=0.05)
@@ -183,7 +195,7 @@ def used(accounts: Path) -> dict[int, float]:
     return {pid: seconds - times[pid, "begin"] for (pid, what), seconds in times.items() if what == "end"}
 
 
-SHUTDOWN_HOOKS = {
+LAST_SAMPLES = {
     "uvicorn": "uvicorn --uds {socket} --workers 2 --app-dir {examples} lifespan:application",
     "hypercorn": "hypercorn --bind unix:{socket} --workers 2 {examples}/lifespan.py:application",
     "granian": "granian --uds {socket} --workers 2 --interface asgi --working-dir {examples} lifespan:application",
@@ -191,13 +203,11 @@ SHUTDOWN_HOOKS = {
 }
 
 
-@pytest.mark.parametrize("name", SHUTDOWN_HOOKS)
-def test_a_worker_that_disables_metrics_at_its_shutdown_sends_one_last_sample(
-    name: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", LAST_SAMPLES)
+def test_a_worker_that_does_what_the_page_says_sends_one_last_sample(name: str, tmp_path: Path) -> None:
     need(name)
     settings = application(tmp_path) | {"DD_RUNTIME_METRICS_INTERVAL": "3600"}
-    with serving(SHUTDOWN_HOOKS[name], tmp_path, **settings) as service:
+    with serving(LAST_SAMPLES[name], tmp_path, **settings) as service:
         service.until(lambda: len(service.clients.answered) == 2)
         assert service.reports == []
         assert service.stop() == 0

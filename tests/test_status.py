@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from agents import Udp, UnixDatagrams, UnixStream
-from catalogue_names import NAMES
+from catalogue_names import PERCENT_NAMES, TIMELESS_NAMES
+from ports import DISCARD_URL
+from receiving import named
 
-from runtime_metrics import RuntimeMetrics, _core
+from runtime_metrics import RuntimeMetrics, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-NOTHING = {
+NOTHING: dict[str, Any] = {
     "since": None,
     "error": None,
     "address": None,
@@ -28,6 +30,7 @@ NOTHING = {
     "bytes_sent": 0,
     "packets_dropped": 0,
     "bytes_dropped": 0,
+    "left_to_ddtrace": [],
 }
 
 
@@ -38,12 +41,16 @@ def disabled() -> Iterator[None]:
     RuntimeMetrics.disable()
 
 
-def test_the_state_follows_what_becomes_of_each_flush(tmp_path: Path) -> None:
+def test_the_state_follows_what_becomes_of_each_flush(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Intervals of which some may be long enough for them.
+    monkeypatch.setenv("DD_RUNTIME_METRICS_EXCLUDE", ",".join(PERCENT_NAMES))
     path = tmp_path / "dsd.socket"
     assert RuntimeMetrics.status() == {"state": "off", **NOTHING}
     states = []
 
-    def record() -> _core.Status:
+    def record() -> Status:
         status = RuntimeMetrics.status()
         states.append(status["state"])
         return status
@@ -68,10 +75,10 @@ def test_the_state_follows_what_becomes_of_each_flush(tmp_path: Path) -> None:
 
     assert states == ["untried", "working", "failing", "failing", "working"]
     assert untried["error"] is working["error"] is None
-    # `since` is the start of the state, whenever it is read; two clocks are compared.
+    # `since` is the start of the state, whenever it is read; two readings of a clock are compared.
     assert failing["since"] is not None
     assert lost_from - 0.01 <= failing["since"] <= lost_until + 0.01
-    assert still_failing["since"] == pytest.approx(failing["since"], abs=0.01)
+    assert still_failing["since"] == failing["since"]
     assert again["since"] is not None
     assert again["since"] >= lost_until - 0.01
     error = (
@@ -80,10 +87,23 @@ def test_the_state_follows_what_becomes_of_each_flush(tmp_path: Path) -> None:
     assert failing["error"] == still_failing["error"] == again["error"] == error
     assert {status["address"] for status in (untried, failing, again)} == {f"unixgram://{path}"}
     metrics = [status["metrics"] for status in (untried, working, failing, still_failing, again)]
-    assert metrics == [flushes * len(NAMES) for flushes in range(5)], (
+    assert metrics == [flushes * len(TIMELESS_NAMES) for flushes in range(5)], (
         "each flush counts every row of the default level: the reading of each must have a value here"
     )
     assert (again["packets_sent"], again["packets_dropped"]) == (2, 2)
+
+
+def test_what_is_refused_at_once_does_not_count_as_sent() -> None:
+    RuntimeMetrics.enable(dogstatsd_url=DISCARD_URL)
+    for flushes in (1, 2):
+        assert not RuntimeMetrics.flush()
+        status = RuntimeMetrics.status()
+        assert (status["state"], status["packets_sent"], status["bytes_sent"]) == ("failing", 0, 0)
+        assert status["packets_dropped"] >= flushes
+
+
+def test_the_type_of_a_status_lists_its_keys() -> None:
+    assert Status.__annotations__.keys() == RuntimeMetrics.status().keys()
 
 
 def test_it_names_the_receiver_and_the_setting_that_chose_it(
@@ -135,7 +155,7 @@ def test_a_variable_can_disable_sending(
         agent.drain()
         assert agent.packets != []
     assert [(record.name, record.levelname) for record in caplog.records] == [("runtime_metrics", "INFO")]
-    assert caplog.messages == ["runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set"]
+    assert caplog.messages == [named("runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set")]
 
 
 def test_a_wrong_argument_raises_even_where_sending_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,4 +175,4 @@ def test_a_value_that_is_no_boolean_disables_nothing(
         agent.drain()
         assert agent.packets != []
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert caplog.messages[0].startswith('DD_DOGSTATSD_DISABLE="yes": expected ')
+    assert caplog.messages[0].startswith(named('DD_DOGSTATSD_DISABLE="yes": expected '))

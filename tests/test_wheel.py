@@ -45,6 +45,53 @@ def test_the_one_wheel_works_everywhere(version: str, installed_in: InstalledIn,
     assert_all_metrics(installed_in(version), flushes, version)
 
 
+THREADS = """
+import gc, logging, threading
+from runtime_metrics import RuntimeMetrics
+
+logging.basicConfig()
+logging.captureWarnings(True)
+found = set()
+
+def work():
+    for _ in range(25):
+        # With the arguments in effect, a second call does nothing.
+        RuntimeMetrics.enable(flush_interval=0.01)
+        RuntimeMetrics.flush()
+        gc.collect(0)
+        found.add(gc.callbacks.count(mine) if (mine := ours()) else 0)
+        RuntimeMetrics.snapshot()
+        RuntimeMetrics.disable()
+
+def ours():
+    return next((entry for entry in list(gc.callbacks) if "GcCallback" in repr(entry)), None)
+
+threads = [threading.Thread(target=work) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(sorted(found - {0}), gc.callbacks)
+"""
+
+
+@each_version
+def test_threads_that_call_everything_at_once_leave_one_callback_and_then_none(
+    version: str, installed_in: InstalledIn, flushes: Flushes
+) -> None:
+    # On a free-threaded build this is what finds a list that is read and changed in two steps.
+    done = subprocess.run(
+        [installed_in(version), "-I", "-c", THREADS],
+        env={"DD_DOGSTATSD_URL": flushes.url},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "[1] []\n"), done.stderr
+    assert "cleared" not in done.stderr
+
+
 def test_the_extension_is_small_and_the_wheel_has_no_other_large_file() -> None:
     with zipfile.ZipFile(wheel()) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}

@@ -32,7 +32,12 @@ fn transport(address: &str) -> Transport {
 
 /// Flushes these lines at a second; returns whether everything has left.
 fn flush(transport: &Transport, second: u64, lines: &[String]) -> bool {
-    transport.begin(Duration::from_secs(second), LIMIT);
+    flush_within(transport, second, LIMIT, lines)
+}
+
+/// The same, with another limit.
+fn flush_within(transport: &Transport, second: u64, limit: Duration, lines: &[String]) -> bool {
+    transport.begin(Duration::from_secs(second), limit);
     for line in lines {
         transport.emit(line).unwrap();
     }
@@ -126,25 +131,118 @@ fn a_closed_port_is_logged_once_and_a_receiver_that_comes_back_is_found() {
     let (receiver, address) = udp_receiver();
     let transport = transport(&address);
     assert!(flush(&transport, 1, &some_lines(1)));
-    assert_eq!(severities(&transport), [Severity::Debug]);
+    assert_eq!(severities(&transport), []);
     let port = receiver.local_addr().unwrap();
     drop(receiver);
     // The first refusal is known only at the send that follows it.
     let outcomes: Vec<_> = (2..8).map(|second| flush(&transport, second, &some_lines(30))).collect();
     assert_eq!(outcomes, [false; 6]);
     assert_eq!(severities(&transport), [Severity::Warning]);
-    // Six times three packets are lost; the kernel reports the last one at the next send.
+    // Six times three packets are lost, and none counts as sent that the kernel took and that was then refused.
     let stats = transport.stats();
-    assert_eq!((stats.packets_dropped, stats.bytes_dropped), (17, 6 * 30 * 101 - 2 * 101));
+    assert_eq!((stats.packets_dropped, stats.bytes_dropped), (18, 6 * 30 * 101));
+    assert_eq!((stats.packets_sent, stats.bytes_sent), (1, 101));
 
     let receiver = UdpSocket::bind(port).unwrap();
     receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
-    flush(&transport, 8, &some_lines(1));
+    assert!(flush(&transport, 8, &some_lines(1)));
     assert_eq!(received(|buffer| receiver.recv(buffer)), format!("{}\n", some_lines(1)[0]));
-    let stats = transport.stats();
-    assert_eq!((stats.packets_dropped, stats.bytes_dropped), (18, 6 * 30 * 101));
     assert!(flush(&transport, 9, &some_lines(1)));
     assert_eq!(severities(&transport), [Severity::Info]);
+}
+
+/// A port at which nothing listens, neither over IPv4 nor over IPv6.
+fn free_port() -> u16 {
+    let claimed = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = claimed.local_addr().unwrap().port();
+    UdpSocket::bind(("::1", port)).expect("the port is free on both");
+    port
+}
+
+fn listening(host: &str, port: u16) -> UdpSocket {
+    let receiver = UdpSocket::bind((host, port)).unwrap();
+    receiver.set_read_timeout(Some(TIMEOUT)).unwrap();
+    receiver
+}
+
+#[test]
+fn a_name_of_several_addresses_reaches_a_receiver_at_any_of_them() {
+    for host in ["::1", "127.0.0.1"] {
+        let port = free_port();
+        let receiver = listening(host, port);
+        let transport = transport(&format!("udp://localhost:{port}"));
+        for second in 1..4 {
+            assert!(flush(&transport, second, &some_lines(30)));
+            let arrived: String = (0..3).map(|_| received(|buffer| receiver.recv(buffer))).collect();
+            assert_eq!(arrived, some_lines(30).join("\n") + "\n");
+        }
+        assert_eq!(transport.status().peer, Some(receiver.local_addr().unwrap()));
+        assert_eq!(severities(&transport), [Severity::Debug]);
+        assert_eq!((transport.stats().packets_sent, transport.stats().packets_dropped), (9, 0));
+    }
+}
+
+#[test]
+fn a_receiver_that_moves_to_another_address_of_its_name_is_followed() {
+    let port = free_port();
+    let transport = transport(&format!("udp://localhost:{port}"));
+    for (second, host) in (0..).map(|n| 10 * n).zip(["127.0.0.1", "::1", "127.0.0.1"]) {
+        let receiver = listening(host, port);
+        // The loss of what was sent before is learnt with the first of these.
+        flush(&transport, second, &some_lines(1));
+        assert!(flush(&transport, second + 1, &some_lines(1)));
+        for _ in 0..2 {
+            assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
+        }
+        drop(receiver);
+        assert!(flush(&transport, second + 2, &some_lines(1)), "the refusal is not known yet");
+    }
+    assert_eq!(transport.stats().packets_dropped, 2);
+}
+
+#[test]
+fn a_name_refused_at_all_its_addresses_is_one_warning_that_names_them() {
+    let port = free_port();
+    let transport = transport(&format!("udp://localhost:{port}"));
+    let mut peers: Vec<_> = (1..30)
+        .map(|second| {
+            flush(&transport, second, &some_lines(3));
+            transport.status().peer.unwrap().ip().to_string()
+        })
+        .collect();
+    peers.dedup();
+    assert_eq!(peers, ["127.0.0.1"]);
+    let messages = transport.take_messages();
+    let [_, warning] = messages.as_slice() else { panic!("{messages:?}") };
+    assert!(warning.text.contains("localhost is 127.0.0.1 and ::1); will keep trying"), "{}", warning.text);
+    // A receiver at the other address is found within a minute.
+    let receiver = listening("::1", port);
+    flush(&transport, 90, &some_lines(1));
+    assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
+    assert!(flush(&transport, 91, &some_lines(1)));
+}
+
+#[test]
+fn a_child_process_begins_with_the_address_that_works() {
+    let port = free_port();
+    let receiver = listening("::1", port);
+    let parent = transport(&format!("udp://localhost:{port}"));
+    assert!(flush(&parent, 1, &some_lines(1)));
+    let child = transport(&format!("udp://localhost:{port}"));
+    child.take_over(&parent.handover());
+    let other = listening("127.0.0.1", port);
+    assert!(flush(&child, 1, &some_lines(1)));
+    assert_eq!(child.status().peer, Some(receiver.local_addr().unwrap()));
+    drop((other, receiver));
+    // One whose parent was refused everywhere tries all of them for itself.
+    for second in [1000, 1010] {
+        flush(&parent, second, &some_lines(1));
+    }
+    let child = transport(&format!("udp://localhost:{port}"));
+    child.take_over(&parent.handover());
+    let receiver = listening("127.0.0.1", port);
+    assert!(flush(&child, 1, &some_lines(1)));
+    assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
 }
 
 #[test]
@@ -203,7 +301,7 @@ fn a_stream_to_a_receiver_whose_socket_was_replaced_is_closed_although_it_still_
 }
 
 #[test]
-fn a_full_queue_drops_counts_and_never_waits() {
+fn a_full_queue_drops_and_counts() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dsd.socket");
     let receiver = unix_receiver(&path);
@@ -218,6 +316,56 @@ fn a_full_queue_drops_counts_and_never_waits() {
     }
     assert!(flush(&transport, 41, &some_lines(1)));
     assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
+}
+
+#[test]
+fn a_receiver_that_reads_gets_more_datagrams_than_its_queue_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dsd.socket");
+    let receiver = unix_receiver(&path);
+    let transport = transport(&format!("unix://{}", path.display()));
+    let lines: Vec<_> = (0..40).map(|n| format!("{n:03}:{}", "x".repeat(8000))).collect();
+    let reads = thread::spawn(move || {
+        let first = |_| received(|buffer| receiver.recv(buffer))[..3].to_owned();
+        (0..80).map(first).collect::<Vec<_>>()
+    });
+    // However long this machine keeps the reader waiting.
+    for second in [1, 2] {
+        assert!(flush_within(&transport, second, 100 * TIMEOUT, &lines));
+    }
+    let expected: Vec<_> = (0..40).chain(0..40).map(|n| format!("{n:03}")).collect();
+    assert_eq!(reads.join().unwrap(), expected);
+    assert_eq!(transport.stats().packets_dropped, 0);
+}
+
+#[test]
+fn a_receiver_that_has_stopped_reading_costs_little_time_over_all_flushes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dsd.socket");
+    let _receiver = unix_receiver(&path);
+    let transport = transport(&format!("unix://{}", path.display()));
+    while flush_within(&transport, 1, Duration::ZERO, &some_lines(1)) {}
+    let start = Instant::now();
+    let flushes: Vec<_> = (0..50).map(|_| flush(&transport, 1, &some_lines(1))).collect();
+    assert_eq!(flushes, [false; 50]);
+    // The first of them waits for as long as a flush may, and those that follow in the same second do not.
+    assert!((LIMIT / 2..10 * LIMIT).contains(&start.elapsed()), "{:?}", start.elapsed());
+    let start = Instant::now();
+    assert!(!flush(&transport, 11, &some_lines(1)));
+    assert!(start.elapsed() >= LIMIT / 2, "ten seconds later it is waited for again: {:?}", start.elapsed());
+}
+
+#[test]
+fn no_flush_waits_while_it_is_asked_to_hurry() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dsd.socket");
+    let _receiver = unix_receiver(&path);
+    let address = format!("unix://{}", path.display()).parse().unwrap();
+    let destination = Destination { address, chosen_by: ChosenBy::Setting("a test") };
+    let transport = Transport::new(destination, Clock::start(), Arc::new(true.into()));
+    let start = Instant::now();
+    while flush_within(&transport, 1, 100 * TIMEOUT, &some_lines(1)) {}
+    assert!(start.elapsed() < TIMEOUT);
 }
 
 #[test]
@@ -289,19 +437,35 @@ fn the_status_follows_what_happens() {
     assert_eq!((status.sending, status.peer, status.error), (Sending::Untried, None, None));
     assert!(flush(&transport, 5, &some_lines(2)));
     let status = transport.status();
-    assert_eq!((status.sending, status.since.as_secs()), (Sending::Working, 5));
+    assert_eq!(status.sending, Sending::Working);
     assert_eq!(status.peer, Some(receiver.local_addr().unwrap()));
     assert_eq!((status.totals.sent.packets, status.totals.sent.bytes), (1, 202));
     drop(receiver);
-    for second in 6..9 {
-        flush(&transport, second, &some_lines(2));
-    }
+    let failed: Vec<_> = (6..9)
+        .filter_map(|second| {
+            flush(&transport, second, &some_lines(2));
+            let status = transport.status();
+            (status.sending == Sending::Failing).then_some(status.since)
+        })
+        .collect();
+    assert!(failed.len() > 1 && failed.iter().all(|since| *since == failed[0]), "{failed:?}");
+    assert!(failed[0] >= status.since);
     let status = transport.status();
-    assert_eq!((status.sending, status.since.as_secs()), (Sending::Failing, 7));
     assert!(status.error.unwrap().starts_with("connection refused (is an Agent listening there,"));
-    // The kernel took all four; the third flush learnt that the second was refused.
-    assert_eq!((status.totals.sent.packets, status.totals.sent.bytes), (4, 4 * 202));
-    assert_eq!((status.totals.dropped.packets, status.totals.dropped.bytes), (2, 2 * 202));
+    // The kernel took all four; three of them were refused.
+    assert_eq!((status.totals.sent.packets, status.totals.sent.bytes), (1, 202));
+    assert_eq!((status.totals.dropped.packets, status.totals.dropped.bytes), (3, 3 * 202));
+}
+
+#[test]
+fn a_port_where_nothing_listens_is_known_at_the_first_flush() {
+    let (receiver, address) = udp_receiver();
+    drop(receiver);
+    let transport = transport(&address);
+    assert!(!flush(&transport, 1, &some_lines(1)));
+    assert_eq!(severities(&transport), [Severity::Warning]);
+    let totals = transport.status().totals;
+    assert_eq!((totals.sent.packets, totals.dropped.packets), (0, 1));
 }
 
 #[test]
@@ -346,8 +510,8 @@ fn a_name_is_looked_up_by_the_caller_and_never_in_a_flush() {
     drop(look_up);
     assert!(flush(&transport, 2, &some_lines(1)));
     assert_eq!(received(|buffer| receiver.recv(buffer)).len(), 101);
-    assert!(transport.due_look_up(Duration::from_secs(599)).is_none());
-    assert!(transport.due_look_up(Duration::from_mins(10)).is_some());
+    assert!(transport.due_look_up(Duration::from_secs(59)).is_none());
+    assert!(transport.due_look_up(Duration::from_mins(1)).is_some());
 }
 
 #[test]

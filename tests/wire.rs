@@ -28,6 +28,7 @@ fn runtime() -> Runtime {
         implementation: "CPython".into(),
         version: "3.13.1".into(),
         command: vec!["python".into(), "app.py".into()],
+        frozen: None,
     }
 }
 
@@ -184,6 +185,18 @@ fn what_is_unknown_is_not_sent() {
     assert_eq!(names(&missed_collections), sent_without(Some(Source::GcCallback)));
     let no_usage = Snapshot { usage: None, ..later() };
     assert_eq!(names(&no_usage), sent_without(Some(Source::ResourceUsage)));
+}
+
+#[test]
+fn a_negative_count_is_left_out_alone() {
+    let sent = |count| {
+        let interpreter = Some(InterpreterFacts { gc_count: Some(count) });
+        let lines = lines(&earlier(), &Snapshot { interpreter, ..later() }, "a:b", WireType::Distribution);
+        let counts = lines.iter().map(|line| line.trim_start_matches("runtime.python."));
+        counts.filter(|line| line.starts_with("gc.count.")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(sent([-1, 4, 0]), ["gc.count.gen1:4|d|#a:b", "gc.count.gen2:0|d|#a:b"]);
+    assert_eq!(sent([0, -5, i64::MIN]), ["gc.count.gen0:0|d|#a:b"]);
 }
 
 #[test]

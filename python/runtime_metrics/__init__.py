@@ -8,8 +8,13 @@ RuntimeMetrics.enable()
 from __future__ import annotations
 
 from runtime_metrics import _core
+from runtime_metrics import messages as messages  # The core calls its functions.
 
-__all__ = ["RuntimeMetrics"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runtime_metrics.status import Status
+
+__all__ = ["RuntimeMetrics", "Status"]
 
 __version__ = _core.__version__
 
@@ -31,3 +36,14 @@ class RuntimeMetrics(metaclass=_Enabled):
     flush = staticmethod(_core.flush)
     snapshot = staticmethod(_core.snapshot)
     status = staticmethod(_core.status)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Imports the type of RuntimeMetrics.status() for a program that names it."""
+        if name != "Status":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from runtime_metrics.status import Status
+
+        return Status

@@ -6,11 +6,11 @@ from typing import (
     Literal,
     SupportsFloat,
     SupportsIndex,
-    TypedDict,
     TypeVar,
     final,
-    type_check_only,
 )
+
+from runtime_metrics.status import Status
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 
@@ -85,8 +85,9 @@ def status() -> Status:
 
     Returns:
         A dict with these keys:
-        state: "off", "disabled" by DD_DOGSTATSD_DISABLE, "untried" before the first flush, "working", "failing", or
-            "busy" if a flush takes longer than 2 s.
+        state: "off", "disabled" by DD_DOGSTATSD_DISABLE, "untried" before the first flush, "working", "failing",
+            "busy" if a flush takes longer than 2 s, or "on demand" if the system refuses another thread: until it
+            allows one, only flush() and the exit send.
         since: The time.time() of the change to this state; None if metrics are not collected.
         error: The last error with its likely cause, even if sending works again, or None.
         address: Where metrics are sent, such as "udp://localhost:8125"; None if that is the log, or nowhere.
@@ -94,8 +95,9 @@ def status() -> Status:
         peer: The address that a UDP host was resolved to, such as "127.0.0.1:8125", or None.
         transport: "udp", "uds" for datagrams over a Unix socket, "uds-stream", or None.
         metrics: Values written since enable().
-        packets_sent, bytes_sent: What the kernel accepted.
+        packets_sent, bytes_sent: What the kernel accepted, without what is known to have been refused.
         packets_dropped, bytes_dropped: What was lost, even if that became known only after the kernel had accepted it.
+        left_to_ddtrace: The names of metrics that are not sent as ddtrace sends them itself.
 
     Raises:
         MemoryError: Memory is short.
@@ -141,6 +143,8 @@ def lambda_metric(
         metric_name: The name of the metric.
         value: The value.
         timestamp: The time of the value: seconds since 1970 or a datetime, at most 4 hours ago. Now by default.
+            A number too large for seconds counts milliseconds, microseconds or nanoseconds. Left out unless the
+            value goes to the Datadog Lambda Extension or to the log: the Agent would discard it.
         tags: The tags of the value: "key:value" strings.
     """
 
@@ -156,28 +160,14 @@ def become_gunicorn_master(read_state: Callable[[], dict[str, Any]]) -> Gunicorn
 def catalogue() -> list[Metric]:
     """List every metric there is, in the order in which they are sent."""
 
+def is_named(name: str, pattern: str) -> bool:
+    """Whether a pattern names a metric, as those of the variables do."""
+
 def client_telemetry() -> dict[str, str]:
     """Describe the counts of what was sent and lost, by name; they are sent only if that is enabled."""
 
 def variables() -> list[Variable]:
     """List every environment variable that is read."""
-
-@type_check_only
-class Status(TypedDict):
-    """The delivery status, as status() describes it."""
-
-    state: Literal["off", "disabled", "untried", "working", "failing", "busy"]
-    since: float | None
-    error: str | None
-    address: str | None
-    chosen_by: str | None
-    peer: str | None
-    transport: Literal["udp", "uds", "uds-stream"] | None
-    metrics: int
-    packets_sent: int
-    bytes_sent: int
-    packets_dropped: int
-    bytes_dropped: int
 
 @final
 class Metric:

@@ -12,12 +12,13 @@ EXPORTER = "OTEL_METRICS_EXPORTER"
 TRUE = ("true", "1")
 FALSE = ("false", "0")
 
-# Interpreters that run no application, by the module after -m, the beginning of the code after -c, or the script,
-# without the version at its end. multiprocessing's fork server is missing on purpose: its children report, and the core
-# recognises it.
+# Interpreters that run no application: by the module after -m; by the module whose `main` the code after -c calls, in
+# any package, as multiprocessing and its copies (billiard, loky, multiprocess) start their helpers; or by the script,
+# without the version at its end. Fork servers are missing on purpose: their children report, and the core recognises
+# them.
 AUXILIARY_MODULES = ("ddtrace.commands.ddtrace_run", "ensurepip", "pip", "runtime_metrics", "venv")
-AUXILIARY_CODE = ("from multiprocessing.resource_tracker import main",)
-AUXILIARY_SCRIPTS = ("__pip-runner__.py", "ddtrace-run", "pip", "runtime-metrics")
+AUXILIARY_CODE = ("resource_tracker", "semaphore_tracker")
+AUXILIARY_SCRIPTS = ("__pip-runner__.py", "_in_process.py", "ddtrace-run", "pip", "runtime-metrics")
 
 
 def start(*, default: bool = True, embedded: bool = False) -> None:
@@ -60,8 +61,14 @@ def is_auxiliary(command: list[str]) -> bool:
     if kind == "m":
         return name in AUXILIARY_MODULES
     if kind == "c":
-        return name.startswith(AUXILIARY_CODE)
+        return any(calls_main_of(statement, AUXILIARY_CODE) for statement in name.split(";"))
     return os.path.basename(name).removesuffix(".exe").rstrip(".0123456789") in AUXILIARY_SCRIPTS
+
+
+def calls_main_of(statement: str, modules: tuple[str, ...]) -> bool:
+    """Whether a statement is `from package.module import main`, of one of these modules in any package."""
+    words = statement.split()
+    return words[:1] + words[2:] == ["from", "import", "main"] and words[1].rpartition(".")[2] in modules
 
 
 def parsed(words: list[str]) -> tuple[str, str, str]:
@@ -96,6 +103,7 @@ def _warn_once(text: str) -> None:
     if (os.getpid(), text) in warned:
         return
     warned.add((os.getpid(), text))
+    text = f"runtime-metrics[{os.getpid()}]: {text}"
     logging = sys.modules.get("logging")
     if logging is not None:
         logging.getLogger("runtime_metrics").warning("%s", text)

@@ -40,7 +40,7 @@ def __getattr__(name: str) -> object:
         # The runtime would only report that this module has no handler.
         import logging
 
-        text = "%s: there is no %s in the module %s"
+        text = "runtime-metrics: %s: there is no %s in the module %s"
         logging.getLogger("runtime_metrics").error(text, variable, function_name, module_name)
         raise
     wrapped = globals()["handler"] = instrument(function)

@@ -29,7 +29,7 @@ const RUNTIME: &[Metric] = &[
         source: "getrusage(RUSAGE_SELF).ru_stime",
         description: "CPU time that the process spent in kernel mode: all threads, including ended ones, without \
                       child processes. Sent at every flush, zeros included.",
-        absent: "on Windows",
+        absent: "where the operating system does not count it; Linux does",
         opentelemetry: Some("process.cpu.time{cpu.mode=system}"),
     },
     Metric {
@@ -43,7 +43,7 @@ const RUNTIME: &[Metric] = &[
         source: "getrusage(RUSAGE_SELF).ru_utime",
         description: "CPU time that the process spent in user mode: all threads, including ended ones, without child \
                       processes.",
-        absent: "on Windows",
+        absent: "where the operating system does not count it; Linux does",
         opentelemetry: Some("process.cpu.time{cpu.mode=user}"),
     },
     Metric {
@@ -53,11 +53,12 @@ const RUNTIME: &[Metric] = &[
         by_name: false,
         wire: Wire::Chosen,
         needs: &[Source::ResourceUsage],
-        reading: Reading::Change(|interval| interval.percent(|s| Some(usage(s)?.cpu)).map(Value::Real)),
+        reading: Reading::Change(|interval| interval.cpu_percent(|s| Some(usage(s)?.cpu)).map(Value::Real)),
         source: "getrusage(RUSAGE_SELF) over the monotonic clock",
         description: "CPU time of the process, user and kernel mode, as a percentage of one core: above 100 on several \
                       cores.",
-        absent: "for an interval in which the process was frozen or suspended for more than three intervals",
+        absent: "for an interval shorter than 0.05 seconds, as between two flushes in a row; for one in which the \
+                 process was frozen or suspended for more than three intervals",
         opentelemetry: Some("process.cpu.utilization x 100 x CPUs"),
     },
     Metric {
@@ -70,7 +71,7 @@ const RUNTIME: &[Metric] = &[
         reading: Reading::Counter(Counter::of(|s| usage(s)?.voluntary_switches)),
         source: "getrusage(RUSAGE_SELF).ru_nvcsw",
         description: "How often a thread of the process gave up the CPU to wait: all threads, not only the main one.",
-        absent: "on Windows",
+        absent: "where the operating system does not count it; Linux does",
         opentelemetry: Some("process.context_switches{type=voluntary}"),
     },
     Metric {
@@ -83,7 +84,7 @@ const RUNTIME: &[Metric] = &[
         reading: Reading::Counter(Counter::of(|s| usage(s)?.involuntary_switches)),
         source: "getrusage(RUSAGE_SELF).ru_nivcsw",
         description: "How often the kernel preempted a thread of the process: all threads, not only the main one.",
-        absent: "on Windows",
+        absent: "where the operating system does not count it; Linux does",
         opentelemetry: Some("process.context_switches{type=involuntary}"),
     },
     Metric {
@@ -96,7 +97,8 @@ const RUNTIME: &[Metric] = &[
         reading: Reading::Now(|s| gc_count(s, 0)),
         source: "gc.get_count()[0]",
         description: "Container objects allocated minus those freed since the last collection of generation 0.",
-        absent: "while the interpreter does not answer in time, as when C code holds the GIL",
+        absent: "while the interpreter does not answer in time, as when C code holds the GIL; while it is negative, as \
+                 it may be on free-threaded builds",
         opentelemetry: None,
     },
     Metric {
@@ -239,5 +241,6 @@ fn collections(snapshot: &Snapshot) -> Option<&Collections> {
 }
 
 fn gc_count(snapshot: &Snapshot, generation: usize) -> Option<Value> {
-    Some(Value::Whole(snapshot.interpreter.as_ref()?.gc_count?[generation]))
+    let count = snapshot.interpreter.as_ref()?.gc_count?[generation];
+    u64::try_from(count).ok().map(Value::Whole)
 }

@@ -19,18 +19,10 @@ impl Selection {
         Self::of(|row| CATALOGUE[row].level <= level && !CATALOGUE[row].by_name)
     }
 
-    /// The rows that a pattern names: a name or `group.*`, each with or without `runtime.python.` where it begins so.
+    /// The rows that a pattern names, by [`is_named`].
     #[must_use]
     pub fn named(pattern: &str) -> Self {
-        let short = pattern.strip_prefix(PREFIX).unwrap_or(pattern);
-        let is_named = |name: &str, pattern: &str| match pattern.strip_suffix('*') {
-            Some(group) if group.is_empty() || group.ends_with('.') => name.starts_with(group),
-            _ => name == pattern,
-        };
-        Self::of(|row| {
-            let name = CATALOGUE[row].name;
-            name.strip_prefix(PREFIX).map_or_else(|| is_named(name, pattern), |name| is_named(name, short))
-        })
+        Self::of(|row| is_named(CATALOGUE[row].name, pattern))
     }
 
     /// Whether a row is in the set.
@@ -63,6 +55,15 @@ impl Selection {
         self.combined(others, |word, other| word & !other)
     }
 
+    /// The names of its rows, in catalogue order.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        CATALOGUE
+            .iter()
+            .enumerate()
+            .filter(move |(row, _)| self.contains(*row))
+            .map(|(_, metric)| metric.name)
+    }
+
     /// The sources that its rows need.
     #[must_use]
     pub fn needs(self) -> SourceSet {
@@ -81,6 +82,18 @@ impl Selection {
     fn combined(self, others: Self, combine: impl Fn(u64, u64) -> u64) -> Self {
         Self(std::array::from_fn(|word| combine(self.0[word], others.0[word])))
     }
+}
+
+/// Whether a pattern names a metric: by its name or `group.*`, each with or without `runtime.python.` where the name
+/// begins so.
+#[must_use]
+pub fn is_named(name: &str, pattern: &str) -> bool {
+    let matches = |name: &str, pattern: &str| match pattern.strip_suffix('*') {
+        Some(group) if group.is_empty() || group.ends_with('.') => name.starts_with(group),
+        _ => name == pattern,
+    };
+    let short = pattern.strip_prefix(PREFIX).unwrap_or(pattern);
+    name.strip_prefix(PREFIX).map_or_else(|| matches(name, pattern), |name| matches(name, short))
 }
 
 /// The samples of an interval that are selected, in catalogue order; what is unknown is left out.
@@ -107,8 +120,7 @@ mod tests {
     use crate::snapshot::Source;
 
     fn names(selection: Selection) -> Vec<&'static str> {
-        let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| selection.contains(*row));
-        rows.map(|(_, metric)| metric.name.strip_prefix(PREFIX).unwrap_or(metric.name)).collect()
+        selection.names().map(|name| name.strip_prefix(PREFIX).unwrap_or(name)).collect()
     }
 
     fn is_in(row: usize, group: &str) -> bool {

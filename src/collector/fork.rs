@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::checkout::CheckedOut;
 use super::output::OutputHandover;
 use super::{Collector, Held};
+use crate::clock::since_epoch;
 use crate::identity::IdentityInputs;
-use crate::message::Message;
+use crate::message::{Message, Severity};
 
 /// What a child process takes over of its parent's collector.
 pub struct Inheritance {
@@ -17,6 +18,15 @@ pub struct Inheritance {
     pub handover: OutputHandover,
     /// Who sent.
     pub identity_inputs: IdentityInputs,
+}
+
+/// That the system has refused a thread.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// Its error, and the likely cause.
+    pub reason: String,
+    /// Since when, in time since 1970.
+    pub since: Duration,
 }
 
 impl Collector {
@@ -41,6 +51,11 @@ impl Collector {
     #[must_use]
     pub fn is_in_interpreter(&self) -> bool {
         self.reader.is_in_interpreter()
+    }
+
+    /// Has a message logged at the next tick. Nothing starts, so that it may be called just before a fork.
+    pub fn log_later(&self, message: Message) {
+        self.reader.log_later(message);
     }
 
     /// Announces a fork: no thread starts until its [end](Self::end_fork).
@@ -91,19 +106,41 @@ impl Collector {
         true
     }
 
-    /// Resumes if its threads do not run, unless a fork is under way.
-    pub fn ensure_running(&self) {
-        if self.held.try_lock().is_ok_and(|held| held.forks == 0) {
-            self.resume();
-        }
+    /// Whether a fork is under way, or may be.
+    #[must_use]
+    pub fn is_forking(&self) -> bool {
+        self.held.try_lock().map_or(true, |held| held.forks > 0)
     }
 
-    /// Resumes after a fork. If the system cannot start another thread it sends on demand only, and tries again then.
-    pub fn resume(&self) {
-        if let Err(error) = self.run() {
-            let text = format!("runtime metrics are sent on demand only: {error}");
-            self.reader.keep_for_program(vec![Message::warning(text)]);
+    /// Starts its threads if they do not run; false if the system refuses one. Until it does not, nothing is sent but
+    /// on demand and by [`stop`](Self::stop).
+    pub fn resume(&self) -> bool {
+        let started = self.run();
+        let mut refusal = self.lock_refusal();
+        match &started {
+            Err(error) if refusal.is_none() => {
+                let reason =
+                    format!("no thread can be started: {error} (is a limit on processes or memory reached?)");
+                let text = format!("nothing is sent but by flush() and at exit: {reason}; will keep trying");
+                *refusal = Some(Refusal { reason, since: since_epoch() });
+                self.reader.keep_for_program(vec![Message::warning(text)]);
+            }
+            Ok(()) if refusal.take().is_some() => {
+                // The program may never call us, but now there is a thread that can log.
+                let mut messages = self.reader.take_unlogged();
+                let text = "a thread could be started: metrics are sent at every interval again";
+                messages.push(Message::new(Severity::Info, text.to_owned()));
+                self.reader.log(messages, self.clock.now());
+            }
+            _ => {}
         }
+        started.is_ok()
+    }
+
+    /// Why no thread of it runs, if the system has refused one.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.lock_refusal().clone()
     }
 
     /// In a child process, what it takes over of its parent's collector, if no flush was under way at the fork. Nothing
@@ -114,6 +151,10 @@ impl Collector {
         let pipeline = held.or_else(|| self.pipeline.salvage())?;
         let identity_inputs = pipeline.identity_inputs().clone();
         Some(Inheritance { handover: pipeline.handover(), identity_inputs })
+    }
+
+    fn lock_refusal(&self) -> MutexGuard<'_, Option<Refusal>> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {

@@ -78,7 +78,8 @@ impl Collector {
 pub fn send_custom(settings: &Settings, inputs: IdentityInputs, distribution: &Distribution) -> String {
     let clock = Clock::start();
     let mut output = Output::new(Path::new("/"), clock, &Arc::default(), settings, inputs);
-    output.send_custom(distribution, clock.now(), INVOCATION_SEND_TIMEOUT);
+    // The program may do so thousands of times a second.
+    output.send_custom(distribution, clock.now(), Duration::ZERO);
     output.take_log_lines()
 }
 

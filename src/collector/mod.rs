@@ -14,7 +14,7 @@
 //!    wait for the reader to leave Python.
 //! 8. In the parent after it: put the pipeline back, resume.
 //! 9. In the child: a page that the kernel wiped (or the pid) shows it; the parent's collector is leaked, its pipeline
-//!    salvaged, a new collector starts.
+//!    salvaged, and a new collector takes its baseline. Its threads start later.
 //! 10. Lock order: a thread's handle before its schedule or its requests; `held` before `pipeline`.
 
 use std::io;
@@ -42,13 +42,15 @@ mod fork;
 mod invocation;
 mod output;
 mod pipeline;
+mod postponement;
 mod reader;
 mod sampler;
 mod thread;
 
-pub use self::fork::Inheritance;
+pub use self::fork::{Inheritance, Refusal};
 pub use self::invocation::{InvocationGuard, send_custom};
-pub use self::output::OutputHandover;
+pub use self::output::{OutputHandover, introduction};
+pub use self::postponement::{Postponement, RETRY_DELAY, Step};
 pub use self::reader::{Answer, Interpreter};
 
 /// A tick waits for the interpreter at most a tenth of its interval, and never longer than this.
@@ -75,6 +77,8 @@ pub struct Collector {
     held: Mutex<Held>,
     /// Flushes that were skipped because memory was short. The warning about them is logged once it is not.
     skipped: AtomicU32,
+    /// Why no thread runs, if the system has refused it.
+    refusal: Mutex<Option<Refusal>>,
     /// While it is true no flush waits for a slow receiver.
     hurry: Arc<AtomicBool>,
 }
@@ -131,6 +135,7 @@ impl Collector {
                 root: root.to_owned(),
                 held: Mutex::default(),
                 skipped: AtomicU32::new(0),
+                refusal: Mutex::default(),
                 hurry: Arc::clone(&hurry),
             }
         })
@@ -223,9 +228,11 @@ impl Collector {
         }
         self.reader.ask();
         let answer_timeout = (pipeline.interval() / 10).min(MAX_ANSWER_TIMEOUT);
-        pipeline.flush(self.clock.now(), SEND_TIMEOUT, || self.reader.answer(answer_timeout));
+        let now = self.clock.now();
+        pipeline.flush(now, SEND_TIMEOUT, || self.reader.answer(answer_timeout));
         self.look_up_if_due(&mut pipeline);
-        self.reader.log(pipeline.take_messages());
+        self.reader.write_late(now);
+        self.reader.log(pipeline.take_messages(), now);
         None
     }
 

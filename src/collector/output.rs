@@ -1,5 +1,7 @@
 //! Where samples go: who sends them, which of them, how they leave.
 
+use std::borrow::Cow;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -8,6 +10,7 @@ use std::time::Duration;
 use crate::catalogue::metric::{Sample, Value};
 use crate::catalogue::selection::{Selection, append_samples, samples};
 use crate::clock::{self, Clock};
+use crate::emitter::address::Destination;
 use crate::emitter::origin::Origin;
 use crate::emitter::{Distribution, Emitter, Handover, LogLines, LookUp, Status, Transport};
 use crate::identity::IdentityInputs;
@@ -38,6 +41,10 @@ pub struct Output {
     samples: Vec<Sample>,
     /// What was last logged about ddtrace's runtime metrics.
     logged_worker: RuntimeWorker,
+    /// Whether it was set that they run beside ours.
+    keeps_ddtraces: bool,
+    /// Whether it was logged what is sent where.
+    is_introduced: bool,
 }
 
 /// What a child process takes over of its parent's output.
@@ -45,6 +52,7 @@ pub struct Output {
 pub struct OutputHandover {
     transport: Handover,
     logged_worker: RuntimeWorker,
+    is_introduced: bool,
 }
 
 impl Output {
@@ -85,6 +93,8 @@ impl Output {
             log: LogLines::default(),
             samples: Vec::new(),
             logged_worker,
+            keeps_ddtraces: settings.keeps_ddtraces,
+            is_introduced: false,
         }
     }
 
@@ -92,12 +102,21 @@ impl Output {
     pub fn inherit(&mut self, handover: &OutputHandover) {
         self.emitter.transport().take_over(&handover.transport);
         self.logged_worker = handover.logged_worker;
+        self.is_introduced = handover.is_introduced;
     }
 
     /// What a child process can take over.
     #[must_use]
     pub fn handover(&self) -> OutputHandover {
-        OutputHandover { transport: self.emitter.transport().handover(), logged_worker: self.logged_worker }
+        OutputHandover {
+            transport: self.emitter.transport().handover(),
+            // Where this process has not logged it yet, it will: not every child of it has to.
+            logged_worker: match self.logged_worker {
+                RuntimeWorker::Off => self.inputs.tracers.worker,
+                logged => logged,
+            },
+            is_introduced: self.is_introduced,
+        }
     }
 
     /// The sources that the selected rows need, including rows that ddtrace currently sends.
@@ -185,13 +204,27 @@ impl Output {
         }
     }
 
+    /// What is sent where, how often and as whom; once, when it has been sent for the first time.
+    pub fn introduce(&mut self) -> Option<Message> {
+        if std::mem::replace(&mut self.is_introduced, true) || self.sink != Sink::Socket {
+            return None;
+        }
+        let destination = self.emitter.transport().status().destination?;
+        let rest = introduction(&destination, self.interval, &self.inputs);
+        Some(Message::new(Severity::Info, format!("runtime metrics are sent {rest}")))
+    }
+
     /// Sends a value of a custom metric, in at most `within`.
     pub fn send_custom(&mut self, distribution: &Distribution, now: Duration, within: Duration) {
         match self.sink {
             Sink::Socket => {
                 let tags = self.inputs.custom_metric_tags(&distribution.tags);
                 self.find_origin();
-                self.emitter.distribute(distribution, &tags, now, within);
+                // The Agent discards a distribution that has a timestamp.
+                let takes_timestamps = self.inputs.sends_to_extension();
+                let distribution =
+                    if takes_timestamps { Cow::Borrowed(distribution) } else { distribution.undated() };
+                self.emitter.distribute(&distribution, &tags, now, within);
             }
             Sink::Log => {
                 let tags = self.inputs.custom_metric_tags(&distribution.tags);
@@ -217,9 +250,12 @@ impl Output {
     #[must_use]
     pub fn status(&self) -> Status {
         let status = self.emitter.status();
+        let left_to_ddtrace = self.left_to(self.inputs.tracers.worker.sends());
         match self.sink {
-            Sink::Socket => status,
-            Sink::Log | Sink::None(_) => Status { destination: None, transport: None, ..status },
+            Sink::Socket => Status { left_to_ddtrace, ..status },
+            Sink::Log | Sink::None(_) => {
+                Status { destination: None, transport: None, left_to_ddtrace, ..status }
+            }
         }
     }
 
@@ -237,8 +273,16 @@ impl Output {
 
     /// Not before the first flush: a server may drop privileges or change its cgroup after its start.
     fn find_origin(&mut self) {
-        if let Some((origin, root)) = self.origin.take() {
-            self.emitter.set_suffix(origin.fields(|| container(&root)));
+        let Some((origin, root)) = self.origin.take() else { return };
+        let mut container = Ok(None);
+        let fields = origin.fields(|| {
+            container = find_container(&root);
+            container.as_mut().ok().and_then(Option::take)
+        });
+        self.emitter.set_suffix(fields);
+        if container.is_err() {
+            // At the next flush again.
+            self.origin = Some((origin, root));
         }
     }
 
@@ -250,14 +294,32 @@ impl Output {
         warning
     }
 
+    /// The rows that would be sent if ddtrace did not send these.
+    fn left_to(&self, ddtraces: Selection) -> Selection {
+        self.selection.without(self.selection.without(ddtraces))
+    }
+
+    /// That these rows are left to ddtrace. If those are most of ours, the user may well expect them from us: one
+    /// variable, `DD_RUNTIME_METRICS_ENABLED`, starts ddtrace's runtime metrics and ours.
+    fn left_message(&self, ddtraces: Selection) -> Message {
+        let left = self.left_to(ddtraces).len();
+        let ours = self.selection.without(Selection::named("gunicorn.*")).len();
+        let text = format!("ddtrace sends runtime metrics itself: {left} of {ours} names are left to it");
+        if self.keeps_ddtraces || left * 2 <= ours {
+            return Message::new(Severity::Info, text);
+        }
+        Message::warning(format!(
+            "{text}, and not sent here; DD_RUNTIME_METRICS_FORCE=true disables ddtrace's in favour of these, \
+             DD_RUNTIME_METRICS_FORCE=false keeps ddtrace's without this warning"
+        ))
+    }
+
     /// What has changed about ddtrace's runtime metrics since that was last logged.
     fn worker_change(&mut self, worker: RuntimeWorker) -> Option<Message> {
         let text = match (std::mem::replace(&mut self.logged_worker, worker), worker) {
             (before, now) if before == now => return None,
             (RuntimeWorker::Stopped(..), RuntimeWorker::Off) => return None,
-            (_, RuntimeWorker::Sends(rows)) => {
-                format!("ddtrace sends runtime metrics: {} of the names are left to it", rows.len())
-            }
+            (_, RuntimeWorker::Sends(rows)) => return Some(self.left_message(rows)),
             (_, RuntimeWorker::Off) => {
                 "ddtrace no longer sends runtime metrics: all names are sent here".to_owned()
             }
@@ -270,12 +332,29 @@ impl Output {
     }
 }
 
+/// Where runtime metrics go, how often, and who sends them.
+#[must_use]
+pub fn introduction(to: &Destination, interval: Duration, inputs: &IdentityInputs) -> String {
+    let often = if interval == Duration::MAX {
+        "at each invocation".to_owned()
+    } else {
+        format!("every {} s", interval.as_secs_f64())
+    };
+    let tags = inputs.identity().tags;
+    let is_named = |tag: &&str| {
+        let key = tag.split(':').next().unwrap_or_default();
+        matches!(key, "service" | "env" | "version" | "runtime-id")
+    };
+    let names: Vec<_> = tags.iter().filter(is_named).collect();
+    format!("{often} to {to} as {}", names.join(","))
+}
+
 #[cfg(target_os = "linux")]
-fn container(root: &Path) -> Option<String> {
+fn find_container(root: &Path) -> io::Result<Option<String>> {
     crate::sources::container::local_data(root)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn container(_root: &Path) -> Option<String> {
-    None
+fn find_container(_root: &Path) -> io::Result<Option<String>> {
+    Ok(None)
 }

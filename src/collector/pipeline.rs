@@ -85,6 +85,9 @@ impl Pipeline {
             self.warn_gc_callback_removed();
         }
         let everything_sent = self.output.send(before, &self.earlier, &later, now, within);
+        if everything_sent {
+            self.messages.extend(self.output.introduce());
+        }
         later.collections = collections;
         self.earlier = later;
         everything_sent

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::thread::{self, Thread};
 use crate::emitter::LookUp;
 use crate::identity::tracers::Tracers;
-use crate::message::Message;
+use crate::message::{Message, Severity};
 use crate::settings::variables::Environment;
 use crate::snapshot::InterpreterFacts;
 use crate::sources::gunicorn::objects::GunicornObjects;
@@ -20,13 +20,22 @@ const STACK: usize = 2 * 1024 * 1024;
 /// The most messages that are kept; the oldest are dropped.
 const MAX_MESSAGES: usize = 16;
 
-/// The interpreter, which `src/python` implements. Both calls may wait without bound.
+/// A warning that has not been logged after this time, as another thread keeps the interpreter or a lock of the log, is
+/// written without it.
+const LOG_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The interpreter, which `src/python` implements. Reading and logging may wait without bound.
 pub trait Interpreter: Send + Sync + 'static {
     /// Its answer now; `None` while it shuts down. Calls `entered` as soon as it has the interpreter.
     fn read(&self, entered: &dyn Fn()) -> Option<Answer>;
 
     /// Logs what can be logged from a native thread; returns the rest.
     fn log(&self, messages: Vec<Message>) -> Vec<Message>;
+
+    /// Writes warnings where that needs no interpreter and does not wait; returns the rest.
+    fn write(&self, messages: Vec<Message>) -> Vec<Message> {
+        messages
+    }
 }
 
 /// What the interpreter answers: facts, and apart from them what identifies the process.
@@ -62,6 +71,8 @@ struct Outstanding {
     look_up: Option<LookUp>,
     /// To be logged by the thread.
     messages: Vec<Message>,
+    /// Warnings among them, and those that the thread is logging, since when.
+    late: Option<(Duration, Vec<Message>)>,
     /// To be logged by a thread of the program.
     unlogged: Vec<Message>,
     halting: bool,
@@ -98,10 +109,13 @@ impl Reader {
         });
     }
 
-    /// Waits for the answer to the last [`ask`](Self::ask), at most `within`; halting ends the wait.
+    /// Waits for the answer to the last [`ask`](Self::ask), at most `within`; halting ends the wait, and where the
+    /// thread could not start there is none.
     #[must_use]
     pub fn answer(&self, within: Duration) -> Option<Answer> {
-        let waiting = |state: &mut Outstanding| state.answer.is_none() && !state.halting;
+        let waiting = |state: &mut Outstanding| {
+            state.answer.is_none() && !state.halting && state.phase != Phase::NotRunning
+        };
         let (mut state, _) = self
             .shared
             .changed
@@ -116,10 +130,35 @@ impl Reader {
     }
 
     /// Requests that messages be logged: now or, where that is not possible, by the program's next call.
-    pub fn log(&self, messages: Vec<Message>) {
+    pub fn log(&self, messages: Vec<Message>, now: Duration) {
         if !messages.is_empty() {
-            self.request(|state| keep(&mut state.messages, messages));
+            self.request(|state| {
+                let warnings: Vec<_> = messages
+                    .iter()
+                    .filter(|message| message.severity >= Severity::Warning)
+                    .cloned()
+                    .collect();
+                if !warnings.is_empty() {
+                    keep(&mut state.late.get_or_insert_with(|| (now, Vec::new())).1, warnings);
+                }
+                keep(&mut state.messages, messages);
+            });
         }
+    }
+
+    /// Writes what has been waiting for too long to be logged. The log gets it too, once that is possible.
+    pub fn write_late(&self, now: Duration) {
+        let mut state = self.shared.lock();
+        let late = state.late.take_if(|(since, _)| now.saturating_sub(*since) >= LOG_TIMEOUT);
+        drop(state);
+        if let Some((_, warnings)) = late {
+            drop(self.shared.interpreter.write(warnings));
+        }
+    }
+
+    /// Leaves a message to be logged when there is another request.
+    pub fn log_later(&self, message: Message) {
+        keep(&mut self.shared.lock().messages, vec![message]);
     }
 
     /// Keeps messages for a thread of the program to log.
@@ -137,6 +176,7 @@ impl Reader {
         let mut unlogged = std::mem::take(&mut state.unlogged);
         if state.halting {
             unlogged.append(&mut state.messages);
+            state.late = None;
         }
         unlogged
     }
@@ -235,6 +275,9 @@ impl Shared {
             Task::Log(messages) => {
                 let left = self.interpreter.log(messages);
                 let mut state = self.lock();
+                if state.messages.is_empty() {
+                    state.late = None;
+                }
                 keep(&mut state.unlogged, left);
             }
         }
@@ -312,7 +355,7 @@ mod tests {
     const LONG: Duration = Duration::from_mins(1);
 
     /// Answers each request with the next `gc_count` it is given; cannot log.
-    struct Scripted(Mutex<mpsc::Receiver<u64>>);
+    struct Scripted(Mutex<mpsc::Receiver<i64>>);
 
     impl Interpreter for Scripted {
         fn read(&self, entered: &dyn Fn()) -> Option<Answer> {
@@ -327,12 +370,12 @@ mod tests {
         }
     }
 
-    fn reader() -> (Reader, mpsc::Sender<u64>) {
+    fn reader() -> (Reader, mpsc::Sender<i64>) {
         let (answers, received) = mpsc::channel();
         (Reader::new(Arc::new(Scripted(Mutex::new(received)))), answers)
     }
 
-    fn count(answer: Option<Answer>) -> Option<u64> {
+    fn count(answer: Option<Answer>) -> Option<i64> {
         answer?.facts.gc_count.map(|count| count[0])
     }
 
@@ -369,6 +412,46 @@ mod tests {
         assert!(reader.halt(LONG));
     }
 
+    /// Logs nothing until it is let go.
+    struct Blocked {
+        let_go: Mutex<mpsc::Receiver<()>>,
+        written: Mutex<Vec<Message>>,
+    }
+
+    impl Interpreter for Blocked {
+        fn read(&self, _entered: &dyn Fn()) -> Option<Answer> {
+            None
+        }
+
+        fn log(&self, _messages: Vec<Message>) -> Vec<Message> {
+            let _ = self.let_go.lock().unwrap().recv();
+            Vec::new()
+        }
+
+        fn write(&self, messages: Vec<Message>) -> Vec<Message> {
+            self.written.lock().unwrap().extend(messages);
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_warning_that_cannot_be_logged_in_time_is_written_once() {
+        let (let_go, received) = mpsc::channel();
+        let interpreter = Arc::new(Blocked { let_go: Mutex::new(received), written: Mutex::default() });
+        let reader = Reader::new(Arc::clone(&interpreter) as _);
+        let warning = Message::warning("lost");
+        let debug = Message::new(Severity::Debug, "unimportant".to_owned());
+        reader.log(vec![warning.clone(), debug], Duration::from_secs(1));
+        reader.write_late(LOG_TIMEOUT);
+        assert_eq!(*interpreter.written.lock().unwrap(), []);
+        for second in [1, 2] {
+            reader.write_late(LOG_TIMEOUT + Duration::from_secs(second));
+            assert_eq!(interpreter.written.lock().unwrap().as_slice(), std::slice::from_ref(&warning));
+        }
+        drop(let_go);
+        assert!(reader.halt(LONG));
+    }
+
     #[test]
     fn what_the_thread_cannot_log_is_left_to_the_program_and_the_oldest_is_dropped() {
         let (reader, _answers) = reader();
@@ -377,7 +460,7 @@ mod tests {
         let numbered = |numbers: std::ops::Range<usize>| {
             numbers.map(|number| Message::warning(number.to_string())).collect()
         };
-        reader.log(numbered(0..1));
+        reader.log(numbered(0..1), Duration::ZERO);
         assert!(reader.halt(LONG));
         assert_eq!(texts(reader.take_unlogged()), ["0"]);
         reader.keep_for_program(numbered(0..MAX_MESSAGES + 2));

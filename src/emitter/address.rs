@@ -54,9 +54,34 @@ pub enum UnixKind {
     Stream,
 }
 
-/// A text that is none of the [`ACCEPTED`] forms.
+/// Why a text is no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidAddress;
+pub enum InvalidAddress {
+    /// It is none of the [`ACCEPTED`] forms.
+    Form,
+    /// The port is none.
+    Port,
+    /// An IPv6 address whose end could be a port.
+    Brackets,
+    /// The path is relative.
+    RelativePath,
+    /// The path does not fit into a socket's address.
+    PathLength,
+}
+
+impl InvalidAddress {
+    /// What is accepted in its place.
+    #[must_use]
+    pub fn accepted(self) -> &'static str {
+        match self {
+            Self::Form => ACCEPTED,
+            Self::Port => "a port from 1 to 65535",
+            Self::Brackets => "an IPv6 address in brackets, such as udp://[::1]:8125",
+            Self::RelativePath => "a path that begins with /, such as unix:///path",
+            Self::PathLength => "a path of at most 107 bytes",
+        }
+    }
+}
 
 impl FromStr for Address {
     type Err = InvalidAddress;
@@ -72,29 +97,44 @@ impl FromStr for Address {
             "unix" => unix(rest, UnixKind::Either),
             "unixgram" => unix(rest, UnixKind::Datagram),
             "unixstream" => unix(rest, UnixKind::Stream),
-            _ => Err(InvalidAddress),
+            _ => Err(InvalidAddress::Form),
         }
     }
 }
 
 fn unix(path: &str, kind: UnixKind) -> Result<Address, InvalidAddress> {
-    let fits =
-        path.starts_with('/') && path.len() > 1 && path.len() <= MAX_PATH_LENGTH && !path.contains('\0');
-    if fits { Ok(Address::Unix(path.into(), kind)) } else { Err(InvalidAddress) }
+    if path.len() <= 1 || path.contains('\0') {
+        return Err(InvalidAddress::Form);
+    }
+    if !path.starts_with('/') {
+        return Err(InvalidAddress::RelativePath);
+    }
+    if path.len() > MAX_PATH_LENGTH {
+        return Err(InvalidAddress::PathLength);
+    }
+    Ok(Address::Unix(path.into(), kind))
 }
 
 fn udp(text: &str) -> Result<Address, InvalidAddress> {
     // A colon within the brackets of an IPv6 literal does not begin a port.
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, "")) => (host, DEFAULT_PORT),
-        Some((host, port)) if !port.contains(']') => (host, parse_port(port).ok_or(InvalidAddress)?),
-        _ => (text, DEFAULT_PORT),
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (text, ""),
     };
     // An IPv6 literal without brackets could end in a port or not.
     if host.contains(':') && !host.starts_with('[') {
-        return Err(InvalidAddress);
+        let is_number = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+        let could_be_number = is_number(text) || is_number(host);
+        return Err(if could_be_number { InvalidAddress::Brackets } else { InvalidAddress::Form });
     }
-    Ok(Address::Udp(host.parse()?, port))
+    let host = host.parse()?;
+    let port = match port {
+        "" => DEFAULT_PORT,
+        // A path after the host.
+        _ if port.contains('/') => return Err(InvalidAddress::Form),
+        _ => parse_port(port).ok_or(InvalidAddress::Port)?,
+    };
+    Ok(Address::Udp(host, port))
 }
 
 /// A port from 1 to 65535, in digits alone.
@@ -111,7 +151,10 @@ impl FromStr for Host {
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let text = text.trim();
         if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            return literal.parse::<Ipv6Addr>().map(|n| Self::Number(n.into())).map_err(|_| InvalidAddress);
+            return literal
+                .parse::<Ipv6Addr>()
+                .map(|n| Self::Number(n.into()))
+                .map_err(|_| InvalidAddress::Form);
         }
         if let Ok(number) = text.parse() {
             return Ok(Self::Number(number));
@@ -121,7 +164,7 @@ impl FromStr for Host {
         }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         let valid = !text.is_empty() && text.len() <= MAX_HOST_LENGTH && text.bytes().all(allowed);
-        if valid { Ok(Self::Name(text.to_owned())) } else { Err(InvalidAddress) }
+        if valid { Ok(Self::Name(text.to_owned())) } else { Err(InvalidAddress::Form) }
     }
 }
 
@@ -277,7 +320,6 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        let long = format!("unix:///{}", "x".repeat(107));
         for text in [
             "",
             "ftp://x",
@@ -285,30 +327,44 @@ mod tests {
             "udp://",
             "udp://:8125",
             ":8125",
-            "agent:0",
-            "agent:65536",
-            "agent:abc",
-            "agent:+1",
             "udp://a b",
             "udp://agent/path",
             "udp://agent:1//",
             "unix://",
             "unix:///",
-            "unix://d.sock",
             "./d.sock",
             "d.sock/x",
             r"\\.\pipe\datadog",
             "[::1",
             "[::g]",
-            "fe80::1",
-            "udp://::1:8125",
             "a:b:c",
-            &long,
+            "udp://a:b:1",
             "unix:///a\0b",
             "agent\nb",
         ] {
-            assert_eq!(text.parse::<Address>(), Err(InvalidAddress), "{text:?}");
+            assert_eq!(text.parse::<Address>(), Err(InvalidAddress::Form), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_mistake_in_one_part_is_named() {
+        let longest = "x".repeat(MAX_PATH_LENGTH - 1);
+        assert!(format!("unix:///{longest}").parse::<Address>().is_ok());
+        for (text, reason) in [
+            ("agent:0", InvalidAddress::Port),
+            ("udp://agent:99999", InvalidAddress::Port),
+            ("[::1]:65536", InvalidAddress::Port),
+            ("agent:abc", InvalidAddress::Port),
+            ("agent:+1", InvalidAddress::Port),
+            ("fe80::1", InvalidAddress::Brackets),
+            ("udp://::1:8125", InvalidAddress::Brackets),
+            ("unix://d.sock", InvalidAddress::RelativePath),
+            (&format!("unix:///{longest}x"), InvalidAddress::PathLength),
+            (&format!("/{longest}x"), InvalidAddress::PathLength),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(reason), "{text:?}");
+        }
+        assert!(InvalidAddress::PathLength.accepted().contains(&MAX_PATH_LENGTH.to_string()));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Amount {
 pub struct Totals {
     /// Samples written into payloads.
     pub metrics: u64,
-    /// What the kernel accepted.
+    /// What the kernel accepted, without what was then refused.
     pub sent: Amount,
     /// What was lost, including what the kernel had taken before the loss was known.
     pub dropped: Amount,
@@ -31,6 +31,8 @@ pub struct Totals {
 pub struct Delivery {
     /// What the kernel accepted.
     pub sent: Amount,
+    /// What of that, or of what it accepted before, is now known to have been refused.
+    pub refused: Amount,
     /// What was lost, including a payload of an earlier flush if its loss became known only now.
     pub dropped: Amount,
     /// What the lost payloads reported.
@@ -88,6 +90,9 @@ impl Totals {
     /// Adds what became of a flush.
     pub fn add(&mut self, delivery: &Delivery) {
         self.sent += delivery.sent;
+        // A host may report more refusals than there were payloads: it is unknown of which length they were.
+        self.sent.packets = self.sent.packets.saturating_sub(delivery.refused.packets);
+        self.sent.bytes = self.sent.bytes.saturating_sub(delivery.refused.bytes);
         self.dropped += delivery.dropped;
     }
 }
@@ -105,6 +110,7 @@ impl Delivery {
     /// Adds another; where both failed, the reason stays.
     pub fn add(&mut self, other: Self) {
         self.sent += other.sent;
+        self.refused += other.refused;
         self.dropped += other.dropped;
         add(&mut self.lost_counts, &other.lost_counts);
         self.failure = self.failure.take().or(other.failure);
@@ -163,6 +169,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// The payload that the kernel accepted last was refused at once.
+    pub fn refused(&mut self) {
+        self.lose_last_sent();
+    }
+
     /// What has become of the payloads.
     #[must_use]
     pub fn into_delivery(self) -> Delivery {
@@ -198,6 +209,7 @@ impl<'a> Attempt<'a> {
     fn lose_last_sent(&mut self) {
         // Another refusal may follow before anything is sent; what the payload reported is lost only once.
         let counts = std::mem::take(&mut self.last_sent.counts);
+        self.delivery.refused += self.last_sent.amount;
         self.delivery.lose(self.last_sent.amount, &counts);
         self.delivery.failure.get_or_insert(io::ErrorKind::ConnectionRefused.into());
     }

@@ -1,10 +1,14 @@
 //! One value of a custom metric: what is accepted, and what is refused.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 /// Datadog accepts no value older than this.
 const MAX_AGE: Duration = Duration::from_hours(4);
+
+/// In seconds this is the year 5138: a larger number counts milliseconds, microseconds or nanoseconds.
+const MAX_SECONDS: f64 = 1e11;
 
 /// The longest name, in characters: Datadog cuts longer ones.
 const MAX_NAME_LENGTH: usize = 200;
@@ -55,7 +59,8 @@ impl fmt::Display for Refusal {
 }
 
 impl Distribution {
-    /// Checks a value; `timestamp` and `now` are in seconds since 1970.
+    /// Checks a value; `now` is in seconds since 1970, and so is `timestamp`, unless it is too large for that and taken
+    /// for milliseconds, microseconds or nanoseconds.
     ///
     /// # Errors
     ///
@@ -71,13 +76,28 @@ impl Distribution {
         if !value.is_finite() {
             return Err(Refusal::Value);
         }
-        let timestamp = timestamp.map(|seconds| checked_time(seconds, now)).transpose()?;
+        let timestamp = timestamp.map(|time| checked_time(time, now)).transpose()?;
         Ok(Self { name, value, timestamp, tags })
+    }
+
+    /// The same without its timestamp, which dates it at its arrival.
+    #[must_use]
+    pub fn undated(&self) -> Cow<'_, Self> {
+        match self.timestamp {
+            None => Cow::Borrowed(self),
+            Some(_) => Cow::Owned(Self { timestamp: None, ..self.clone() }),
+        }
     }
 }
 
-fn checked_time(seconds: f64, now: Duration) -> Result<u64, Refusal> {
-    let at = Duration::try_from_secs_f64(seconds).map_err(|_| Refusal::Timestamp)?.as_secs();
+/// A time in whichever unit, in seconds.
+fn in_seconds(time: f64) -> f64 {
+    let units = [1.0, 1e3, 1e6, 1e9].map(|per_second| time / per_second);
+    units.into_iter().find(|seconds| *seconds < MAX_SECONDS).unwrap_or(time)
+}
+
+fn checked_time(time: f64, now: Duration) -> Result<u64, Refusal> {
+    let at = Duration::try_from_secs_f64(in_seconds(time)).map_err(|_| Refusal::Timestamp)?.as_secs();
     if at < now.saturating_sub(MAX_AGE).as_secs() { Err(Refusal::Old) } else { Ok(at) }
 }
 
@@ -127,6 +147,11 @@ mod tests {
         assert_eq!(at(now - 14_400.0), Ok(Some(NOW.as_secs() - 14_400)));
         assert_eq!(at(now + 60.0), Ok(Some(NOW.as_secs() + 60)));
         assert_eq!(at(now - 14_401.0), Err(Refusal::Old));
+        // As time.time_ns() gives it, and divided by a thousand and a million.
+        for per_second in [1e3, 1e6, 1e9] {
+            assert_eq!(at((now - 10.0) * per_second), Ok(Some(NOW.as_secs() - 10)));
+            assert_eq!(at((now - 14_401.0) * per_second), Err(Refusal::Old));
+        }
         for never in [-1.0, f64::NAN, f64::INFINITY, 1e300] {
             assert_eq!(at(never), Err(Refusal::Timestamp), "{never}");
         }

@@ -1,9 +1,10 @@
 //! Whether sending works, and the message to log when that changes: one for each change of state.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::address::{Address, Destination};
+use super::address::{Address, Destination, Host};
 use super::delivery::Delivery;
 use super::status::Sending;
 use crate::message::{Message, Severity};
@@ -94,8 +95,14 @@ impl Health {
         Self { state: self.state, ..Self::default() }
     }
 
-    /// Records a flush at `now`; gives a message if the state has changed.
-    pub fn record(&mut self, delivery: &Delivery, to: &Destination, now: Duration) -> Option<Message> {
+    /// Records a flush at `now` to a destination with these addresses; gives a message if the state has changed.
+    pub fn record(
+        &mut self,
+        delivery: &Delivery,
+        to: &Destination,
+        addresses: &[SocketAddr],
+        now: Duration,
+    ) -> Option<Message> {
         let was_tried = std::mem::replace(&mut self.is_tried, true);
         match &delivery.failure {
             None => self.record_success(to, now, was_tried),
@@ -105,7 +112,7 @@ impl Health {
                 }
                 self.failed_at = now;
                 self.dropped += delivery.dropped.packets;
-                self.record_failure(error, to)
+                self.record_failure(error, to, addresses)
             }
         }
     }
@@ -127,9 +134,14 @@ impl Health {
         (sending, self.since, self.error.as_deref())
     }
 
-    fn record_failure(&mut self, error: &io::Error, to: &Destination) -> Option<Message> {
+    fn record_failure(
+        &mut self,
+        error: &io::Error,
+        to: &Destination,
+        addresses: &[SocketAddr],
+    ) -> Option<Message> {
         let cause = Cause::of(error);
-        let reason = cause.explain(error, &to.address);
+        let reason = cause.explain(error, &to.address, addresses);
         let before = self.state.verdict();
         self.state = self.state.after(cause);
         let message = match (self.state, before) {
@@ -165,8 +177,7 @@ impl Health {
             self.since = now;
         }
         match verdict {
-            Verdict::Untried => Some(Message::new(Severity::Debug, format!("sending to {to}"))),
-            Verdict::Working => None,
+            Verdict::Untried | Verdict::Working => None,
             Verdict::Failing(_) => {
                 let seconds = now.saturating_sub(since).as_secs();
                 let least = if to.address.hides_losses() { "at least " } else { "" };
@@ -210,6 +221,7 @@ impl Cause {
         use nix::errno::Errno;
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ENOBUFS) => Self::SlowReceiver,
+            Some(Errno::ENOSYS) => Self::Denied,
             Some(Errno::EMSGSIZE) => Self::TooLarge,
             Some(Errno::EMFILE | Errno::ENFILE) => Self::Resources,
             Some(Errno::EDESTADDRREQ | Errno::ENOTCONN) => Self::Unreachable,
@@ -218,7 +230,7 @@ impl Cause {
     }
 
     /// The system's message and what is probably wrong.
-    fn explain(self, error: &io::Error, to: &Address) -> String {
+    fn explain(self, error: &io::Error, to: &Address, addresses: &[SocketAddr]) -> String {
         let hint = match (self, to) {
             (Self::Unreachable, Address::Udp(host, _)) if host.is_this_machine() => {
                 "is an Agent listening there, in this container or on this host?"
@@ -229,7 +241,8 @@ impl Cause {
             (Self::Unreachable, Address::Unix(..)) => {
                 "is the Agent running, and is its directory mounted here?"
             }
-            (Self::Denied, Address::Udp(..)) => "does a firewall refuse it?",
+            (Self::Denied, _) if is_of_sandbox(error, to) => "does a sandbox of this process forbid it?",
+            (Self::Denied, Address::Udp(..)) => "does a firewall or a sandbox refuse it?",
             (Self::Denied, Address::Unix(..)) => {
                 return format!("{error} (may {} write to it?)", this_user());
             }
@@ -239,8 +252,35 @@ impl Cause {
             (Self::SlowReceiver, _) => "the receiver does not keep up",
             (Self::Other, _) => return error.to_string(),
         };
-        format!("{error} ({hint})")
+        format!("{error} ({hint}{})", meaning(to, addresses))
     }
+}
+
+/// What a host's name stands for, such as `; localhost is 127.0.0.1 and ::1`.
+fn meaning(to: &Address, addresses: &[SocketAddr]) -> String {
+    match to {
+        Address::Udp(host @ (Host::Localhost | Host::Name(_)), _) if !addresses.is_empty() => {
+            let numbers: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
+            format!("; {host} is {}", numbers.join(" and "))
+        }
+        _ => String::new(),
+    }
+}
+
+/// Whether only a sandbox gives this error. EPERM may be a firewall's too; a Unix socket's permissions give EACCES.
+#[cfg(unix)]
+fn is_of_sandbox(error: &io::Error, to: &Address) -> bool {
+    use nix::libc::{ENOSYS, EPERM};
+    match error.raw_os_error() {
+        Some(ENOSYS) => true,
+        Some(EPERM) => matches!(to, Address::Unix(..)),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_of_sandbox(_error: &io::Error, _to: &Address) -> bool {
+    false
 }
 
 #[cfg(unix)]
@@ -272,7 +312,7 @@ mod tests {
         let messages = flushes
             .into_iter()
             .zip(0..)
-            .filter_map(|(flush, second)| health.record(&flush, &to, Duration::from_secs(second)));
+            .filter_map(|(flush, second)| health.record(&flush, &to, &[], Duration::from_secs(second)));
         messages.map(|message| message.severity).collect()
     }
 
@@ -281,10 +321,10 @@ mod tests {
         use Severity::{Debug, Info, Warning};
         use io::ErrorKind::{ConnectionRefused as Refused, PermissionDenied as Denied};
         let ok = Delivery::default;
-        assert_eq!(logged([ok(), ok()]), [Debug]);
+        assert_eq!(logged([ok(), ok()]), []);
         assert_eq!(logged([failed(Refused), failed(Refused), failed(Refused)]), [Warning]);
         assert_eq!(logged([failed(Refused), failed(Denied), failed(Denied)]), [Warning, Debug]);
-        assert_eq!(logged([ok(), failed(Refused), ok(), ok()]), [Debug, Warning, Info]);
+        assert_eq!(logged([ok(), failed(Refused), ok(), ok()]), [Warning, Info]);
     }
 
     #[test]
@@ -296,7 +336,7 @@ mod tests {
         };
         let (mut health, refused) = (Health::default(), failed(io::ErrorKind::ConnectionRefused));
         let mut record =
-            |delivery: &Delivery, second| health.record(delivery, &to, Duration::from_secs(second));
+            |delivery: &Delivery, second| health.record(delivery, &to, &[], Duration::from_secs(second));
         assert_eq!(record(&refused, 10).unwrap().severity, Warning);
         // The kernel reports few refusals.
         for second in [20, 30, 40] {
@@ -316,7 +356,7 @@ mod tests {
         let full = failed(io::ErrorKind::WouldBlock);
         assert_eq!(health.report(), (Sending::Untried, Duration::ZERO, None));
         let mut record = |delivery: &Delivery, second| {
-            health.record(delivery, &to, Duration::from_secs(second));
+            health.record(delivery, &to, &[], Duration::from_secs(second));
             let (sending, since, _) = health.report();
             (sending, since.as_secs())
         };
@@ -329,7 +369,10 @@ mod tests {
         // A child has sent nothing, and does not log what its parent has logged.
         let mut child = health.for_child();
         assert_eq!(child.report(), (Sending::Untried, Duration::ZERO, None));
-        assert_eq!(child.record(&failed(io::ErrorKind::PermissionDenied), &to, Duration::from_secs(7)), None);
+        assert_eq!(
+            child.record(&failed(io::ErrorKind::PermissionDenied), &to, &[], Duration::from_secs(7)),
+            None
+        );
         assert_eq!(child.report().1, Duration::from_secs(7));
     }
 
@@ -340,20 +383,21 @@ mod tests {
         assert_eq!(logged((0..5).map(|_| full())), [Debug]);
         assert_eq!(logged((0..9).map(|_| full())), [Debug, Warning]);
         let with_a_pause = [full(), full(), full(), Delivery::default(), full(), full(), full()];
-        assert_eq!(logged(with_a_pause), [Debug, Debug, Debug]);
+        assert_eq!(logged(with_a_pause), [Debug, Debug]);
     }
 
     #[test]
     fn messages_name_the_receiver_the_cause_and_the_loss() {
         let (mut health, to) = (Health::default(), Destination::by_default(Path::new("/nowhere")));
         let refused = failed(io::ErrorKind::ConnectionRefused);
-        let warning = health.record(&refused, &to, Duration::from_secs(3)).unwrap().text;
+        let addresses = Host::Localhost.known(8125).unwrap();
+        let warning = health.record(&refused, &to, &addresses, Duration::from_secs(3)).unwrap().text;
         assert!(
             warning.starts_with("sending to udp://localhost:8125 (by default) fails: connection refused")
         );
-        assert!(warning.ends_with("will keep trying"));
-        assert_eq!(health.record(&refused, &to, Duration::from_secs(4)), None);
-        let info = health.record(&Delivery::default(), &to, Duration::from_secs(9)).unwrap().text;
+        assert!(warning.ends_with("host?; localhost is 127.0.0.1 and ::1); will keep trying"), "{warning}");
+        assert_eq!(health.record(&refused, &to, &addresses, Duration::from_secs(4)), None);
+        let info = health.record(&Delivery::default(), &to, &addresses, Duration::from_secs(9)).unwrap().text;
         assert!(info.ends_with("works again after 6 s; 4 packets were lost"), "{info}");
     }
 }

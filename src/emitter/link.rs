@@ -31,6 +31,12 @@ impl Link {
         self.resolver.destination()
     }
 
+    /// The addresses of a UDP receiver, as far as they are known.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.resolver.candidates().all()
+    }
+
     /// What knows the addresses of the receiver.
     pub fn resolver(&mut self) -> &mut Resolver {
         &mut self.resolver
@@ -63,23 +69,57 @@ impl Link {
         self.connection.is_some()
     }
 
-    /// Sends payloads from the first on; gives how many the kernel accepted, at least one. A stream may wait for
-    /// `time_left`.
+    /// Sends payloads from the first on; gives how many the kernel accepted, at least one. What waits for its receiver
+    /// may wait for `time_left`.
+    ///
+    /// A UDP address that refuses them is given up for another of the same name, if there is one.
     ///
     /// # Errors
     ///
     /// Why the first payload could not be sent.
-    pub fn send(&mut self, payloads: &[Payload<'_>], time_left: impl Fn() -> Duration) -> io::Result<usize> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.connect()?,
-        };
-        self.protocol = Some(connection.protocol());
-        let result = connection.send(payloads, time_left);
-        if result.as_ref().err().is_none_or(|error| connection.survives(error)) {
-            self.connection = Some(connection);
+    pub fn send(
+        &mut self,
+        payloads: &[Payload<'_>],
+        now: Duration,
+        time_left: impl Fn() -> Duration,
+    ) -> io::Result<usize> {
+        loop {
+            let open = self.connection.take();
+            let is_trial = open.is_none() && self.resolver.candidates().has_other(now);
+            let connection = match open {
+                Some(connection) => connection,
+                None => self.connect()?,
+            };
+            self.protocol = Some(connection.protocol());
+            let result =
+                if is_trial { connection.try_out(payloads) } else { connection.send(payloads, &time_left) };
+            let error = result.as_ref().err();
+            if error.is_some_and(|error| connection.is_refused(error))
+                && self.resolver.candidates_mut().refuse(now)
+            {
+                if is_trial {
+                    continue;
+                }
+            } else if error.is_none_or(|error| connection.survives(error)) {
+                self.connection = Some(connection);
+            }
+            return result;
         }
-        result
+    }
+
+    /// A flush lost nothing: the address that is sent to is kept.
+    pub fn keep_address(&mut self) {
+        self.resolver.candidates_mut().keep();
+    }
+
+    /// Whether what was sent last over UDP is known to have been refused; each refusal is reported once. The address is
+    /// given up for another of the same name, if there is one.
+    pub fn was_refused(&mut self, now: Duration) -> bool {
+        let was_refused = self.connection.as_ref().is_some_and(Connection::was_refused);
+        if was_refused && self.resolver.candidates_mut().refuse(now) {
+            self.connection = None;
+        }
+        was_refused
     }
 
     /// Whether it leads to a UDP port.
@@ -110,12 +150,12 @@ impl Link {
         self.connection.as_ref()?.peer()
     }
 
-    fn connect(&self) -> io::Result<Connection> {
-        match &self.destination().address {
-            Address::Udp(host, _) if self.resolver.addresses().is_empty() => {
+    fn connect(&mut self) -> io::Result<Connection> {
+        match &self.resolver.destination().address {
+            Address::Udp(host, _) if self.resolver.candidates().all().is_empty() => {
                 Err(io::Error::other(format!("the name {host} has not been resolved")))
             }
-            Address::Udp(..) => Connection::udp(self.resolver.addresses()),
+            Address::Udp(..) => self.resolver.candidates_mut().connect(Connection::udp),
             #[cfg(unix)]
             Address::Unix(path, kind) => Connection::unix(path, *kind),
             #[cfg(not(unix))]

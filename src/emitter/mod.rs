@@ -2,9 +2,9 @@
 //!
 //! An [`Emitter`] writes each sample as a `line`, with tags and the fields of its `origin`, to a sink: the
 //! [`Transport`]. That packs lines into payloads (`packets`) and sends them through a `link`, which is an open `socket`
-//! and what is needed to open another (`address`, `resolver`). `delivery` decides what is done about a payload that
-//! fails; `health`, `status` and `telemetry` report how sending goes. A `distribution` is a value of a custom metric,
-//! and `log` writes lines for a log where there is no receiver.
+//! and what is needed to open another (`address`, `resolver`, `candidates`). `delivery` decides what is done about a
+//! payload that fails; `health`, `status` and `telemetry` report how sending goes. A `distribution` is a value of a
+//! custom metric, and `log` writes lines for a log where there is no receiver.
 
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::snapshot::server::Observations;
 use crate::tag::Tags;
 
 pub mod address;
+mod candidates;
 mod delivery;
 mod distribution;
 mod health;

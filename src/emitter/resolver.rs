@@ -9,13 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::address::{Address, ChosenBy, Destination, Host};
+use super::candidates::Candidates;
+use crate::descriptor::ClosedStreams;
 
-/// How often a host's name is looked up, in case it has moved.
-const LOOK_UP_INTERVAL: Duration = Duration::from_mins(10);
+/// How often a host's name is looked up. UDP does not report that a host has gone, so this is also the time after which
+/// a receiver is followed that has moved. A name that has never been resolved is looked up after a second, two, four,
+/// up to this: when a program starts, the network may not be up yet.
+const LOOK_UP_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How often while sending fails. A name that has never been resolved is looked up after a second, two, four, up to
-/// this: when a program starts, the network may not be up yet.
-const FAILING_LOOK_UP_INTERVAL: Duration = Duration::from_mins(1);
+/// How many addresses of a name are tried.
+const MAX_ADDRESSES: usize = 8;
 
 /// The destination, and the addresses that are known of it.
 #[derive(Debug)]
@@ -23,7 +26,8 @@ pub struct Resolver {
     destination: Destination,
     /// `None` if the destination needs no look-up.
     host: Option<Arc<NamedHost>>,
-    addresses: Vec<SocketAddr>,
+    /// The addresses of a UDP destination; none while its name has not been resolved.
+    candidates: Candidates,
     looked_up_at: Option<Duration>,
     failed_look_ups: u32,
 }
@@ -52,7 +56,8 @@ impl Resolver {
             Address::Unix(..) => (None, Vec::new()),
         };
         let host = host.map(Arc::new);
-        Self { destination, host, addresses, looked_up_at: None, failed_look_ups: 0 }
+        let candidates = Candidates::new(addresses);
+        Self { destination, host, candidates, looked_up_at: None, failed_look_ups: 0 }
     }
 
     /// Where metrics go.
@@ -61,10 +66,15 @@ impl Resolver {
         &self.destination
     }
 
-    /// The addresses of a UDP destination, in the order to be tried; none while its name has not been resolved.
+    /// The addresses of a UDP destination; none while its name has not been resolved.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    pub fn candidates(&self) -> &Candidates {
+        &self.candidates
+    }
+
+    /// The same, to go on to another.
+    pub fn candidates_mut(&mut self) -> &mut Candidates {
+        &mut self.candidates
     }
 
     /// Takes over what the last look-up found and, while sending fails, notices that the default socket has appeared
@@ -76,13 +86,12 @@ impl Resolver {
 
     /// The look-up to be made, if it is time for one.
     #[must_use]
-    pub fn due_look_up(&mut self, now: Duration, is_failing: bool) -> Option<LookUp> {
+    pub fn due_look_up(&mut self, now: Duration) -> Option<LookUp> {
         let host = self.host.as_ref()?;
-        let interval = if self.addresses.is_empty() {
+        let is_unknown = self.candidates.all().is_empty();
+        let interval = if is_unknown {
             let doubled = Duration::from_secs(1 << self.failed_look_ups.saturating_sub(1).min(6));
-            FAILING_LOOK_UP_INTERVAL.min(doubled)
-        } else if is_failing {
-            FAILING_LOOK_UP_INTERVAL
+            LOOK_UP_INTERVAL.min(doubled)
         } else {
             LOOK_UP_INTERVAL
         };
@@ -91,14 +100,16 @@ impl Resolver {
             return None;
         }
         self.looked_up_at = Some(now);
-        self.failed_look_ups += u32::from(self.addresses.is_empty());
+        self.failed_look_ups += u32::from(is_unknown);
         Some(LookUp(Arc::clone(host)))
     }
 
-    /// Begins with addresses that a parent process found, if there is a name to be looked up.
-    pub fn take_over(&mut self, addresses: &[SocketAddr]) {
-        if self.host.is_some() {
-            addresses.clone_into(&mut self.addresses);
+    /// Begins with the addresses that a parent process found, and with the one that it sent to.
+    pub fn take_over(&mut self, candidates: &Candidates) {
+        if self.host.is_some() || self.candidates.all() == candidates.all() {
+            self.candidates.clone_from(candidates);
+            // What was refused, and when, is the parent's; its clock may be another.
+            self.candidates.keep();
         }
     }
 
@@ -117,12 +128,11 @@ impl Resolver {
     fn take_found(&mut self) -> bool {
         let Some(host) = &self.host else { return false };
         let found = host.found();
-        if found.is_empty() || *found == self.addresses {
+        if found.is_empty() || *found == self.candidates.all() {
             return false;
         }
-        self.addresses.clone_from(&found);
         self.failed_look_ups = 0;
-        true
+        self.candidates.replace(&found)
     }
 }
 
@@ -144,9 +154,12 @@ impl NamedHost {
 impl LookUp {
     /// Asks the system's resolver and waits for it. If it fails, what was found before holds.
     pub fn run(&self) {
+        // The C library opens sockets of its own, to name servers.
+        let _closed_streams = ClosedStreams::take();
         if let Ok(addresses) = (self.0.name.as_str(), self.0.port).to_socket_addrs() {
             let (mut found, v6): (Vec<_>, Vec<_>) = addresses.partition(SocketAddr::is_ipv4);
             found.extend(v6);
+            found.truncate(MAX_ADDRESSES);
             *self.0.found() = found;
         }
     }
@@ -155,5 +168,28 @@ impl LookUp {
 impl Drop for LookUp {
     fn drop(&mut self) {
         self.0.is_being_looked_up.store(false, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_has_got_other_addresses_is_followed_though_sending_works() {
+        let destination =
+            Destination { address: "udp://agent:1".parse().unwrap(), chosen_by: ChosenBy::Setting("a test") };
+        let mut resolver = Resolver::new(destination);
+        let address = |last| SocketAddr::from(([10, 0, 0, last], 1));
+        let mut finds = |second, found: &[SocketAddr]| {
+            let look_up = resolver.due_look_up(Duration::from_secs(second)).expect("it is due");
+            *look_up.0.found() = found.to_vec();
+            let is_moved = resolver.refresh(false);
+            (is_moved, resolver.candidates.connect(Ok).unwrap())
+        };
+        assert_eq!(finds(0, &[address(1)]), (true, address(1)));
+        // A name server may list them in another order each time.
+        assert_eq!(finds(60, &[address(2), address(1)]), (false, address(1)));
+        assert_eq!(finds(120, &[address(2)]), (true, address(2)));
     }
 }

@@ -1,6 +1,6 @@
 //! An open socket to the receiver: how it is opened, how payloads go through it, and what its errors mean.
 //!
-//! Nothing here waits except for a slow receiver of a stream, and then no longer than the caller allows.
+//! Nothing here waits except for a slow receiver at a Unix socket, and then no longer than the caller allows.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::descriptor::Guarded;
 /// Room for a few of the longest payloads; the default of macOS is half of one.
 const MIN_SEND_BUFFER: usize = 32 * 1024;
 
-/// A wait for a stream checks this often whether it has become shorter.
+/// A wait for a receiver checks this often whether it has become shorter.
 #[cfg(unix)]
 const POLL_TIMEOUT: Duration = Duration::from_millis(10);
 
@@ -68,38 +68,33 @@ pub enum Remedy {
 }
 
 impl Connection {
-    /// Connects a UDP socket to the first address that can be connected to.
+    /// Connects a UDP socket.
     ///
     /// # Errors
     ///
-    /// The last address's; `NotFound` without any.
-    pub fn udp(addresses: &[SocketAddr]) -> io::Result<Self> {
-        let mut result = Err(io::ErrorKind::NotFound.into());
-        for address in addresses {
-            result = Self::datagram(Protocol::Udp, Domain::for_address(*address), &(*address).into());
-            if result.is_ok() {
-                break;
-            }
-        }
-        result
+    /// Those of `socket` and `connect`.
+    pub fn udp(address: SocketAddr) -> io::Result<Self> {
+        Self::datagram(Protocol::Udp, Domain::for_address(address), &address.into())
     }
 
     /// Connects to a Unix socket; if both types are possible, datagrams are tried first.
     ///
     /// # Errors
     ///
-    /// Those of `stat`, `socket` and `connect`. A stream whose receiver does not accept in time is `WouldBlock`.
+    /// Those of `socket` and `connect`. A stream whose receiver does not accept in time is `WouldBlock`.
     #[cfg(unix)]
     pub fn unix(path: &Path, kind: UnixKind) -> io::Result<Self> {
-        let before = FileId::at(path)?;
+        // Where stat is not permitted, a receiver that is replaced goes unnoticed until it ends.
+        let identify = || FileId::at(path).ok();
+        let before = identify();
         let connection = Self::unix_at(path, kind, before)?;
         // If the file was replaced meanwhile, which of the two was connected to is unknown.
-        let after = FileId::at(path)?;
+        let after = identify();
         if after == before { Ok(connection) } else { Self::unix_at(path, kind, after) }
     }
 
     #[cfg(unix)]
-    fn unix_at(path: &Path, kind: UnixKind, file: FileId) -> io::Result<Self> {
+    fn unix_at(path: &Path, kind: UnixKind, file: Option<FileId>) -> io::Result<Self> {
         let address = SockAddr::unix(path)?;
         let connection = match kind {
             UnixKind::Datagram => Self::datagram(Protocol::UnixDatagram, Domain::UNIX, &address),
@@ -110,38 +105,36 @@ impl Connection {
             },
         };
         connection.map(|mut connection| {
-            connection.file = Some(file);
+            connection.file = file;
             connection
         })
     }
 
     fn datagram(protocol: Protocol, domain: Domain, address: &SockAddr) -> io::Result<Self> {
-        let socket = Socket::new(domain, Type::DGRAM, None)?;
-        socket.set_nonblocking(true)?;
+        let socket = unconnected(domain, Type::DGRAM)?;
         socket.connect(address)?;
-        if socket.send_buffer_size()? < MIN_SEND_BUFFER {
-            // If it fails, the default is enough for all but the longest payloads.
+        // If either is refused, the default is enough for all but the longest payloads.
+        if socket.send_buffer_size().is_ok_and(|size| size < MIN_SEND_BUFFER) {
             drop(socket.set_send_buffer_size(MIN_SEND_BUFFER));
         }
-        Self::connected(socket, protocol)
+        Ok(Self::connected(socket, protocol))
     }
 
     /// Does not wait for the receiver to accept: if its queue is full, the connection fails at once.
     #[cfg(unix)]
     fn stream(address: &SockAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
+        let socket = unconnected(Domain::UNIX, Type::STREAM)?;
         socket.connect(address)?;
-        Self::connected(socket, Protocol::UnixStream)
+        Ok(Self::connected(socket, Protocol::UnixStream))
     }
 
-    fn connected(socket: Socket, protocol: Protocol) -> io::Result<Self> {
-        Ok(Self {
-            socket: Guarded::new(socket)?,
+    fn connected(socket: Guarded<Socket>, protocol: Protocol) -> Self {
+        Self {
+            socket,
             protocol,
             #[cfg(unix)]
             file: None,
-        })
+        }
     }
 
     /// What it goes over.
@@ -168,10 +161,18 @@ impl Connection {
     #[must_use]
     pub fn was_reached_by(&self, path: &Path) -> bool {
         match FileId::at(path) {
-            Ok(file) => self.file == Some(file),
+            Ok(file) => self.file.is_none_or(|connected| connected == file),
             // Access to the folder may have been withdrawn; the connection still works.
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
+    }
+
+    /// Whether the kernel has learnt that a datagram was refused; it reports that once, here or at the next send.
+    #[must_use]
+    pub fn was_refused(&self) -> bool {
+        let is_refusal = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        self.protocol == Protocol::Udp
+            && self.socket.take_error().is_ok_and(|error| error.is_some_and(is_refusal))
     }
 
     /// Makes long payloads fail.
@@ -192,16 +193,61 @@ impl Connection {
         }
     }
 
-    /// Sends payloads from the first on; gives how many the kernel took, at least one. A stream may wait for
-    /// `time_left`.
+    /// Whether this error of [`send`](Self::send) shows that the address of a UDP socket does not accept datagrams.
+    #[must_use]
+    pub fn is_refused(&self, error: &io::Error) -> bool {
+        use io::ErrorKind as E;
+        self.protocol == Protocol::Udp
+            && matches!(
+                error.kind(),
+                E::ConnectionRefused | E::HostUnreachable | E::NetworkUnreachable | E::PermissionDenied
+            )
+    }
+
+    /// Sends payloads from the first on; gives how many the kernel took, at least one. Over a Unix socket it may wait
+    /// for `time_left`.
     ///
     /// # Errors
     ///
     /// Why the first payload could not be sent. `TimedOut` if a part of it was sent on a stream.
     pub fn send(&self, payloads: &[Payload<'_>], time_left: impl Fn() -> Duration) -> io::Result<usize> {
         match self.protocol {
-            Protocol::Udp | Protocol::UnixDatagram => self.send_datagrams(payloads),
+            Protocol::Udp => self.send_datagrams(payloads),
+            Protocol::UnixDatagram => self.send_unix_datagrams(payloads, time_left),
             Protocol::UnixStream => self.send_frame(payloads[0].bytes(), time_left).map(|()| 1),
+        }
+    }
+
+    /// Sends payloads over UDP, but the first of them alone, and asks whether it was refused: on this machine the
+    /// kernel knows at once.
+    ///
+    /// # Errors
+    ///
+    /// Why the first payload was not accepted.
+    pub fn try_out(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
+        let (first, rest) = payloads.split_at(1);
+        let count = self.send_datagrams(first)?;
+        if let Ok(Some(error)) = self.socket.take_error() {
+            return Err(error);
+        }
+        // As if all had been given to the kernel at once: an error of the rest is not reported.
+        let more = if rest.is_empty() { 0 } else { self.send_datagrams(rest).unwrap_or(0) };
+        Ok(count + more)
+    }
+
+    /// A queue that is full, which holds ten datagrams on most systems, is waited for.
+    fn send_unix_datagrams(
+        &self,
+        payloads: &[Payload<'_>],
+        time_left: impl Fn() -> Duration,
+    ) -> io::Result<usize> {
+        loop {
+            match self.send_datagrams(payloads) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && self.waits_until_writable(&time_left) => {
+                }
+                result => return result,
+            }
         }
     }
 
@@ -210,12 +256,31 @@ impl Connection {
     fn send_datagrams(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
         use std::os::fd::AsRawFd;
 
+        use nix::errno::Errno;
         use nix::sys::socket::{MsgFlags, MultiHeaders, sendmmsg};
 
         let mut headers = MultiHeaders::<()>::preallocate(payloads.len(), None);
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let sent = sendmmsg(self.socket.as_raw_fd(), &mut headers, payloads, &ADDRESSES[..], [], flags)?;
-        Ok(sent.count())
+        match sendmmsg(self.socket.as_raw_fd(), &mut headers, payloads, &ADDRESSES[..], [], flags) {
+            Ok(sent) => Ok(sent.count()),
+            Err(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => self.send_each(payloads, flags.bits()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same with a system call for each, as some sandboxes do not permit the other. If a firewall refused, it will
+    /// refuse again.
+    #[cfg(target_os = "linux")]
+    fn send_each(&self, payloads: &[Payload<'_>], flags: i32) -> io::Result<usize> {
+        let mut sent = 0;
+        for payload in payloads {
+            match self.socket.send_with_flags(payload.bytes(), flags) {
+                Ok(_) => sent += 1,
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(sent)
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -287,6 +352,21 @@ impl Remedy {
             _ => Self::GiveUp,
         }
     }
+}
+
+/// A socket that never waits.
+fn unconnected(domain: Domain, kind: Type) -> io::Result<Guarded<Socket>> {
+    Guarded::open(|| {
+        // From the start, where the kernel can: some sandboxes do not permit fcntl.
+        #[cfg(target_os = "linux")]
+        return Socket::new(domain, kind.nonblocking(), None);
+        #[cfg(not(target_os = "linux"))]
+        {
+            let socket = Socket::new(domain, kind, None)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        }
+    })
 }
 
 /// A broken stream must not kill a program that has restored the default action of SIGPIPE.

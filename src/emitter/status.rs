@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::address::Destination;
 use super::delivery::Totals;
+use crate::catalogue::selection::Selection;
 
 /// The delivery status.
 #[derive(Clone, Debug)]
@@ -19,10 +20,12 @@ pub struct Status {
     pub sending: Sending,
     /// The last error and its likely cause, even if sending works again.
     pub error: Option<String>,
-    /// When sending began to work, or to fail, on the collector's clock.
+    /// When sending began to work, or to fail, since 1970.
     pub since: Duration,
     /// What has been sent and lost.
     pub totals: Totals,
+    /// What is not sent as ddtrace sends it.
+    pub left_to_ddtrace: Selection,
 }
 
 /// Whether sending works.

@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -12,14 +11,22 @@ use std::time::Duration;
 use cadence::{MetricSink, SinkStats};
 
 use super::address::Destination;
+use super::candidates::Candidates;
 use super::delivery::{Amount, Attempt, Delivery, LastSent, Totals};
 use super::health::Health;
 use super::link::Link;
 use super::packets::{Counts, Packets};
 use super::resolver::LookUp;
 use super::status::Status;
-use crate::clock::Clock;
+use crate::catalogue::selection::Selection;
+use crate::clock::{Clock, since_epoch};
 use crate::message::Message;
+
+/// A receiver that has stopped reading costs at most a hundredth of the time, however often the program flushes.
+const WAITING_SHARE: u32 = 100;
+
+/// A shorter wait is not worth its system calls.
+const MIN_WAIT: Duration = Duration::from_millis(1);
 
 /// A sink that sends its lines to a receiver.
 ///
@@ -32,7 +39,7 @@ pub struct Transport(RefCell<Outbox>);
 #[derive(Clone, Debug)]
 pub struct Handover {
     health: Health,
-    addresses: Vec<SocketAddr>,
+    candidates: Candidates,
 }
 
 #[derive(Debug)]
@@ -51,14 +58,21 @@ struct Outbox {
     lost_counts: Counts,
     totals: Totals,
     health: Health,
+    /// When its state began, since 1970.
+    since: Duration,
     messages: Vec<Message>,
 }
 
-/// How long a flush may wait for a slow receiver.
+/// How long a flush may wait for a slow receiver: as long as its caller allows, and over all flushes no more than one
+/// part in [`WAITING_SHARE`] of the time.
 #[derive(Debug)]
 struct TimeLimit {
     clock: Clock,
+    /// When the flush began.
+    begun: Duration,
     within: Duration,
+    /// How long earlier flushes have waited beyond that share.
+    overdrawn: Duration,
     /// `None` before the first wait: most flushes never wait, and need not know the time.
     deadline: Cell<Option<Duration>>,
     /// While it is true, no flush waits.
@@ -74,13 +88,14 @@ impl Transport {
             packets: Packets::new(link.target()),
             link,
             has_refused: false,
-            time_limit: TimeLimit { clock, within: Duration::ZERO, deadline: Cell::new(None), hurry },
+            time_limit: TimeLimit::new(clock, hurry),
             now: Duration::ZERO,
             last_sent: LastSent::default(),
             custom: Delivery::default(),
             lost_counts: Counts::default(),
             totals: Totals::default(),
             health: Health::default(),
+            since: since_epoch(),
             messages: Vec::new(),
         }))
     }
@@ -121,15 +136,16 @@ impl Transport {
     #[must_use]
     pub fn status(&self) -> Status {
         let outbox = self.outbox();
-        let (sending, since, error) = outbox.health.report();
+        let (sending, _, error) = outbox.health.report();
         Status {
             destination: Some(outbox.link.destination().clone()),
             peer: outbox.link.peer(),
             transport: Some(outbox.link.protocol()),
             sending,
             error: error.map(str::to_owned),
-            since,
+            since: outbox.since,
             totals: outbox.totals,
+            left_to_ddtrace: Selection::default(),
         }
     }
 
@@ -148,24 +164,22 @@ impl Transport {
     /// The look-up of the receiver's name to be made, if it is time for one.
     #[must_use]
     pub fn due_look_up(&self, now: Duration) -> Option<LookUp> {
-        let mut outbox = self.outbox();
-        let is_failing = outbox.health.is_failing();
-        outbox.link.resolver().due_look_up(now, is_failing)
+        self.outbox().link.resolver().due_look_up(now)
     }
 
     /// What a child process can use: it logs nothing that its parent has logged, and can send before a look-up.
     #[must_use]
     pub fn handover(&self) -> Handover {
         let mut outbox = self.outbox();
-        let addresses = outbox.link.resolver().addresses().to_vec();
-        Handover { health: outbox.health.for_child(), addresses }
+        let candidates = outbox.link.resolver().candidates().clone();
+        Handover { health: outbox.health.for_child(), candidates }
     }
 
     /// Takes over what the parent process knew.
     pub fn take_over(&self, handover: &Handover) {
         let mut outbox = self.outbox();
         outbox.health = handover.health.clone();
-        outbox.link.resolver().take_over(&handover.addresses);
+        outbox.link.resolver().take_over(&handover.candidates);
     }
 
     /// Closes the socket; the next flush opens another.
@@ -213,7 +227,7 @@ impl MetricSink for Transport {
 impl Outbox {
     fn begin(&mut self, now: Duration, within: Duration) {
         self.now = now;
-        self.time_limit.begin(within);
+        self.time_limit.begin(now, within);
         self.link.refresh(self.health.is_failing());
         self.packets.set_target(self.link.target());
     }
@@ -223,7 +237,16 @@ impl Outbox {
         let result = delivery.result();
         delivery.add(std::mem::take(&mut self.custom));
         self.lost_counts = delivery.lost_counts;
-        self.messages.extend(self.health.record(&delivery, self.link.destination(), self.now));
+        let (before, ..) = self.health.report();
+        self.messages.extend(self.health.record(
+            &delivery,
+            self.link.destination(),
+            self.link.addresses(),
+            self.now,
+        ));
+        if self.health.report().0 != before {
+            self.since = since_epoch();
+        }
         result
     }
 
@@ -237,16 +260,28 @@ impl Outbox {
     /// Sends every payload, or counts it as lost.
     fn deliver(&mut self) -> Delivery {
         self.link.check();
+        let was_open = self.link.is_open();
+        let is_in_doubt = !was_open || self.health.is_failing();
         let payloads = self.packets.payloads();
         let mut attempt = Attempt::new(&payloads, &mut self.last_sent, self.link.is_udp());
         while let Some(left) = attempt.left() {
             let was_open = self.link.is_open();
-            match self.link.send(left, || self.time_limit.left()) {
+            match self.link.send(left, self.now, || self.time_limit.left()) {
                 Ok(count) => attempt.took(count),
                 Err(error) => attempt.failed(error, was_open),
             }
         }
+        // On this machine a refusal is known at once. To ask takes a system call, which no flush makes that follows one
+        // that was accepted: there, the next send reports the refusal.
+        if is_in_doubt && self.link.was_refused(self.now) {
+            attempt.refused();
+        }
         let mut delivery = attempt.into_delivery();
+        self.time_limit.end();
+        // What was sent over a new connection may have been refused without our knowing yet.
+        if was_open && delivery.failure.is_none() && delivery.sent.packets > 0 {
+            self.link.keep_address();
+        }
         if std::mem::take(&mut self.has_refused) {
             delivery.failure = Some(io::ErrorKind::FileTooLarge.into());
         }
@@ -257,9 +292,22 @@ impl Outbox {
 }
 
 impl TimeLimit {
-    fn begin(&mut self, within: Duration) {
-        self.within = within;
-        self.deadline.set(None);
+    fn new(clock: Clock, hurry: Arc<AtomicBool>) -> Self {
+        Self {
+            clock,
+            begun: Duration::ZERO,
+            within: Duration::ZERO,
+            overdrawn: Duration::ZERO,
+            deadline: Cell::default(),
+            hurry,
+        }
+    }
+
+    fn begin(&mut self, now: Duration, within: Duration) {
+        let share = now.saturating_sub(self.begun) / WAITING_SHARE;
+        self.overdrawn = self.overdrawn.saturating_sub(share);
+        self.begun = now;
+        self.within = within.saturating_sub(self.overdrawn);
     }
 
     fn left(&self) -> Duration {
@@ -269,7 +317,14 @@ impl TimeLimit {
         let now = self.clock.now();
         let deadline = self.deadline.get().unwrap_or(now + self.within);
         self.deadline.set(Some(deadline));
-        deadline.saturating_sub(now)
+        let left = deadline.saturating_sub(now);
+        if left < MIN_WAIT { Duration::ZERO } else { left }
+    }
+
+    fn end(&mut self) {
+        if let Some(deadline) = self.deadline.take() {
+            self.overdrawn += self.within.saturating_sub(deadline.saturating_sub(self.clock.now()));
+        }
     }
 }
 
@@ -297,6 +352,6 @@ mod tests {
         assert!(transport.flush().is_err());
         let Totals { sent, dropped, .. } = transport.status().totals;
         assert_eq!((sent.packets, dropped), (2, Amount { packets: 1, bytes: 8001 }));
-        assert!(transport.take_messages()[1].text.contains("larger than this path allows"));
+        assert!(transport.take_messages()[0].text.contains("larger than this path allows"));
     }
 }

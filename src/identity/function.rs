@@ -5,9 +5,6 @@ use std::time::Duration;
 use crate::settings::AwsLambda;
 use crate::tag::clean;
 
-/// How many tags a line may have: Datadog's receiver in AWS Lambda refuses lines with more.
-pub(super) const MAX_TAGS: usize = 100;
-
 /// An environment that waits longer than this for its first invocation was set up in advance.
 const MAX_COLD_START_WAIT: Duration = Duration::from_secs(10);
 

@@ -3,23 +3,31 @@
 use std::sync::Arc;
 
 use self::command_line::Program;
-use self::function::{Function, MAX_TAGS};
+use self::function::Function;
 use self::names::{NameInputs, ServiceNames, runtime_id};
 use self::tags::keyed;
 use self::tracers::Tracers;
 use crate::message::Message;
 use crate::settings::ServiceArguments;
 use crate::settings::variables::{Environment, LAMBDA_FUNCTION_NAME};
-use crate::tag::{Tags, clean};
+use crate::tag::{Tags, clean_user_tag};
 
 pub mod command_line;
 pub mod function;
 mod names;
 mod process_tags;
+mod servers;
 mod tags;
 pub mod tracers;
 
 pub use self::process_tags::Entrypoint;
+
+/// How many tags a line may have: Datadog's receiver for serverless functions, which does not run in AWS Lambda alone,
+/// refuses lines with more.
+const MAX_TAGS: usize = 100;
+
+/// How many of them may be a metric's own, outside AWS Lambda: client telemetry has three.
+const MAX_OWN_TAGS: usize = 3;
 
 /// What an identity is made of.
 #[derive(Clone, Debug, Default)]
@@ -49,8 +57,11 @@ pub struct Runtime {
     pub implementation: String,
     /// As `platform.python_version()` gives it.
     pub version: String,
-    /// `sys.orig_argv`.
+    /// The command line of the program that the process belongs to: `sys.orig_argv`, or that of the process which has
+    /// spawned this one.
     pub command: Vec<String>,
+    /// The executable that contains the interpreter and the program, if it is frozen.
+    pub frozen: Option<String>,
 }
 
 /// The tags of every line.
@@ -97,7 +108,8 @@ impl IdentityInputs {
     /// Extension adds its tags to these lines, too.
     #[must_use]
     pub fn custom_metric_tags(&self, own: &[String]) -> Tags {
-        let mut user: Vec<String> = own.iter().map(|tag| clean(tag)).filter(|tag| !tag.is_empty()).collect();
+        let cleaned = own.iter().map(|tag| clean_user_tag(tag));
+        let mut user: Vec<String> = cleaned.filter(|tag| !tag.is_empty()).collect();
         let mut leading = Vec::new();
         if !self.sends_to_extension() {
             let names = self.names();
@@ -137,10 +149,15 @@ impl IdentityInputs {
     }
 
     fn program(&self) -> Option<Program<'_>> {
-        Program::of(&self.runtime.command)
+        match &self.runtime.frozen {
+            Some(executable) => Some(Program::frozen(executable, &self.runtime.command)),
+            None => Program::of(&self.runtime.command),
+        }
     }
 
-    fn sends_to_extension(&self) -> bool {
+    /// Whether lines are sent to the Datadog Lambda Extension.
+    #[must_use]
+    pub fn sends_to_extension(&self) -> bool {
         self.function.as_ref().is_some_and(|function| function.sends_to_extension)
     }
 
@@ -153,7 +170,7 @@ impl IdentityInputs {
     fn join(&self, leading: &[String], user: &[String], trailing: &[String]) -> Identity {
         let size = |tags: &[String]| tags.iter().map(|tag| tag.len() + 1).sum::<usize>();
         let max_bytes = self.max_tag_bytes.unwrap_or(usize::MAX);
-        let max_tags = if self.function.is_some() { MAX_TAGS } else { usize::MAX };
+        let max_tags = if self.function.is_some() { MAX_TAGS } else { MAX_TAGS - MAX_OWN_TAGS };
         let max_user_tags = max_tags.saturating_sub(leading.len() + trailing.len());
         let mut room = max_bytes.saturating_sub(size(leading) + size(trailing));
         let fitting = user.iter().take(max_user_tags).take_while(|tag| {
@@ -175,7 +192,7 @@ impl Identity {
     #[must_use]
     pub fn warning(&self) -> Option<Message> {
         let reason = if self.has_too_many {
-            format!("in AWS Lambda a line has at most {MAX_TAGS} tags")
+            format!("a line has at most {MAX_TAGS} tags")
         } else {
             "all tags together are too long".to_owned()
         };
@@ -197,6 +214,7 @@ mod tests {
             implementation: "CPython".into(),
             version: "3.13.1".into(),
             command: command.iter().map(ToString::to_string).collect(),
+            frozen: None,
         }
     }
 
@@ -326,6 +344,8 @@ mod tests {
             ("a:1", "", Some("a:2"), "a:2"),
             ("git.commit.sha:f00,git.repository_url:x,a:1", "", None, "a:1"),
             ("", "a:1 b:2", None, "a:1_b:2"),
+            ("__a:1,__:2,__c,a:3", "", None, "a:3,c"),
+            ("__git.commit.sha:f00,a:1", "", None, "a:1"),
         ] {
             let arguments = ServiceArguments {
                 tags: argument.map(|tag| vec![tag.to_owned()]),
@@ -386,21 +406,21 @@ mod tests {
     }
 
     #[test]
-    fn in_a_function_a_line_has_at_most_a_hundred_tags() {
+    fn a_line_has_at_most_a_hundred_tags() {
         let with = |function| {
             let inputs = app([("DD_TAGS", &numbered_tags(150))]);
             let identity = IdentityInputs { function, runtime_id: Some("9f0c".into()), ..inputs }.identity();
-            let warning = identity.warning().map(|warning| warning.text);
-            (identity.tags.iter().count(), warning.unwrap_or_default())
+            (identity.tags.iter().count(), identity.warning().unwrap().text)
         };
-        let text = "the last 55 user tags are not sent: in AWS Lambda a line has at most 100 tags";
-        assert_eq!(with(Some(function(false))), (100, text.to_owned()));
-        assert_eq!(with(None), (155, String::new()));
+        let text = |count| format!("the last {count} user tags are not sent: a line has at most 100 tags");
+        assert_eq!(with(Some(function(false))), (100, text(55)));
+        // With room for those that a metric has of its own.
+        assert_eq!(with(None), (97, text(58)));
     }
 
     #[test]
     fn a_custom_metric_has_its_own_tags_and_those_of_the_service() {
-        let own = ["product:latte".to_owned(), "a b|c".to_owned(), ":".to_owned()];
+        let own = ["__product:latte".to_owned(), "a b|c".to_owned(), ":".to_owned(), "__:x".to_owned()];
         let with = |function| {
             let environment =
                 [("AWS_LAMBDA_FUNCTION_NAME", "coffee"), ("DD_ENV", "prod"), ("DD_TAGS", "team:core")];
@@ -452,7 +472,10 @@ mod tests {
             (&["python", "-m", "shop.web", "x"], "shop.web"),
             (&["python", "-Im", "shop"], "shop"),
             (&["python", "-mshop"], "shop"),
-            (&["python", "/usr/local/bin/gunicorn", "app:app"], "gunicorn"),
+            (&["python", "/usr/local/bin/gunicorn", "shop.wsgi:application"], "shop"),
+            (&["python", "/usr/local/bin/gunicorn", "-c", "gunicorn.conf.py"], "gunicorn"),
+            (&["python", "shop.pyz"], "shop"),
+            (&["python", "./shop.pex", "x"], "shop"),
             (&["python", "/srv/shop/__main__.py"], "shop"),
             (&["python", "--check-hash-based-pycs", "always", "app.py"], "app"),
             (&["python", "-c", "import app"], UNNAMED),
@@ -463,6 +486,35 @@ mod tests {
         ] {
             assert_eq!(service_of(command), service, "{command:?}");
         }
+    }
+
+    #[test]
+    fn a_frozen_program_has_the_name_of_its_executable() {
+        let frozen = |executable: &str| {
+            let command = runtime(&["./convert", "/data/invoice-4711.pdf", "-m", "x"]);
+            let runtime = Runtime { frozen: Some(executable.into()), ..command };
+            tags(&IdentityInputs { runtime, ..IdentityInputs::default() })
+        };
+        assert_eq!(frozen("/opt/bin/convert"), format!("service:convert,{TAIL}"));
+        assert_eq!(frozen(""), format!("service:{UNNAMED},{TAIL}"));
+    }
+
+    #[test]
+    fn the_application_that_a_server_runs_names_the_service_unless_a_tracer_or_a_platform_does() {
+        let mut inputs = IdentityInputs {
+            runtime: runtime(&["python", "/usr/bin/gunicorn", "shop.wsgi:application"]),
+            ..IdentityInputs::default()
+        };
+        assert_eq!(tags(&inputs), format!("service:shop,{TAIL}"));
+        let inferred =
+            Names { service: Some("folder".into()), service_is_inferred: true, ..Names::default() };
+        inputs.tracers.ddtrace = Some(inferred);
+        assert_eq!(tags(&inputs), format!("service:folder,{TAIL}"));
+        // It may have inferred nothing.
+        inputs.tracers.ddtrace = Some(Names { service_is_inferred: true, ..Names::default() });
+        assert_eq!(tags(&inputs), format!("service:shop,{TAIL}"));
+        inputs.environment = Arc::new(Environment::from([("K_SERVICE", "run")]));
+        assert_eq!(tags(&inputs), format!("service:run,{TAIL}"));
     }
 
     #[test]

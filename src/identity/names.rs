@@ -3,6 +3,7 @@
 use percent_encoding::percent_decode_str;
 
 use super::command_line::Program;
+use super::servers;
 use super::tags::{UserTags, keyed};
 use super::tracers::{Names, Tracers};
 use crate::settings::ServiceArguments;
@@ -129,9 +130,10 @@ fn attribute(attributes: &str, key: &str) -> Option<String> {
     Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
 
-/// The platform's name for the function or site, else the script or module that was started.
+/// The platform's name for the function or site, else the application that a server runs, else the script, module or
+/// executable that was started.
 fn infer_service(environment: &Environment, program: Option<Program<'_>>) -> Option<String> {
     let platforms = [LAMBDA_FUNCTION_NAME, CLOUD_RUN_SERVICE, CLOUD_FUNCTION_NAME, AZURE_SITE_NAME];
     let platform = platforms.into_iter().find_map(|variable| environment.get(variable));
-    platform.map(str::to_owned).or_else(|| program?.name())
+    platform.map(str::to_owned).or_else(|| servers::application(program?).or_else(|| program?.name()))
 }

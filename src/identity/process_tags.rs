@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::command_line::Program;
+use super::command_line::{Kind, Program};
 use super::tags::keyed;
 
 /// The longest value, in characters.
@@ -26,13 +26,15 @@ pub(super) fn process_tags(
     inferred_service: Option<&str>,
 ) -> Vec<String> {
     let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    let name = program.and_then(|program| match program {
-        Program::Script(path) => Some(Path::new(path).file_stem()?.to_string_lossy().into_owned()),
-        Program::Module(name) => Some(name.to_owned()),
+    let name = program.and_then(|program| match program.kind {
+        Kind::File => Some(Path::new(program.text).file_stem()?.to_string_lossy().into_owned()),
+        Kind::Module => Some(program.text.to_owned()),
+        Kind::Code => None,
     });
-    let kind = program.map(|program| match program {
-        Program::Script(_) => "script",
-        Program::Module(_) => "module",
+    let kind = program.and_then(|program| match program.kind {
+        Kind::File => Some("script"),
+        Kind::Module => Some("module"),
+        Kind::Code => None,
     });
     let (user, auto) = if service_is_given { (Some("true"), None) } else { (None, inferred_service) };
     let values = [

@@ -1,7 +1,7 @@
 //! Tags of the user: where they come from, and which of them wins.
 
 use crate::settings::variables::{DATADOG_TAGS, Environment, TAGS};
-use crate::tag::clean;
+use crate::tag::{clean, clean_user_tag, unreserved};
 
 /// Tags by key: a later one replaces an earlier one with the same key.
 #[derive(Default)]
@@ -34,6 +34,7 @@ impl UserTags {
                 Some((key, value)) => (key.trim(), Some(value.trim().to_owned())),
                 None => (item.trim(), None),
             };
+            let key = unreserved(key);
             if key.is_empty() || matches!(key, "git.commit.sha" | "git.repository_url") {
                 continue;
             }
@@ -64,8 +65,8 @@ impl UserTags {
 
     pub(super) fn cleaned(&self) -> Vec<String> {
         let text = |(key, value): &(String, Option<String>)| match value {
-            Some(value) => clean(&format!("{key}:{value}")),
-            None => clean(key),
+            Some(value) => clean_user_tag(&format!("{key}:{value}")),
+            None => clean_user_tag(key),
         };
         self.0.iter().map(text).filter(|tag| !tag.is_empty()).collect()
     }

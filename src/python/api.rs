@@ -57,7 +57,8 @@ pub fn enable(
     level: Option<&Bound<'_, PyAny>>,
     wire_type: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    if tracer.is_some() {
+    if let Some(tracer) = tracer {
+        arguments::tracer(tracer)?;
         let text = c"RuntimeMetrics.enable(): the argument 'tracer' is deprecated and has no effect";
         PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), text, 1)?;
     }
@@ -94,7 +95,7 @@ fn start(py: Python<'_>, arguments: &Arguments, is_explicit: bool) -> PyResult<(
     };
     let Started { running, messages } = running::start(py, process, arguments, is_explicit)?;
     if let Some(running) = running {
-        exit::register_with_multiprocessing(py);
+        exit::register_with_pools(py);
         if let Some(function) = running.settings().aws_lambda {
             aws_lambda::prepare(py, process, function.uses_snapstart);
         }
@@ -150,6 +151,7 @@ pub fn snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
             return Ok(());
         }
         let Some(running) = current(py) else { return Ok(()) };
+        running.end_postponement();
         let answer = catch_exception(py, running.interpreter().answer(py, Purpose::Inspect))?.ok();
         for sample in py.detach(|| running.collector().inspect(answer)) {
             match (&sample.member, &sample.value) {

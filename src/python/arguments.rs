@@ -2,13 +2,28 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyMapping, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyFloat, PyInt, PyMapping, PyString};
 
 use crate::message::MAX_SHOWN;
 use crate::settings::InvalidArgument;
 use crate::settings::variables;
 
 const TAGS: &str = "a mapping of str to str, or an iterable of \"key:value\" strings";
+
+/// Refuses as `tracer`, which no one has any more, what was meant for another argument: it would be ignored.
+pub fn tracer(value: &Bound<'_, PyAny>) -> PyResult<()> {
+    let intended = if value.is_instance_of::<PyString>() {
+        "dogstatsd_url"
+    } else if value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyInt>() {
+        "flush_interval"
+    } else {
+        return Ok(());
+    };
+    let value = repr(value);
+    let text =
+        format!("tracer={value}: expected {intended}={value}; the first argument is the deprecated tracer");
+    Err(PyTypeError::new_err(text))
+}
 
 /// A string; `None` counts as not given.
 pub fn text(name: &str, value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<String>> {
@@ -35,14 +50,18 @@ pub fn tags(value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<String>>> {
     if let Ok(mapping) = value.cast::<PyMapping>() {
         let pairs = mapping.items()?.into_iter().map(|pair| {
             let (key, item): (Bound<PyAny>, Bound<PyAny>) = pair.extract()?;
-            let key = string(&key).ok_or_else(|| refused(&key))?;
-            let item = string(&item).ok_or_else(|| refused(&item))?;
-            Ok(format!("{key}:{item}"))
+            let name = string(&key).ok_or_else(|| wrong_type("a key of tags", &key, "a str"))?;
+            let place = || format!("tags[{}]", repr(&key));
+            let text = string(&item).ok_or_else(|| wrong_type(&place(), &item, "a str"))?;
+            Ok(format!("{name}:{text}"))
         });
         return pairs.collect::<PyResult<_>>().map(Some);
     }
     let items = value.try_iter().map_err(|_| refused(value))?;
-    let texts = items.map(|item| item.and_then(|item| string(&item).ok_or_else(|| refused(&item))));
+    let texts = items.enumerate().map(|(place, item)| {
+        let item = item?;
+        string(&item).ok_or_else(|| wrong_type(&format!("tags[{place}]"), &item, "a \"key:value\" string"))
+    });
     texts.collect::<PyResult<_>>().map(Some)
 }
 
@@ -57,7 +76,11 @@ fn string(value: &Bound<'_, PyAny>) -> Option<String> {
 }
 
 fn wrong_type(name: &str, value: &Bound<'_, PyAny>, accepted: &str) -> PyErr {
+    PyTypeError::new_err(format!("{name}={}: expected {accepted}", repr(value)))
+}
+
+/// A value as Python prints it, without what is beyond the limit.
+fn repr(value: &Bound<'_, PyAny>) -> String {
     let shown = value.repr().map(|repr| repr.to_string_lossy().chars().take(MAX_SHOWN).collect());
-    let shown = shown.unwrap_or_else(|_| "?".to_owned());
-    PyTypeError::new_err(format!("{name}={shown}: expected {accepted}"))
+    shown.unwrap_or_else(|_| "?".to_owned())
 }

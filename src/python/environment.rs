@@ -20,6 +20,20 @@ pub fn read(py: Python<'_>, variables: impl IntoIterator<Item = Variable>) -> Py
     }
 }
 
+/// What follows this prefix in the names of variables, in alphabetical order.
+pub fn names(py: Python<'_>, prefix: &str) -> PyResult<Vec<String>> {
+    let names = || {
+        let mut names = Vec::new();
+        for name in module_os(py)?.as_any().get_item(intern!(py, "environ"))?.try_iter()? {
+            let name = name?.cast_into::<PyString>()?;
+            names.extend(name.to_string_lossy().strip_prefix(prefix).map(str::to_owned));
+        }
+        names.sort_unstable();
+        Ok(names)
+    };
+    Ok(ignore_exception(py, names())?.unwrap_or_default())
+}
+
 /// Reads the variables that identify the process, again and again: while they stay the same, that costs a look-up each
 /// and no allocation, and the answer is the same object.
 pub struct IdentityReader {

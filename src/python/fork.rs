@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 
 use super::process::{Process, ThreadsAtFork};
 use super::running::{self, shielded};
-use super::{exit, pending};
+use super::{exit, pending, rq};
 use crate::collector::Collector;
 use crate::fork_mark::is_main_thread;
 
@@ -26,10 +26,13 @@ pub fn before(py: Python<'_>) {
         let Some(process) = Process::known() else { return };
         if running::current(py).is_some() {
             // It runs Python code, which may fork: before this fork is announced.
-            exit::register_with_multiprocessing(py);
+            exit::register_with_pools(py);
         }
         let Some(running) = running::begin_fork(py) else { return };
         let collector = running.collector();
+        if let Some(message) = rq::before_fork(py, running.clock().nanoseconds()) {
+            collector.log_later(message);
+        }
         // First, so that no fork that ends now on another thread starts what is about to end.
         collector.begin_fork();
         if process.threads_at_fork != ThreadsAtFork::NotCounted {
@@ -60,7 +63,7 @@ pub fn after_in_parent(py: Python<'_>) {
         let (Some(running), Some(process)) = (running::end_fork(), Process::known()) else { return };
         // If another thread is about to fork, its fork resumes for both.
         let is_last = running.collector().end_fork();
-        if !is_last || process.threads_at_fork == ThreadsAtFork::NotCounted {
+        if !is_last || process.threads_at_fork == ThreadsAtFork::NotCounted || running.must_wait() {
             return;
         }
         // A pending call comes after the threads are counted, but only on the main thread. If another thread forks, the
@@ -75,7 +78,7 @@ pub fn after_in_parent(py: Python<'_>) {
     });
 }
 
-/// Makes the child an independent process.
+/// Makes the child an independent process, which has no thread of ours yet.
 #[pyfunction]
 pub fn after_in_child(py: Python<'_>) {
     shielded((), || running::become_child(py));

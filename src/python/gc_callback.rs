@@ -13,9 +13,11 @@ use pyo3::ffi::{
 };
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyList, PyString};
 
 use crate::clock::Clock;
+use crate::collector::Postponement;
 use crate::fork_mark::ForkMark;
 use crate::sources::gc::GcCounters;
 
@@ -25,7 +27,8 @@ pub struct GcCallback {
     counters: Arc<GcCounters>,
     clock: Clock,
     fork_mark: &'static ForkMark,
-    on_fork: fn() -> bool,
+    postponement: &'static Postponement,
+    resume_soon: fn() -> bool,
 }
 
 /// The method that gc calls, with the phase and facts about the collection.
@@ -69,7 +72,7 @@ impl GcCallback {
     fn observe(&self, phase: &Bound<'_, PyAny>, info: &Bound<'_, PyAny>) {
         // After a fork by C code this may be the first call of ours in the child. It is not counted.
         if self.fork_mark.is_inherited() {
-            (self.on_fork)();
+            (self.resume_soon)();
             return;
         }
         let now = self.clock.nanoseconds();
@@ -78,6 +81,7 @@ impl GcCallback {
             Some("stop") => self.counters.stop(now, generation(info).unwrap_or(usize::MAX)),
             _ => {}
         }
+        self.postponement.start_if_due(now, self.resume_soon);
     }
 }
 
@@ -102,9 +106,15 @@ fn bound_method<'py>(callback: &Bound<'py, GcCallback>) -> PyResult<Bound<'py, P
 }
 
 /// The callback, and the list that it is installed in.
+///
+/// Several threads may install it at once, and the program may change the list meanwhile. Without a GIL, the list's own
+/// lock makes what is looked up and what is changed one step: nothing in between runs Python code or waits, which would
+/// release it.
 pub struct Installation {
     observe: Py<PyAny>,
     callbacks: Py<PyList>,
+    /// It was installed before.
+    is_installed: AtomicBool,
     /// It was removed for good and is not installed again.
     is_removed: AtomicBool,
 }
@@ -112,41 +122,50 @@ pub struct Installation {
 impl Installation {
     /// Makes a callback, and does not install it yet.
     ///
-    /// In a child process, which has inherited `fork_mark`, it counts nothing and calls `on_fork`.
+    /// In a child process, which has inherited `fork_mark`, it counts nothing and calls `resume_soon`, as it does where
+    /// threads are due that were postponed.
     pub fn new(
         py: Python<'_>,
         counters: Arc<GcCounters>,
         clock: Clock,
         fork_mark: &'static ForkMark,
-        on_fork: fn() -> bool,
+        postponement: &'static Postponement,
+        resume_soon: fn() -> bool,
     ) -> PyResult<Self> {
         generation_key(py);
-        let callback = Bound::new(py, GcCallback { counters, clock, fork_mark, on_fork })?;
+        let callback = Bound::new(py, GcCallback { counters, clock, fork_mark, postponement, resume_soon })?;
         let observe = bound_method(&callback)?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
         Ok(Self {
             observe,
             callbacks: callbacks.cast_into::<PyList>()?.unbind(),
+            is_installed: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
         })
     }
 
-    /// Installs the callback, unless it was removed for good; whether it was missing.
+    /// Installs the callback, unless it was removed for good; whether the program had removed it.
     pub fn install(&self, py: Python<'_>) -> PyResult<bool> {
-        if self.is_removed.load(SeqCst) || self.position(py).is_some() {
-            return Ok(false);
-        }
-        self.callbacks.bind(py).append(&self.observe)?;
-        Ok(true)
+        let callbacks = self.callbacks.bind(py);
+        with_critical_section(callbacks, || {
+            if self.is_removed.load(SeqCst) || self.position(callbacks).is_some() {
+                return Ok(false);
+            }
+            callbacks.append(&self.observe)?;
+            Ok(self.is_installed.swap(true, SeqCst))
+        })
     }
 
     /// Removes the callback for good.
     pub fn remove(&self, py: Python<'_>) -> PyResult<()> {
-        self.is_removed.store(true, SeqCst);
-        self.position(py).map_or(Ok(()), |at| self.callbacks.bind(py).del_item(at))
+        let callbacks = self.callbacks.bind(py);
+        with_critical_section(callbacks, || {
+            self.is_removed.store(true, SeqCst);
+            self.position(callbacks).map_or(Ok(()), |at| callbacks.del_item(at))
+        })
     }
 
-    fn position(&self, py: Python<'_>) -> Option<usize> {
-        self.callbacks.bind(py).iter().position(|entry| entry.is(&self.observe))
+    fn position(&self, callbacks: &Bound<'_, PyList>) -> Option<usize> {
+        callbacks.iter().position(|entry| entry.is(&self.observe))
     }
 }

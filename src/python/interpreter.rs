@@ -44,21 +44,24 @@ pub struct CPython {
 }
 
 impl CPython {
-    /// Finds what will be called; installs nothing yet. The GC callback calls `on_fork` where it notices a fork.
+    /// Finds what will be called; installs nothing yet. The GC callback calls `resume_soon` where it notices a fork, or
+    /// that threads are due.
     pub fn new(
         py: Python<'_>,
         process: &'static Process,
         clock: Clock,
         force: bool,
         needs: SourceSet,
-        on_fork: fn() -> bool,
+        resume_soon: fn() -> bool,
     ) -> PyResult<Self> {
         let gc_counters = Arc::new(GcCounters::new());
-        let counters = Arc::clone(&gc_counters);
+        let (counters, fork_mark) = (Arc::clone(&gc_counters), &process.fork_mark);
+        let gc_callback =
+            Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon)?;
         Ok(Self {
             process,
             gc_counters,
-            gc_callback: Installation::new(py, counters, clock, &process.fork_mark, on_fork)?,
+            gc_callback,
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
             identity: IdentityReader::new(py)?,
             modules: py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.cast_into()?.unbind(),
@@ -113,8 +116,8 @@ impl CPython {
         tracers::read(self.modules.bind(py), purpose == Purpose::Flush && self.force.load(SeqCst))
     }
 
-    fn gc_count(&self, py: Python<'_>) -> Option<[u64; 3]> {
-        let count: (u64, u64, u64) = self.get_count.bind(py).call0().ok()?.extract().ok()?;
+    fn gc_count(&self, py: Python<'_>) -> Option<[i64; 3]> {
+        let count: (i64, i64, i64) = self.get_count.bind(py).call0().ok()?.extract().ok()?;
         Some(count.into())
     }
 }
@@ -138,6 +141,10 @@ impl Interpreter for CPython {
         }
         // It can attach unless the interpreter is finalising; then nothing can be logged any more.
         Python::try_attach(|py| log::from_native_thread(py, messages)).unwrap_or_default()
+    }
+
+    fn write(&self, messages: Vec<Message>) -> Vec<Message> {
+        log::without_interpreter(messages)
     }
 }
 

@@ -1,44 +1,91 @@
-//! Messages to the logger `runtime_metrics`, and lines to standard output. What fails while logging is ignored.
+//! Messages to the logger `runtime_metrics`, and lines to standard output.
+//!
+//! A warning that `logging` does not take, or not now, goes to standard error: the program may never import `logging`,
+//! one of its handlers may fail, or a lock of its handlers may be one that only its own threads can wait for.
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+use once_cell::race::OnceBox;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyDict;
 
 use super::interrupt::ignore_exception;
-use super::program::loaded;
 use crate::message::{Message, Severity};
+use crate::stderr::StandardError;
 
-/// Logs from a thread of the program; imports `logging` if there is a warning.
-pub fn from_program(py: Python<'_>, messages: &[Message]) -> PyResult<()> {
-    let has_warning = messages.iter().any(|message| message.severity >= Severity::Warning);
-    if messages.is_empty() || !(has_warning || loaded(py, "logging").is_some()) {
-        return Ok(());
+static LOG: OnceBox<Log> = OnceBox::new();
+
+/// Where messages go.
+struct Log {
+    /// The module `runtime_metrics.messages`. A program may remove it from `sys.modules`.
+    functions: Py<PyModule>,
+    stderr: StandardError,
+    /// Whether messages go to standard error as well.
+    is_verbose: AtomicBool,
+}
+
+/// Finds where messages go. Until then there are none.
+pub fn prepare(py: Python<'_>) -> PyResult<()> {
+    let log = || {
+        let stderr = py.import(intern!(py, "sys"))?.getattr_opt(intern!(py, "__stderr__"))?;
+        Ok::<_, PyErr>(Box::new(Log {
+            functions: py.import("runtime_metrics.messages")?.unbind(),
+            stderr: StandardError::at_start(stderr.is_some_and(|stderr| !stderr.is_none())),
+            is_verbose: AtomicBool::new(false),
+        }))
+    };
+    LOG.get_or_try_init(log).map(drop)
+}
+
+/// Whether messages from INFO on go to standard error as well.
+pub fn set_verbose(is_verbose: bool) {
+    if let Some(log) = LOG.get() {
+        log.is_verbose.store(is_verbose, SeqCst);
     }
+}
+
+/// Logs from a thread of the program.
+pub fn from_program(py: Python<'_>, messages: &[Message]) -> PyResult<()> {
+    let Some(log) = LOG.get() else { return Ok(()) };
     for message in messages {
         // The program called something else: an exception of its log handler does not concern that call.
-        ignore_exception(py, log(py, message))?;
+        let logged = ignore_exception(py, log.log(py, message, false))?.unwrap_or(false);
+        log.show(message, logged);
     }
     Ok(())
 }
 
-/// Logs from a native thread, if that leaves no trace in the program; returns what it did not log.
-///
-/// `logging` asks `threading` for the current thread. For a thread that Python did not start, `threading` makes an
-/// entry, and gevent and eventlet replace that by one of theirs.
-pub fn from_native_thread(py: Python<'_>, messages: Vec<Message>) -> Vec<Message> {
-    let Some(threading) = loaded(py, "threading") else {
-        return messages;
-    };
-    if loaded(py, "logging").is_none() || is_monkey_patched(py) {
-        return messages;
+/// Logs from a native thread, and leaves no trace in the program; returns what reached no one.
+pub fn from_native_thread(py: Python<'_>, mut messages: Vec<Message>) -> Vec<Message> {
+    let Some(log) = LOG.get() else { return messages };
+    messages.retain(|message| {
+        // Only the main thread runs signal handlers, so there is no interrupt to pass on.
+        let logged = log.log(py, message, true).unwrap_or(false);
+        !(log.show(message, logged) || logged)
+    });
+    messages
+}
+
+/// Writes warnings to standard error as the interpreter exits: by then the program may have closed its log.
+pub fn at_exit(py: Python<'_>, messages: &[Message]) {
+    let Some(log) = LOG.get() else { return };
+    for message in messages {
+        let silenced = log.functions.bind(py).call_method1("is_silenced", (level(message.severity),));
+        log.show(message, silenced.and_then(|silenced| silenced.extract()).unwrap_or(false));
     }
-    let entry = DummyThread::expect(&threading);
-    // Only the main thread runs signal handlers, so there is no interrupt to pass on.
-    drop(from_program(py, &messages));
-    if let Ok(entry) = entry {
-        entry.remove();
-    }
-    Vec::new()
+}
+
+/// Writes warnings to standard error, without the interpreter; returns what could not be written.
+pub fn without_interpreter(mut messages: Vec<Message>) -> Vec<Message> {
+    let Some(log) = LOG.get() else { return messages };
+    messages.retain(|message| !log.show(message, false));
+    messages
+}
+
+/// The one of these names that this one is probably meant to be.
+pub fn nearest(py: Python<'_>, name: &str, names: Vec<&str>) -> Option<String> {
+    LOG.get()?.functions.bind(py).call_method1("nearest", (name, names)).ok()?.extract().ok()?
 }
 
 /// Writes lines to standard output, AWS Lambda's log, in one piece, so that they do not mix with other output.
@@ -54,47 +101,30 @@ pub fn write_lines(py: Python<'_>, lines: &str) -> PyResult<()> {
     ignore_exception(py, written()).map(drop)
 }
 
-fn log(py: Python<'_>, message: &Message) -> PyResult<()> {
-    let level = match message.severity {
+impl Log {
+    /// Logs a message; whether that was possible, or is not wanted.
+    fn log(&self, py: Python<'_>, message: &Message, is_native: bool) -> PyResult<bool> {
+        let how = PyDict::new(py);
+        how.set_item("native", is_native)?;
+        how.set_item("verbose", self.is_verbose.load(SeqCst))?;
+        let arguments = (level(message.severity), message.named());
+        self.functions.bind(py).getattr("log")?.call(arguments, Some(&how))?.extract()
+    }
+
+    /// Writes a message to standard error if that is asked for, or if it is a warning that was not logged; whether it
+    /// was written.
+    fn show(&self, message: &Message, is_logged: bool) -> bool {
+        let is_asked_for = message.severity >= Severity::Info && self.is_verbose.load(SeqCst);
+        let is_lost = message.severity >= Severity::Warning && !is_logged;
+        (is_asked_for || is_lost) && self.stderr.write(message)
+    }
+}
+
+/// Its level in `logging`.
+fn level(severity: Severity) -> u8 {
+    match severity {
         Severity::Debug => 10,
         Severity::Info => 20,
         Severity::Warning => 30,
-    };
-    // PyString::new() would panic where there is no memory for it.
-    let text = |text: &str| PyString::from_bytes(py, text.as_bytes());
-    let logging = py.import(text("logging")?)?;
-    let logger = logging.call_method1(text("getLogger")?, (text("runtime_metrics")?,))?;
-    logger.call_method1(text("log")?, (level, text("%s")?, text(&message.text)?)).map(drop)
-}
-
-fn is_monkey_patched(py: Python<'_>) -> bool {
-    let answers_yes = |module: &str, question: &str, about: &str| {
-        let answer = loaded(py, module)?.call_method1(question, (about,)).ok()?;
-        answer.is_truthy().ok()
-    };
-    answers_yes("gevent.monkey", "is_module_patched", "threading").unwrap_or(false)
-        || answers_yes("eventlet.patcher", "is_monkey_patched", "thread").unwrap_or(false)
-}
-
-/// The entry that `threading` makes for the current thread, which Python did not start.
-struct DummyThread<'py> {
-    active: Bound<'py, PyDict>,
-    ident: Bound<'py, PyAny>,
-    existed: bool,
-}
-
-impl<'py> DummyThread<'py> {
-    fn expect(threading: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let active = threading.getattr("_active")?.cast_into::<PyDict>()?;
-        let ident = threading.call_method0("get_ident")?;
-        let existed = active.contains(&ident)?;
-        Ok(Self { active, ident, existed })
-    }
-
-    fn remove(self) {
-        if !self.existed {
-            // There is none if logging did not ask for the thread.
-            drop(self.active.del_item(self.ident));
-        }
     }
 }

@@ -26,6 +26,7 @@ mod pending;
 mod plan;
 mod process;
 mod program;
+mod rq;
 mod running;
 mod server;
 mod status;
@@ -50,7 +51,7 @@ mod _core {
     #[pymodule_export]
     use crate::python::status::status;
     #[pymodule_export]
-    use crate::python::tables::{Metric, Variable, catalogue, client_telemetry, variables};
+    use crate::python::tables::{Metric, Variable, catalogue, client_telemetry, is_named, variables};
 
     /// What runs is one per process, and ends with the interpreter that the process began in.
     #[pymodule_init]

@@ -13,11 +13,11 @@ static FORKING_FRAME: AtomicUsize = AtomicUsize::new(0);
 /// are pending.
 ///
 /// May be called attached or detached, and within a garbage collection. A pending call cannot be withdrawn, and a child
-/// process inherits it: the function must decide itself whether there is still something to do.
+/// process inherits it: the function must decide itself whether there is still something to do. It is given `argument`.
 #[expect(unsafe_code, reason = "Only the C API has pending calls.")]
-pub fn call_soon(call: extern "C" fn(*mut c_void) -> c_int) -> bool {
+pub fn call_soon(call: extern "C" fn(*mut c_void) -> c_int, argument: usize) -> bool {
     // SAFETY: a call may be added from any thread in any state, and the function lives as long as the process.
-    unsafe { pyo3::ffi::Py_AddPendingCall(Some(call), std::ptr::null_mut()) == 0 }
+    unsafe { pyo3::ffi::Py_AddPendingCall(Some(call), std::ptr::without_provenance_mut(argument)) == 0 }
 }
 
 /// From now on pending calls have to wait until the fork has returned to the current frame, which called it.

@@ -5,17 +5,22 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
+use super::interpreter::CPython;
 use super::process::Process;
 use super::{environment, program};
+use crate::clock::Clock;
+use crate::collector::{Collector, OutputHandover, introduction};
 use crate::emitter::address::DEFAULT_SOCKET;
 use crate::emitter::max_tag_bytes;
 use crate::identity::function::Function;
 use crate::identity::tracers::Tracers;
 use crate::identity::{Entrypoint, IdentityInputs};
+use crate::message::{Message, Severity};
 use crate::settings::variables::{Environment, Variable};
 use crate::settings::{
-    Arguments, InvalidArgument, ServiceArguments, Settings, Surroundings, Warning, extension_path,
+    Arguments, InvalidArgument, ServiceArguments, Settings, Sink, Surroundings, Warning, extension_path,
 };
+use crate::sources::Counters;
 
 /// What a collector is started with.
 pub struct Plan {
@@ -42,6 +47,14 @@ impl Plan {
         Ok((Self { settings, arguments: arguments.clone(), environment, entrypoint }, warnings))
     }
 
+    /// That metrics will be sent, if messages go to standard error, where nobody has to set up a log for them.
+    pub fn announcement(&self, inputs: &IdentityInputs) -> Option<Message> {
+        let Settings { destination, interval, verbose, sink, .. } = &self.settings;
+        let text =
+            || format!("runtime metrics will be sent {}", introduction(destination, *interval, inputs));
+        (*verbose && *sink == Sink::Socket).then(|| Message::new(Severity::Info, text()))
+    }
+
     /// What the identity is made of, with what tracers report now.
     pub fn identity_inputs(&self, process: &Process, tracers: Tracers) -> IdentityInputs {
         IdentityInputs {
@@ -54,6 +67,20 @@ impl Plan {
             tracers,
             function: self.settings.aws_lambda.map(Function::new),
         }
+    }
+
+    /// A collector that reads this interpreter. It has opened its sources, and nothing runs yet.
+    pub fn collector(
+        &self,
+        process: &Process,
+        inputs: IdentityInputs,
+        clock: Clock,
+        interpreter: &Arc<CPython>,
+        handover: Option<&OutputHandover>,
+    ) -> Arc<Collector> {
+        let counters = Counters { gc: interpreter.gc_counters(), gunicorn: Arc::clone(&process.gunicorn) };
+        let interpreter = Arc::clone(interpreter) as _;
+        Collector::new(Path::new("/"), clock, counters, &self.settings, inputs, interpreter, handover)
     }
 
     /// The names of the arguments of `requested` that would change what is in effect, which is this plan.

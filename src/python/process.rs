@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use once_cell::race::OnceBox;
-use once_cell::sync::OnceCell;
 use pyo3::prelude::*;
 use uuid::Uuid;
 
 use super::gunicorn_state::StateReader;
 use super::invocations::Invocations;
-use super::program;
+use super::{environment, log, program};
+use crate::collector::Postponement;
 use crate::fork_mark::ForkMark;
 use crate::identity::Runtime;
-use crate::message::Message;
+use crate::message::{MAX_SHOWN, Message};
 use crate::settings::Warning;
-use crate::settings::variables::VARIABLES;
+use crate::settings::variables::{self, PREFIX, VARIABLES, is_unknown};
 use crate::sources::gunicorn::Gunicorn;
 
 /// This process. Two threads may both initialise it, but neither waits: a thread that holds the GIL and waits for one
@@ -32,8 +32,8 @@ pub struct Process {
     pub fork_mark: ForkMark,
     /// Whether the interpreter counts our threads when the process forks.
     pub threads_at_fork: ThreadsAtFork,
-    /// The function that multiprocessing calls in its children, once it is registered.
-    pub multiprocessing_hook: OnceCell<Py<PyAny>>,
+    /// When our threads start, if that is yet to be.
+    pub postponement: Postponement,
     /// The invocations that it serves in AWS Lambda.
     pub invocations: Invocations,
     /// What Gunicorn does in this process.
@@ -43,10 +43,15 @@ pub struct Process {
     /// The upper and the lower half. Only a process that has just begun changes it.
     runtime_id: [AtomicU64; 2],
     is_exiting: AtomicBool,
-    is_fork_server: AtomicBool,
+    is_helper: AtomicBool,
     /// Whether a warning about a wrong variable was logged, in the order of [`VARIABLES`]. Children do not repeat it.
     warned: [AtomicBool; VARIABLES.len()],
+    /// Whether variables that nothing reads were looked for.
+    warned_unknown: AtomicBool,
 }
+
+/// The most variables that nothing reads that are logged.
+const MAX_UNKNOWN: usize = 10;
 
 /// When the interpreter counts the threads of a process that forks, to warn if there are several.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,7 +75,7 @@ impl ThreadsAtFork {
 }
 
 impl Process {
-    /// This process; `install` is called before the first call returns it.
+    /// This process; `install` is called before the first call returns it, by each thread if several call at once.
     pub fn get_or_init(py: Python<'_>, install: impl FnOnce() -> PyResult<()>) -> PyResult<&'static Self> {
         PROCESS.get_or_try_init(|| {
             let process = Self::new(py)?;
@@ -85,19 +90,21 @@ impl Process {
     }
 
     fn new(py: Python<'_>) -> PyResult<Self> {
+        log::prepare(py)?;
         let runtime = program::runtime(py)?;
         let process = Self {
-            is_fork_server: AtomicBool::new(program::is_fork_server(py, &runtime)),
+            is_helper: AtomicBool::new(program::is_helper(py)),
             runtime,
             fork_mark: ForkMark::mark(),
             threads_at_fork: ThreadsAtFork::of(program::hexversion(py)?),
-            multiprocessing_hook: OnceCell::new(),
+            postponement: Postponement::default(),
             invocations: Invocations::default(),
             gunicorn: Arc::default(),
             gunicorn_state: StateReader::default(),
             runtime_id: [const { AtomicU64::new(0) }; 2],
             is_exiting: AtomicBool::new(false),
             warned: [const { AtomicBool::new(false) }; VARIABLES.len()],
+            warned_unknown: AtomicBool::new(false),
         };
         process.renew_runtime_id();
         Ok(process)
@@ -107,7 +114,7 @@ impl Process {
     pub fn become_child(&self) -> bool {
         let is_child = self.fork_mark.rearm();
         if is_child {
-            self.is_fork_server.store(false, SeqCst);
+            self.is_helper.store(false, SeqCst);
             self.gunicorn.leave();
             self.gunicorn_state.forget();
             self.renew_runtime_id();
@@ -128,9 +135,9 @@ impl Process {
         self.runtime_id[1].store(lower, SeqCst);
     }
 
-    /// Whether this is multiprocessing's fork server. It only forks: its children report, it does not.
-    pub fn is_fork_server(&self) -> bool {
-        self.is_fork_server.load(SeqCst)
+    /// Whether this is a helper of multiprocessing or its like: a fork server, whose children report, or a tracker.
+    pub fn is_helper(&self) -> bool {
+        self.is_helper.load(SeqCst)
     }
 
     /// The interpreter is about to exit: from now on nothing starts.
@@ -141,6 +148,24 @@ impl Process {
     /// Whether the interpreter is about to exit.
     pub fn is_exiting(&self) -> bool {
         self.is_exiting.load(SeqCst)
+    }
+
+    /// A warning for each variable that begins as ours do and that nothing reads; once in a process and its children.
+    pub fn unknown_variables(&self, py: Python<'_>) -> PyResult<Vec<Message>> {
+        // A process that multiprocessing has started afresh is a child, too.
+        let is_child = self.runtime.command.iter().any(|word| word.starts_with("from multiprocessing."));
+        if self.warned_unknown.swap(true, SeqCst) || is_child {
+            return Ok(Vec::new());
+        }
+        let unknown = environment::names(py, PREFIX)?.into_iter().filter(|name| is_unknown(name));
+        let warning = |name: String| {
+            let nearest = log::nearest(py, &name, variables::names().collect());
+            let hint =
+                nearest.map(|nearest| format!("; did you mean {PREFIX}{nearest}?")).unwrap_or_default();
+            let shown: String = name.chars().take(MAX_SHOWN).collect();
+            Message::warning(format!("{PREFIX}{shown} is no variable of runtime-metrics{hint}"))
+        };
+        Ok(unknown.take(MAX_UNKNOWN).map(warning).collect())
     }
 
     /// The warnings as messages, each variable's only once in a process and its children.

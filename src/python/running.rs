@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,17 +13,17 @@ use pyo3::prelude::*;
 
 use super::interpreter::{CPython, Purpose};
 use super::interrupt::catch_exception;
-use super::pending;
 use super::plan::Plan;
 use super::process::Process;
+use super::program::module_of_caller;
+use super::rq;
+use super::{log, pending};
 use crate::clock::Clock;
-use crate::collector::{Collector, Inheritance, OutputHandover};
-use crate::identity::IdentityInputs;
+use crate::collector::{Collector, Inheritance, RETRY_DELAY, Step};
 use crate::identity::tracers::Tracers;
 use crate::memory;
 use crate::message::{Message, Severity};
 use crate::settings::{Arguments, Settings};
-use crate::sources::Counters;
 
 /// How long stopping takes at most.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -88,14 +87,16 @@ pub fn start(
 ) -> PyResult<Started> {
     let running = current(py);
     let (plan, warnings) = Plan::new(py, arguments)?;
+    log::set_verbose(plan.settings.verbose);
     if plan.settings.disabled {
         let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set".to_owned();
         return Ok(Started { running: None, messages: vec![Message::new(Severity::Info, text)] });
     }
-    let mut messages = process.messages(warnings);
     if process.is_exiting() {
         return Ok(Started { running: None, messages: Vec::new() });
     }
+    let mut messages = process.messages(warnings);
+    messages.extend(process.unknown_variables(py)?);
     if let Some(running) = running {
         running.ensure_running();
         messages.extend(running.apply(py, process, plan)?);
@@ -113,8 +114,13 @@ pub fn start(
     if before.is_some() {
         return Ok(Started { running: None, messages });
     }
-    messages.extend(running.plan.identity_inputs(process, Tracers::default()).identity().warning());
-    messages.extend(running.start(py, process));
+    let inputs = running.plan.identity_inputs(process, Tracers::default());
+    messages.extend(inputs.identity().warning());
+    let failures = running.start(py);
+    if failures.is_empty() {
+        messages.extend(running.plan.announcement(&inputs));
+    }
+    messages.extend(failures);
     Ok(Started { running: Some(running), messages })
 }
 
@@ -129,13 +135,14 @@ pub fn not_collected(reason: &dyn std::fmt::Display) -> Message {
 pub fn stop(py: Python<'_>, timeout: Duration, interpreter_ends: bool) -> PyResult<Option<Arc<Collector>>> {
     current(py);
     let Some(running) = RUNNING.swap(None) else { return Ok(None) };
+    rq::mark_reporting();
     let (answer, interrupted) = match catch_exception(py, running.interpreter.answer(py, Purpose::Inspect)) {
         Ok(answer) => (answer.ok(), Ok(())),
         Err(error) => (None, Err(error)),
     };
     // If this fails, a callback stays whose counts are never read.
     drop(running.interpreter.uninstall(py));
-    if Process::known().is_some_and(Process::is_fork_server) {
+    if Process::known().is_some_and(Process::is_helper) {
         return interrupted.map(|()| None);
     }
     py.detach(|| running.collector.stop(answer, timeout, interpreter_ends));
@@ -143,21 +150,22 @@ pub fn stop(py: Python<'_>, timeout: Duration, interpreter_ends: bool) -> PyResu
 }
 
 /// Makes a forked child that has not noticed the fork yet an independent process: with another runtime-id, and with
-/// counters, a socket and threads of its own.
+/// counters and a socket of its own. Its threads start later, unless the caller has a reason to start them now.
 ///
 /// A child begins with the one thread that forked, so that no other uses the parent's collector meanwhile. The parent's
 /// pipeline is dropped if no flush was under way at the fork, so that the child shares no descriptor with its parent.
-pub fn become_child(_py: Python<'_>) {
+pub fn become_child(py: Python<'_>) {
     let Some(process) = Process::known() else { return };
     if !process.become_child() {
         return;
     }
+    rq::become_child();
     FORKING.with_borrow_mut(|forking| std::mem::take(&mut **forking)).iter().for_each(abandon);
     let Some(inherited) = RUNNING.load_full() else { return };
     let running = Arc::new(inherited.for_child(process));
     RUNNING.store(Some(Arc::clone(&running)));
     abandon(&inherited);
-    running.resume();
+    running.postpone(py, process);
 }
 
 /// What runs when this thread begins a fork. [`end_fork`] returns the same, even if it is disabled or replaced in
@@ -184,7 +192,30 @@ pub fn end_fork() -> Option<Arc<Running>> {
 ///
 /// May be called attached or detached, and within a garbage collection.
 pub fn resume_soon() -> bool {
-    pending::call_soon(resume_pending)
+    pending::call_soon(resume_pending, 0)
+}
+
+/// Has the main thread make a pending call that counts how long it runs Python code; false if that cannot be arranged.
+fn count_soon(call: usize) -> bool {
+    pending::call_soon(count_pending, call)
+}
+
+/// Does not attach, as it is made thousands of times.
+extern "C" fn count_pending(call: *mut c_void) -> c_int {
+    shielded((), || {
+        let running = RUNNING.load();
+        let (Some(process), Some(running)) = (Process::known(), running.as_ref()) else { return };
+        let step = process.postponement.step(call.addr(), || running.clock.now());
+        if step == Step::Start || (step == Step::Again && !count_soon(call.addr())) {
+            // It cannot attach while the interpreter is finalising; then there is nothing to do.
+            let _ = Python::try_attach(|py| {
+                if let Some(running) = current(py) {
+                    running.resume();
+                }
+            });
+        }
+    });
+    0
 }
 
 extern "C" fn resume_pending(_: *mut c_void) -> c_int {
@@ -195,7 +226,11 @@ extern "C" fn resume_pending(_: *mut c_void) -> c_int {
                 return;
             }
             pending::end_wait();
-            if let Some(running) = current(py) {
+            // A child that C code has forked is noticed late enough.
+            let is_new = Process::known().is_some_and(|process| process.fork_mark.is_inherited());
+            if let Some(running) = current(py)
+                && (is_new || !running.must_wait())
+            {
                 running.resume();
             }
         });
@@ -233,7 +268,7 @@ impl Running {
         let interpreter = Arc::new(CPython::new(py, process, clock, force, needs, resume_soon)?);
         let tracers = interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let inputs = plan.identity_inputs(process, tracers);
-        let collector = collector(process, &plan, inputs, clock, &interpreter, None);
+        let collector = plan.collector(process, inputs, clock, &interpreter, None);
         Ok(Self { collector, interpreter, clock, plan: Arc::new(plan), is_explicit })
     }
 
@@ -250,7 +285,7 @@ impl Running {
         });
         // A finaliser may have forked within a collection, which then does not end here.
         self.interpreter.gc_counters().discard_start();
-        self.with(collector(process, &self.plan, inputs, self.clock, &self.interpreter, handover.as_ref()))
+        self.with(self.plan.collector(process, inputs, self.clock, &self.interpreter, handover.as_ref()))
     }
 
     /// In a process that was restored from a snapshot, replaces the collector that was stored in it; returns messages
@@ -263,10 +298,10 @@ impl Running {
         let tracers = stored.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let inputs = plan.identity_inputs(process, tracers);
         stored.interpreter.reconfigure(plan.settings.force, plan.settings.selection.needs());
-        let collector = collector(process, &plan, inputs, stored.clock, &stored.interpreter, None);
+        let collector = plan.collector(process, inputs, stored.clock, &stored.interpreter, None);
         let restored = Arc::new(Self { plan: Arc::new(plan), ..stored.with(collector) });
         RUNNING.store(Some(Arc::clone(&restored)));
-        messages.extend(restored.start(py, process));
+        messages.extend(restored.start(py));
         Ok(messages)
     }
 
@@ -303,32 +338,56 @@ impl Running {
 
     /// Lets the collector tick, now or again.
     pub fn resume(&self) {
-        if Self::may_run() {
-            self.collector.resume();
+        let Some(process) = Process::known() else { return };
+        if process.is_exiting() || process.is_helper() {
+            return;
+        }
+        if self.collector.resume() {
+            process.postponement.end();
+        } else {
+            count_soon(process.postponement.begin_after_refusal(self.clock.now() + RETRY_DELAY));
         }
     }
 
     /// Lets the collector tick again if it does not, unless a fork is under way.
     pub fn ensure_running(&self) {
-        if Self::may_run() {
-            self.collector.ensure_running();
+        if !self.collector.is_forking() {
+            self.resume();
         }
     }
 
-    fn may_run() -> bool {
-        Process::known().is_some_and(|process| !process.is_exiting() && !process.is_fork_server())
+    /// The same where the start of its threads was postponed; otherwise it costs nothing.
+    pub fn end_postponement(&self) {
+        if Process::known().is_some_and(|process| process.postponement.is_pending()) {
+            self.ensure_running();
+        }
     }
 
-    /// Starts to count and to send; returns a message if that is not possible.
-    fn start(&self, py: Python<'_>, process: &Process) -> Option<Message> {
-        let installed = self.interpreter.install(py).map_err(|error| error.to_string());
-        if process.is_fork_server() {
-            return None;
+    /// Whether its threads must not start yet unless the program asks for it.
+    pub fn must_wait(&self) -> bool {
+        Process::known().is_some_and(|process| process.postponement.is_waiting(self.clock.now()))
+    }
+
+    /// In a child that has just been forked, starts its threads later: many a child executes another program soon, or
+    /// enters a namespace first, which a process with several threads cannot.
+    fn postpone(&self, py: Python<'_>, process: &Process) {
+        let first_tick = self.clock.now() + self.plan.settings.interval;
+        let module = module_of_caller(py);
+        if let Some(call) = process.postponement.begin_after_fork(first_tick, module.as_deref())
+            && !count_soon(call)
+        {
+            self.resume();
         }
-        let started = installed.and_then(|()| self.collector.run().map_err(|error| error.to_string()));
-        let error = started.err()?;
-        drop(stop(py, STOP_TIMEOUT, false));
-        Some(not_collected(&error))
+    }
+
+    /// Starts to count and to send; returns messages if not everything is possible.
+    fn start(&self, py: Python<'_>) -> Vec<Message> {
+        if let Err(error) = self.interpreter.install(py) {
+            RUNNING.store(None);
+            return vec![not_collected(&error)];
+        }
+        self.resume();
+        self.collector.take_messages()
     }
 
     /// Gives arguments to a collector that runs, unless the program started it itself; returns a message to be logged.
@@ -357,17 +416,4 @@ impl Running {
         RUNNING.compare_and_swap(self, Some(Arc::new(reconfigured)));
         Ok(warning)
     }
-}
-
-fn collector(
-    process: &Process,
-    plan: &Plan,
-    inputs: IdentityInputs,
-    clock: Clock,
-    interpreter: &Arc<CPython>,
-    handover: Option<&OutputHandover>,
-) -> Arc<Collector> {
-    let counters = Counters { gc: interpreter.gc_counters(), gunicorn: Arc::clone(&process.gunicorn) };
-    let interpreter = Arc::clone(interpreter) as _;
-    Collector::new(Path::new("/"), clock, counters, &plan.settings, inputs, interpreter, handover)
 }

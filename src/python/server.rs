@@ -72,6 +72,9 @@ impl GunicornMaster {
         guarded(|| {
             // A fork by C code has not been noticed yet.
             running::become_child(py);
+            if let Some(running) = running::current(py) {
+                running.ensure_running();
+            }
             let (clock, pid) = (Clock::start(), std::process::id());
             let slot = self.master.slot(pid);
             let counters = Arc::new(RequestCounters::new(slot, counts, capacity, pid.into()));

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::catalogue::CATALOGUE;
+use crate::catalogue::{CATALOGUE, selection};
 use crate::emitter::COUNTERS;
 use crate::settings::variables::{Row, VARIABLES};
 
@@ -70,6 +70,12 @@ pub fn catalogue() -> Vec<Metric> {
         opentelemetry: metric.opentelemetry,
     };
     CATALOGUE.iter().map(row).collect()
+}
+
+/// Whether a pattern names a metric, as those of the variables do.
+#[pyfunction]
+pub fn is_named(name: &str, pattern: &str) -> bool {
+    selection::is_named(name, pattern)
 }
 
 /// Describe the counts of what was sent and lost, by name; they are sent only if that is enabled.

@@ -10,8 +10,11 @@ use std::time::Duration;
 
 use crate::catalogue::metric::{Level, WireType};
 use crate::catalogue::selection::Selection;
-use crate::emitter::address::{Address, ChosenBy, DEFAULT_PORT, Destination, Host, parse_port};
+use crate::emitter::address::{
+    Address, ChosenBy, DEFAULT_PORT, Destination, Host, InvalidAddress, parse_port,
+};
 use crate::emitter::origin::Origin;
+use crate::message::MAX_SHOWN;
 
 mod aws_lambda;
 mod parser;
@@ -103,6 +106,10 @@ pub struct Settings {
     pub client_telemetry: bool,
     /// Whether ddtrace's own runtime metrics are disabled in favour of ours.
     pub force: bool,
+    /// Whether it was set that they are not.
+    pub keeps_ddtraces: bool,
+    /// Whether messages go to standard error as well.
+    pub verbose: bool,
     /// Whether Gunicorn's workers count as working by their CPU time.
     pub workers_by_cpu: bool,
     /// Whether nothing may be collected and sent.
@@ -167,7 +174,8 @@ impl Settings {
         let runtime_id =
             parser.parse_newer(variables::RUNTIME_ID, variables::EXPERIMENTAL_RUNTIME_ID, parse_bool);
         let client_telemetry = parser.parse_flag(variables::CLIENT_TELEMETRY).unwrap_or(false);
-        let force = parser.parse_flag(variables::FORCE).unwrap_or(false);
+        let force = parser.parse_flag(variables::FORCE);
+        let verbose = parser.parse_flag(variables::VERBOSE).unwrap_or(false);
         let workers_by_cpu = parser.parse(variables::GUNICORN_WORKER_STATE, parse_by_cpu).valid();
         let disabled = parser.parse_flag(variables::DISABLE).unwrap_or(false);
         let process_tags = parser.parse_flag(variables::PROCESS_TAGS).unwrap_or(false);
@@ -178,7 +186,11 @@ impl Settings {
         };
         let destination = match arguments.dogstatsd_url.as_deref() {
             Some(url) => Destination {
-                address: argument("dogstatsd_url", url, variables::DOGSTATSD_URL, parse_as)?,
+                address: url.parse().map_err(|invalid: InvalidAddress| InvalidArgument {
+                    name: "dogstatsd_url",
+                    value: shown(url),
+                    accepted: invalid.accepted(),
+                })?,
                 chosen_by: ChosenBy::Setting("dogstatsd_url"),
             },
             None => destination(&mut parser, surroundings),
@@ -195,7 +207,9 @@ impl Settings {
             runtime_id: runtime_id.unwrap_or(true),
             // In AWS Lambda it would keep the extension busy.
             client_telemetry: client_telemetry && aws_lambda.is_none(),
-            force,
+            force: force == Some(true),
+            keeps_ddtraces: force == Some(false),
+            verbose,
             workers_by_cpu: workers_by_cpu.unwrap_or(false),
             disabled,
             process_tags,
@@ -225,7 +239,12 @@ fn argument<V: fmt::Debug + Copy, T>(
     parse: impl Fn(V) -> Option<T>,
 ) -> Result<T, InvalidArgument> {
     let accepted = variable.row().accepts;
-    parse(value).ok_or_else(|| InvalidArgument { name, value: format!("{value:?}"), accepted })
+    parse(value).ok_or_else(|| InvalidArgument { name, value: shown(value), accepted })
+}
+
+/// A value as Python would print it, without what is beyond the limit.
+fn shown(value: impl fmt::Debug) -> String {
+    format!("{value:?}").chars().take(MAX_SHOWN).collect()
 }
 
 /// The rows of a level, with those that variables add and without those that they remove.
@@ -258,14 +277,16 @@ fn rows(parser: &mut Parser<'_>, variable: Variable, except: Selection) -> Selec
 fn destination(parser: &mut Parser<'_>, surroundings: Surroundings<'_>) -> Destination {
     let variable = variables::DOGSTATSD_URL;
     let url = parser.environment.get(variable);
-    if let Some(address) = url.and_then(parse_as) {
+    let parsed = url.map(str::parse);
+    if let Some(Ok(address)) = parsed {
         return Destination { address, chosen_by: ChosenBy::Setting(variable.row().name) };
     }
     let destination = host_and_port(parser).unwrap_or_else(|| {
         Destination::default_at(surroundings.default_socket, surroundings.has_default_socket)
     });
-    if let Some(url) = url {
-        parser.warn(variable, url, &format!("{destination} is used"));
+    if let (Some(url), Some(Err(invalid))) = (url, parsed) {
+        let invalid: InvalidAddress = invalid;
+        parser.warn_expecting(variable, url, invalid.accepted(), &format!("{destination} is used"));
     }
     destination
 }
@@ -383,6 +404,8 @@ mod tests {
                 runtime_id: true,
                 client_telemetry: false,
                 force: false,
+                keeps_ddtraces: false,
+                verbose: false,
                 workers_by_cpu: false,
                 disabled: false,
                 process_tags: false,
@@ -443,6 +466,14 @@ mod tests {
                  udp://agent:8125 (from DD_AGENT_HOST) is used"
             )]
         );
+    }
+
+    #[test]
+    fn the_warning_about_a_mistake_in_a_part_of_an_url_names_that_part() {
+        let (_, warnings) = settings([("DD_DOGSTATSD_URL", "udp://agent:99999")]);
+        let expected = "DD_DOGSTATSD_URL=\"udp://agent:99999\": expected a port from 1 to 65535; \
+                        udp://localhost:8125 (by default) is used";
+        assert_eq!(warnings, [expected]);
     }
 
     #[test]
@@ -550,6 +581,10 @@ mod tests {
         let interval = |seconds| Arguments { flush_interval: Some(seconds), ..Arguments::default() };
         assert_eq!(error(&url("ftp://x")), format!("dogstatsd_url=\"ftp://x\": expected {ACCEPTED}"));
         assert_eq!(error(&url("")), format!("dogstatsd_url=\"\": expected {ACCEPTED}"));
+        let port = "dogstatsd_url=\"udp://x:99999\": expected a port from 1 to 65535";
+        assert_eq!(error(&url("udp://x:99999")), port);
+        let long = error(&url(&format!("/{}", "x".repeat(1_000))));
+        assert!(long.ends_with(": expected a path of at most 107 bytes") && long.len() < 300, "{long}");
         for (seconds, shown) in [(0.0, "0.0"), (-1.0, "-1.0"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
             let expected = format!("flush_interval={shown}: expected a number of seconds from 0.01 to 86400");
             assert_eq!(error(&interval(seconds)), expected);

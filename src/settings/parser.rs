@@ -80,9 +80,13 @@ impl Parser<'_> {
     }
 
     pub(super) fn warn(&mut self, variable: Variable, value: &str, instead: &str) {
+        self.warn_expecting(variable, value, variable.row().accepts, instead);
+    }
+
+    /// Warns of a mistake for which only a part of what the variable accepts matters.
+    pub(super) fn warn_expecting(&mut self, variable: Variable, value: &str, accepted: &str, instead: &str) {
         let shown: String = value.chars().take(MAX_SHOWN).collect();
-        let row = variable.row();
-        let text = format!("{}={shown:?}: expected {}; {instead}", row.name, row.accepts);
+        let text = format!("{}={shown:?}: expected {accepted}; {instead}", variable.row().name);
         self.warnings.push(Warning { variable, text });
     }
 }

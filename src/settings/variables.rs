@@ -118,8 +118,16 @@ pub static VARIABLES: &[Row] = &[
         name: "DD_RUNTIME_METRICS_FORCE",
         default: "false",
         accepts: BOOLEAN,
-        effect: "If ddtrace sends runtime metrics itself: with false, the metrics that it sends are left to \
-                 it; with true, its runtime metrics are disabled.",
+        effect: "If ddtrace sends runtime metrics itself: with true, its runtime metrics are disabled; else \
+                 the metrics that it sends are left to it, with a warning unless this is set to false.",
+        is_identity: false,
+    },
+    Row {
+        name: "DD_RUNTIME_METRICS_VERBOSE",
+        default: "false",
+        accepts: BOOLEAN,
+        effect: "If true, messages go to standard error as well: what is sent where, how often and as whom, when \
+                 metrics start, and each change of state.",
         is_identity: false,
     },
     Row {
@@ -178,7 +186,7 @@ pub static VARIABLES: &[Row] = &[
         default: "",
         accepts: TEXT,
         effect: "The tag service, unless the program has given ddtrace another. If unset, the name comes \
-                 from OpenTelemetry's variables, from DD_TAGS or from the program's name.",
+                 from OpenTelemetry's variables, from DD_TAGS or from the program (see below): set it.",
         is_identity: true,
     },
     Row { name: "DD_ENV", default: "", accepts: TEXT, effect: "The tag env.", is_identity: true },
@@ -351,6 +359,7 @@ pub(crate) const EXPERIMENTAL_RUNTIME_ID: Variable =
     Variable::named("DD_TRACE_EXPERIMENTAL_RUNTIME_ID_ENABLED");
 pub(crate) const CLIENT_TELEMETRY: Variable = Variable::named("DD_RUNTIME_METRICS_CLIENT_TELEMETRY");
 pub(crate) const FORCE: Variable = Variable::named("DD_RUNTIME_METRICS_FORCE");
+pub(crate) const VERBOSE: Variable = Variable::named("DD_RUNTIME_METRICS_VERBOSE");
 pub(crate) const GUNICORN_WORKER_STATE: Variable =
     Variable::named("DD_RUNTIME_METRICS_GUNICORN_WORKER_STATE");
 pub(crate) const DISABLE: Variable = Variable::named("DD_DOGSTATSD_DISABLE");
@@ -380,6 +389,24 @@ pub(crate) const LAMBDA_INITIALIZATION_TYPE: Variable = Variable::named("AWS_LAM
 pub(crate) const LAMBDA_THREAD: Variable = Variable::named("DD_RUNTIME_METRICS_LAMBDA_THREAD");
 pub(crate) const FLUSH_TO_LOG: Variable = Variable::named("DD_FLUSH_TO_LOG");
 pub(crate) const LAMBDA_EXTENSION: Variable = Variable::named("DD_RUNTIME_METRICS_LAMBDA_EXTENSION");
+
+/// What the names of most of our variables begin with.
+pub const PREFIX: &str = "DD_RUNTIME_METRICS_";
+
+/// What follows it in variables of Datadog's tracers for other languages, which one environment may configure, too.
+const OF_OTHERS: [&str; 4] =
+    ["DIAGNOSTICS_METRICS_API_ENABLED", "EVENT_LOOP_ENABLED", "GC_ENABLED", "V2_ENABLED"];
+
+/// Whether this name, without [`PREFIX`], is no variable that anything reads.
+#[must_use]
+pub fn is_unknown(name: &str) -> bool {
+    !names().any(|known| known == name) && !OF_OTHERS.contains(&name)
+}
+
+/// The names that begin with [`PREFIX`], without it.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    VARIABLES.iter().filter_map(|row| row.name.strip_prefix(PREFIX))
+}
 
 /// A row of the table, which an environment is asked by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -493,6 +520,12 @@ mod tests {
         let environment =
             Environment::from([("DD_ENTITY_ID", "1d"), ("DD_AGENT_HOST", "a"), ("DD_ENV", "prod")]);
         assert_eq!(environment.identity(), Environment::from([("DD_ENTITY_ID", "1d"), ("DD_ENV", "prod")]));
+    }
+
+    #[test]
+    fn a_name_that_nothing_reads_is_unknown() {
+        assert!(is_unknown("INTERVALL"));
+        assert!(!is_unknown("INTERVAL") && !is_unknown("RUNTIME_ID_ENABLED") && !is_unknown("GC_ENABLED"));
     }
 
     #[test]

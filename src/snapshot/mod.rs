@@ -67,6 +67,6 @@ pub struct Collections {
 /// What only the interpreter knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct InterpreterFacts {
-    /// `gc.get_count()`.
-    pub gc_count: Option<[u64; 3]>,
+    /// `gc.get_count()`. The first may be negative on free-threaded builds, where threads count apart for a while.
+    pub gc_count: Option<[i64; 3]>,
 }

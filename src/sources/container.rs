@@ -4,9 +4,13 @@
 //! anything doubtful is left out.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use nix::libc::{EMFILE, ENFILE};
+
+use crate::descriptor::Guarded;
 
 /// The most that one read of a file in `/proc` returns.
 const PAGE: usize = 4096;
@@ -28,22 +32,32 @@ const MAX_DIGITS: usize = 20;
 const LAST_RESERVED_INODE: u64 = 2;
 
 /// The container's id or, where it is not visible, `in-` and the inode of its cgroup.
-pub fn local_data(root: &Path) -> Option<String> {
-    let cgroups = read(&root.join("proc/self/cgroup"));
+///
+/// # Errors
+///
+/// If no descriptor is left to look with.
+pub fn local_data(root: &Path) -> io::Result<Option<String>> {
+    let cgroups = read(&root.join("proc/self/cgroup"))?;
     let is_sendable = |id: &&str| !id.contains('_');
-    let id = id_in_cgroups(&cgroups).filter(is_sendable).map(str::to_owned);
-    let id = id.or_else(|| {
-        let mounts = read(&root.join("proc/self/mountinfo"));
-        id_in_mounts(&mounts).filter(is_sendable).map(str::to_owned)
-    });
-    id.or_else(|| Some(format!("in-{}", cgroup_inode(root, &cgroups)?)))
+    if let Some(id) = id_in_cgroups(&cgroups).filter(is_sendable) {
+        return Ok(Some(id.to_owned()));
+    }
+    let mounts = read(&root.join("proc/self/mountinfo"))?;
+    let id = id_in_mounts(&mounts).filter(is_sendable).map(str::to_owned);
+    Ok(id.or_else(|| Some(format!("in-{}", cgroup_inode(root, &cgroups)?))))
 }
 
-/// The whole lines at the beginning of a file; nothing if it cannot be read.
-fn read(path: &Path) -> String {
-    let Ok(mut file) = File::open(path) else { return String::new() };
+/// The whole lines at the beginning of a file; nothing if it is not to be read.
+fn read(path: &Path) -> io::Result<String> {
+    let opened = Guarded::open(|| File::open(path));
+    if let Err(error) = &opened
+        && matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+    {
+        return Err(error.kind().into());
+    }
+    let Ok(file) = opened else { return Ok(String::new()) };
     let (mut bytes, mut page) = (Vec::new(), [0; PAGE]);
-    while let Ok(length @ 1..) = file.read(&mut page) {
+    while let Ok(length @ 1..) = (&*file).read(&mut page) {
         bytes.extend_from_slice(&page[..length]);
         if bytes.len() >= MAX_FILE_LENGTH {
             // A line that is cut off could end in another word.
@@ -52,7 +66,7 @@ fn read(path: &Path) -> String {
             break;
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The first id that a cgroup's path ends with.

@@ -3,9 +3,11 @@
 //! CPU and context switches come from [`super::rusage`], the interpreter's facts from the interpreter.
 
 use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::sys::stat::stat;
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::descriptor::Guarded;
@@ -49,31 +51,36 @@ impl Linux {
         }
     }
 
-    /// Programs that turn into daemons close every descriptor: then it is opened again.
+    /// A file that is not open is opened once a call: programs that turn into daemons close every descriptor, and
+    /// others had none left before.
     fn resident(&mut self) -> Option<u64> {
-        self.read_resident().or_else(|| {
+        self.read_resident(|statm, buffer| statm.read_at(buffer, 0)).or_else(|| {
             self.reopen();
-            self.read_resident()
+            // Some sandboxes do not permit pread.
+            self.read_resident(|mut statm, buffer| statm.read(buffer))
         })
     }
 
     fn reopen(&mut self) {
-        if let Ok(statm) = File::open(&self.statm_path).and_then(Guarded::new) {
-            self.statm = Some(statm);
-        }
+        // The old one first: where its number has been closed the new one gets it, and is the same file.
+        self.statm = None;
+        self.statm = Guarded::open(|| File::open(&self.statm_path)).ok();
     }
 
     /// Field 2 of `statm`, in pages.
-    fn read_resident(&self) -> Option<u64> {
+    fn read_resident(&self, read: impl FnOnce(&File, &mut [u8]) -> io::Result<usize>) -> Option<u64> {
         let mut buffer = [0; 256];
-        let length = self.statm.as_ref()?.read_at(&mut buffer, 0).ok()?;
+        let length = read(self.statm.as_ref()?, &mut buffer).ok()?;
         let pages: u64 = str::from_utf8(&buffer[..length]).ok()?.split(' ').nth(1)?.parse().ok()?;
         pages.checked_mul(self.page_size?)
     }
 
     /// Each thread is a directory, so the link count is their number without a walk.
     fn threads(&self) -> Option<u64> {
-        let links = fs::metadata(&self.tasks).ok()?.nlink();
+        let links = fs::metadata(&self.tasks).map(|tasks| tasks.nlink());
+        // A sandbox that came after the start may permit stat, but not statx.
+        #[allow(clippy::useless_conversion, reason = "On other processors its type is shorter.")]
+        let links = links.or_else(|_| stat(&self.tasks).map(|tasks| tasks.st_nlink.into())).ok()?;
         links.checked_sub(LINKS_BESIDE_ENTRIES).filter(|threads| *threads > 0)
     }
 }
@@ -105,7 +112,7 @@ mod tests {
     fn a_reused_descriptor_number_is_opened_again() {
         let (root, mut linux) = process("1 300 1");
         fs::write(root.path().join("other"), "not ours").unwrap();
-        linux.statm = Some(Guarded::new(File::open(root.path().join("other")).unwrap()).unwrap());
+        linux.statm = Some(Guarded::open(|| File::open(root.path().join("other"))).unwrap());
         assert_eq!(read(&mut linux).resident, Some(300 * linux.page_size.unwrap()));
     }
 

@@ -12,6 +12,7 @@ use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
 use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
+pub mod ancestors;
 #[cfg(target_os = "linux")]
 pub mod container;
 pub mod gc;

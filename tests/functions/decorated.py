@@ -1,4 +1,4 @@
-"""The same handlers, decorated; one of them twice, and one that sends custom metrics."""
+"""The same handlers, decorated; one of them twice, and two that send custom metrics."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def order(event: dict[str, Any], context: Any) -> None:
     for age in (4 * 3600 + 5, 5 * 3600):
         lambda_metric("coffee_house.old", 3, timestamp=now - age)
     lambda_metric("coffee_house.nothing", float("nan"))
+
+
+@instrument
+def dated(event: int, context: Any) -> None:
+    """Sends a custom metric of a time."""
+    lambda_metric("orders", 1, event)
 
 
 def route(event: str, context: Any) -> str:

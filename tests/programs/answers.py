@@ -80,6 +80,22 @@ def our_flush(environment: dict[str, Any]) -> bool:
     return RuntimeMetrics.flush()
 
 
+def our_service(environment: dict[str, Any]) -> str:
+    """Our service in a program with this command line, in this folder."""
+    os.chdir(environment["folder"])
+    sys.orig_argv = environment["command"]
+    (line, *_) = our_lines(environment)
+    (service,) = (tag for tag in line.split("|#")[1].split(",") if tag.startswith("service:"))
+    return service.removeprefix("service:")
+
+
+def ddtraces_service(environment: dict[str, Any]) -> str:
+    """The service that ddtrace infers there."""
+    os.chdir(environment["folder"])
+    inference = importlib.import_module("ddtrace.internal.settings._inferred_base_service")
+    return inference.detect_service(environment["command"][1:]) or "none"
+
+
 def receiver() -> socket.socket:
     """Starts to receive, and sets the variable for its address."""
     receiving = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -143,6 +159,8 @@ QUESTIONS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "our lines": ("runtime_metrics", our_lines),
     "datadogpy's lines": ("requests", datadogpys_lines),
     "our flush": ("runtime_metrics", our_flush),
+    "our service": ("runtime_metrics", our_service),
+    "ddtrace's service": ("ddtrace.internal.dogstatsd", ddtraces_service),
 }
 
 if __name__ == "__main__":

@@ -9,10 +9,7 @@ from pathlib import Path
 
 from application import answer
 from celery import Celery  # type: ignore[import-not-found]
-from celery.signals import worker_process_shutdown  # type: ignore[import-not-found]
 from front import serve
-
-from runtime_metrics import RuntimeMetrics
 
 FOLDER = Path(os.environ["CELERY_FOLDER"])
 SENT, QUEUE = FOLDER / "sent", FOLDER / "queue"
@@ -29,14 +26,6 @@ celery.conf.broker_transport_options = {
     "polling_interval": 0.05,
 }
 task = celery.task(answer, name="answer")
-
-
-def report_the_last_interval(**_: object) -> None:
-    """Celery's processes end without the interpreter's exit."""
-    RuntimeMetrics.disable()
-
-
-worker_process_shutdown.connect(report_the_last_interval)
 
 
 def answers() -> list[str]:

@@ -6,13 +6,14 @@ imported. `run` bypasses even argparse: every start of a program waits for it.
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 
 COMMANDS = {
     "run": "run a program that reports its runtime metrics",
+    "check": "send metrics twice from here, and print where they go and whether they were sent",
     "catalogue": "print every metric: name, unit, kind and meaning",
+    "variables": "print every environment variable: default, accepted values and effect",
     "watch": "receive DogStatsD on a local socket and show it",
     "demo": "run a busy program for some seconds and show its metrics",
 }
@@ -33,14 +34,17 @@ def main(argv: list[str] | None = None) -> int:
     import argparse
     import importlib
 
+    from runtime_metrics import __version__
+
     for stream in (sys.stdout, sys.stderr):
         # A terminal or pipe that is not UTF-8 gets "?" in place of a trend's blocks.
-        if isinstance(stream, io.TextIOWrapper):
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
 
     parser = argparse.ArgumentParser(
         prog="runtime-metrics", description="The Python interpreter's figures over DogStatsD."
     )
+    parser.add_argument("--version", action="version", version=f"runtime-metrics {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     parsers = {}
     for name, purpose in COMMANDS.items():
@@ -51,7 +55,15 @@ def main(argv: list[str] | None = None) -> int:
             command = importlib.import_module(f"{__name__}.{chosen}")
             command.add_arguments(parsers[chosen])
             parsers[chosen].set_defaults(run=command.run)
-        arguments = parser.parse_args(words)
+        elif chosen and not chosen.startswith("-"):
+            from runtime_metrics.cli import mistakes
+
+            parser.error(mistakes.unknown_command(chosen, COMMANDS))
+        arguments, unknown = parser.parse_known_args(words)
+        if unknown:
+            from runtime_metrics.cli import mistakes
+
+            parsers[chosen].error(mistakes.unknown_option(unknown, parsers[chosen].format_usage()))
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -17,9 +17,9 @@ usage: runtime-metrics run [-h] [--] command [argument ...]
 run a program that reports its runtime metrics
 
 The program takes the place of this command: same process, input, signals and exit status. Each Python
-interpreter in it reports, unless DD_RUNTIME_METRICS_ENABLED is false; the other variables are in
-docs/configuration.md. Nothing is reported under python -I, -E and -S, and in uWSGI: there,
-`import runtime_metrics.auto` starts metrics.
+interpreter in it in which we are installed reports, unless DD_RUNTIME_METRICS_ENABLED is false;
+`runtime-metrics variables` prints the other variables. Nothing is reported under python -I, -E and -S,
+and in uWSGI: there, `import runtime_metrics.auto` starts metrics.
 
 options:
   -h, --help  show this help message and exit
@@ -36,6 +36,24 @@ BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(automatic.__file__)), "
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
+BY_IMPORT = "nothing will be reported unless it runs `import runtime_metrics.auto`"
+AFTERWARDS = "nothing will be reported unless `runtime-metrics run` comes after it"
+BY_INSTALLATION = "nothing will be reported unless it is installed there"
+
+# Asked of another interpreter, of Python 2 perhaps, without the current folder in its search path.
+QUESTION = """
+import sys
+if sys.version_info < (3, 10):
+    sys.exit(%(no)d)
+sys.path[:] = [folder for folder in sys.path if folder]
+try:
+    import runtime_metrics
+except ImportError:
+    sys.exit(%(no)d)
+"""
+CANNOT_IMPORT = 43
+ANSWER_TIMEOUT_SECONDS = 2.0
+
 
 def main(words: list[str]) -> int:
     """Replaces this process with the program; returns an exit status only if that fails.
@@ -48,11 +66,11 @@ def main(words: list[str]) -> int:
         return 0
     command = words[1:] if words[:1] == ["--"] else words
     if not command or (command is words and words[0].startswith("-")):
-        what = f"unknown option {words[0]}" if command else "a command is missing"
+        what = _unknown_option(words[0]) if command else "a command is missing"
         sys.stderr.write(f"{HELP.splitlines()[0]}\nruntime-metrics run: error: {what}\n")
         return 2
     if reason := unreachable(command):
-        _warn(f"{reason}; nothing will be reported unless it runs `import runtime_metrics.auto`")
+        _warn(reason)
     os.environ["PYTHONPATH"] = search_path(os.environ.get("PYTHONPATH", ""))
     _restore_signals()
     return _exec(command)
@@ -65,18 +83,140 @@ def search_path(inherited: str) -> str:
 
 
 def unreachable(command: list[str]) -> str:
-    """Why a command will not import our sitecustomize, as far as its command line shows; empty if it will."""
+    """Why a command will not report, and what helps, as far as that can be foreseen; empty if it will."""
     program = os.path.basename(command[0])
     if program == "uwsgi":
-        return "uWSGI embeds its interpreter and imports no sitecustomize from PYTHONPATH"
-    if program.rstrip(".0123456789") in ("python", "pypy"):
-        options, _, _ = automatic.parsed(command[1:])
-        for option in "IE":
-            if option in options:
-                return f"{program} -{option} ignores PYTHONPATH"
-        if "S" in options:
-            return f"{program} -S imports no sitecustomize"
+        return f"uWSGI embeds its interpreter and imports no sitecustomize from PYTHONPATH; {BY_IMPORT}"
+    if program in ("sudo", "doas"):
+        is_kept = any("PYTHONPATH" in word or _is_ours(word) for word in command)
+        return "" if is_kept else f"{program} removes PYTHONPATH from the environment; {AFTERWARDS}"
+    if program == "env":
+        lost, rest = _parsed_env(command[1:])
+        if not rest or _is_ours(rest[0]):
+            return ""
+        if lost:
+            return f"env {lost} removes the launcher's folder from PYTHONPATH; {AFTERWARDS}"
+        return unreachable(rest)
+    interpreter, *words = _interpreter(command) or [""]
+    options, _, _ = automatic.parsed(words)
+    python = os.path.basename(interpreter)
+    for option in "IE":
+        if option in options:
+            return f"{python} -{option} ignores PYTHONPATH; {BY_IMPORT}"
+    if "S" in options:
+        return f"{python} -S imports no sitecustomize; {BY_IMPORT}"
+    if interpreter and _lacks_us(interpreter):
+        return f"{interpreter} cannot import runtime_metrics; {BY_INSTALLATION}"
     return ""
+
+
+def _parsed_env(words: list[str]) -> tuple[str, list[str]]:
+    """Parses the arguments of env: the one by which our folder is lost, and the command."""
+    lost = ""
+    rest = iter(words)
+    for word in rest:
+        if word in ("-u", "--unset"):
+            word = f"{word} {next(rest, '')}"
+        elif word in ("-C", "--chdir"):
+            next(rest, "")
+        if word.startswith(("-S", "--split-string")):
+            return "", []
+        if word.startswith("-"):
+            clears = word == "--ignore-environment" or (word[1:2] != "-" and not word.strip("-i0v"))
+            if (clears and ("i" in word or word == "-")) or word.endswith("PYTHONPATH"):
+                lost = word
+        elif word.startswith("PYTHONPATH="):
+            lost = word
+        elif "=" not in word:
+            return lost, [word, *rest]
+    return lost, []
+
+
+def _interpreter(command: list[str]) -> list[str]:
+    """The command line of the Python interpreter that runs, also by the first line of a script; empty for others."""
+    path = _found(command[0])
+    if not path:
+        return []
+    if _is_python(path):
+        return [path, *command[1:]]
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(256)
+    except OSError:
+        return []
+    # One argument at most: the rest of the line.
+    words = os.fsdecode(line[2:]).split(None, 1) if line.startswith(b"#!") else []
+    if len(words) == 2 and os.path.basename(words[0]) == "env":
+        words = words[1].removeprefix("-S").split()
+    interpreter = _found(words[0]) if words and _is_python(words[0]) else ""
+    return [interpreter, *map(str.rstrip, words[1:]), path] if interpreter else []
+
+
+def _is_python(program: str) -> bool:
+    return os.path.basename(program).rstrip(".0123456789") in ("python", "pypy")
+
+
+def _is_ours(program: str) -> bool:
+    return os.path.basename(program) == "runtime-metrics"
+
+
+def _found(program: str) -> str:
+    """The file of a program; empty if it is not found."""
+    folders = [""] if os.path.dirname(program) else os.environ.get("PATH", os.defpath).split(os.pathsep)
+    paths = (os.path.join(folder, program) for folder in folders)
+    return next((path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)), "")
+
+
+def _lacks_us(python: str) -> bool:
+    """Whether an interpreter cannot import this package; False if that does not become known."""
+    ours = sys.executable or ""
+    if os.path.realpath(python) == os.path.realpath(ours) and (
+        os.path.realpath(os.path.dirname(python)) == os.path.realpath(os.path.dirname(ours))
+    ):
+        return False
+    if os.environ.get(automatic.ENABLED, "").lower() in automatic.FALSE or not hasattr(os, "posix_spawn"):
+        return False
+    try:
+        with open(python, "rb") as file:
+            # What a script such as pyenv's takes to find its interpreter would be too long.
+            return file.read(2) != b"#!" and _exit_status(python) == CANNOT_IMPORT
+    except OSError:
+        return False
+
+
+def _exit_status(python: str) -> int:
+    """Has an interpreter try to import this package; 0 if it has not ended in time."""
+    import time
+
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    # What another launcher would start is for the program alone.
+    folders = [folder for folder in folders if not os.path.isfile(os.path.join(folder, "sitecustomize.py"))]
+    environment = os.environ | {automatic.ENABLED: "false", "PYTHONPATH": os.pathsep.join(folders)}
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        streams = [(os.POSIX_SPAWN_DUP2, null, number) for number in range(3)]
+        command = [python, "-B", "-c", QUESTION % {"no": CANNOT_IMPORT}]
+        pid = os.posix_spawn(python, command, environment, file_actions=streams)
+    finally:
+        os.close(null)
+    deadline = time.monotonic() + ANSWER_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return 0
+
+
+def _unknown_option(word: str) -> str:
+    hint = ""
+    if word[:2] in ("-m", "-c"):
+        hint = f"; did you mean `runtime-metrics run python {word} ...`?"
+    elif word.startswith("--h"):
+        hint = "; did you mean --help?"
+    return f"unknown option {word}{hint}"
 
 
 def _exec(command: list[str]) -> int:
@@ -86,10 +226,16 @@ def _exec(command: list[str]) -> int:
     except (FileNotFoundError, NotADirectoryError):
         import shutil  # needed only here
 
-        if shutil.which(name) or os.path.isfile(name):
+        if shutil.which(name):
             _warn(f"{name}: the interpreter in its first line does not exist")
             return NOT_EXECUTABLE
-        _warn(f"{name}: {'no such file' if os.path.dirname(name) else 'command not found'}")
+        if os.path.dirname(name):
+            _warn(f"{name}: no such file")
+        elif os.path.isfile(name):
+            meant = f"./{name}" if os.access(name, os.X_OK) else f"python {name}"
+            _warn(f"{name}: command not found; did you mean `runtime-metrics run {meant}`?")
+        else:
+            _warn(f"{name}: command not found")
         return NOT_FOUND
     except OSError as error:
         hint = f"; did you mean `runtime-metrics run python {name}`?" if os.path.isfile(name) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from runtime_metrics.watch.receiver import Receiver
 if TYPE_CHECKING:
     import argparse
 
+NAME_OR_GROUP = re.compile(r"\*|\w+(\.\w+)*(\.\*)?", re.ASCII)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
@@ -26,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         type=names,
         default=(),
-        help="a comma list of names and groups like gunicorn.*",
+        help="a comma list of names and groups like gc.*, as in DD_RUNTIME_METRICS_INCLUDE",
     )
     parser.add_argument("--seconds", type=seconds, help="end after this time (default: at Ctrl-C)")
 
@@ -68,5 +71,11 @@ def port(text: str) -> int:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """The argument type of a list of names."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """The argument type of a list of names and groups."""
+    listed = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in listed:
+        if not NAME_OR_GROUP.fullmatch(name):
+            import argparse
+
+            raise argparse.ArgumentTypeError(f"{name}: expected a name or a group such as gc.*")
+    return listed

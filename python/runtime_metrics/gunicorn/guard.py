@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,4 +41,4 @@ def warn_once(text: str, key: object = None) -> None:
         _warned.add(key)
         # A logging filter of the program may raise.
         with contextlib.suppress(Exception):
-            _LOG.warning("%s", text)
+            _LOG.warning("runtime-metrics[%s]: %s", os.getpid(), text)

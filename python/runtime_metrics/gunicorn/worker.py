@@ -75,7 +75,8 @@ def _capacity(worker: Any) -> int | None:
 def _connections(worker: Any) -> int | None:
     """How many connections the worker holds, if it counts them."""
     connections = getattr(worker, "nr_conns", getattr(worker, "_runtime_metrics_connections", None))
-    return connections if isinstance(connections, int) else None
+    # gthread counts a connection twice that it closes as it stops, and is below zero then.
+    return connections if isinstance(connections, int) and connections >= 0 else None
 
 
 @guarded

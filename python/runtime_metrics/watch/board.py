@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from statistics import median
 from typing import TYPE_CHECKING
 
+from runtime_metrics import _core
 from runtime_metrics.watch.format import CHECK, readable
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Board:
 
     def add(self, line: Line) -> Series | None:
         """Adds the samples of a line and returns their series; None if there is nothing to show."""
-        if self._only and not any(fnmatchcase(line.name, pattern) for pattern in self._only):
+        if self._only and not self._is_shown(line.name):
             return None
         self.sample_count += len(line.values)
         numbers = [value for value in line.values if isinstance(value, float)]
@@ -116,6 +116,12 @@ class Board:
             members.setdefault(runtime_id(series.tags), []).append(series)
         everywhere = self.shared_tags
         return tuple(self._process(series, everywhere) for series in members.values())
+
+    def _is_shown(self, name: str) -> bool:
+        # A member of a family is named by its entry, too.
+        entry = self._entry(name)
+        names = (name, entry) if entry in self._units else (name,)
+        return any(_core.is_named(name, pattern) for name in names for pattern in self._only)
 
     def _entry(self, name: str) -> str:
         """The name in the catalogue, which lists a family without the last part of its members' names."""

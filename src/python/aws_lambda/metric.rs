@@ -31,6 +31,8 @@ use crate::settings::Arguments;
 ///     metric_name: The name of the metric.
 ///     value: The value.
 ///     timestamp: The time of the value: seconds since 1970 or a datetime, at most 4 hours ago. Now by default.
+///         A number too large for seconds counts milliseconds, microseconds or nanoseconds. Left out unless the
+///         value goes to the Datadog Lambda Extension or to the log: the Agent would discard it.
 ///     tags: The tags of the value: "key:value" strings.
 #[pyfunction]
 #[pyo3(signature = (metric_name, value, timestamp=None, tags=None))]

@@ -55,6 +55,6 @@ pub fn become_restored(py: Python<'_>, process: &'static Process) -> PyResult<()
     process.renew_runtime_id();
     process.invocations.guard.reset(since_epoch());
     let messages = Running::restore(py, process)?;
-    exit::register_with_multiprocessing(py);
+    exit::register_with_pools(py);
     log::from_program(py, &messages)
 }

@@ -3,6 +3,8 @@
 //! Each worker stores its number of requests in flight in a shared scoreboard. A worker without a slot there is working
 //! if it used CPU time within a tenth of a second.
 
+#[cfg(target_os = "linux")]
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +12,8 @@ use std::time::Duration;
 
 use super::objects::GunicornObjects;
 use super::scoreboard::{Scoreboard, Slot};
+#[cfg(target_os = "linux")]
+use crate::descriptor::Guarded;
 use crate::snapshot::server::{MasterFacts, ServerStatus, WorkerCounts};
 
 /// The most workers of one master that get a slot; the others are judged by their CPU time.
@@ -182,7 +186,9 @@ fn of<T: Copy>(values: &[(u32, T)], pid: u32) -> Option<T> {
 /// CPU time of another process in user and kernel together, in the clock ticks of `/proc/PID/stat`.
 #[cfg(target_os = "linux")]
 fn cpu_ticks(root: &Path, pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(root.join(format!("proc/{pid}/stat"))).ok()?;
+    let path = root.join(format!("proc/{pid}/stat"));
+    let file = Guarded::open(|| File::open(&path)).ok()?;
+    let stat = std::io::read_to_string(&*file).ok()?;
     // The name of the program, in parentheses, may have anything in it. utime and stime are fields 14 and 15.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
