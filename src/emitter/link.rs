@@ -16,13 +16,15 @@ pub struct Link {
     connection: Option<Connection>,
     /// What the last connection went over.
     protocol: Option<Protocol>,
+    /// What was sent last is known to have been refused.
+    was_refused: bool,
 }
 
 impl Link {
     /// Opens nothing yet.
     #[must_use]
     pub fn new(destination: Destination) -> Self {
-        Self { resolver: Resolver::new(destination), connection: None, protocol: None }
+        Self { resolver: Resolver::new(destination), connection: None, protocol: None, was_refused: false }
     }
 
     /// Where it leads.
@@ -85,7 +87,8 @@ impl Link {
     ) -> io::Result<usize> {
         loop {
             let open = self.connection.take();
-            let is_trial = open.is_none() && self.resolver.candidates().has_other(now);
+            let is_in_doubt = open.is_none() || std::mem::take(&mut self.was_refused);
+            let is_trial = is_in_doubt && self.resolver.candidates().has_other(now);
             let connection = match open {
                 Some(connection) => connection,
                 None => self.connect()?,
@@ -115,11 +118,11 @@ impl Link {
     /// Whether what was sent last over UDP is known to have been refused; each refusal is reported once. The address is
     /// given up for another of the same name, if there is one.
     pub fn was_refused(&mut self, now: Duration) -> bool {
-        let was_refused = self.connection.as_ref().is_some_and(Connection::was_refused);
-        if was_refused && self.resolver.candidates_mut().refuse(now) {
+        self.was_refused = self.connection.as_ref().is_some_and(Connection::was_refused);
+        if self.was_refused && self.resolver.candidates_mut().refuse(now) {
             self.connection = None;
         }
-        was_refused
+        self.was_refused
     }
 
     /// Whether it leads to a UDP port.
