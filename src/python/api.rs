@@ -8,7 +8,8 @@ use pyo3::types::PyDict;
 
 use super::interpreter::Purpose;
 use super::interrupt::catch_exception;
-use super::running::{self, STOP_TIMEOUT, Started, current, shielded};
+use super::running::{self, STOP_TIMEOUT, current, shielded};
+use super::start::{Started, start};
 use super::{arguments, aws_lambda, exit, hooks, log};
 use crate::catalogue::metric::{Member, Value};
 use crate::memory;
@@ -74,17 +75,17 @@ pub fn enable(
             tags: arguments::tags(tags)?,
         },
     };
-    shielded(Ok(()), || start(py, &arguments, true))
+    shielded(Ok(()), || start_or_log(py, &arguments, true))
 }
 
 /// Start as a launcher does: a later enable() may still give arguments.
 #[pyfunction]
 pub fn enable_automatically(py: Python<'_>) -> PyResult<()> {
-    shielded(Ok(()), || start(py, &Arguments::default(), false))
+    shielded(Ok(()), || start_or_log(py, &Arguments::default(), false))
 }
 
 /// Starts, or logs why that is not possible: it is no reason to disturb the program.
-fn start(py: Python<'_>, arguments: &Arguments, is_explicit: bool) -> PyResult<()> {
+fn start_or_log(py: Python<'_>, arguments: &Arguments, is_explicit: bool) -> PyResult<()> {
     if !memory::is_available() {
         let text = "RuntimeMetrics.enable() did nothing, because memory is short: call it again";
         return log::from_program(py, &[Message::warning(text)]);
@@ -93,7 +94,7 @@ fn start(py: Python<'_>, arguments: &Arguments, is_explicit: bool) -> PyResult<(
         Ok(process) => process,
         Err(error) => return log::from_program(py, &[running::not_collected(&error)]),
     };
-    let Started { running, messages } = running::start(py, process, arguments, is_explicit)?;
+    let Started { running, messages } = start(py, process, arguments, is_explicit)?;
     if let Some(running) = running {
         exit::register_with_pools(py);
         if let Some(function) = running.settings().aws_lambda {

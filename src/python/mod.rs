@@ -29,6 +29,7 @@ mod program;
 mod rq;
 mod running;
 mod server;
+mod start;
 mod status;
 mod tables;
 mod tracers;

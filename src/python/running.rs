@@ -1,4 +1,4 @@
-//! The collector that runs in this process: how it starts and stops, and how it is replaced in a forked child and in a
+//! The collector that runs in this process: how it runs and stops, and how it is replaced in a forked child and in a
 //! process that was restored from a snapshot.
 
 use std::cell::RefCell;
@@ -13,17 +13,17 @@ use pyo3::prelude::*;
 
 use super::interpreter::{CPython, Purpose};
 use super::interrupt::catch_exception;
+use super::pending;
 use super::plan::Plan;
 use super::process::Process;
 use super::program::module_of_caller;
 use super::rq;
-use super::{log, pending};
 use crate::clock::Clock;
 use crate::collector::{Collector, Inheritance, RETRY_DELAY, Step};
 use crate::identity::tracers::Tracers;
 use crate::memory;
-use crate::message::{Message, Severity};
-use crate::settings::{Arguments, Settings};
+use crate::message::Message;
+use crate::settings::Settings;
 
 /// How long stopping takes at most.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,14 +53,6 @@ pub struct Running {
     is_explicit: bool,
 }
 
-/// The outcome of a start.
-pub struct Started {
-    /// What runs now, if it did not run before.
-    pub running: Option<Arc<Running>>,
-    /// Messages to be logged.
-    pub messages: Vec<Message>,
-}
-
 /// What runs in this process. A forked child that has not noticed the fork yet becomes an independent process first.
 pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
     if Process::known().is_some_and(|process| process.fork_mark.is_inherited()) {
@@ -72,56 +64,6 @@ pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
 /// Whether something runs.
 pub fn is_running() -> bool {
     RUNNING.load().is_some()
-}
-
-/// Starts a collector, or gives arguments to one that runs.
-///
-/// # Errors
-///
-/// A wrong argument.
-pub fn start(
-    py: Python<'_>,
-    process: &'static Process,
-    arguments: &Arguments,
-    is_explicit: bool,
-) -> PyResult<Started> {
-    let running = current(py);
-    let (plan, warnings) = Plan::new(py, arguments)?;
-    log::set_verbose(plan.settings.verbose);
-    if plan.settings.disabled {
-        let text = "runtime metrics are not collected: DD_DOGSTATSD_DISABLE is set".to_owned();
-        return Ok(Started { running: None, messages: vec![Message::new(Severity::Info, text)] });
-    }
-    if process.is_exiting() {
-        return Ok(Started { running: None, messages: Vec::new() });
-    }
-    let mut messages = process.messages(warnings);
-    messages.extend(process.unknown_variables(py)?);
-    if let Some(running) = running {
-        running.ensure_running();
-        messages.extend(running.apply(py, process, plan)?);
-        return Ok(Started { running: None, messages });
-    }
-    let running = match catch_exception(py, Running::new(py, process, plan, is_explicit))? {
-        Ok(running) => Arc::new(running),
-        Err(error) => {
-            messages.push(not_collected(&error));
-            return Ok(Started { running: None, messages });
-        }
-    };
-    // If two threads start at once, the second has nothing to do.
-    let before = RUNNING.compare_and_swap(&None::<Arc<Running>>, Some(Arc::clone(&running)));
-    if before.is_some() {
-        return Ok(Started { running: None, messages });
-    }
-    let inputs = running.plan.identity_inputs(process, Tracers::default());
-    messages.extend(inputs.identity().warning());
-    let failures = running.start(py);
-    if failures.is_empty() {
-        messages.extend(running.plan.announcement(&inputs));
-    }
-    messages.extend(failures);
-    Ok(Started { running: Some(running), messages })
 }
 
 /// The message that nothing is collected, for this reason.
@@ -262,7 +204,8 @@ fn abandon(running: &Arc<Running>) {
 }
 
 impl Running {
-    fn new(py: Python<'_>, process: &'static Process, plan: Plan, is_explicit: bool) -> PyResult<Self> {
+    /// What would run with this plan; nothing does yet.
+    pub fn new(py: Python<'_>, process: &'static Process, plan: Plan, is_explicit: bool) -> PyResult<Self> {
         let clock = Clock::start();
         let (force, needs) = (plan.settings.force, plan.settings.selection.needs());
         let interpreter = Arc::new(CPython::new(py, process, clock, force, needs, resume_soon)?);
@@ -286,6 +229,11 @@ impl Running {
         // A finaliser may have forked within a collection, which then does not end here.
         self.interpreter.gc_counters().discard_start();
         self.with(self.plan.collector(process, inputs, self.clock, &self.interpreter, handover.as_ref()))
+    }
+
+    /// Lets it be what runs in this process, unless something does already; whether it is.
+    pub fn register(self: &Arc<Self>) -> bool {
+        RUNNING.compare_and_swap(&None::<Arc<Self>>, Some(Arc::clone(self))).is_none()
     }
 
     /// In a process that was restored from a snapshot, replaces the collector that was stored in it; returns messages
@@ -324,6 +272,11 @@ impl Running {
     /// The collector.
     pub fn collector(&self) -> &Collector {
         &self.collector
+    }
+
+    /// What it was started with.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The settings that it was started with.
@@ -381,7 +334,7 @@ impl Running {
     }
 
     /// Starts to count and to send; returns messages if not everything is possible.
-    fn start(&self, py: Python<'_>) -> Vec<Message> {
+    pub fn start(&self, py: Python<'_>) -> Vec<Message> {
         if let Err(error) = self.interpreter.install(py) {
             RUNNING.store(None);
             return vec![not_collected(&error)];
@@ -391,7 +344,7 @@ impl Running {
     }
 
     /// Gives arguments to a collector that runs, unless the program started it itself; returns a message to be logged.
-    fn apply(
+    pub fn apply(
         self: &Arc<Self>,
         py: Python<'_>,
         process: &'static Process,
