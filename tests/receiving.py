@@ -142,3 +142,8 @@ def flush_of(datagrams: list[bytes], at: float) -> Flush:
 def named(text: str) -> str:
     """A message of this process as it is logged."""
     return f"runtime-metrics[{os.getpid()}]: {text}"
+
+
+def unnamed(logged: str) -> str:
+    """Messages as they are logged, without what names us and the process."""
+    return re.sub(r"runtime-metrics(\[[0-9]+\])?: ", "", logged)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,7 +80,8 @@ def test_a_process_of_one_flush_reaches_it_as_well(
 
 
 def test_a_name_that_is_refused_everywhere_is_one_warning_and_keeps_its_socket(port: int) -> None:
-    with running(BusyProgram(f"udp://localhost:{port}", {})) as program:
+    # The receiver lives longer than the program, whose last sample would be refused.
+    with ExitStack() as receivers, running(BusyProgram(f"udp://localhost:{port}", {})) as program:
         refused = program.until(lambda report: "WARNING" in report.levels())
         (warning,) = refused.texts("WARNING")
         sockets = program.sockets()
@@ -87,8 +89,8 @@ def test_a_name_that_is_refused_everywhere_is_one_warning_and_keeps_its_socket(p
         assert program.sockets() == sockets
         assert len(sockets) == 1
         # Where the address that is tried first gets its receiver, the next flush arrives.
-        with Udp(port) as agent:
-            program.flushes(3, agent)
-            assert agent.flushes()
+        agent = receivers.enter_context(Udp(port))
+        program.flushes(3, agent)
+        assert agent.flushes()
     assert "localhost is 127.0.0.1 and ::1" in warning
     assert program.reports[-1].texts("WARNING") == [warning]

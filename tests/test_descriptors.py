@@ -58,10 +58,11 @@ def test_while_a_name_is_looked_up_a_closed_stream_stays_closed(
     """The C library opens descriptors of its own then; this one says which number it was given."""
     run_program(
         """
-        import os, time
+        import logging, os, time
         from pathlib import Path
         from runtime_metrics import RuntimeMetrics
 
+        logging.disable()
         os.close(0)
         RuntimeMetrics.enable(dogstatsd_url="udp://agent.example:8125")
         opened = Path(os.environ["LOOK_UP"])
@@ -83,8 +84,10 @@ def test_while_a_name_is_looked_up_a_closed_stream_stays_closed(
 
 
 LACKING = """
-    import os, resource
+    import logging, os, resource
     from runtime_metrics import RuntimeMetrics
+
+    logging.disable()
 
     def allow(number):
         resource.setrlimit(resource.RLIMIT_NOFILE, (number, HARD))

@@ -19,7 +19,7 @@ from datadog_receiver import DatadogReceiver, Forwarded, arrived, forwarded, rej
 from lambda_runtime import FUNCTIONS, LAMBDA, Answer, Environment, environment, init_error
 from launching import wheel
 from ports import DISCARD_URL
-from receiving import complete_flushes
+from receiving import complete_flushes, unnamed
 from serving import TIMEOUT, need
 
 if TYPE_CHECKING:
@@ -1196,7 +1196,7 @@ def test_the_warning_that_nothing_is_sent_comes_with_the_first_metric(
 ) -> None:
     program = f"""
     import logging, sys
-    logging.basicConfig(stream=sys.stdout, format="%(message).20s")
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
     from runtime_metrics import RuntimeMetrics
     from runtime_metrics.aws_lambda import instrument, lambda_metric
     handler = instrument(lambda event, context: event)
@@ -1206,14 +1206,15 @@ def test_the_warning_that_nothing_is_sent_comes_with_the_first_metric(
         {first}
         print("done")
     """
-    assert run_program(program, **SILENT) == "set up\nmetrics are not sent\ndone\ndone\n"
+    logged = unnamed(run_program(program, **SILENT))
+    assert re.fullmatch(r"set up\nmetrics are not sent.*\ndone\ndone\n", logged)
 
 
 @pytest.mark.parametrize(
     ("switch", "output"),
     [
         ({"DD_RUNTIME_METRICS_ENABLED": "False"}, ""),
-        ({"OTEL_METRICS_EXPORTER": "none"}, "runtime metrics are not started automatically\n"),
+        ({"OTEL_METRICS_EXPORTER": "none"}, "runtime metrics are not started automatically.*\n"),
     ],
     ids=["ours", "OpenTelemetry's"],
 )
@@ -1222,7 +1223,7 @@ def test_the_switches_of_automatic_starts_disable_a_function_too(
 ) -> None:
     program = """
     import logging, sys
-    logging.basicConfig(stream=sys.stdout, format="%(message).45s")
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
     from runtime_metrics import RuntimeMetrics, aws_lambda
     decorated = aws_lambda.instrument(lambda event, context: aws_lambda.lambda_metric("orders", event))
     assert decorated(1, None) is None and aws_lambda.handler(1, None) is False
@@ -1237,7 +1238,7 @@ def test_the_switches_of_automatic_starts_disable_a_function_too(
     }
     for explicitly, sets in (("", 0), ("RuntimeMetrics.enable()", 1)):
         source = program.replace("EXPLICITLY", explicitly)
-        assert run_program(source, **variables, **switch) == output
+        assert re.fullmatch(output, unnamed(run_program(source, **variables, **switch)))
         first, second, *sent = flushes.datagrams()
         assert (first[:8], second[:8]) == (b"orders:1", b"orders:2")
         assert len(complete_flushes(sent)) == sets
@@ -1396,9 +1397,8 @@ def test_invalid_custom_metrics_are_not_sent_and_each_kind_is_logged_once(tmp_pa
         "its timestamp is older than 4 hours",
         "its tags are not texts",
     ]
-    assert [line.split(": ")[1].split(";")[0] for line in done.stderr.splitlines()] == [
-        f"the metric is not sent: {reason}".split(": ")[1] for reason in reasons
-    ]
+    lines = unnamed(done.stderr).splitlines()
+    assert [line.split(": ")[1].split(";")[0] for line in lines] == reasons
 
 
 def test_a_disabled_function_sends_nothing(run_program: RunProgram, flushes: Flushes) -> None:
