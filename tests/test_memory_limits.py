@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from launching import each_version
 from ports import DISCARD_URL
+from receiving import unnamed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -106,7 +107,8 @@ def test_flushes_that_are_skipped_are_counted_and_reported_once_there_is_memory(
     reports = [text for level, text in found["logged"] if level == "WARNING" and "skipped" in text]
     assert len(reports) == 1
     match = re.fullmatch(
-        r"(\d+) flushes were skipped because memory was short; the next one covers that time", reports[0]
+        r"(\d+) flushes were skipped because memory was short; the next one covers that time",
+        unnamed(reports[0]),
     )
     assert match, reports
     assert int(match[1]) >= len(found["flushes"])

@@ -104,7 +104,8 @@ impl Process {
             runtime_id: [const { AtomicU64::new(0) }; 2],
             is_exiting: AtomicBool::new(false),
             warned: [const { AtomicBool::new(false) }; VARIABLES.len()],
-            warned_unknown: AtomicBool::new(false),
+            // A process that was spawned is a child, too: its parent has warned.
+            warned_unknown: AtomicBool::new(program::is_spawned(py)),
         };
         process.renew_runtime_id();
         Ok(process)
@@ -152,9 +153,7 @@ impl Process {
 
     /// A warning for each variable that begins as ours do and that nothing reads; once in a process and its children.
     pub fn unknown_variables(&self, py: Python<'_>) -> PyResult<Vec<Message>> {
-        // A process that multiprocessing has started afresh is a child, too.
-        let is_child = self.runtime.command.iter().any(|word| word.starts_with("from multiprocessing."));
-        if self.warned_unknown.swap(true, SeqCst) || is_child {
+        if self.warned_unknown.swap(true, SeqCst) {
             return Ok(Vec::new());
         }
         let unknown = environment::names(py, PREFIX)?.into_iter().filter(|name| is_unknown(name));
