@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from conftest import RunProgram
+    from receiving import Flushes
+
 pytestmark = [
     pytest.mark.servers,
     pytest.mark.skipif(
@@ -256,6 +259,29 @@ def test_that_jobs_of_rq_are_not_reported_is_logged_once(worker: str, warnings: 
         run.until(lambda: sum(run.used().values()) > 1.45 and run.output().count(text) >= warnings)
         run.stop(program.stop)
         assert run.output().count(text) == warnings
+
+
+def test_forks_of_a_program_that_only_enqueues_jobs_cause_no_warning(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    """As those of Gunicorn's master with an application that has imported rq."""
+    run_program(
+        """
+        import os, sys, time, types
+        from runtime_metrics import RuntimeMetrics
+
+        sys.modules["rq.worker"] = types.ModuleType("rq.worker")
+        RuntimeMetrics.enable()
+        # The warning comes after three such children and a second.
+        for _ in range(9):
+            if os.fork() == 0:
+                os._exit(0)
+            os.wait()
+            time.sleep(0.3)
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+        DD_RUNTIME_METRICS_INTERVAL="0.1",
+    )
 
 
 @pytest.mark.parametrize("enable_in", ["application", "launcher"])

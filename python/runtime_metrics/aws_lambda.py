@@ -40,8 +40,8 @@ def __getattr__(name: str) -> object:
         # The runtime would only report that this module has no handler.
         import logging
 
-        text = "runtime-metrics: %s: there is no %s in the module %s"
-        logging.getLogger("runtime_metrics").error(text, variable, function_name, module_name)
+        text = "runtime-metrics[%d]: %s: there is no %s in the module %s"
+        logging.getLogger("runtime_metrics").error(text, os.getpid(), variable, function_name, module_name)
         raise
     wrapped = globals()["handler"] = instrument(function)
     return wrapped

@@ -206,6 +206,11 @@ impl Collector {
         // Before the reader has ended, which may take as long as another thread holds the interpreter.
         if self.schedule == Schedule::Periodic {
             self.flush_by(deadline, deadline, answer);
+            let skipped = self.skipped.swap(0, SeqCst);
+            if skipped > 0 {
+                let text = format!("{} skipped because memory was short, up to the last", flushes(skipped));
+                self.reader.keep_for_program(vec![Message::warning(text)]);
+            }
         }
         if interpreter_ends {
             self.reader.await_interpreter();
@@ -258,7 +263,10 @@ impl Collector {
         let mut pipeline = self.pipeline.check_out(within)?;
         match self.skipped.swap(0, SeqCst) {
             0 => {}
-            skipped => pipeline.warn_skipped(skipped),
+            skipped => {
+                let text = "skipped because memory was short; the next one covers that time";
+                pipeline.warn(format!("{} {text}", flushes(skipped)));
+            }
         }
         Some(pipeline)
     }
@@ -271,4 +279,9 @@ impl Collector {
             self.reader.look_up(look_up);
         }
     }
+}
+
+/// So many flushes, as the beginning of a sentence.
+fn flushes(count: u32) -> String {
+    if count == 1 { "1 flush was".to_owned() } else { format!("{count} flushes were") }
 }

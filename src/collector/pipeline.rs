@@ -164,10 +164,8 @@ impl Pipeline {
         messages
     }
 
-    /// Memory is available again: leaves a warning that so many flushes were skipped.
-    pub fn warn_skipped(&mut self, skipped: u32) {
-        let flushes = if skipped == 1 { "1 flush was".to_owned() } else { format!("{skipped} flushes were") };
-        let text = format!("{flushes} skipped because memory was short; the next one covers that time");
+    /// Leaves a warning to be logged.
+    pub fn warn(&mut self, text: String) {
         self.messages.push(Message::warning(text));
     }
 

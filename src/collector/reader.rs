@@ -175,8 +175,13 @@ impl Reader {
         let mut state = self.shared.lock();
         let mut unlogged = std::mem::take(&mut state.unlogged);
         if state.halting {
-            unlogged.append(&mut state.messages);
-            state.late = None;
+            let waiting = std::mem::take(&mut state.messages);
+            let late = state.late.take().map(|(_, warnings)| warnings).unwrap_or_default();
+            // The thread may never end that is logging these.
+            if state.phase == Phase::Calling {
+                unlogged.extend(late.into_iter().filter(|warning| !waiting.contains(warning)));
+            }
+            unlogged.extend(waiting);
         }
         unlogged
     }

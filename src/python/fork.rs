@@ -63,7 +63,10 @@ pub fn after_in_parent(py: Python<'_>) {
         let (Some(running), Some(process)) = (running::end_fork(), Process::known()) else { return };
         // If another thread is about to fork, its fork resumes for both.
         let is_last = running.collector().end_fork();
-        if !is_last || process.threads_at_fork == ThreadsAtFork::NotCounted || running.must_wait() {
+        // Threads that are not counted go on. Those that the system refused are tried again.
+        let go_on =
+            process.threads_at_fork == ThreadsAtFork::NotCounted && !process.postponement.is_pending();
+        if !is_last || go_on || running.must_wait() {
             return;
         }
         // A pending call comes after the threads are counted, but only on the main thread. If another thread forks, the

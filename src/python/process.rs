@@ -104,8 +104,7 @@ impl Process {
             runtime_id: [const { AtomicU64::new(0) }; 2],
             is_exiting: AtomicBool::new(false),
             warned: [const { AtomicBool::new(false) }; VARIABLES.len()],
-            // A process that was spawned is a child, too: its parent has warned.
-            warned_unknown: AtomicBool::new(program::is_spawned(py)),
+            warned_unknown: AtomicBool::new(false),
         };
         process.renew_runtime_id();
         Ok(process)
@@ -151,7 +150,8 @@ impl Process {
         self.is_exiting.load(SeqCst)
     }
 
-    /// A warning for each variable that begins as ours do and that nothing reads; once in a process and its children.
+    /// A warning for each variable that begins as ours do and that nothing reads; once in a process and its children. A
+    /// process that was spawned repeats it, as its parent may never enable metrics.
     pub fn unknown_variables(&self, py: Python<'_>) -> PyResult<Vec<Message>> {
         if self.warned_unknown.swap(true, SeqCst) {
             return Ok(Vec::new());

@@ -84,11 +84,6 @@ pub fn hexversion(py: Python<'_>) -> PyResult<u32> {
     py.import(intern!(py, "sys"))?.getattr("hexversion")?.extract()
 }
 
-/// Whether multiprocessing or its like has spawned the process.
-pub fn is_spawned(py: Python<'_>) -> bool {
-    Spawned::of(&words(py, "orig_argv")).is_some()
-}
-
 /// Whether the process is a helper of multiprocessing or its like, and not a child of a fork server.
 pub fn is_helper(py: Python<'_>) -> bool {
     let command = words(py, "orig_argv");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use once_cell::race::OnceRef;
 use pyo3::prelude::*;
 
-use super::program::loaded;
+use super::program::{loaded, module_of_caller};
 use crate::fork_mark::counters_shared_with_children;
 use crate::message::Message;
 
@@ -35,6 +35,10 @@ static IS_LOGGED: AtomicBool = AtomicBool::new(false);
 /// Counts a fork; returns a message to be logged if earlier children have ended without a last sample.
 pub fn before_fork(py: Python<'_>, now: u64) -> Option<Message> {
     loaded(py, "rq.worker")?;
+    // A program that only enqueues jobs has imported it, too.
+    if !module_of_caller(py)?.starts_with("rq.worker") {
+        return None;
+    }
     if REPORTING.get().is_none() {
         // If two threads fork at once, the second has nothing to do.
         let _ = REPORTING.set(counters_shared_with_children()?);

@@ -147,6 +147,11 @@ extern "C" fn count_pending(call: *mut c_void) -> c_int {
     shielded((), || {
         let running = RUNNING.load();
         let (Some(process), Some(running)) = (Process::known(), running.as_ref()) else { return };
+        // Hooks of the program run Python code during a fork, before which no thread may start.
+        if running.collector.is_forking() {
+            count_soon(call.addr());
+            return;
+        }
         let step = process.postponement.step(call.addr(), || running.clock.now());
         if step == Step::Start || (step == Step::Again && !count_soon(call.addr())) {
             // It cannot attach while the interpreter is finalising; then there is nothing to do.
@@ -173,7 +178,7 @@ extern "C" fn resume_pending(_: *mut c_void) -> c_int {
             if let Some(running) = current(py)
                 && (is_new || !running.must_wait())
             {
-                running.resume();
+                running.ensure_running();
             }
         });
     });

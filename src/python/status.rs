@@ -58,32 +58,35 @@ pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         .as_ref()
         .map(|status| refusal.as_ref().map_or(status.since, |refusal| refusal.since).as_secs_f64());
     let Totals { metrics, sent, dropped } = status.as_ref().map(|status| status.totals).unwrap_or_default();
-    let values = PyDict::new(py);
-    values.set_item("state", state)?;
-    values.set_item("since", since)?;
-    let destination = status.as_ref().and_then(|status| status.destination.as_ref());
-    let texts = [
-        ("error", refusal.map(|refusal| refusal.reason).or_else(|| status.as_ref()?.error.clone())),
-        ("address", destination.map(|destination| destination.address.to_string())),
-        ("chosen_by", destination.map(|destination| destination.chosen_by.as_str().to_owned())),
-        ("peer", status.as_ref().and_then(|status| status.peer).map(|peer| peer.to_string())),
-        ("transport", status.as_ref().and_then(|status| status.transport).map(str::to_owned)),
-    ];
-    for (key, text) in texts {
-        values.set_item(key, text)?;
-    }
-    let counts = [
-        ("metrics", metrics),
-        ("packets_sent", sent.packets),
-        ("bytes_sent", sent.bytes),
-        ("packets_dropped", dropped.packets),
-        ("bytes_dropped", dropped.bytes),
-    ];
-    for (key, count) in counts {
-        values.set_item(key, count)?;
-    }
-    let left = status.map(|status| status.left_to_ddtrace.names().collect::<Vec<_>>());
-    values.set_item("left_to_ddtrace", left.unwrap_or_default())?;
+    // By a call that fails where there is no memory for a dict; PyDict::new() would panic.
+    let values = py.get_type::<PyDict>().call0()?.cast_into::<PyDict>()?;
+    shielded(Err(PyMemoryError::new_err(())), || {
+        values.set_item("state", state)?;
+        values.set_item("since", since)?;
+        let destination = status.as_ref().and_then(|status| status.destination.as_ref());
+        let texts = [
+            ("error", refusal.map(|refusal| refusal.reason).or_else(|| status.as_ref()?.error.clone())),
+            ("address", destination.map(|destination| destination.address.to_string())),
+            ("chosen_by", destination.map(|destination| destination.chosen_by.as_str().to_owned())),
+            ("peer", status.as_ref().and_then(|status| status.peer).map(|peer| peer.to_string())),
+            ("transport", status.as_ref().and_then(|status| status.transport).map(str::to_owned)),
+        ];
+        for (key, text) in texts {
+            values.set_item(key, text)?;
+        }
+        let counts = [
+            ("metrics", metrics),
+            ("packets_sent", sent.packets),
+            ("bytes_sent", sent.bytes),
+            ("packets_dropped", dropped.packets),
+            ("bytes_dropped", dropped.bytes),
+        ];
+        for (key, count) in counts {
+            values.set_item(key, count)?;
+        }
+        let left = status.map(|status| status.left_to_ddtrace.names().collect::<Vec<_>>());
+        values.set_item("left_to_ddtrace", left.unwrap_or_default())
+    })?;
     Ok(values)
 }
 
