@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 PROGRAM = Path(__file__).parent / "programs" / "busy.py"
 DEFAULTS = {"DD_RUNTIME_METRICS_INTERVAL": "0.2"}
+
+# What a program writes at its exit.
+LAST_SAMPLE_FAILS = re.compile(r"runtime-metrics\[[0-9]+\]: sending to .+ fails: ")
 
 # How many seconds to wait for anything, on a slow machine too.
 TIMEOUT = 30
@@ -176,7 +180,9 @@ class BusyProgram:
     def end(self) -> None:
         """Lets the program end, and fails if anything went wrong."""
         _, stderr = self._process.communicate(timeout=TIMEOUT)
-        assert (self._process.returncode, stderr) == (0, "")
+        # Its receiver may have gone before its last sample is sent.
+        errors = [line for line in stderr.splitlines() if not LAST_SAMPLE_FAILS.match(line)]
+        assert (self._process.returncode, errors) == (0, [])
 
     def kill(self) -> None:
         """Kills the program."""
