@@ -87,8 +87,6 @@ pub fn enable_automatically(py: Python<'_>) -> PyResult<()> {
 /// Starts, or logs why that is not possible: it is no reason to disturb the program.
 fn start_or_log(py: Python<'_>, arguments: &Arguments, is_explicit: bool) -> PyResult<()> {
     if !memory::is_available() {
-        // If this fails as well, there is no way to say so.
-        drop(log::prepare(py));
         let text = "RuntimeMetrics.enable() did nothing, because memory is short: call it again";
         return log::from_program(py, &[Message::warning(text)]);
     }
