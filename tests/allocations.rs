@@ -15,16 +15,13 @@ use cadence::{NopMetricSink, StatsdClient};
 use runtime_metrics::catalogue::CATALOGUE;
 use runtime_metrics::catalogue::metric::{Member, Sample, Value, Wire, WireType};
 use runtime_metrics::clock::Clock;
-use runtime_metrics::collector::{Answer, Collector, Interpreter};
+use runtime_metrics::collector::Answer;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
 use runtime_metrics::emitter::{Emitter, Transport};
-use runtime_metrics::identity::IdentityInputs;
 use runtime_metrics::identity::tracers::Tracers;
-use runtime_metrics::message::Message;
-use runtime_metrics::settings::variables::Environment;
-use runtime_metrics::settings::{Arguments, Settings, Surroundings};
 use runtime_metrics::snapshot::InterpreterFacts;
-use runtime_metrics::sources::Counters;
+
+mod on_demand;
 
 /// What cadence allocates for a line: its text.
 const LINE: usize = 1;
@@ -110,39 +107,12 @@ fn a_steady_flush_allocates_the_lines_of_cadence_and_twice_to_send_them() {
     assert_eq!(of_a_steady_flush(path.to_str().unwrap()), expected);
 }
 
-/// An interpreter that is never asked: the flush brings its answer.
-struct Unasked;
-
-impl Interpreter for Unasked {
-    fn read(&self, _entered: &dyn Fn()) -> Option<Answer> {
-        unreachable!("nothing ticks")
-    }
-
-    fn log(&self, messages: Vec<Message>) -> Vec<Message> {
-        messages
-    }
-}
-
 #[test]
 fn a_steady_tick_of_a_whole_collector_allocates_no_more_than_the_flush_alone() {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let arguments = Arguments {
-        dogstatsd_url: Some(format!("udp://{}", udp.local_addr().unwrap())),
-        flush_interval: Some(3600.0),
-        ..Arguments::default()
-    };
-    let surroundings = Surroundings {
-        default_socket: Path::new("/nowhere"),
-        has_default_socket: false,
-        has_extension: false,
-    };
     // Its number of digits varies, and with it what cadence allocates.
-    let environment = Environment::from([("DD_RUNTIME_METRICS_EXCLUDE", "cpu.percent")]);
-    let (settings, _) = Settings::new(&arguments, &environment, surroundings).unwrap();
-    let (clock, inputs) = (Clock::start(), IdentityInputs::default());
-    let root = Path::new("/");
-    let collector =
-        Collector::new(root, clock, Counters::default(), &settings, inputs, Arc::new(Unasked), None);
+    let settings = on_demand::settings(udp.local_addr().unwrap(), "cpu.percent");
+    let collector = on_demand::collector(Path::new("/"), &settings);
     let answer = || Answer {
         facts: InterpreterFacts { gc_count: Some([1, 2, 3]) },
         tracers: Some(Tracers::default()),

@@ -3,33 +3,13 @@
 
 use std::fs;
 use std::net::UdpSocket;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use runtime_metrics::clock::Clock;
-use runtime_metrics::collector::{Answer, Collector, Interpreter};
-use runtime_metrics::identity::IdentityInputs;
-use runtime_metrics::message::Message;
-use runtime_metrics::settings::variables::Environment;
-use runtime_metrics::settings::{Arguments, Settings, Surroundings};
-use runtime_metrics::sources::Counters;
+
+mod on_demand;
 
 const ID: &str = "3f1c9a70d2b84e65901fbc37ae52d8c4617e0b9385acf2d146708be9c35fa21d";
-
-/// An interpreter that is never asked.
-struct Unasked;
-
-impl Interpreter for Unasked {
-    fn read(&self, _entered: &dyn Fn()) -> Option<Answer> {
-        unreachable!("nothing ticks")
-    }
-
-    fn log(&self, messages: Vec<Message>) -> Vec<Message> {
-        messages
-    }
-}
 
 #[test]
 fn what_could_not_be_opened_is_opened_once_a_descriptor_is_left() {
@@ -40,23 +20,10 @@ fn what_could_not_be_opened_is_opened_once_a_descriptor_is_left() {
     fs::write(process.join("cgroup"), format!("0::/docker/{ID}\n")).unwrap();
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let arguments = Arguments {
-        dogstatsd_url: Some(format!("udp://{}", receiver.local_addr().unwrap())),
-        flush_interval: Some(3600.0),
-        ..Arguments::default()
-    };
-    let surroundings = Surroundings {
-        default_socket: Path::new("/nowhere"),
-        has_default_socket: false,
-        has_extension: false,
-    };
-    let environment = Environment::from([("DD_RUNTIME_METRICS_EXCLUDE", "gc.*,cpu.*")]);
-    let (settings, _) = Settings::new(&arguments, &environment, surroundings).unwrap();
+    let settings = on_demand::settings(receiver.local_addr().unwrap(), "gc.*,cpu.*");
     let (limit, max) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, 0, max).unwrap();
-    let inputs = IdentityInputs::default();
-    let (clock, counters) = (Clock::start(), Counters::default());
-    let collector = Collector::new(root.path(), clock, counters, &settings, inputs, Arc::new(Unasked), None);
+    let collector = on_demand::collector(root.path(), &settings);
     let flushes = [(); 2].map(|()| collector.flush(None).everything_sent);
     setrlimit(Resource::RLIMIT_NOFILE, limit, max).unwrap();
     assert_eq!(flushes, [false; 2]);

@@ -458,6 +458,22 @@ mod tests {
     }
 
     #[test]
+    fn a_warning_whose_logging_does_not_end_is_left_to_the_program() {
+        let (let_go, received) = mpsc::channel();
+        let interpreter = Arc::new(Blocked { let_go: Mutex::new(received), written: Mutex::default() });
+        let reader = Reader::new(interpreter);
+        let warning = Message::warning("lost");
+        reader.log(vec![warning.clone()], Duration::ZERO);
+        while !reader.is_in_interpreter() {
+            std::hint::spin_loop();
+        }
+        assert!(!reader.halt(Duration::ZERO));
+        assert_eq!(reader.take_unlogged(), [warning]);
+        drop(let_go);
+        assert!(reader.halt(LONG));
+    }
+
+    #[test]
     fn what_the_thread_cannot_log_is_left_to_the_program_and_the_oldest_is_dropped() {
         let (reader, _answers) = reader();
         let texts =

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
 from runtime_metrics import _core
+from runtime_metrics.cli import tables
 
 if TYPE_CHECKING:
     import argparse
@@ -57,21 +56,12 @@ previous flush: counts with the tags `client:python-runtime-metrics`, `client_ve
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a list of objects with every field")
-    form.add_argument("--markdown", action="store_true", help="the page docs/metrics.md")
+    tables.add_forms(parser, "docs/metrics.md")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the catalogue."""
-    metrics = _core.catalogue()
-    if arguments.json:
-        rows = [{field: getattr(metric, field) for field in FIELDS} for metric in metrics]
-        print(json.dumps(rows, indent=2))
-    elif arguments.markdown:
-        print(markdown(metrics), end="")
-    else:
-        print(text(metrics, width=shutil.get_terminal_size((100, 24)).columns))
+    tables.show(_core.catalogue(), FIELDS, arguments, markdown=markdown, text=text)
     return 0
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
 from runtime_metrics import _core
+from runtime_metrics.cli import tables
 
 if TYPE_CHECKING:
     import argparse
@@ -70,21 +69,12 @@ after 200 characters, and colons at its end are removed.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a list of objects with every field")
-    form.add_argument("--markdown", action="store_true", help="the page docs/configuration.md")
+    tables.add_forms(parser, "docs/configuration.md")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the variables."""
-    variables = _core.variables()
-    if arguments.json:
-        rows = [{field: getattr(variable, field) for field in FIELDS} for variable in variables]
-        print(json.dumps(rows, indent=2))
-    elif arguments.markdown:
-        print(markdown(variables), end="")
-    else:
-        print(text(variables, width=shutil.get_terminal_size((100, 24)).columns))
+    tables.show(_core.variables(), FIELDS, arguments, markdown=markdown, text=text)
     return 0
 
 
