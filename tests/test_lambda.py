@@ -249,7 +249,9 @@ def test_little_time_is_added_whatever_the_receiver_does(tmp_path: Path) -> None
             "stream": partial(rounds, "stream", 100, {"DD_DOGSTATSD_URL": f"unixstream://{tmp_path}/slow"}),
             "name": partial(rounds, "name", 500, {"DD_AGENT_HOST": "agent.invalid"}),
         }
-        measured = dict(zip(places, together(*places.values()), strict=True))
+        # What has the tightest limit is measured alone.
+        measured = {"listener": places.pop("listener")()}
+        measured |= dict(zip(places, together(*places.values()), strict=True))
     # The other rounds contain what else ran on this machine.
     times = {place: rounds for place, (rounds, _) in measured.items()}
     assert min(calls[len(calls) * 99 // 100] for calls in times["listener"]) < 0.002
