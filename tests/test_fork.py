@@ -418,6 +418,15 @@ def test_a_child_that_enables_metrics_reports_while_it_waits_in_c_code(program: 
 
 
 @each_version
+def test_no_thread_of_a_child_starts_while_it_forks(
+    program: Programs, installed_in: InstalledIn, version: str
+) -> None:
+    run = program("late_threads.py", "forking", python=installed_in(version))
+    assert run.fact("forking")["threads"] == []
+    assert run.sent_by("grandchild")
+
+
+@each_version
 def test_an_idle_worker_of_a_pool_reports(program: Programs, installed_in: InstalledIn, version: str) -> None:
     run = program("late_threads.py", "idle pool", python=installed_in(version))
     # The workers are killed, so that all they have sent are ticks.
@@ -430,7 +439,7 @@ REFUSED = (
 )
 
 
-@pytest.mark.parametrize("meanwhile", ["sleep", "collect"])
+@pytest.mark.parametrize("meanwhile", ["sleep", "collect", "make_children"])
 @pytest.mark.parametrize("role", ["parent", "child", "start"])
 @each_version
 def test_a_thread_that_the_system_refuses_is_started_as_soon_as_it_can_be(
@@ -440,6 +449,8 @@ def test_a_thread_that_the_system_refuses_is_started_as_soon_as_it_can_be(
         pytest.skip("needs root, to become a user without other processes")
     if role == "parent" and version in ("3.10", "3.11"):
         pytest.skip("there a parent keeps its threads")
+    if (role, meanwhile) == ("parent", "make_children"):
+        pytest.skip("a child takes the place of the thread")
     run = program("late_threads.py", f"{role}, {meanwhile}", python=installed_in(version), udp=True)
     fact = run.fact(role)
     assert fact["is_refused"] is True

@@ -130,6 +130,22 @@ def disabling() -> None:
     RuntimeMetrics.disable()
 
 
+def forking() -> None:
+    """A child forks, and a hook of the program runs more Python code than threads of a child wait for."""
+    parent = os.getpid()
+
+    def before() -> None:
+        if os.getpid() != parent:
+            burn(0.05)
+            report("forking", threads=list(tasks()))
+
+    # Registered before ours, so that it is called after it.
+    os.register_at_fork(before=before)
+    RuntimeMetrics.enable()
+    wait(fork(lambda: wait(fork(lambda: live("grandchild")))))
+    RuntimeMetrics.disable()
+
+
 class Log(logging.Handler):
     """Keeps what is logged."""
 
@@ -185,6 +201,12 @@ def collect() -> None:
     """Runs Python code all the time, and collects."""
     burn(0.01)
     gc.collect(0)
+
+
+def make_children() -> None:
+    """Runs Python code for longer than it is counted, and forks."""
+    burn(0.01)
+    wait(fork(lambda: None))
 
 
 def refused_in_parent(meanwhile: Callable[[], object]) -> None:
@@ -261,6 +283,7 @@ KINDS: dict[str, Callable[[], None]] = {
     "asleep": asleep,
     "asleep after enabling": asleep_after_enabling,
     "disabling": disabling,
+    "forking": forking,
 }
 REFUSED: dict[str, Callable[[Callable[[], object]], None]] = {
     "parent": refused_in_parent,
@@ -270,7 +293,7 @@ REFUSED: dict[str, Callable[[Callable[[], object]], None]] = {
 KINDS |= {
     f"{name}, {meanwhile.__name__}": partial(kind, meanwhile)
     for name, kind in REFUSED.items()
-    for meanwhile in (sleep, collect)
+    for meanwhile in (sleep, collect, make_children)
 }
 
 if __name__ == "__main__":
