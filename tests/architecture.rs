@@ -65,6 +65,7 @@ const HOMES: [(&str, &[&str]); 15] = [
         &[
             "sources/",
             "emitter/",
+            "clock.rs",
             "collector/thread.rs",
             "fork_mark.rs",
             "descriptor.rs",

@@ -13,6 +13,7 @@ use crate::message::{Message, Severity};
 use crate::settings::variables::Environment;
 use crate::snapshot::InterpreterFacts;
 use crate::sources::gunicorn::objects::GunicornObjects;
+use crate::sources::own_cpu::OwnCpu;
 
 /// Python code may run on it, in a log handler of the program: 400 nested calls through C need more than 256 kB.
 const STACK: usize = 2 * 1024 * 1024;
@@ -59,6 +60,7 @@ pub struct Reader {
 
 struct Shared {
     interpreter: Arc<dyn Interpreter>,
+    own_cpu: Arc<OwnCpu>,
     outstanding: Mutex<Outstanding>,
     changed: Condvar,
 }
@@ -94,10 +96,10 @@ enum Phase {
 }
 
 impl Reader {
-    /// A reader without requests; its thread does not run yet.
+    /// A reader without requests; its thread does not run yet. What it uses of the CPU is counted.
     #[must_use]
-    pub fn new(interpreter: Arc<dyn Interpreter>) -> Self {
-        let shared = Shared { interpreter, outstanding: Mutex::default(), changed: Condvar::new() };
+    pub fn new(interpreter: Arc<dyn Interpreter>, own_cpu: Arc<OwnCpu>) -> Self {
+        let shared = Shared { interpreter, own_cpu, outstanding: Mutex::default(), changed: Condvar::new() };
         Self { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
@@ -260,7 +262,7 @@ impl Shared {
     fn run(&self) {
         while let Some(task) = self.next() {
             let unless_it_returns = EndOfThread(self);
-            self.serve(task);
+            self.own_cpu.measure(|| self.serve(task));
             std::mem::forget(unless_it_returns);
             self.lock().phase = Phase::Parked;
             self.changed.notify_all();
@@ -377,7 +379,7 @@ mod tests {
 
     fn reader() -> (Reader, mpsc::Sender<i64>) {
         let (answers, received) = mpsc::channel();
-        (Reader::new(Arc::new(Scripted(Mutex::new(received)))), answers)
+        (Reader::new(Arc::new(Scripted(Mutex::new(received))), Arc::default()), answers)
     }
 
     fn count(answer: Option<Answer>) -> Option<i64> {
@@ -443,7 +445,7 @@ mod tests {
     fn a_warning_that_cannot_be_logged_in_time_is_written_once() {
         let (let_go, received) = mpsc::channel();
         let interpreter = Arc::new(Blocked { let_go: Mutex::new(received), written: Mutex::default() });
-        let reader = Reader::new(Arc::clone(&interpreter) as _);
+        let reader = Reader::new(Arc::clone(&interpreter) as _, Arc::default());
         let warning = Message::warning("lost");
         let debug = Message::new(Severity::Debug, "unimportant".to_owned());
         reader.log(vec![warning.clone(), debug], Duration::from_secs(1));
@@ -461,7 +463,7 @@ mod tests {
     fn a_warning_whose_logging_does_not_end_is_left_to_the_program() {
         let (let_go, received) = mpsc::channel();
         let interpreter = Arc::new(Blocked { let_go: Mutex::new(received), written: Mutex::default() });
-        let reader = Reader::new(interpreter);
+        let reader = Reader::new(interpreter, Arc::default());
         let warning = Message::warning("lost");
         reader.log(vec![warning.clone()], Duration::ZERO);
         while !reader.is_in_interpreter() {
