@@ -43,10 +43,24 @@ pub fn cpu_of_thread() -> Option<Duration> {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok().map(Duration::from)
 }
 
+/// CPU time that all threads of the process have used.
+#[cfg(unix)]
+#[must_use]
+pub fn cpu_of_process() -> Option<Duration> {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok().map(Duration::from)
+}
+
 /// Unknown on this platform.
 #[cfg(not(unix))]
 #[must_use]
 pub fn cpu_of_thread() -> Option<Duration> {
+    None
+}
+
+/// Unknown on this platform.
+#[cfg(not(unix))]
+#[must_use]
+pub fn cpu_of_process() -> Option<Duration> {
     None
 }
 

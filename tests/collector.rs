@@ -58,6 +58,10 @@ impl Interpreter for FakeInterpreter {
         Some(Answer { facts, gunicorn: None, environment, tracers: Some(tracers) })
     }
 
+    fn enter(&self) -> bool {
+        true
+    }
+
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
         self.logged.lock().unwrap().extend(messages);
         Vec::new()

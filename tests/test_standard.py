@@ -90,6 +90,24 @@ def test_the_standard_level_includes_the_default_level(flush: Callable[[], Flush
     assert set(TIMELESS_NAMES) <= flush().values.keys()
 
 
+@checks("runtime.python.gil.wait.max", "runtime.python.gil.wait.p95")
+def test_a_wait_for_the_gil_is_as_long_as_it_is_held(observe: Callable[..., Flush]) -> None:
+    held = observe("holding")
+    assert 1e9 < held["gil.wait.max"] < 2.2e9
+    assert held["cpu.run_delay"] < 0.2e9
+    # A thread that computes hands it over after 5 ms.
+    assert 1e6 < observe("busy")["gil.wait.max"] < 0.2e9
+    idle = observe("idle")
+    assert idle["gil.wait.p95"] <= idle["gil.wait.max"] < 20e6
+
+
+@checks("runtime.python.os.hiccup.max")
+def test_a_process_that_is_frozen_wakes_late(observe: Callable[..., Flush]) -> None:
+    assert 1e9 < observe("frozen")["os.hiccup.max"] < 3e9
+    # Who holds the GIL keeps no one from waking.
+    assert observe("holding")["os.hiccup.max"] < 0.1e9
+
+
 @checks("runtime.python.cpu.run_delay")
 def test_run_delay_grows_where_others_compute_on_the_same_cpu(observe: Callable[..., Flush]) -> None:
     cpu = max(os.sched_getaffinity(0))
@@ -252,6 +270,8 @@ def test_objects_that_cannot_be_collected_are_an_alarm(flush: Callable[[], Flush
 
 @checks("runtime.python.fd.count", "runtime.python.fd.percent")
 def test_descriptors_are_exact(flush: Callable[[], Flush]) -> None:
+    # The first flush opens our socket.
+    flush()
     before = flush()["fd.count"]
     opened = [os.dup(0) for _ in range(100)]
     sent = flush()

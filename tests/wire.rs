@@ -17,8 +17,8 @@ use runtime_metrics::snapshot::server::{
     Ended, GunicornFacts, MasterFacts, Observations, Requests, ServerStatus, WorkerCounts,
 };
 use runtime_metrics::snapshot::{
-    CgroupFacts, Collections, CpuPeriods, InterpreterFacts, LimitedMemory, MemoryParts, ProcessFacts,
-    ResourceUsage, Snapshot, Source, ThreadTimes,
+    CgroupFacts, Collections, CpuPeriods, InterpreterFacts, LimitedMemory, MemoryParts, ProbeFacts,
+    ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes,
 };
 use runtime_metrics::tag::Tags;
 
@@ -294,6 +294,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         usage: snapshot.usage.map(faults),
         process,
         own_cpu: Some(time),
+        probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
         collections: snapshot.collections.map(found),
         gunicorn,
         ..snapshot.clone()
@@ -316,6 +317,9 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     snapshot.process.thread_times = snapshot.process.thread_times.filter(|_| is_read(Source::ThreadTimes));
     if !is_read(Source::Cgroup) {
         snapshot.process.cgroup = CgroupFacts::default();
+    }
+    if !is_read(Source::Probe) {
+        snapshot.probe = ProbeFacts::default();
     }
     snapshot.own_cpu = snapshot.own_cpu.filter(|_| is_read(Source::OwnCpu));
     snapshot.collections = snapshot.collections.filter(|_| is_read(Source::GcCallback));
@@ -365,6 +369,9 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
     let lines =
         lines_of(standard(), &everything(&earlier(), 1), &everything(&later(), 3), "a:b", WireType::Gauge);
     let expected = [
+        "os.hiccup.max:3000000000",
+        "gil.wait.p95:750000000",
+        "gil.wait.max:1500000000",
         "cpu.run_delay:2000000000",
         "cpu.thread.max_percent:20",
         "cpu.limit:0.5",

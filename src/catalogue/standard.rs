@@ -11,6 +11,51 @@ const MIN_FAULT_RATE: f64 = 10.0;
 /// The metrics of the standard level, then its alarms.
 pub const ROWS: &[Metric] = &[
     Metric {
+        name: "runtime.python.os.hiccup.max",
+        unit: Unit::Nanosecond,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Probe],
+        reading: Reading::Aggregate(|s| nanoseconds(s.probe.overslept?)),
+        source: "a thread of runtime-metrics that sleeps for some 0.5 seconds at a time",
+        description: "How much later than it wanted a sleeping thread was woken, at most. It needs nothing of Python: \
+                      where this is high, it is the machine or its limits, not the program.",
+        absent: "in AWS Lambda; for an interval without a probe",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gil.wait.p95",
+        unit: Unit::Nanosecond,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Probe],
+        reading: Reading::Aggregate(|s| nanoseconds(s.probe.wait_p95?)),
+        source: "a thread of runtime-metrics that enters the interpreter every 0.5 seconds, or every second while the \
+                 process is idle",
+        description: "How long a thread waits for the GIL: 95 of 100 waits took no longer. A single thread that \
+                      computes hands it over after 5 milliseconds (sys.getswitchinterval()), so up to some ten times \
+                      that means busy, not contended. On free-threaded builds threads wait only where all are stopped.",
+        absent: "in AWS Lambda; for an interval without a probe that was answered",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gil.wait.max",
+        unit: Unit::Nanosecond,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Probe],
+        reading: Reading::Aggregate(|s| nanoseconds(s.probe.longest_wait?)),
+        source: "a thread of runtime-metrics that enters the interpreter every 0.5 seconds, or every second while the \
+                 process is idle",
+        description: "The longest that a thread waited for the GIL, also if it still waits: a C extension that keeps \
+                      it for seconds shows while it does.",
+        absent: "in AWS Lambda; for an interval without a probe",
+        opentelemetry: None,
+    },
+    Metric {
         name: "runtime.python.cpu.run_delay",
         unit: Unit::Nanosecond,
         level: Level::Standard,

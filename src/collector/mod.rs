@@ -122,7 +122,7 @@ impl Collector {
             output.inherit(handover);
         }
         let own_cpu = Arc::clone(&counters.own_cpu);
-        let reader = Reader::new(interpreter, Arc::clone(&own_cpu));
+        let reader = Reader::new(interpreter, clock, &counters);
         let sources = Sources::open(root, counters);
         let pipeline = Pipeline::new(sources, output, clock.now());
         Arc::new_cyclic(|collector: &Weak<Self>| {

@@ -81,7 +81,7 @@ impl Plan {
         let counters = Counters {
             gc: interpreter.gc_counters(),
             gunicorn: Arc::clone(&process.gunicorn),
-            own_cpu: Arc::default(),
+            ..Counters::default()
         };
         let interpreter = Arc::clone(interpreter) as _;
         Collector::new(Path::new("/"), clock, counters, &self.settings, inputs, interpreter, handover)

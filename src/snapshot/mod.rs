@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub process: ProcessFacts,
     /// CPU time of our own threads since they first started.
     pub own_cpu: Option<Duration>,
+    /// What our probes observed since the last flush: not cumulative.
+    pub probe: ProbeFacts,
     /// The garbage collections counted by our callback; `None` if some may have gone uncounted.
     pub collections: Option<Collections>,
     /// What only the interpreter knows; `None` if it did not answer in time.
@@ -137,6 +139,17 @@ pub struct Collections {
     pub pause: u64,
     /// The longest pause since the last flush, in nanoseconds: not cumulative.
     pub longest_pause: u64,
+}
+
+/// What a thread of ours observes that sleeps and then enters the interpreter; `None` where it did not get there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeFacts {
+    /// How late the system woke it at most.
+    pub overslept: Option<Duration>,
+    /// How long it waited for the interpreter: 95 of 100 waits took no longer.
+    pub wait_p95: Option<Duration>,
+    /// The longest wait, also one that goes on.
+    pub longest_wait: Option<Duration>,
 }
 
 /// What only the interpreter knows.

@@ -21,6 +21,8 @@ pub enum Source {
     Cgroup,
     /// CPU time of our own threads: `Snapshot::own_cpu`.
     OwnCpu,
+    /// Probes of the interpreter: `Snapshot::probe`.
+    Probe,
     /// Garbage collections: `Snapshot::collections`.
     GcCallback,
     /// What collections found: `Collections::collected`, `Collections::uncollectable`.

@@ -11,6 +11,7 @@ use self::gc::GcCounters;
 use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
 use self::own_cpu::OwnCpu;
+use self::probe::Probe;
 use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
 pub mod ancestors;
@@ -30,6 +31,7 @@ pub mod own_cpu;
 // On Linux it is the oracle of the tests.
 #[cfg_attr(target_os = "linux", doc(hidden))]
 pub mod portable;
+pub mod probe;
 pub mod reservoir;
 #[cfg(unix)]
 pub mod rusage;
@@ -59,6 +61,8 @@ pub struct Counters {
     pub gunicorn: Arc<Gunicorn>,
     /// CPU time of our own threads.
     pub own_cpu: Arc<OwnCpu>,
+    /// Probes of the interpreter.
+    pub probe: Arc<Probe>,
 }
 
 /// Whether to reset what is counted since the last flush.
@@ -139,8 +143,9 @@ impl Sources {
         mode: Mode,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Snapshot {
-        let Counters { gc, gunicorn, own_cpu } = &self.counters;
+        let Counters { gc, gunicorn, own_cpu, probe } = &self.counters;
         gc.need_objects(needed.contains(Source::GcObjects));
+        probe.need(needed.contains(Source::Probe));
         // First, so that no collection that the rest provokes is counted in it.
         let collections = match mode {
             Mode::Drain => gc.drain(),
@@ -154,6 +159,10 @@ impl Sources {
             usage,
             process,
             own_cpu: needed.contains(Source::OwnCpu).then(|| own_cpu.read()).flatten(),
+            probe: match mode {
+                Mode::Drain => probe.drain(now),
+                Mode::Read => probe.read(now),
+            },
             collections: Some(collections),
             gunicorn: match mode {
                 Mode::Drain => gunicorn.drain(objects, now),

@@ -5,9 +5,11 @@ The second flush shows what that has done to the figures. The control groups to 
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -34,6 +36,18 @@ def busy() -> None:
 def idle() -> None:
     """Waits."""
     time.sleep(SECONDS)
+
+
+def holding() -> None:
+    """Calls a C function that keeps the GIL while it waits."""
+    ctypes.PyDLL(None).usleep(int(2e6 * SECONDS))
+
+
+def frozen() -> None:
+    """Is stopped for a while, as a whole."""
+    thaw = f"sleep {2 * SECONDS}; kill -CONT {os.getpid()}"
+    with subprocess.Popen(["/bin/sh", "-c", f"kill -STOP {os.getpid()}; {thaw}"]):
+        pass
 
 
 def waiting() -> None:
@@ -70,7 +84,7 @@ def killing() -> None:
 
 
 WORK: dict[str, Callable[[], None]] = {
-    work.__name__: work for work in (busy, idle, waiting, reading, killing)
+    work.__name__: work for work in (busy, idle, holding, frozen, waiting, reading, killing)
 }
 
 if __name__ == "__main__":
