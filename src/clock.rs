@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+#[cfg(unix)]
+use nix::time::{ClockId, clock_gettime};
+
 /// A monotonic clock that starts at zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock(Instant);
@@ -24,6 +27,41 @@ impl Clock {
     pub fn nanoseconds(&self) -> u64 {
         u64::try_from(self.now().as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// Time since the machine was started, including that in which it was suspended.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn since_boot() -> Option<Duration> {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(Duration::from)
+}
+
+/// CPU time that the calling thread has used.
+#[cfg(unix)]
+#[must_use]
+pub fn cpu_of_thread() -> Option<Duration> {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).ok().map(Duration::from)
+}
+
+/// CPU time that all threads of the process have used.
+#[cfg(unix)]
+#[must_use]
+pub fn cpu_of_process() -> Option<Duration> {
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).ok().map(Duration::from)
+}
+
+/// Unknown on this platform.
+#[cfg(not(unix))]
+#[must_use]
+pub fn cpu_of_thread() -> Option<Duration> {
+    None
+}
+
+/// Unknown on this platform.
+#[cfg(not(unix))]
+#[must_use]
+pub fn cpu_of_process() -> Option<Duration> {
+    None
 }
 
 /// Wall-clock time since 1970.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, ThreadTimes};
 
 /// After more than this many planned intervals the process must have been suspended or frozen.
 const MAX_INTERVALS: u32 = 3;
@@ -18,13 +18,26 @@ pub struct Interval<'a> {
     earlier: &'a Snapshot,
     later: &'a Snapshot,
     planned: Duration,
+    shows_quiet_alarms: bool,
 }
 
 impl<'a> Interval<'a> {
     /// The interval between two snapshots; `planned` is its length according to the schedule.
     #[must_use]
     pub fn new(earlier: &'a Snapshot, later: &'a Snapshot, planned: Duration) -> Self {
-        Self { earlier, later, planned }
+        Self { earlier, later, planned, shows_quiet_alarms: false }
+    }
+
+    /// The same interval, in whose samples an alarm is also where there is nothing to report.
+    #[must_use]
+    pub fn showing_quiet_alarms(self) -> Self {
+        Self { shows_quiet_alarms: true, ..self }
+    }
+
+    /// Whether an alarm is also sent where there is nothing to report.
+    #[must_use]
+    pub fn shows_quiet_alarms(&self) -> bool {
+        self.shows_quiet_alarms
     }
 
     /// The snapshot at its end.
@@ -56,18 +69,59 @@ impl<'a> Interval<'a> {
     ///
     /// `None` if no time has passed, or so much that the process must have been frozen.
     pub fn percent(&self, spent: impl Fn(&Snapshot) -> Option<Duration>) -> Option<f64> {
-        let elapsed = self.elapsed();
-        if elapsed.is_zero() || elapsed > self.planned.saturating_mul(MAX_INTERVALS) {
-            return None;
-        }
-        Some(100.0 * self.time(spent)?.as_secs_f64() / elapsed.as_secs_f64())
+        self.percent_of(self.time(spent)?)
     }
 
     /// The same for CPU time, which the kernel accounts for in steps.
     ///
     /// `None` also if the interval is too short for them.
     pub fn cpu_percent(&self, spent: impl Fn(&Snapshot) -> Option<Duration>) -> Option<f64> {
-        if self.elapsed() < MIN_CPU_INTERVAL { None } else { self.percent(spent) }
+        self.cpu_percent_of(self.time(spent)?)
+    }
+
+    /// The same for CPU time that was used in the interval.
+    #[must_use]
+    pub fn cpu_percent_of(&self, used: Duration) -> Option<f64> {
+        if self.elapsed() < MIN_CPU_INTERVAL { None } else { self.percent_of(used) }
+    }
+
+    /// What each thread at its end has used since its beginning; one that started in it, since then.
+    ///
+    /// `None` if either end does not know the threads.
+    pub fn threads(&self) -> Option<impl Iterator<Item = ThreadTimes>> {
+        let times = |snapshot: &'a Snapshot| snapshot.process.thread_times.as_ref();
+        let (earlier, later) = (times(self.earlier)?, times(self.later)?);
+        Some(later.iter().map(|thread| {
+            let before = earlier.binary_search_by_key(&thread.id, |earlier| earlier.id);
+            let before = before.ok().map(|at| &earlier[at]);
+            // Otherwise the id was given to another thread.
+            match before.filter(|before| before.cpu <= thread.cpu && before.delay <= thread.delay) {
+                Some(before) => ThreadTimes {
+                    id: thread.id,
+                    cpu: thread.cpu - before.cpu,
+                    delay: thread.delay - before.delay,
+                },
+                None => *thread,
+            }
+        }))
+    }
+
+    /// How often something occurred per second, on average.
+    ///
+    /// `None` if no time has passed, or if either end does not know the counter.
+    pub fn rate(&self, counter: impl Fn(&Snapshot) -> Option<u64>) -> Option<f64> {
+        let elapsed = self.elapsed();
+        let growth = self.growth(counter)?;
+        #[expect(clippy::cast_precision_loss, reason = "A rate needs no more precision.")]
+        (!elapsed.is_zero()).then(|| growth as f64 / elapsed.as_secs_f64())
+    }
+
+    fn percent_of(&self, time: Duration) -> Option<f64> {
+        let elapsed = self.elapsed();
+        if elapsed.is_zero() || elapsed > self.planned.saturating_mul(MAX_INTERVALS) {
+            return None;
+        }
+        Some(100.0 * time.as_secs_f64() / elapsed.as_secs_f64())
     }
 
     fn elapsed(&self) -> Duration {
@@ -80,7 +134,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::snapshot::ResourceUsage;
+    use crate::snapshot::{ProcessFacts, ResourceUsage};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -137,6 +191,30 @@ mod tests {
         assert_eq!(Interval::new(&start, &short, SECOND).cpu_percent(cpu), None);
         assert_eq!(Interval::new(&start, &short, SECOND).percent(cpu), Some(100.0));
         assert_eq!(Interval::new(&start, &long, SECOND).cpu_percent(cpu), Some(100.0));
+    }
+
+    #[test]
+    fn a_thread_has_used_what_it_used_since_the_beginning_of_the_interval_or_since_its_own() {
+        let thread = |id, cpu: u32, delay: u32| ThreadTimes { id, cpu: cpu * SECOND, delay: delay * SECOND };
+        let with = |threads| Snapshot {
+            process: ProcessFacts { thread_times: Some(threads), ..ProcessFacts::default() },
+            ..Snapshot::default()
+        };
+        let earlier = with(vec![thread(1, 5, 1), thread(2, 9, 9), thread(4, 7, 0)]);
+        // Another thread has the id 2 by now, 3 is new, and 4 has ended.
+        let later = with(vec![thread(1, 6, 3), thread(2, 2, 10), thread(3, 4, 0)]);
+        let interval = Interval::new(&earlier, &later, SECOND);
+        let expected = [thread(1, 1, 2), thread(2, 2, 10), thread(3, 4, 0)];
+        assert_eq!(interval.threads().map(Iterator::collect), Some(expected.to_vec()));
+        assert!(Interval::new(&Snapshot::default(), &later, SECOND).threads().is_none());
+        assert!(Interval::new(&earlier, &Snapshot::default(), SECOND).threads().is_none());
+    }
+
+    #[test]
+    fn a_rate_is_per_second_and_unknown_over_no_time() {
+        let (earlier, later) = (snapshot(SECOND, SECOND), snapshot(5 * SECOND, 9 * SECOND));
+        assert_eq!(Interval::new(&earlier, &later, SECOND).rate(switches), Some(2.0));
+        assert_eq!(Interval::new(&later, &later, SECOND).rate(switches), None);
     }
 
     proptest! {

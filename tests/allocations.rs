@@ -13,7 +13,7 @@ use std::time::Duration;
 use cadence::prelude::*;
 use cadence::{NopMetricSink, StatsdClient};
 use runtime_metrics::catalogue::CATALOGUE;
-use runtime_metrics::catalogue::metric::{Member, Sample, Value, Wire, WireType};
+use runtime_metrics::catalogue::metric::{Level, Member, Metric, Sample, Value, Wire, WireType};
 use runtime_metrics::clock::Clock;
 use runtime_metrics::collector::Answer;
 use runtime_metrics::emitter::address::{ChosenBy, Destination};
@@ -74,12 +74,20 @@ fn allocations<T>(work: impl FnOnce() -> T) -> usize {
     COUNT.get() - before
 }
 
-/// A sample of every row of which each process sends one number.
+/// The rows of which each process sends one number without any setting.
+fn default_rows() -> impl Iterator<Item = &'static Metric> {
+    let is_default = |metric: &&Metric| metric.level == Level::Default && !metric.by_name;
+    CATALOGUE.iter().filter(is_default).filter(|metric| metric.wire == Wire::Chosen)
+}
+
+/// A sample of each of them.
 fn samples() -> Vec<Sample> {
-    let rows = CATALOGUE.iter().filter(|metric| metric.wire == Wire::Chosen);
     let value =
         |row: u64| if row.is_multiple_of(4) { Value::Real(2.5) } else { Value::Whole(row * 1_000_003) };
-    rows.zip(0..).map(|(metric, row)| Sample { metric, member: Member::Only, value: value(row) }).collect()
+    default_rows()
+        .zip(0..)
+        .map(|(metric, row)| Sample { metric, member: Member::Only, value: value(row) })
+        .collect()
 }
 
 /// The allocations of a flush to this address once everything has its room.
@@ -123,8 +131,7 @@ fn a_steady_tick_of_a_whole_collector_allocates_no_more_than_the_flush_alone() {
         let answer = answer();
         counts.push(allocations(|| assert!(collector.flush(Some(answer)).everything_sent)));
     }
-    let rows = CATALOGUE.iter().filter(|metric| metric.wire == Wire::Chosen && !metric.by_name);
-    let lines = rows.count() - 1;
+    let lines = default_rows().count() - 1;
     assert_eq!(counts[2..], [lines * LINE + SENDING; 3]);
 }
 

@@ -65,6 +65,7 @@ const HOMES: [(&str, &[&str]); 15] = [
         &[
             "sources/",
             "emitter/",
+            "clock.rs",
             "collector/thread.rs",
             "fork_mark.rs",
             "descriptor.rs",
@@ -73,7 +74,7 @@ const HOMES: [(&str, &[&str]); 15] = [
         ],
     ),
     ("uuid::", &["python/process.rs"]),
-    ("fastrand::", &["sources/reservoir.rs"]),
+    ("fastrand::", &["sources/"]),
     ("percent_encoding::", &["identity/names.rs", "identity/tags.rs"]),
     ("arc_swap::", &["sources/gunicorn/mod.rs", "collector/invocation.rs", "python/"]),
     ("once_cell::", &["python/"]),

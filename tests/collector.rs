@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use runtime_metrics::catalogue::CATALOGUE;
-use runtime_metrics::catalogue::metric::{Metric, Value, Wire};
+use runtime_metrics::catalogue::metric::{Level, Metric, Value, Wire};
 use runtime_metrics::catalogue::selection::Selection;
 use runtime_metrics::clock::{Clock, since_epoch};
 use runtime_metrics::collector::{Answer, Collector, Interpreter};
@@ -56,6 +56,10 @@ impl Interpreter for FakeInterpreter {
         let tracers = self.tracers.lock().unwrap().clone();
         let facts = InterpreterFacts { gc_count: Some([count.cast_signed(), 0, 0]) };
         Some(Answer { facts, gunicorn: None, environment, tracers: Some(tracers) })
+    }
+
+    fn enter(&self) -> bool {
+        true
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
@@ -153,7 +157,10 @@ impl Running {
 /// How many metrics a process sends in any interval, of those that the filter lets through.
 fn rows(filter: impl Fn(&Metric) -> bool) -> usize {
     let of_every_process = |metric: &&Metric| {
-        metric.wire == Wire::Chosen && !metric.by_name && !metric.name.ends_with(".percent")
+        metric.wire == Wire::Chosen
+            && metric.level == Level::Default
+            && !metric.by_name
+            && !metric.name.ends_with(".percent")
     };
     CATALOGUE.iter().filter(of_every_process).filter(|metric| filter(metric)).count()
 }
@@ -493,7 +500,8 @@ fn what_ddtrace_sends_is_left_to_it_while_it_does() {
     let worker =
         |worker| *running.interpreter.tracers.lock().unwrap() = Tracers { worker, ..Tracers::default() };
     let flush_of = |number| running.lines_where(|lines| lines.len() == number);
-    let gc = Selection::named("gc.*");
+    let level = Selection::at(Level::Default);
+    let gc = level.without(level.without(Selection::named("gc.*")));
     let gc_and_memory = gc.with(Selection::named("mem.rss"));
     let without = |sent: Selection| all() - sent.len() as usize;
     flush_of(all());

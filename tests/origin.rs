@@ -395,6 +395,10 @@ impl Interpreter for Silent {
         None
     }
 
+    fn enter(&self) -> bool {
+        true
+    }
+
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
         messages
     }

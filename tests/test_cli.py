@@ -240,7 +240,7 @@ def test_the_catalogue_as_json_holds_every_field_of_every_metric() -> None:
     assert len(set(ALL_NAMES)) == len(ALL_NAMES)
     public = {name for name in dir(_core.catalogue()[0]) if not name.startswith("_")}
     assert set(rows[0]) == public == set(catalogue.FIELDS)
-    assert {row["kind"] for row in rows} == {"now", "change", "aggregate", "observations", "family"}
+    assert {row["kind"] for row in rows} == {"now", "change", "alarm", "aggregate", "observations", "family"}
 
 
 def test_the_generated_page_names_its_command_and_describes_every_metric() -> None:

@@ -96,7 +96,7 @@ def test_the_extension_is_small_and_the_wheel_has_no_other_large_file() -> None:
     with zipfile.ZipFile(wheel()) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
     extension = sizes.pop("runtime_metrics/_core.abi3.so")
-    assert 100_000 < extension <= 1_000_000
+    assert 100_000 < extension <= 1_100_000
     assert sum(sizes.values()) < 250_000
     assert {"runtime_metrics/py.typed", "runtime_metrics/_core.pyi"} <= sizes.keys()
 

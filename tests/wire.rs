@@ -17,7 +17,8 @@ use runtime_metrics::snapshot::server::{
     Ended, GunicornFacts, MasterFacts, Observations, Requests, ServerStatus, WorkerCounts,
 };
 use runtime_metrics::snapshot::{
-    Collections, InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source,
+    CgroupFacts, Collections, CpuPeriods, InterpreterFacts, LimitedMemory, MemoryParts, ProbeFacts,
+    ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes,
 };
 use runtime_metrics::tag::Tags;
 
@@ -41,9 +42,15 @@ fn earlier() -> Snapshot {
             system: Some(10 * SECOND),
             voluntary_switches: Some(1000),
             involuntary_switches: Some(50),
+            ..ResourceUsage::default()
         }),
-        process: ProcessFacts { resident: Some(1), threads: Some(1) },
-        collections: Some(Collections { count: [7, 5, 3], pause: 9000, longest_pause: 9000 }),
+        process: ProcessFacts { resident: Some(1), threads: Some(1), ..ProcessFacts::default() },
+        collections: Some(Collections {
+            count: [7, 5, 3],
+            pause: 9000,
+            longest_pause: 9000,
+            ..Collections::default()
+        }),
         interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]) }),
         ..Snapshot::default()
     }
@@ -58,9 +65,15 @@ fn later() -> Snapshot {
             system: Some(10 * SECOND),
             voluntary_switches: Some(1234),
             involuntary_switches: Some(56),
+            ..ResourceUsage::default()
         }),
-        process: ProcessFacts { resident: Some(73_400_320), threads: Some(12) },
-        collections: Some(Collections { count: [107, 15, 4], pause: 1_009_000, longest_pause: 500_000 }),
+        process: ProcessFacts { resident: Some(73_400_320), threads: Some(12), ..ProcessFacts::default() },
+        collections: Some(Collections {
+            count: [107, 15, 4],
+            pause: 1_009_000,
+            longest_pause: 500_000,
+            ..Collections::default()
+        }),
         interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]) }),
         ..Snapshot::default()
     }
@@ -256,7 +269,36 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         connections: Some(count),
         master: Some(master),
     };
-    Snapshot { gunicorn, ..snapshot.clone() }
+    let time = Duration::from_secs(count);
+    let thread = ThreadTimes { id: 1, cpu: time, delay: time };
+    let cgroup = CgroupFacts {
+        cpus: Some(0.5),
+        periods: Some(CpuPeriods { all: 2 * count, throttled: count }),
+        memory: Some(LimitedMemory { limit: 4, working_set: 3 }),
+        limit_hits: Some(count),
+        oom_kills: Some(count),
+    };
+    let process = ProcessFacts {
+        memory: MemoryParts { anonymous: Some(count), peak: Some(count), swapped: Some(count) },
+        descriptors: Some(count),
+        max_descriptors: Some(1024),
+        uptime: Some(time),
+        thread_times: Some(vec![thread]),
+        cgroup,
+        ..snapshot.process.clone()
+    };
+    let found = |collections| Collections { collected: count, uncollectable: count, ..collections };
+    // Faster than the rate from which they are sent.
+    let faults = |usage| ResourceUsage { major_faults: Some(1000 * count), ..usage };
+    Snapshot {
+        usage: snapshot.usage.map(faults),
+        process,
+        own_cpu: Some(time),
+        probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
+        collections: snapshot.collections.map(found),
+        gunicorn,
+        ..snapshot.clone()
+    }
 }
 
 /// The snapshot as it is where nothing but these sources is read.
@@ -265,7 +307,27 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     snapshot.usage = snapshot.usage.filter(|_| is_read(Source::ResourceUsage));
     snapshot.process.resident = snapshot.process.resident.filter(|_| is_read(Source::Memory));
     snapshot.process.threads = snapshot.process.threads.filter(|_| is_read(Source::Threads));
+    if !is_read(Source::MemoryParts) {
+        snapshot.process.memory = MemoryParts::default();
+    }
+    if !is_read(Source::Descriptors) {
+        (snapshot.process.descriptors, snapshot.process.max_descriptors) = (None, None);
+    }
+    snapshot.process.uptime = snapshot.process.uptime.filter(|_| is_read(Source::Uptime));
+    snapshot.process.thread_times = snapshot.process.thread_times.filter(|_| is_read(Source::ThreadTimes));
+    if !is_read(Source::Cgroup) {
+        snapshot.process.cgroup = CgroupFacts::default();
+    }
+    if !is_read(Source::Probe) {
+        snapshot.probe = ProbeFacts::default();
+    }
+    snapshot.own_cpu = snapshot.own_cpu.filter(|_| is_read(Source::OwnCpu));
     snapshot.collections = snapshot.collections.filter(|_| is_read(Source::GcCallback));
+    if let Some(collections) = &mut snapshot.collections
+        && !is_read(Source::GcObjects)
+    {
+        (collections.collected, collections.uncollectable) = (0, 0);
+    }
     snapshot.interpreter = snapshot.interpreter.filter(|_| is_read(Source::GcCount));
     if !is_read(Source::Gunicorn) {
         snapshot.gunicorn.records = [0; 4];
@@ -294,6 +356,69 @@ fn a_row_names_the_sources_that_its_reading_needs_and_no_other() {
             let others: Vec<_> = metric.needs.iter().copied().filter(|other| other != source).collect();
             assert_ne!(sent(&others), expected, "{text}, and not {source:?}");
         }
+    }
+}
+
+/// The rows of the standard level that the default level does not have.
+fn standard() -> Selection {
+    Selection::at(Level::Standard).without(Selection::at(Level::Default))
+}
+
+#[test]
+fn the_lines_of_the_standard_level_are_exactly_these() {
+    let lines =
+        lines_of(standard(), &everything(&earlier(), 1), &everything(&later(), 3), "a:b", WireType::Gauge);
+    let expected = [
+        "os.hiccup.max:3000000000",
+        "gil.wait.p95:750000000",
+        "gil.wait.max:1500000000",
+        "cpu.run_delay:2000000000",
+        "cpu.thread.max_percent:20",
+        "cpu.limit:0.5",
+        "cpu.throttled.percent:50",
+        "mem.rss.anon:3",
+        "mem.rss.peak:3",
+        "mem.headroom.percent:25",
+        "gc.collected:2",
+        "fd.count:3",
+        "fd.percent:0.29296875",
+        "process.uptime:3",
+        "collector.cpu:2000000000",
+        "mem.limit_hits:2",
+        "mem.oom_kills:2",
+        "gc.uncollectable:2",
+        "mem.swap:3",
+        "mem.faults.major:2000",
+    ];
+    assert_eq!(lines, expected.map(|line| format!("runtime.python.{line}|g|#a:b")));
+}
+
+#[test]
+fn an_alarm_with_nothing_to_report_is_sent_only_where_it_is_to_be_shown() {
+    let snapshot = everything(&later(), 0);
+    let earlier = Snapshot { at: earlier().at, ..snapshot.clone() };
+    let interval = Interval::new(&earlier, &snapshot, 10 * SECOND);
+    let is_alarm = |sample: &Sample| sample.metric.reading.kind() == "alarm";
+    let alarms = |interval: &Interval| -> Vec<_> {
+        samples(standard(), interval).into_iter().filter(is_alarm).map(|sample| sample.value).collect()
+    };
+    assert_eq!(alarms(&interval), []);
+    let shown = alarms(&interval.showing_quiet_alarms());
+    assert!(shown.len() >= 5 && shown.iter().all(|value| *value == Value::Whole(0)), "{shown:?}");
+}
+
+#[test]
+fn few_major_faults_are_no_alarm() {
+    let with = |at, faults| {
+        let usage = ResourceUsage { major_faults: Some(faults), ..ResourceUsage::default() };
+        Snapshot { at, usage: Some(usage), ..Snapshot::default() }
+    };
+    let earlier = with(100 * SECOND, 0);
+    for (faults, expected) in [(100, None), (101, Some(Value::Whole(101)))] {
+        let later = with(110 * SECOND, faults);
+        let interval = Interval::new(&earlier, &later, 10 * SECOND);
+        let samples = samples(Selection::named("mem.faults.major"), &interval);
+        assert_eq!(samples.into_iter().next().map(|sample| sample.value), expected);
     }
 }
 

@@ -25,7 +25,7 @@ def enable(
     env: str | None = None,
     version: str | None = None,
     tags: Mapping[str, str] | Iterable[str] | None = None,
-    level: Literal["default"] | None = None,
+    level: Literal["default", "standard"] | None = None,
     wire_type: Literal["distribution", "gauge"] | None = None,
 ) -> None:
     """Start to collect this process's runtime metrics and to send them at every interval.
@@ -46,7 +46,8 @@ def enable(
         env: The tag env.
         version: The tag version.
         tags: Further tags: a mapping, or "key:value" strings.
-        level: How much to send: "default".
+        level: How much to send: "default", or "standard", which adds what explains why a process is slow and what will
+            end it.
         wire_type: "distribution", or "gauge", of which only the last value in an interval counts.
 
     Raises:
@@ -181,7 +182,7 @@ class Metric:
         """Unit of the value: byte, second, ..."""
     @property
     def kind(self) -> str:
-        """Kind of value: now, change, aggregate, observations or family."""
+        """Kind of value: now, change, alarm, aggregate, observations or family."""
     @property
     def wire(self) -> str:
         """Its DogStatsD type; "d or g" if the settings decide."""

@@ -47,6 +47,8 @@ pub enum Reading {
     Time(fn(&Snapshot) -> Option<Duration>),
     /// What is computed of two snapshots.
     Change(fn(&Interval) -> Option<Value>),
+    /// What is computed of two snapshots, if it is not 0. A 0 is sent once an hour, which shows that it is watched.
+    Alarm(fn(&Interval) -> Option<u64>),
     /// An aggregate of what was observed since the last flush.
     Aggregate(fn(&Snapshot) -> Option<Value>),
     /// Every single value that was observed since the last flush.
@@ -166,6 +168,7 @@ impl Reading {
         match self {
             Self::Now(_) => "now",
             Self::Counter(_) | Self::Time(_) | Self::Change(_) => "change",
+            Self::Alarm(_) => "alarm",
             Self::Aggregate(_) => "aggregate",
             Self::Observations(_) => "observations",
             Self::Family(_) => "family",
@@ -188,6 +191,9 @@ impl Reading {
             Self::Counter(counter) => counter.growth(interval).map(Value::Whole),
             Self::Time(spent) => interval.time(spent).map(|time| Value::Real(time.as_secs_f64())),
             Self::Change(read) => read(interval),
+            Self::Alarm(read) => {
+                read(interval).filter(|value| *value > 0 || interval.shows_quiet_alarms()).map(Value::Whole)
+            }
             Self::Observations(read) => {
                 read(interval.end()).filter(|all| all.seen > 0).cloned().map(Value::Observed)
             }
@@ -223,6 +229,14 @@ pub enum Unit {
     Collection,
     /// Connection of a client.
     Connection,
+    /// CPU.
+    Core,
+    /// File descriptor.
+    Descriptor,
+    /// Page fault.
+    Fault,
+    /// A limit that was reached.
+    Hit,
     /// Millisecond.
     Millisecond,
     /// Nanosecond.
@@ -231,6 +245,8 @@ pub enum Unit {
     Object,
     /// Percent: of one core, of what a worker can serve.
     Percent,
+    /// Process.
+    Process,
     /// Record of a log.
     Record,
     /// HTTP request.
@@ -253,10 +269,15 @@ impl fmt::Display for Unit {
             Self::Byte => "byte",
             Self::Collection => "collection",
             Self::Connection => "connection",
+            Self::Core => "core",
+            Self::Descriptor => "descriptor",
+            Self::Fault => "fault",
+            Self::Hit => "hit",
             Self::Millisecond => "millisecond",
             Self::Nanosecond => "nanosecond",
             Self::Object => "object",
             Self::Percent => "percent",
+            Self::Process => "process",
             Self::Record => "record",
             Self::Request => "request",
             Self::Second => "second",
@@ -274,12 +295,15 @@ pub enum Level {
     /// The names that ddtrace sends, and those that Gunicorn and its Agent check send.
     #[default]
     Default,
+    /// In addition, what explains why a process is slow, and what will end it.
+    Standard,
 }
 
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Default => "default",
+            Self::Standard => "standard",
         })
     }
 }

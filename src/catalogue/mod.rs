@@ -9,15 +9,17 @@ use crate::snapshot::{Collections, ResourceUsage, Snapshot, Source};
 mod gunicorn;
 pub mod metric;
 pub mod selection;
+mod standard;
 
 /// What the runtime's own names begin with.
 pub const PREFIX: &str = "runtime.python.";
 
 /// Every metric, in the order in which they are sent.
-pub static CATALOGUE: [Metric; RUNTIME.len() + gunicorn::ROWS.len()] = joined(RUNTIME, gunicorn::ROWS);
+pub static CATALOGUE: [Metric; DEFAULT.len() + standard::ROWS.len() + gunicorn::ROWS.len()] =
+    joined([DEFAULT, standard::ROWS, gunicorn::ROWS]);
 
-/// The metrics of every process.
-const RUNTIME: &[Metric] = &[
+/// The metrics that every process sends without any setting.
+const DEFAULT: &[Metric] = &[
     Metric {
         name: "runtime.python.cpu.time.sys",
         unit: Unit::Second,
@@ -221,14 +223,19 @@ const RUNTIME: &[Metric] = &[
     },
 ];
 
-const fn joined<const ROWS: usize>(first: &[Metric], second: &[Metric]) -> [Metric; ROWS] {
-    assert!(first.len() + second.len() == ROWS);
-    let mut rows = [first[0]; ROWS];
-    let mut row = 0;
-    while row < ROWS {
-        rows[row] = if row < first.len() { first[row] } else { second[row - first.len()] };
-        row += 1;
+const fn joined<const TABLES: usize, const ROWS: usize>(tables: [&[Metric]; TABLES]) -> [Metric; ROWS] {
+    let mut rows = [tables[0][0]; ROWS];
+    let (mut table, mut before) = (0, 0);
+    while table < TABLES {
+        let mut row = 0;
+        while row < tables[table].len() {
+            rows[before + row] = tables[table][row];
+            row += 1;
+        }
+        before += row;
+        table += 1;
     }
+    assert!(before == ROWS);
     rows
 }
 

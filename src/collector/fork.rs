@@ -61,6 +61,7 @@ impl Collector {
     /// Announces a fork: no thread starts until its [end](Self::end_fork).
     pub fn begin_fork(&self) {
         self.held().forks += 1;
+        self.reader.hold_probes(true);
     }
 
     /// Holds the pipeline until the end of the fork, so that the child finds it whole. Waits at most `within` for a
@@ -97,6 +98,7 @@ impl Collector {
         if held.forks > 0 {
             return false;
         }
+        self.reader.hold_probes(false);
         if let Some(pipeline) = held.pipeline.take() {
             self.pipeline.put_back(pipeline);
         }

@@ -121,16 +121,18 @@ impl Collector {
         if let Some(handover) = handover {
             output.inherit(handover);
         }
+        let own_cpu = Arc::clone(&counters.own_cpu);
+        let reader = Reader::new(interpreter, clock, &counters);
         let sources = Sources::open(root, counters);
         let pipeline = Pipeline::new(sources, output, clock.now());
         Arc::new_cyclic(|collector: &Weak<Self>| {
             let collector = Weak::clone(collector);
-            let tick = move || collector.upgrade().and_then(|collector| collector.tick());
+            let tick = move || own_cpu.measure(|| collector.upgrade()?.tick());
             Self {
                 clock,
                 pipeline: Checkout::new(Box::new(pipeline)),
                 sampler: Sampler::new(clock, settings.interval, tick),
-                reader: Reader::new(interpreter),
+                reader,
                 schedule: settings.schedule,
                 root: root.to_owned(),
                 held: Mutex::default(),

@@ -22,6 +22,9 @@ use crate::settings::variables::Environment;
 use crate::settings::{Schedule, Settings, Sink};
 use crate::snapshot::{Snapshot, SourceSet};
 
+/// How often an alarm is sent that has nothing to report, so that it is known to be watched.
+const QUIET_ALARM_INTERVAL: Duration = Duration::from_hours(1);
+
 /// Everything about sending that settings and identity decide.
 #[derive(Debug)]
 pub struct Output {
@@ -39,6 +42,8 @@ pub struct Output {
     log: LogLines,
     /// Empty between two flushes; its memory is kept.
     samples: Vec<Sample>,
+    /// When alarms that have nothing to report are sent next.
+    quiet_alarms_due: Duration,
     /// What was last logged about ddtrace's runtime metrics.
     logged_worker: RuntimeWorker,
     /// Whether it was set that they run beside ours.
@@ -92,6 +97,7 @@ impl Output {
             sink: settings.sink,
             log: LogLines::default(),
             samples: Vec::new(),
+            quiet_alarms_due: Duration::ZERO,
             logged_worker,
             keeps_ddtraces: settings.keeps_ddtraces,
             is_introduced: false,
@@ -184,7 +190,11 @@ impl Output {
     ) -> bool {
         let worker = self.inputs.tracers.worker;
         let selection = self.selection_beside(None).without(worker.ended_with(before));
-        let interval = Interval::new(earlier, later, self.interval);
+        let mut interval = Interval::new(earlier, later, self.interval);
+        if now >= self.quiet_alarms_due {
+            self.quiet_alarms_due = now + QUIET_ALARM_INTERVAL;
+            interval = interval.showing_quiet_alarms();
+        }
         match self.sink {
             Sink::Socket => {
                 self.find_origin();

@@ -7,12 +7,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::thread::{self, Thread};
+use crate::clock::Clock;
 use crate::emitter::LookUp;
 use crate::identity::tracers::Tracers;
 use crate::message::{Message, Severity};
 use crate::settings::variables::Environment;
 use crate::snapshot::InterpreterFacts;
+use crate::sources::Counters;
 use crate::sources::gunicorn::objects::GunicornObjects;
+use crate::sources::own_cpu::OwnCpu;
+use crate::sources::probe::Probe;
 
 /// Python code may run on it, in a log handler of the program: 400 nested calls through C need more than 256 kB.
 const STACK: usize = 2 * 1024 * 1024;
@@ -28,6 +32,9 @@ const LOG_TIMEOUT: Duration = Duration::from_secs(5);
 pub trait Interpreter: Send + Sync + 'static {
     /// Its answer now; `None` while it shuts down. Calls `entered` as soon as it has the interpreter.
     fn read(&self, entered: &dyn Fn()) -> Option<Answer>;
+
+    /// Enters it and leaves it at once, for which it may have to be waited; whether that was possible.
+    fn enter(&self) -> bool;
 
     /// Logs what can be logged from a native thread; returns the rest.
     fn log(&self, messages: Vec<Message>) -> Vec<Message>;
@@ -59,6 +66,9 @@ pub struct Reader {
 
 struct Shared {
     interpreter: Arc<dyn Interpreter>,
+    clock: Clock,
+    own_cpu: Arc<OwnCpu>,
+    probe: Arc<Probe>,
     outstanding: Mutex<Outstanding>,
     changed: Condvar,
 }
@@ -94,10 +104,18 @@ enum Phase {
 }
 
 impl Reader {
-    /// A reader without requests; its thread does not run yet.
+    /// A reader without requests; its thread does not run yet. It counts its CPU time, and what its probes observe on
+    /// this clock.
     #[must_use]
-    pub fn new(interpreter: Arc<dyn Interpreter>) -> Self {
-        let shared = Shared { interpreter, outstanding: Mutex::default(), changed: Condvar::new() };
+    pub fn new(interpreter: Arc<dyn Interpreter>, clock: Clock, counters: &Counters) -> Self {
+        let shared = Shared {
+            interpreter,
+            clock,
+            own_cpu: Arc::clone(&counters.own_cpu),
+            probe: Arc::clone(&counters.probe),
+            outstanding: Mutex::default(),
+            changed: Condvar::new(),
+        };
         Self { shared: Arc::new(shared), thread: Mutex::default() }
     }
 
@@ -231,10 +249,21 @@ impl Reader {
     pub fn resume(&self) {
         let mut state = self.shared.lock();
         state.halting = false;
-        let has_work = state.asked || state.look_up.is_some() || !state.messages.is_empty();
+        let has_work = self.shared.probe.is_wanted()
+            || state.asked
+            || state.look_up.is_some()
+            || !state.messages.is_empty();
         drop(state);
         if has_work {
             self.request(|_| ());
+        }
+    }
+
+    /// Holds probes back while a fork is made, or lets them go on.
+    pub fn hold_probes(&self, are_held: bool) {
+        self.shared.probe.hold(are_held);
+        if !are_held {
+            self.shared.changed.notify_all();
         }
     }
 
@@ -260,7 +289,7 @@ impl Shared {
     fn run(&self) {
         while let Some(task) = self.next() {
             let unless_it_returns = EndOfThread(self);
-            self.serve(task);
+            self.own_cpu.measure(|| self.serve(task));
             std::mem::forget(unless_it_returns);
             self.lock().phase = Phase::Parked;
             self.changed.notify_all();
@@ -275,6 +304,11 @@ impl Shared {
                 let mut state = self.lock();
                 state.asked = false;
                 state.answer = answer;
+            }
+            Task::Probe { overslept } => {
+                self.probe.begin(overslept, self.clock.now());
+                let has_entered = self.interpreter.enter();
+                self.probe.end(has_entered.then(|| self.clock.now()));
             }
             Task::LookUp(look_up) => look_up.run(),
             Task::Log(messages) => {
@@ -296,6 +330,7 @@ impl Shared {
     /// The next request; `None` when the thread is to end. From then on it counts as ended, and the next request starts
     /// another.
     fn next(&self) -> Option<Task> {
+        let mut probe_due = None;
         let mut state = self.lock();
         loop {
             if state.halting {
@@ -314,7 +349,18 @@ impl Shared {
                 state.phase = Phase::LookingUp;
                 return Some(Task::LookUp(look_up));
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = if self.probe.is_wanted() {
+                let now = self.clock.now();
+                let due = *probe_due.get_or_insert_with(|| now + self.probe.pause(now));
+                if due <= now {
+                    state.phase = Phase::Entering;
+                    return Some(Task::Probe { overslept: now - due });
+                }
+                self.changed.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                probe_due = None;
+                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+            };
         }
     }
 
@@ -347,6 +393,7 @@ impl Drop for EndOfThread<'_> {
 /// What the thread does next.
 enum Task {
     Read,
+    Probe { overslept: Duration },
     LookUp(LookUp),
     Log(Vec<Message>),
 }
@@ -370,6 +417,10 @@ mod tests {
             Some(Answer { facts, ..Answer::default() })
         }
 
+        fn enter(&self) -> bool {
+            true
+        }
+
         fn log(&self, messages: Vec<Message>) -> Vec<Message> {
             messages
         }
@@ -377,7 +428,7 @@ mod tests {
 
     fn reader() -> (Reader, mpsc::Sender<i64>) {
         let (answers, received) = mpsc::channel();
-        (Reader::new(Arc::new(Scripted(Mutex::new(received)))), answers)
+        (Reader::new(Arc::new(Scripted(Mutex::new(received))), Clock::start(), &Counters::default()), answers)
     }
 
     fn count(answer: Option<Answer>) -> Option<i64> {
@@ -428,6 +479,10 @@ mod tests {
             None
         }
 
+        fn enter(&self) -> bool {
+            true
+        }
+
         fn log(&self, _messages: Vec<Message>) -> Vec<Message> {
             let _ = self.let_go.lock().unwrap().recv();
             Vec::new()
@@ -443,7 +498,7 @@ mod tests {
     fn a_warning_that_cannot_be_logged_in_time_is_written_once() {
         let (let_go, received) = mpsc::channel();
         let interpreter = Arc::new(Blocked { let_go: Mutex::new(received), written: Mutex::default() });
-        let reader = Reader::new(Arc::clone(&interpreter) as _);
+        let reader = Reader::new(Arc::clone(&interpreter) as _, Clock::start(), &Counters::default());
         let warning = Message::warning("lost");
         let debug = Message::new(Severity::Debug, "unimportant".to_owned());
         reader.log(vec![warning.clone(), debug], Duration::from_secs(1));
@@ -461,7 +516,7 @@ mod tests {
     fn a_warning_whose_logging_does_not_end_is_left_to_the_program() {
         let (let_go, received) = mpsc::channel();
         let interpreter = Arc::new(Blocked { let_go: Mutex::new(received), written: Mutex::default() });
-        let reader = Reader::new(interpreter);
+        let reader = Reader::new(interpreter, Clock::start(), &Counters::default());
         let warning = Message::warning("lost");
         reader.log(vec![warning.clone()], Duration::ZERO);
         while !reader.is_in_interpreter() {

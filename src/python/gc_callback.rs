@@ -78,22 +78,31 @@ impl GcCallback {
         let now = self.clock.nanoseconds();
         match phase.cast::<PyString>().ok().and_then(|phase| phase.to_str().ok()) {
             Some("start") => self.counters.start(now),
-            Some("stop") => self.counters.stop(now, generation(info).unwrap_or(usize::MAX)),
+            Some("stop") => {
+                let [generation, collected, uncollectable] = keys(info.py());
+                self.counters.stop(now, entry(info, generation).unwrap_or(usize::MAX));
+                if self.counters.needs_objects() {
+                    let found = |key| entry(info, key).unwrap_or(0);
+                    self.counters.found(found(collected), found(uncollectable));
+                }
+            }
             _ => {}
         }
         self.postponement.start_if_due(now, self.resume_soon);
     }
 }
 
-/// The generation that is collected.
-fn generation(info: &Bound<'_, PyAny>) -> Option<usize> {
-    let generation = info.cast::<PyDict>().ok()?.get_item(generation_key(info.py())).ok()??;
-    generation.extract().ok()
+/// A number among the facts about the collection.
+fn entry<T: for<'a, 'py> FromPyObject<'a, 'py>>(
+    info: &Bound<'_, PyAny>,
+    key: &Bound<'_, PyString>,
+) -> Option<T> {
+    info.cast::<PyDict>().ok()?.get_item(key).ok()??.extract().ok()
 }
 
-/// Interned before the callback is installed, as it must not allocate.
-fn generation_key(py: Python<'_>) -> &Bound<'_, PyString> {
-    intern!(py, "generation")
+/// The keys of the facts that are read. They are interned before the callback is installed, as it must not allocate.
+fn keys(py: Python<'_>) -> [&Bound<'_, PyString>; 3] {
+    [intern!(py, "generation"), intern!(py, "collected"), intern!(py, "uncollectable")]
 }
 
 #[expect(unsafe_code, reason = "PyO3 makes no method without its wrapper.")]
@@ -132,7 +141,7 @@ impl Installation {
         postponement: &'static Postponement,
         resume_soon: fn() -> bool,
     ) -> PyResult<Self> {
-        generation_key(py);
+        keys(py);
         let callback = Bound::new(py, GcCallback { counters, clock, fork_mark, postponement, resume_soon })?;
         let observe = bound_method(&callback)?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;

@@ -135,6 +135,10 @@ impl Interpreter for CPython {
         .flatten()
     }
 
+    fn enter(&self) -> bool {
+        memory::is_available() && Python::try_attach(|_| ()).is_some()
+    }
+
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
         if !memory::is_available() {
             return messages;

@@ -78,7 +78,11 @@ impl Plan {
         interpreter: &Arc<CPython>,
         handover: Option<&OutputHandover>,
     ) -> Arc<Collector> {
-        let counters = Counters { gc: interpreter.gc_counters(), gunicorn: Arc::clone(&process.gunicorn) };
+        let counters = Counters {
+            gc: interpreter.gc_counters(),
+            gunicorn: Arc::clone(&process.gunicorn),
+            ..Counters::default()
+        };
         let interpreter = Arc::clone(interpreter) as _;
         Collector::new(Path::new("/"), clock, counters, &self.settings, inputs, interpreter, handover)
     }

@@ -14,7 +14,7 @@ pub struct Metric {
     name: &'static str,
     /// Unit of the value: byte, second, ...
     unit: String,
-    /// Kind of value: now, change, aggregate, observations or family.
+    /// Kind of value: now, change, alarm, aggregate, observations or family.
     kind: &'static str,
     /// Its DogStatsD type; "d or g" if the settings decide.
     wire: String,

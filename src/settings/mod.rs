@@ -334,6 +334,7 @@ impl FromStr for Level {
     fn from_str(text: &str) -> Result<Self, ()> {
         match text {
             "default" => Ok(Self::Default),
+            "standard" => Ok(Self::Standard),
             _ => Err(()),
         }
     }
@@ -514,9 +515,10 @@ mod tests {
         assert_eq!(selected("mem.rss", ""), (all, vec![]));
         let without = all.without(Selection::named("gc.*")).without(Selection::named("mem.rss"));
         assert_eq!(selected("gc.pause.max", " gc.* ,runtime.python.mem.rss,"), (without, vec![]));
-        let unknown = "DD_RUNTIME_METRICS_INCLUDE=\"rss,gil.*\": expected comma-separated names and groups such as \
+        let unknown = "DD_RUNTIME_METRICS_INCLUDE=\"rss,nothing.*\": expected comma-separated names and groups such as \
                        gc.*; it is ignored";
-        assert_eq!(selected("rss,gil.*,mem.*", ""), (all, vec![unknown.to_owned()]));
+        let more = all.with(Selection::named("mem.*"));
+        assert_eq!(selected("rss,nothing.*,mem.*", ""), (more, vec![unknown.to_owned()]));
         let (selection, warnings) = selected("", "cpu.time.sys");
         assert_eq!((selection, warnings.len()), (all, 1));
         // Of a group, the other rows are removed.
@@ -589,8 +591,8 @@ mod tests {
             let expected = format!("flush_interval={shown}: expected a number of seconds from 0.01 to 86400");
             assert_eq!(error(&interval(seconds)), expected);
         }
-        let level = Arguments { level: Some("detailed".into()), ..Arguments::default() };
-        assert_eq!(error(&level), "level=\"detailed\": expected default");
+        let level = Arguments { level: Some("all".into()), ..Arguments::default() };
+        assert_eq!(error(&level), "level=\"all\": expected default or standard");
         let wire_type = Arguments { wire_type: Some("g".into()), ..Arguments::default() };
         assert_eq!(error(&wire_type), "wire_type=\"g\": expected distribution or gauge");
     }

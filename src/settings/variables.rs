@@ -57,8 +57,8 @@ pub static VARIABLES: &[Row] = &[
     Row {
         name: "DD_RUNTIME_METRICS_LEVEL",
         default: "default",
-        accepts: "default",
-        effect: "How much is sent.",
+        accepts: "default or standard",
+        effect: "How much is sent. The standard level adds what explains why a process is slow, and what will end it.",
         is_identity: false,
     },
     Row {

@@ -21,6 +21,10 @@ pub struct Snapshot {
     pub usage: Option<ResourceUsage>,
     /// The process as the operating system sees it now.
     pub process: ProcessFacts,
+    /// CPU time of our own threads since they first started.
+    pub own_cpu: Option<Duration>,
+    /// What our probes observed since the last flush: not cumulative.
+    pub probe: ProbeFacts,
     /// The garbage collections counted by our callback; `None` if some may have gone uncounted.
     pub collections: Option<Collections>,
     /// What only the interpreter knows; `None` if it did not answer in time.
@@ -42,15 +46,84 @@ pub struct ResourceUsage {
     pub voluntary_switches: Option<u64>,
     /// Times a thread was preempted.
     pub involuntary_switches: Option<u64>,
+    /// Page faults for which the kernel had to read from a disk.
+    pub major_faults: Option<u64>,
 }
 
 /// The process as the operating system sees it now.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProcessFacts {
     /// Resident set, in bytes.
     pub resident: Option<u64>,
     /// Operating-system threads.
     pub threads: Option<u64>,
+    /// The parts of its memory.
+    pub memory: MemoryParts,
+    /// Open file descriptors.
+    pub descriptors: Option<u64>,
+    /// How many file descriptors it may open, if that is limited.
+    pub max_descriptors: Option<u64>,
+    /// Time since it started, or was forked.
+    pub uptime: Option<Duration>,
+    /// What each of its threads has used of the CPUs, sorted by id; `None` if there are too many.
+    pub thread_times: Option<Vec<ThreadTimes>>,
+    /// The limits of the control groups that it is in.
+    pub cgroup: CgroupFacts,
+}
+
+/// The memory of the process in detail, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MemoryParts {
+    /// Resident memory that belongs to no file.
+    pub anonymous: Option<u64>,
+    /// The largest resident set so far.
+    pub peak: Option<u64>,
+    /// Memory that was swapped out.
+    pub swapped: Option<u64>,
+}
+
+/// What a thread has used of the CPUs since it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadTimes {
+    /// The kernel's id of the thread.
+    pub id: u32,
+    /// Time on a CPU.
+    pub cpu: Duration,
+    /// Time in which it could have run, but others did.
+    pub delay: Duration,
+}
+
+/// The limits of the control groups that the process is in; all of them hold for the whole group.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CgroupFacts {
+    /// How many CPUs may be used: the smallest quota of a group, or the CPUs that the process may run on.
+    pub cpus: Option<f64>,
+    /// The periods of the nearest group with a quota.
+    pub periods: Option<CpuPeriods>,
+    /// The memory of the group that is the closest to its limit.
+    pub memory: Option<LimitedMemory>,
+    /// Times that the memory of a group would have exceeded its limit.
+    pub limit_hits: Option<u64>,
+    /// Processes of the group that were killed as it was out of memory.
+    pub oom_kills: Option<u64>,
+}
+
+/// The periods in which the kernel enforces a CPU quota.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuPeriods {
+    /// All of them in which the group ran.
+    pub all: u64,
+    /// Those in which it used up its quota and had to wait.
+    pub throttled: u64,
+}
+
+/// Memory that is limited, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitedMemory {
+    /// The limit.
+    pub limit: u64,
+    /// What is used, without pages of files that the kernel can drop at once.
+    pub working_set: u64,
 }
 
 /// Garbage collections since the callback was installed.
@@ -58,10 +131,25 @@ pub struct ProcessFacts {
 pub struct Collections {
     /// Collections that ended, by generation.
     pub count: [u64; 3],
+    /// Objects that they found unreachable. Counted, like the next, only while a selected row needs it.
+    pub collected: u64,
+    /// Objects that they found unreachable and could not free.
+    pub uncollectable: u64,
     /// Total pause, in nanoseconds.
     pub pause: u64,
     /// The longest pause since the last flush, in nanoseconds: not cumulative.
     pub longest_pause: u64,
+}
+
+/// What a thread of ours observes that sleeps and then enters the interpreter; `None` where it did not get there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProbeFacts {
+    /// How late the system woke it at most.
+    pub overslept: Option<Duration>,
+    /// How long it waited for the interpreter: 95 of 100 waits took no longer.
+    pub wait_p95: Option<Duration>,
+    /// The longest wait, also one that goes on.
+    pub longest_wait: Option<Duration>,
 }
 
 /// What only the interpreter knows.

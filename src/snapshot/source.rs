@@ -9,8 +9,24 @@ pub enum Source {
     Memory,
     /// Operating-system threads: `ProcessFacts::threads`.
     Threads,
+    /// The parts of memory: `ProcessFacts::memory`.
+    MemoryParts,
+    /// Open file descriptors and their limit: `ProcessFacts::descriptors`, `ProcessFacts::max_descriptors`.
+    Descriptors,
+    /// The start of the process: `ProcessFacts::uptime`.
+    Uptime,
+    /// What each thread has used: `ProcessFacts::thread_times`.
+    ThreadTimes,
+    /// Limits of control groups: `ProcessFacts::cgroup`.
+    Cgroup,
+    /// CPU time of our own threads: `Snapshot::own_cpu`.
+    OwnCpu,
+    /// Probes of the interpreter: `Snapshot::probe`.
+    Probe,
     /// Garbage collections: `Snapshot::collections`.
     GcCallback,
+    /// What collections found: `Collections::collected`, `Collections::uncollectable`.
+    GcObjects,
     /// `gc.get_count()`: `InterpreterFacts::gc_count`.
     GcCount,
     /// Gunicorn's log records and requests: `Snapshot::gunicorn`.
@@ -28,6 +44,12 @@ impl SourceSet {
     #[must_use]
     pub fn contains(self, source: Source) -> bool {
         self.0 & Self::bit(source) != 0
+    }
+
+    /// Whether one of these sources is in the set.
+    #[must_use]
+    pub fn contains_any(self, sources: &[Source]) -> bool {
+        sources.iter().any(|source| self.contains(*source))
     }
 
     /// The set as bits, to be stored in an atomic.

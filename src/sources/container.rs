@@ -75,7 +75,7 @@ fn id_in_cgroups(cgroups: &str) -> Option<&str> {
 }
 
 /// The controllers and the path of every line `number:controllers:path`.
-fn hierarchies(cgroups: &str) -> impl Iterator<Item = (&str, &str)> {
+pub(super) fn hierarchies(cgroups: &str) -> impl Iterator<Item = (&str, &str)> {
     cgroups.lines().filter_map(|line| {
         let (number, rest) = line.split_once(':')?;
         let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());

@@ -15,9 +15,12 @@ const IDLE: u64 = u64::MAX;
 pub struct GcCounters {
     started: AtomicU64,
     count: [AtomicU64; 3],
+    collected: AtomicU64,
+    uncollectable: AtomicU64,
     pause: AtomicU64,
     longest_pause: AtomicU64,
     missed: AtomicBool,
+    needs_objects: AtomicBool,
 }
 
 impl GcCounters {
@@ -27,9 +30,12 @@ impl GcCounters {
         Self {
             started: AtomicU64::new(IDLE),
             count: [const { AtomicU64::new(0) }; 3],
+            collected: AtomicU64::new(0),
+            uncollectable: AtomicU64::new(0),
             pause: AtomicU64::new(0),
             longest_pause: AtomicU64::new(0),
             missed: AtomicBool::new(false),
+            needs_objects: AtomicBool::new(false),
         }
     }
 
@@ -51,6 +57,22 @@ impl GcCounters {
         count.fetch_add(1, Relaxed);
         self.pause.fetch_add(pause, Relaxed);
         self.longest_pause.fetch_max(pause, Relaxed);
+    }
+
+    /// Sets whether the number of objects that collections find is needed.
+    pub fn need_objects(&self, are_needed: bool) {
+        self.needs_objects.store(are_needed, Relaxed);
+    }
+
+    /// Whether it is needed.
+    pub fn needs_objects(&self) -> bool {
+        self.needs_objects.load(Relaxed)
+    }
+
+    /// What the collection that ends now found: objects that could be freed, and those that could not.
+    pub fn found(&self, collected: u64, uncollectable: u64) {
+        self.collected.fetch_add(collected, Relaxed);
+        self.uncollectable.fetch_add(uncollectable, Relaxed);
     }
 
     /// The callback was missing for some time: collections may have gone uncounted.
@@ -78,6 +100,8 @@ impl GcCounters {
     pub fn read(&self) -> Collections {
         Collections {
             count: self.count.each_ref().map(|count| count.load(Relaxed)),
+            collected: self.collected.load(Relaxed),
+            uncollectable: self.uncollectable.load(Relaxed),
             pause: self.pause.load(Relaxed),
             longest_pause: self.longest_pause.load(Relaxed),
         }
@@ -107,7 +131,9 @@ mod tests {
         gc.stop(350, 2);
         gc.start(1_000);
         gc.stop(1_040, 0);
-        assert_eq!(gc.read(), Collections { count: [1, 0, 1], pause: 290, longest_pause: 250 });
+        let expected =
+            Collections { count: [1, 0, 1], pause: 290, longest_pause: 250, ..Collections::default() };
+        assert_eq!(gc.read(), expected);
     }
 
     #[test]
@@ -116,7 +142,7 @@ mod tests {
         gc.start(0);
         gc.stop(9, 1);
         assert_eq!(gc.drain().longest_pause, 9);
-        assert_eq!(gc.drain(), Collections { count: [0, 1, 0], pause: 9, longest_pause: 0 });
+        assert_eq!(gc.drain(), Collections { count: [0, 1, 0], pause: 9, ..Collections::default() });
     }
 
     #[test]
@@ -126,7 +152,19 @@ mod tests {
         gc.start(60);
         gc.stop(70, 0);
         gc.stop(80, 0);
-        assert_eq!(gc.read(), Collections { count: [1, 0, 0], pause: 10, longest_pause: 10 });
+        let expected =
+            Collections { count: [1, 0, 0], pause: 10, longest_pause: 10, ..Collections::default() };
+        assert_eq!(gc.read(), expected);
+    }
+
+    #[test]
+    fn what_collections_found_adds_up() {
+        let gc = GcCounters::new();
+        gc.found(7, 0);
+        gc.found(5, 2);
+        let found = gc.drain();
+        assert_eq!((found.collected, found.uncollectable), (12, 2));
+        assert_eq!((gc.read().collected, gc.read().uncollectable), (12, 2));
     }
 
     #[test]

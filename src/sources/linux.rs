@@ -1,4 +1,5 @@
-//! Memory and threads from `/proc/self`, in two system calls that cost the same at any size of the process.
+//! Memory and threads from `/proc/self`, in two system calls that cost the same at any size of the process; and what is
+//! read by path, where a row beyond the default level needs it.
 //!
 //! CPU and context switches come from [`super::rusage`], the interpreter's facts from the interpreter.
 
@@ -10,8 +11,13 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::stat;
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::descriptor::Guarded;
+use super::{cgroup, descriptors, memory_parts, thread_times, uptime};
+use crate::descriptor::{ClosedStreams, Guarded};
 use crate::snapshot::{ProcessFacts, Source, SourceSet};
+
+/// The sources of files that are opened for each reading.
+const READ_BY_PATH: [Source; 5] =
+    [Source::MemoryParts, Source::Descriptors, Source::Uptime, Source::ThreadTimes, Source::Cgroup];
 
 /// The entries `.` and `..` of a directory, which its link count includes.
 const LINKS_BESIDE_ENTRIES: u64 = 2;
@@ -23,6 +29,7 @@ pub struct Linux {
     statm: Option<Guarded<File>>,
     statm_path: PathBuf,
     tasks: PathBuf,
+    root: PathBuf,
     page_size: Option<u64>,
 }
 
@@ -36,18 +43,29 @@ impl Linux {
             statm: None,
             statm_path: process.join("statm"),
             tasks: process.join("task"),
+            root: root.to_owned(),
             page_size: page_size.and_then(|size| size.try_into().ok()),
         };
         linux.reopen();
         linux
     }
 
-    /// Reads what is needed of resident memory and the number of threads.
+    /// Reads what is needed of the process.
     #[must_use]
     pub fn read(&mut self, needed: SourceSet) -> ProcessFacts {
+        let _closed_streams = needed.contains_any(&READ_BY_PATH).then(ClosedStreams::take);
+        let is_needed = |source| needed.contains(source);
         ProcessFacts {
-            resident: needed.contains(Source::Memory).then(|| self.resident()).flatten(),
-            threads: needed.contains(Source::Threads).then(|| self.threads()).flatten(),
+            resident: is_needed(Source::Memory).then(|| self.resident()).flatten(),
+            threads: is_needed(Source::Threads).then(|| self.threads()).flatten(),
+            memory: is_needed(Source::MemoryParts)
+                .then(|| memory_parts::read(&self.root))
+                .unwrap_or_default(),
+            descriptors: is_needed(Source::Descriptors).then(|| descriptors::count(&self.root)).flatten(),
+            max_descriptors: is_needed(Source::Descriptors).then(descriptors::max).flatten(),
+            uptime: is_needed(Source::Uptime).then(|| uptime::read(&self.root)).flatten(),
+            thread_times: is_needed(Source::ThreadTimes).then(|| thread_times::read(&self.root)).flatten(),
+            cgroup: is_needed(Source::Cgroup).then(|| cgroup::read(&self.root)).unwrap_or_default(),
         }
     }
 
@@ -141,7 +159,7 @@ mod tests {
         fs::rename(&statm, root.path().join("hidden")).unwrap();
         linux.statm = None;
         let threads = read(&mut linux).threads;
-        assert_eq!(read(&mut linux), ProcessFacts { resident: None, threads });
+        assert_eq!(read(&mut linux), ProcessFacts { threads, ..ProcessFacts::default() });
         fs::rename(root.path().join("hidden"), &statm).unwrap();
         assert_eq!(read(&mut linux).resident, Some(300 * linux.page_size.unwrap()));
     }

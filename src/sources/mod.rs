@@ -10,21 +10,35 @@ use std::time::Duration;
 use self::gc::GcCounters;
 use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
+use self::own_cpu::OwnCpu;
+use self::probe::Probe;
 use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
 pub mod ancestors;
 #[cfg(target_os = "linux")]
+pub mod cgroup;
+#[cfg(target_os = "linux")]
 pub mod container;
+#[cfg(target_os = "linux")]
+pub mod descriptors;
 pub mod gc;
 pub mod gunicorn;
 #[cfg(target_os = "linux")]
 pub mod linux;
+#[cfg(target_os = "linux")]
+pub mod memory_parts;
+pub mod own_cpu;
 // On Linux it is the oracle of the tests.
 #[cfg_attr(target_os = "linux", doc(hidden))]
 pub mod portable;
+pub mod probe;
 pub mod reservoir;
 #[cfg(unix)]
 pub mod rusage;
+#[cfg(target_os = "linux")]
+pub mod thread_times;
+#[cfg(target_os = "linux")]
+pub mod uptime;
 
 #[cfg(target_os = "linux")]
 type Process = linux::Linux;
@@ -38,13 +52,17 @@ pub struct Sources {
     counters: Counters,
 }
 
-/// Counters that the program's own threads update.
+/// Counters that threads update, most of them the program's own.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Garbage collections.
     pub gc: Arc<GcCounters>,
     /// What Gunicorn does in this process.
     pub gunicorn: Arc<Gunicorn>,
+    /// CPU time of our own threads.
+    pub own_cpu: Arc<OwnCpu>,
+    /// Probes of the interpreter.
+    pub probe: Arc<Probe>,
 }
 
 /// Whether to reset what is counted since the last flush.
@@ -125,7 +143,9 @@ impl Sources {
         mode: Mode,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Snapshot {
-        let Counters { gc, gunicorn } = &self.counters;
+        let Counters { gc, gunicorn, own_cpu, probe } = &self.counters;
+        gc.need_objects(needed.contains(Source::GcObjects));
+        probe.need(needed.contains(Source::Probe));
         // First, so that no collection that the rest provokes is counted in it.
         let collections = match mode {
             Mode::Drain => gc.drain(),
@@ -138,6 +158,11 @@ impl Sources {
             at: now,
             usage,
             process,
+            own_cpu: needed.contains(Source::OwnCpu).then(|| own_cpu.read()).flatten(),
+            probe: match mode {
+                Mode::Drain => probe.drain(now),
+                Mode::Read => probe.read(now),
+            },
             collections: Some(collections),
             gunicorn: match mode {
                 Mode::Drain => gunicorn.drain(objects, now),

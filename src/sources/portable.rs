@@ -49,12 +49,14 @@ impl Portable {
             system: None,
             voluntary_switches: None,
             involuntary_switches: None,
+            major_faults: None,
         });
         // sysinfo counts the main thread as the process, not as one of its tasks.
         let tasks = needed.contains(Source::Threads).then(|| process.tasks()).flatten();
         let facts = ProcessFacts {
             resident: needed.contains(Source::Memory).then(|| process.memory()),
             threads: tasks.map(|tasks| tasks.len() as u64 + 1),
+            ..ProcessFacts::default()
         };
         Some((usage, facts))
     }

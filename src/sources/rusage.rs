@@ -21,6 +21,7 @@ pub fn read() -> Option<ResourceUsage> {
         system: Some(system),
         voluntary_switches: usage.voluntary_context_switches().try_into().ok(),
         involuntary_switches: usage.involuntary_context_switches().try_into().ok(),
+        major_faults: usage.major_page_faults().try_into().ok(),
     })
 }
 

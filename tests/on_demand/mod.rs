@@ -20,6 +20,10 @@ impl Interpreter for Unasked {
         unreachable!("nothing ticks")
     }
 
+    fn enter(&self) -> bool {
+        true
+    }
+
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {
         messages
     }

@@ -35,6 +35,12 @@ several values, each with its own name or tags.
 
 {summary}
 
+With `DD_RUNTIME_METRICS_LEVEL=standard`, or `RuntimeMetrics.enable(level="standard")`, these come in addition. An
+**alarm** is sent while it is not zero; a zero comes with the first flush and then once an hour, which shows that it is
+watched:
+
+{standard}
+
 With [`runtime_metrics.gunicorn`](gunicorn.md), Gunicorn's master and workers also send these:
 
 {gunicorn}
@@ -80,7 +86,8 @@ def text(metrics: Sequence[Metric], width: int) -> str:
 
 def markdown(metrics: Sequence[Metric]) -> str:
     """The text of `docs/metrics.md`."""
-    runtime = [metric for metric in metrics if metric.name.startswith(PREFIX)]
+    runtime = [metric for metric in metrics if metric.name.startswith(PREFIX) and metric.level == "default"]
+    standard = [metric for metric in metrics if metric.level == "standard"]
     gunicorn = [metric for metric in metrics if not metric.name.startswith(PREFIX)]
     telemetry = _table(
         ("Name", "Counts"), ((f"`{name}`", counts) for name, counts in _core.client_telemetry().items())
@@ -88,6 +95,7 @@ def markdown(metrics: Sequence[Metric]) -> str:
     details = "\n\n".join(_details(metric) for metric in metrics)
     return PAGE.format(
         summary=_summary(runtime),
+        standard=_summary(standard),
         gunicorn=_summary(gunicorn),
         details=details,
         telemetry=telemetry,

@@ -1,0 +1,330 @@
+//! The rows of the standard level: why a process is slow, and what will end it.
+
+use super::metric::{Counter, Level, Metric, Reading, Unit, Value, Wire};
+use super::usage;
+use crate::interval::Interval;
+use crate::snapshot::{MemoryParts, Snapshot, Source, ThreadTimes};
+
+/// Fewer major page faults per second than this are those of a program that starts or maps a file.
+const MIN_FAULT_RATE: f64 = 10.0;
+
+/// The metrics of the standard level, then its alarms.
+pub const ROWS: &[Metric] = &[
+    Metric {
+        name: "runtime.python.os.hiccup.max",
+        unit: Unit::Nanosecond,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Probe],
+        reading: Reading::Aggregate(|s| nanoseconds(s.probe.overslept?)),
+        source: "a thread of runtime-metrics that sleeps for some 0.5 seconds at a time",
+        description: "How much later than it wanted a sleeping thread was woken, at most. It needs nothing of Python: \
+                      where this is high, it is the machine or its limits, not the program.",
+        absent: "in AWS Lambda; for an interval without a probe",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gil.wait.p95",
+        unit: Unit::Nanosecond,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Probe],
+        reading: Reading::Aggregate(|s| nanoseconds(s.probe.wait_p95?)),
+        source: "a thread of runtime-metrics that enters the interpreter every 0.5 seconds, or every second while the \
+                 process is idle",
+        description: "How long a thread waits for the GIL: 95 of 100 waits took no longer. A single thread that \
+                      computes hands it over after 5 milliseconds (sys.getswitchinterval()), so up to some ten times \
+                      that means busy, not contended. On free-threaded builds threads wait only where all are stopped.",
+        absent: "in AWS Lambda; for an interval without a probe that was answered",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gil.wait.max",
+        unit: Unit::Nanosecond,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Probe],
+        reading: Reading::Aggregate(|s| nanoseconds(s.probe.longest_wait?)),
+        source: "a thread of runtime-metrics that enters the interpreter every 0.5 seconds, or every second while the \
+                 process is idle",
+        description: "The longest that a thread waited for the GIL, also if it still waits: a C extension that keeps \
+                      it for seconds shows while it does.",
+        absent: "in AWS Lambda; for an interval without a probe",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.cpu.run_delay",
+        unit: Unit::Nanosecond,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::ThreadTimes],
+        reading: Reading::Change(|interval| {
+            nanoseconds(interval.threads()?.map(|thread| thread.delay).sum())
+        }),
+        source: "/proc/self/task/*/schedstat, field 2",
+        description: "Time in which threads of the process could have run, but waited for a CPU: the sum over its \
+                      threads. A thread that ends takes its last part with it.",
+        absent: "on anything but Linux; with more than 256 threads; where the kernel keeps no such statistics",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.cpu.thread.max_percent",
+        unit: Unit::Percent,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::ThreadTimes],
+        reading: Reading::Change(busiest_thread),
+        source: "/proc/self/task/*/schedstat, field 1, over the monotonic clock",
+        description: "CPU time of the busiest thread, as a percentage of one core: near 100 while the host looks idle, \
+                      one thread is all that runs, as where the GIL is what is contended.",
+        absent: "where runtime.python.cpu.run_delay or runtime.python.cpu.percent is absent",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.cpu.limit",
+        unit: Unit::Core,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Cgroup],
+        reading: Reading::Now(|s| s.process.cgroup.cpus.map(Value::Real)),
+        source: "cpu.max of the cgroup and its ancestors, or cpu.cfs_quota_us; sched_getaffinity",
+        description: "How many CPUs the process may use: the smallest quota of a cgroup that holds for it, or the CPUs \
+                      that it may run on.",
+        absent: "on anything but Linux",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.cpu.throttled.percent",
+        unit: Unit::Percent,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Cgroup],
+        reading: Reading::Change(throttled_percent),
+        source: "cpu.stat of the nearest cgroup with a quota: nr_throttled, nr_periods",
+        description: "In how many of the periods of its CPU quota, mostly of 0.1 seconds, the container used it up and \
+                      was stopped until the next one.",
+        absent: "without a CPU quota; for an interval in which the container did not run",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.mem.rss.anon",
+        unit: Unit::Byte,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::MemoryParts],
+        reading: Reading::Now(|s| parts(s).anonymous.map(Value::Whole)),
+        source: "/proc/self/status, RssAnon",
+        description: "The part of the resident set that belongs to no file: what Python and native libraries have \
+                      allocated.",
+        absent: "on anything but Linux",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.mem.rss.peak",
+        unit: Unit::Byte,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::MemoryParts],
+        reading: Reading::Now(|s| parts(s).peak.map(Value::Whole)),
+        source: "/proc/self/status, VmHWM",
+        description: "The largest resident set that the process has ever had, also between two flushes.",
+        absent: "on anything but Linux",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.mem.headroom.percent",
+        unit: Unit::Percent,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Cgroup],
+        reading: Reading::Now(headroom_percent),
+        source: "memory.max, memory.current and memory.stat of the cgroup and its ancestors, or those of version 1",
+        description: "How much of the container's memory limit is left, not counting what the kernel can drop at once. \
+                      At 0 the kernel kills a process. It is that of the whole container, not of the process.",
+        absent: "without a memory limit below the machine's memory",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gc.collected",
+        unit: Unit::Object,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::GcCallback, Source::GcObjects],
+        reading: Reading::Counter(Counter::of(|s| Some(s.collections?.collected))),
+        source: "our callback in gc.callbacks",
+        description: "Objects that garbage collections found unreachable: cycles, which reference counts do not free.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
+        opentelemetry: Some("cpython.gc.collected_objects"),
+    },
+    Metric {
+        name: "runtime.python.fd.count",
+        unit: Unit::Descriptor,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Descriptors],
+        reading: Reading::Now(|s| s.process.descriptors.map(Value::Whole)),
+        source: "/proc/self/fd",
+        description: "Open file descriptors: files, sockets, pipes.",
+        absent: "on anything but Linux; where it is hidden",
+        opentelemetry: Some("process.unix.file_descriptor.count"),
+    },
+    Metric {
+        name: "runtime.python.fd.percent",
+        unit: Unit::Percent,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Descriptors],
+        reading: Reading::Now(descriptor_percent),
+        source: "/proc/self/fd and getrlimit(RLIMIT_NOFILE)",
+        description: "Open file descriptors as a percentage of the soft limit, at which opening another one fails.",
+        absent: "where runtime.python.fd.count is absent; without a limit",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.process.uptime",
+        unit: Unit::Second,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Uptime],
+        reading: Reading::Now(|s| Some(Value::Real(s.process.uptime?.as_secs_f64()))),
+        source: "/proc/self/stat, field 22, and the boot clock",
+        description: "Time since the process started or, in a forked process, since it was forked.",
+        absent: "on anything but Linux",
+        opentelemetry: Some("process.uptime"),
+    },
+    Metric {
+        name: "runtime.python.collector.cpu",
+        unit: Unit::Nanosecond,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::OwnCpu],
+        reading: Reading::Change(|interval| nanoseconds(interval.time(|s| s.own_cpu)?)),
+        source: "the CPU clock of the threads of runtime-metrics",
+        description: "CPU time that the threads of runtime-metrics used, up to the end of the previous flush. Without \
+                      what they run on threads of the program: some 0.5 microseconds in each garbage collection.",
+        absent: "on Windows; in AWS Lambda, where there are no such threads",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.mem.limit_hits",
+        unit: Unit::Hit,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Cgroup],
+        reading: Reading::Alarm(|interval| interval.growth(|s| s.process.cgroup.limit_hits)),
+        source: "memory.events of the nearest cgroup with a limit: max; memory.failcnt in version 1",
+        description: "How often the container reached its memory limit, so that the kernel had to take memory from it. \
+                      If that is no longer enough, it kills a process.",
+        absent: "without a memory limit below the machine's memory",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.mem.oom_kills",
+        unit: Unit::Process,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Cgroup],
+        reading: Reading::Alarm(|interval| interval.growth(|s| s.process.cgroup.oom_kills)),
+        source: "memory.events.local of the cgroup: oom_kill; memory.oom_control in version 1",
+        description: "Processes of the container that the kernel killed for lack of memory. Each process that is left \
+                      reports all of them. Where the kernel kills the whole container, none is left to report.",
+        absent: "outside cgroups; in the root of the cgroups of version 2",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gc.uncollectable",
+        unit: Unit::Object,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::GcCallback, Source::GcObjects],
+        reading: Reading::Alarm(|interval| interval.growth(|s| Some(s.collections?.uncollectable))),
+        source: "our callback in gc.callbacks",
+        description: "Objects that garbage collections found unreachable and could not free: a leak, mostly of an \
+                      extension module.",
+        absent: "for an interval in which the program removed our callback from gc.callbacks",
+        opentelemetry: Some("cpython.gc.uncollectable_objects"),
+    },
+    Metric {
+        name: "runtime.python.mem.swap",
+        unit: Unit::Byte,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::MemoryParts],
+        reading: Reading::Alarm(|interval| parts(interval.end()).swapped),
+        source: "/proc/self/status, VmSwap",
+        description: "Memory of the process that was swapped out: each use of it waits for a disk.",
+        absent: "on anything but Linux",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.mem.faults.major",
+        unit: Unit::Fault,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::ResourceUsage],
+        reading: Reading::Alarm(major_faults),
+        source: "getrusage(RUSAGE_SELF).ru_majflt",
+        description: "Page faults for which the kernel had to read from a disk, if there were more than 10 per second: \
+                      memory is so short that it drops pages that are in use.",
+        absent: "where the operating system does not count them",
+        opentelemetry: Some("process.paging.faults{system.paging.fault.type=major}"),
+    },
+];
+
+fn parts(snapshot: &Snapshot) -> &MemoryParts {
+    &snapshot.process.memory
+}
+
+fn nanoseconds(time: std::time::Duration) -> Option<Value> {
+    time.as_nanos().try_into().ok().map(Value::Whole)
+}
+
+fn busiest_thread(interval: &Interval) -> Option<Value> {
+    let busiest = interval.threads()?.map(|ThreadTimes { cpu, .. }| cpu).max()?;
+    interval.cpu_percent_of(busiest).map(Value::Real)
+}
+
+fn throttled_percent(interval: &Interval) -> Option<Value> {
+    let periods = interval.growth(|s| Some(s.process.cgroup.periods?.all))?;
+    percent(interval.growth(|s| Some(s.process.cgroup.periods?.throttled))?, periods)
+}
+
+fn headroom_percent(snapshot: &Snapshot) -> Option<Value> {
+    let memory = snapshot.process.cgroup.memory?;
+    percent(memory.limit.saturating_sub(memory.working_set), memory.limit)
+}
+
+fn descriptor_percent(snapshot: &Snapshot) -> Option<Value> {
+    percent(snapshot.process.descriptors?, snapshot.process.max_descriptors?)
+}
+
+fn major_faults(interval: &Interval) -> Option<u64> {
+    let faults = |s: &Snapshot| usage(s)?.major_faults;
+    Some(if interval.rate(faults)? > MIN_FAULT_RATE { interval.growth(faults)? } else { 0 })
+}
+
+/// A part as a percentage of the whole; `None` of nothing.
+#[expect(clippy::cast_precision_loss, reason = "A percentage needs no more precision.")]
+fn percent(part: u64, whole: u64) -> Option<Value> {
+    (whole > 0).then(|| Value::Real(100.0 * part as f64 / whole as f64))
+}

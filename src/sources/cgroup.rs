@@ -1,0 +1,288 @@
+//! The limits of the control groups that the process is in, and how close it is to them, of version 1 and 2.
+//!
+//! A limit of any visible ancestor holds as well. In a container only its own groups are visible, so the root of the
+//! mounted file system is one of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::{Pid, SysconfVar, sysconf};
+
+use super::container::hierarchies;
+use crate::snapshot::{CgroupFacts, CpuPeriods, LimitedMemory};
+
+const ROOT: &str = "sys/fs/cgroup";
+
+/// Reads the facts below `root`, which is `/` except in tests.
+#[must_use]
+pub fn read(root: &Path) -> CgroupFacts {
+    let cgroups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let cpu = Groups::find(root, &cgroups, "cpu");
+    let memory = Groups::find(root, &cgroups, "memory");
+    let quotas = cpu.all().filter_map(|group| group.quota());
+    let limited = memory.all().find(|group| group.limit().is_some());
+    CgroupFacts {
+        cpus: quotas.chain(affinity()).reduce(f64::min),
+        periods: cpu.all().find(|group| group.quota().is_some()).and_then(|group| group.periods()),
+        memory: memory.all().filter_map(|group| group.memory()).reduce(tighter),
+        limit_hits: limited.and_then(|group| group.limit_hits()),
+        oom_kills: memory.all().find_map(|group| group.oom_kills()),
+    }
+}
+
+/// The groups of one controller, the process's own first.
+struct Groups {
+    version: Version,
+    directories: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy)]
+enum Version {
+    One,
+    Two,
+}
+
+struct Group<'a> {
+    version: Version,
+    directory: &'a Path,
+}
+
+impl Groups {
+    fn find(root: &Path, cgroups: &str, controller: &str) -> Self {
+        let of_version_1 = hierarchies(cgroups)
+            .find(|(controllers, _)| controllers.split(',').any(|name| name == controller));
+        let (version, mounted, path) = match of_version_1 {
+            Some((_, path)) => (Version::One, root.join(ROOT).join(controller), path),
+            None => {
+                let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
+                (Version::Two, root.join(ROOT), unified.map_or("/", |(_, path)| path))
+            }
+        };
+        // A path that leads out of the namespace cannot be followed.
+        let inner = Path::new(if path.contains("..") { "" } else { path.trim_start_matches('/') });
+        Self { version, directories: inner.ancestors().map(|ancestor| mounted.join(ancestor)).collect() }
+    }
+
+    fn all(&self) -> impl Iterator<Item = Group<'_>> {
+        self.directories.iter().map(|directory| Group { version: self.version, directory })
+    }
+}
+
+impl Group<'_> {
+    /// The CPUs that its quota amounts to; `None` without one.
+    fn quota(&self) -> Option<f64> {
+        let (quota, period) = match self.version {
+            Version::One => (self.file("cpu.cfs_quota_us")?, self.file("cpu.cfs_period_us")?),
+            Version::Two => {
+                let max = self.file("cpu.max")?;
+                let (quota, period) = max.trim().split_once(' ')?;
+                (quota.to_owned(), period.to_owned())
+            }
+        };
+        let quota: u32 = quota.trim().parse().ok()?;
+        let period: u32 = period.trim().parse().ok()?;
+        (period > 0).then(|| f64::from(quota) / f64::from(period))
+    }
+
+    fn periods(&self) -> Option<CpuPeriods> {
+        let stat = self.file("cpu.stat")?;
+        Some(CpuPeriods { all: value(&stat, "nr_periods")?, throttled: value(&stat, "nr_throttled")? })
+    }
+
+    /// The limit of its memory; `None` without one, or if the machine has no more than that.
+    fn limit(&self) -> Option<u64> {
+        let limit = self.number(match self.version {
+            Version::One => "memory.limit_in_bytes",
+            Version::Two => "memory.max",
+        })?;
+        memory_of_machine().is_none_or(|available| limit < available).then_some(limit)
+    }
+
+    fn memory(&self) -> Option<LimitedMemory> {
+        let limit = self.limit()?;
+        let (usage, inactive) = match self.version {
+            Version::One => ("memory.usage_in_bytes", "total_inactive_file"),
+            Version::Two => ("memory.current", "inactive_file"),
+        };
+        let inactive = value(&self.file("memory.stat")?, inactive)?;
+        Some(LimitedMemory { limit, working_set: self.number(usage)?.saturating_sub(inactive) })
+    }
+
+    fn limit_hits(&self) -> Option<u64> {
+        match self.version {
+            Version::One => self.number("memory.failcnt"),
+            Version::Two => value(&self.file("memory.events")?, "max"),
+        }
+    }
+
+    fn oom_kills(&self) -> Option<u64> {
+        let events = match self.version {
+            Version::One => self.file("memory.oom_control"),
+            Version::Two => self.file("memory.events.local").or_else(|| self.file("memory.events")),
+        };
+        value(&events?, "oom_kill")
+    }
+
+    fn file(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.directory.join(name)).ok()
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.file(name)?.trim().parse().ok()
+    }
+}
+
+/// The value in the line of this name.
+fn value(text: &str, name: &str) -> Option<u64> {
+    let (_, value) = text.lines().filter_map(|line| line.split_once(' ')).find(|(key, _)| *key == name)?;
+    value.trim().parse().ok()
+}
+
+/// The memory of which less is left, as a share of its limit.
+fn tighter(one: LimitedMemory, other: LimitedMemory) -> LimitedMemory {
+    let product =
+        |used: LimitedMemory, limit: LimitedMemory| u128::from(used.working_set) * u128::from(limit.limit);
+    if product(other, one) > product(one, other) { other } else { one }
+}
+
+/// The number of CPUs that the process may run on.
+fn affinity() -> Option<f64> {
+    let cpus = sched_getaffinity(Pid::this()).ok()?;
+    let count = (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu).unwrap_or(false)).count();
+    u32::try_from(count).ok().map(f64::from)
+}
+
+fn memory_of_machine() -> Option<u64> {
+    let pages = u64::try_from(sysconf(SysconfVar::_PHYS_PAGES).ok()??).ok()?;
+    pages.checked_mul(sysconf(SysconfVar::PAGE_SIZE).ok()??.try_into().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes files, given as lines `path: content`, and reads the facts.
+    fn facts(files: &[(&str, &str)]) -> CgroupFacts {
+        let root = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        read(root.path())
+    }
+
+    const MEMORY_STAT: &str = "anon 5\nfile 9\ninactive_file 100\nactive_file 3\n";
+
+    #[test]
+    fn version_2_in_a_container() {
+        let facts = facts(&[
+            ("proc/self/cgroup", "0::/\n"),
+            ("sys/fs/cgroup/cpu.max", "50000 100000\n"),
+            ("sys/fs/cgroup/cpu.stat", "usage_usec 9\nnr_periods 40\nnr_throttled 7\nthrottled_usec 3\n"),
+            ("sys/fs/cgroup/memory.max", "1000\n"),
+            ("sys/fs/cgroup/memory.current", "700\n"),
+            ("sys/fs/cgroup/memory.stat", MEMORY_STAT),
+            ("sys/fs/cgroup/memory.events", "low 0\nhigh 0\nmax 12\noom 3\noom_kill 5\n"),
+            ("sys/fs/cgroup/memory.events.local", "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\n"),
+        ]);
+        let expected = CgroupFacts {
+            cpus: Some(0.5),
+            periods: Some(CpuPeriods { all: 40, throttled: 7 }),
+            memory: Some(LimitedMemory { limit: 1000, working_set: 600 }),
+            limit_hits: Some(12),
+            oom_kills: Some(2),
+        };
+        assert_eq!(facts, expected);
+    }
+
+    #[test]
+    fn version_1_in_a_container_whose_path_is_that_of_the_host() {
+        let facts = facts(&[
+            ("proc/self/cgroup", "7:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n0::/system.slice\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "25000\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+            ("sys/fs/cgroup/cpu/cpu.stat", "nr_periods 8\nnr_throttled 1\nthrottled_time 5\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "2000\n"),
+            ("sys/fs/cgroup/memory/memory.usage_in_bytes", "90\n"),
+            ("sys/fs/cgroup/memory/memory.stat", "inactive_file 4\ntotal_inactive_file 100\n"),
+            ("sys/fs/cgroup/memory/memory.failcnt", "6\n"),
+            ("sys/fs/cgroup/memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"),
+        ]);
+        let expected = CgroupFacts {
+            cpus: Some(0.25),
+            periods: Some(CpuPeriods { all: 8, throttled: 1 }),
+            memory: Some(LimitedMemory { limit: 2000, working_set: 0 }),
+            limit_hits: Some(6),
+            oom_kills: Some(1),
+        };
+        assert_eq!(facts, expected);
+    }
+
+    #[test]
+    fn a_limit_of_an_ancestor_holds_as_well() {
+        let group = "sys/fs/cgroup/app.slice/web.service";
+        let facts = facts(&[
+            ("proc/self/cgroup", "0::/app.slice/web.service\n"),
+            (&format!("{group}/cpu.max"), "150000 100000\n"),
+            (&format!("{group}/cpu.stat"), "nr_periods 1\nnr_throttled 0\n"),
+            (&format!("{group}/memory.max"), "max\n"),
+            (&format!("{group}/memory.events"), "max 0\noom_kill 4\n"),
+            ("sys/fs/cgroup/app.slice/cpu.max", "20000 100000\n"),
+            ("sys/fs/cgroup/app.slice/cpu.stat", "nr_periods 99\nnr_throttled 98\n"),
+            ("sys/fs/cgroup/app.slice/memory.max", "4000\n"),
+            ("sys/fs/cgroup/app.slice/memory.current", "3100\n"),
+            ("sys/fs/cgroup/app.slice/memory.stat", MEMORY_STAT),
+            ("sys/fs/cgroup/app.slice/memory.events", "max 3\noom_kill 9\n"),
+        ]);
+        assert_eq!(facts.cpus, Some(0.2));
+        assert_eq!(facts.periods, Some(CpuPeriods { all: 1, throttled: 0 }));
+        assert_eq!(facts.memory, Some(LimitedMemory { limit: 4000, working_set: 3000 }));
+        assert_eq!((facts.limit_hits, facts.oom_kills), (Some(3), Some(4)));
+    }
+
+    #[test]
+    fn of_several_limits_the_one_that_is_closest_counts() {
+        let memory = |limit, working_set| LimitedMemory { limit, working_set };
+        let (roomy, tight) = (memory(1000, 100), memory(u64::MAX, u64::MAX - 1));
+        assert_eq!(tighter(roomy, tight), tight);
+        assert_eq!(tighter(tight, roomy), tight);
+    }
+
+    #[test]
+    fn without_limits_only_the_cpus_of_the_process_are_known() {
+        let unlimited = [
+            ("proc/self/cgroup", "4:memory:/\n3:cpu:/\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n"),
+            ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("sys/fs/cgroup/memory/memory.failcnt", "0\n"),
+        ];
+        let expected = CgroupFacts { cpus: affinity(), ..CgroupFacts::default() };
+        assert!(expected.cpus >= Some(1.0));
+        assert_eq!(facts(&unlimited), expected);
+        assert_eq!(facts(&[]), expected);
+    }
+
+    #[test]
+    fn a_path_that_leads_out_of_the_namespace_is_not_followed() {
+        let facts = facts(&[
+            ("proc/self/cgroup", "0::/../../other\n"),
+            ("sys/fs/cgroup/cpu.max", "10000 100000\n"),
+            ("sys/other/cpu.max", "1000 100000\n"),
+        ]);
+        assert_eq!(facts.cpus, Some(0.1));
+    }
+
+    #[test]
+    fn malformed_files_are_unknown() {
+        let facts = facts(&[
+            ("proc/self/cgroup", "0::/\n"),
+            ("sys/fs/cgroup/cpu.max", "50000 0\n"),
+            ("sys/fs/cgroup/memory.max", "many\n"),
+            ("sys/fs/cgroup/memory.events.local", "oom_kill\noom_kill x\n"),
+        ]);
+        assert_eq!(facts, CgroupFacts { cpus: affinity(), ..CgroupFacts::default() });
+    }
+}

@@ -1,0 +1,48 @@
+//! The parts of the process's memory, from `/proc/self/status`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::snapshot::MemoryParts;
+
+/// Reads them below `root`, which is `/` except in tests; what the kernel does not list is unknown.
+#[must_use]
+pub fn read(root: &Path) -> MemoryParts {
+    let status = fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
+    let bytes = |name: &str| {
+        let (_, rest) =
+            status.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| *key == name)?;
+        rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    MemoryParts { anonymous: bytes("RssAnon"), peak: bytes("VmHWM"), swapped: bytes("VmSwap") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(status: &str) -> MemoryParts {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("proc/self")).unwrap();
+        fs::write(root.path().join("proc/self/status"), status).unwrap();
+        read(root.path())
+    }
+
+    #[test]
+    fn sizes_are_in_bytes() {
+        let status =
+            "Name:\tVmSwap: 7 kB\nVmPeak:\t  9 kB\nVmHWM:\t   20 kB\nRssAnon:\t     12 kB\nVmSwap:\t 0 kB\n";
+        let expected = MemoryParts { anonymous: Some(12 << 10), peak: Some(20 << 10), swapped: Some(0) };
+        assert_eq!(parts(status), expected);
+    }
+
+    #[test]
+    fn what_is_not_listed_or_malformed_is_unknown() {
+        assert_eq!(
+            parts("VmHWM:\t-3 kB\nRssAnon:\t12\nVmSwap:\t99999999999999999 kB\n"),
+            MemoryParts::default()
+        );
+        assert_eq!(parts("Name:\tkthread\n"), MemoryParts::default());
+        assert_eq!(read(Path::new("/nowhere")), MemoryParts::default());
+    }
+}

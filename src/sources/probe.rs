@@ -1,0 +1,225 @@
+//! What a thread of ours observes by sleeping and then entering the interpreter: how late the system wakes it, and how
+//! long it then has to wait for the interpreter.
+//!
+//! The first is the delay that every thread of this machine has, the second the one of every thread that wants to run
+//! Python code next to the program's own.
+
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use crate::clock;
+use crate::snapshot::ProbeFacts;
+
+/// The mean time between two probes. Each costs some 30 µs of CPU time, and a busy program a hand-over of the GIL.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The same while the process does little: never for ever, as who waits within C code with the GIL uses no CPU.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A process that uses less than one part in so many of a core does little.
+const IDLE_SHARE: u32 = 20;
+
+/// The most waits that are kept of one interval; of more, the latest.
+const MAX_WAITS: usize = 4096;
+
+/// The observations since the last flush.
+#[derive(Debug, Default)]
+pub struct Probe {
+    is_needed: AtomicBool,
+    /// No probe may begin.
+    is_held: AtomicBool,
+    observed: Mutex<Observed>,
+}
+
+#[derive(Debug, Default)]
+struct Observed {
+    /// The latest wake-up.
+    overslept: Option<Duration>,
+    waits: Vec<Duration>,
+    /// How many waits there were.
+    count: usize,
+    /// Since when the thread has been waiting, if it is.
+    waiting_since: Option<Duration>,
+    /// When the last pause was chosen, and the CPU time of the process then.
+    last_pause: Option<(Duration, Duration)>,
+    random: Option<Rng>,
+}
+
+impl Probe {
+    /// Sets whether probes are needed.
+    pub fn need(&self, is_needed: bool) {
+        self.is_needed.store(is_needed, SeqCst);
+    }
+
+    /// Whether probes are needed, and none is held back.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.is_needed.load(SeqCst) && !self.is_held.load(SeqCst)
+    }
+
+    /// Holds probes back, as while a fork is made, or lets them go on.
+    pub fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, SeqCst);
+    }
+
+    /// How long to sleep before the next probe: at random, so that it meets nothing that repeats.
+    #[must_use]
+    pub fn pause(&self, now: Duration) -> Duration {
+        let cpu = clock::cpu_of_process();
+        let mut observed = self.lock();
+        let last = std::mem::replace(&mut observed.last_pause, cpu.map(|cpu| (now, cpu)));
+        let is_idle = last.zip(cpu).is_some_and(|((then, before), cpu)| {
+            cpu.saturating_sub(before) * IDLE_SHARE < now.saturating_sub(then)
+        });
+        let mean = if is_idle { IDLE_PAUSE } else { PAUSE };
+        let seed = || u64::from(clock::since_epoch().subsec_nanos());
+        let random = observed.random.get_or_insert_with(|| Rng::with_seed(seed()));
+        mean.mul_f64(0.5 + random.f64())
+    }
+
+    /// The thread woke up so much later than it wanted to, and waits for the interpreter from `now` on.
+    pub fn begin(&self, overslept: Duration, now: Duration) {
+        let mut observed = self.lock();
+        observed.overslept = observed.overslept.max(Some(overslept));
+        observed.waiting_since = Some(now);
+    }
+
+    /// The thread entered the interpreter at `now`; `None` if the interpreter could not be entered.
+    pub fn end(&self, now: Option<Duration>) {
+        let mut observed = self.lock();
+        let Some((since, now)) = observed.waiting_since.take().zip(now) else { return };
+        let wait = now.saturating_sub(since);
+        let at = observed.count % MAX_WAITS;
+        match observed.waits.get_mut(at) {
+            Some(oldest) => *oldest = wait,
+            None => observed.waits.push(wait),
+        }
+        observed.count += 1;
+    }
+
+    /// The observations so far. A wait that goes on counts with what it has taken until `now`.
+    #[must_use]
+    pub fn read(&self, now: Duration) -> ProbeFacts {
+        self.lock().facts(now)
+    }
+
+    /// The same, and forgets what has ended.
+    #[must_use]
+    pub fn drain(&self, now: Duration) -> ProbeFacts {
+        let mut observed = self.lock();
+        let facts = observed.facts(now);
+        observed.overslept = None;
+        observed.waits.clear();
+        observed.count = 0;
+        facts
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Observed> {
+        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Observed {
+    fn facts(&self, now: Duration) -> ProbeFacts {
+        let mut waits = self.waits.clone();
+        waits.sort_unstable();
+        // The nearest rank.
+        let rank = (waits.len() * 95).div_ceil(100);
+        let going_on = self.waiting_since.map(|since| now.saturating_sub(since));
+        ProbeFacts {
+            overslept: self.overslept,
+            wait_p95: rank.checked_sub(1).and_then(|at| waits.get(at)).copied(),
+            longest_wait: waits.last().copied().max(going_on),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MS: Duration = Duration::from_millis(1);
+
+    fn wait(probe: &Probe, overslept: Duration, wait: Duration) {
+        probe.begin(overslept, SECOND);
+        probe.end(Some(SECOND + wait));
+    }
+
+    #[test]
+    fn the_percentile_is_the_nearest_rank() {
+        let probe = Probe::default();
+        for milliseconds in (1..=40).rev() {
+            wait(&probe, MS, milliseconds * MS);
+        }
+        let expected =
+            ProbeFacts { overslept: Some(MS), wait_p95: Some(38 * MS), longest_wait: Some(40 * MS) };
+        assert_eq!(probe.read(SECOND), expected);
+        assert_eq!(probe.drain(SECOND), expected);
+        assert_eq!(probe.drain(SECOND), ProbeFacts::default());
+        wait(&probe, 3 * MS, 2 * MS);
+        wait(&probe, MS, MS);
+        let expected =
+            ProbeFacts { overslept: Some(3 * MS), wait_p95: Some(2 * MS), longest_wait: Some(2 * MS) };
+        assert_eq!(probe.drain(SECOND), expected);
+    }
+
+    #[test]
+    fn a_wait_that_goes_on_counts_as_long_as_it_has_taken_and_then_as_a_whole() {
+        let probe = Probe::default();
+        wait(&probe, MS, 5 * MS);
+        probe.begin(2 * MS, 10 * SECOND);
+        let facts = probe.drain(14 * SECOND);
+        let expected =
+            ProbeFacts { overslept: Some(2 * MS), wait_p95: Some(5 * MS), longest_wait: Some(4 * SECOND) };
+        assert_eq!(facts, expected);
+        let expected = ProbeFacts { longest_wait: Some(6 * SECOND), ..ProbeFacts::default() };
+        assert_eq!(probe.drain(16 * SECOND), expected);
+        probe.end(Some(17 * SECOND));
+        assert_eq!(probe.drain(20 * SECOND).longest_wait, Some(7 * SECOND));
+    }
+
+    #[test]
+    fn where_the_interpreter_could_not_be_entered_nothing_was_observed() {
+        let probe = Probe::default();
+        probe.begin(MS, SECOND);
+        probe.end(None);
+        assert_eq!(probe.drain(9 * SECOND), ProbeFacts { overslept: Some(MS), ..ProbeFacts::default() });
+    }
+
+    #[test]
+    fn of_many_waits_the_latest_are_kept() {
+        let probe = Probe::default();
+        wait(&probe, MS, SECOND);
+        for _ in 0..MAX_WAITS {
+            wait(&probe, MS, MS);
+        }
+        assert_eq!(probe.read(SECOND).longest_wait, Some(MS));
+    }
+
+    #[test]
+    fn pauses_vary_around_their_mean() {
+        let probe = Probe::default();
+        let pauses: Vec<_> = (0..200).map(|_| probe.pause(Duration::ZERO)).collect();
+        let (shortest, longest) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+        assert!(*shortest >= PAUSE / 2 && *longest <= PAUSE * 3 / 2, "{shortest:?} {longest:?}");
+        assert!(*longest - *shortest > PAUSE / 2, "{shortest:?} {longest:?}");
+        // An hour, in which this process has used no CPU to speak of.
+        assert!(probe.pause(Duration::from_hours(1)) >= IDLE_PAUSE / 2);
+    }
+
+    #[test]
+    fn held_back_or_not_needed_none_is_wanted() {
+        let probe = Probe::default();
+        assert!(!probe.is_wanted());
+        probe.need(true);
+        assert!(probe.is_wanted());
+        probe.hold(true);
+        assert!(!probe.is_wanted());
+        probe.hold(false);
+        assert!(probe.is_wanted());
+    }
+}

@@ -1,0 +1,111 @@
+//! What each thread has used of the CPUs, and how long it had to wait for one, from `/proc/self/task/*/schedstat`.
+//!
+//! A thread costs some 6 µs, so many threads are not looked at.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::snapshot::ThreadTimes;
+
+/// The most threads that are looked at.
+const MAX_THREADS: u64 = 256;
+
+/// Reads them below `root`, which is `/` except in tests; `None` if there are too many threads, or if the kernel keeps
+/// no such statistics.
+#[must_use]
+pub fn read(root: &Path) -> Option<Vec<ThreadTimes>> {
+    let tasks = root.join("proc/self/task");
+    // The link count includes `.` and `..`.
+    if fs::metadata(&tasks).ok()?.nlink() > MAX_THREADS + 2 {
+        return None;
+    }
+    let mut times = Vec::new();
+    for entry in fs::read_dir(&tasks).ok()? {
+        let Ok(entry) = entry else { break };
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // It may have ended meanwhile.
+        let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
+        times.push(parse(id, &text)?);
+    }
+    times.sort_unstable_by_key(|thread| thread.id);
+    (!times.is_empty()).then_some(times)
+}
+
+/// Time on a CPU, time in a run queue, and how often it ran; the times are in nanoseconds.
+fn parse(id: u32, text: &str) -> Option<ThreadTimes> {
+    let mut fields = text.split_ascii_whitespace().map(|field| field.parse().map(Duration::from_nanos).ok());
+    Some(ThreadTimes { id, cpu: fields.next()??, delay: fields.next()?? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn threads(schedstats: &[(&str, &str)]) -> Option<Vec<ThreadTimes>> {
+        let root = tempfile::tempdir().unwrap();
+        let tasks = root.path().join("proc/self/task");
+        fs::create_dir_all(&tasks).unwrap();
+        for (id, text) in schedstats {
+            fs::create_dir(tasks.join(id)).unwrap();
+            fs::write(tasks.join(id).join("schedstat"), text).unwrap();
+        }
+        read(root.path())
+    }
+
+    #[test]
+    fn threads_come_in_order_with_their_times() {
+        let expected = [(9, 70, 5), (10, 3_000_000_000, 2)].map(|(id, cpu, delay)| ThreadTimes {
+            id,
+            cpu: Duration::from_nanos(cpu),
+            delay: Duration::from_nanos(delay),
+        });
+        let schedstats = [("10", "3000000000 2 1\n"), ("9", "70 5 4\n")];
+        assert_eq!(threads(&schedstats), Some(expected.to_vec()));
+    }
+
+    #[test]
+    fn a_kernel_without_statistics_is_unknown() {
+        assert_eq!(threads(&[("9", "")]), None);
+        assert_eq!(threads(&[("9", "70 5 4\n"), ("10", "70 x 4\n")]), None);
+        assert_eq!(threads(&[]), None);
+        assert_eq!(read(Path::new("/nowhere")), None);
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_meanwhile_is_left_out() {
+        let root = tempfile::tempdir().unwrap();
+        let tasks = root.path().join("proc/self/task");
+        fs::create_dir_all(tasks.join("9")).unwrap();
+        fs::create_dir_all(tasks.join("10")).unwrap();
+        fs::write(tasks.join("9/schedstat"), "70 5 4\n").unwrap();
+        assert_eq!(read(root.path()).map(|threads| threads.len()), Some(1));
+    }
+
+    #[test]
+    fn too_many_threads_are_not_looked_at() {
+        let root = tempfile::tempdir().unwrap();
+        let tasks = root.path().join("proc/self/task");
+        for id in 1..=257 {
+            fs::create_dir_all(tasks.join(id.to_string())).unwrap();
+            fs::write(tasks.join(id.to_string()).join("schedstat"), "70 5 4\n").unwrap();
+        }
+        // Some file systems do not count subdirectories as links.
+        let is_counted = fs::metadata(&tasks).unwrap().nlink() == 259;
+        assert_eq!(read(root.path()).is_none(), is_counted);
+        fs::remove_dir_all(tasks.join("257")).unwrap();
+        assert_eq!(read(root.path()).map(|threads| threads.len()), Some(256));
+    }
+
+    #[test]
+    fn the_kernel_counts_the_threads_of_this_process() {
+        let own = nix::unistd::gettid().as_raw().unsigned_abs();
+        let cpu = || {
+            let threads = read(Path::new("/")).expect("Linux keeps the statistics");
+            threads.iter().find(|thread| thread.id == own).expect("this thread").cpu
+        };
+        let before = cpu();
+        while cpu() < before + Duration::from_millis(20) {}
+    }
+}

@@ -1,0 +1,344 @@
+"""The standard level: each metric moves with its incident, and stays where a neighbouring cause is at work."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from catalogue_names import CATALOGUE, PREFIX, TIMELESS_NAMES, checks
+from cgroups import limited
+
+from runtime_metrics import RuntimeMetrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from receiving import Flush, Flushes
+
+pytestmark = [
+    pytest.mark.measures,
+    pytest.mark.skipif(sys.platform != "linux", reason="the oracles are those of Linux"),
+]
+
+PROGRAM = Path(__file__).parent / "programs" / "observed.py"
+MIB = 1 << 20
+STANDARD = [metric for metric in CATALOGUE if metric.level == "standard" and not metric.by_name]
+ALARMS = [metric.name.removeprefix(PREFIX) for metric in STANDARD if metric.kind == "alarm"]
+
+
+@pytest.fixture
+def flush(flushes: Flushes) -> Callable[[], Flush]:
+    """Flushes the standard level now and returns what arrived. The next tick of the schedule is an hour away."""
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=3600, level="standard")
+
+    def flush() -> Flush:
+        assert RuntimeMetrics.flush()
+        return flushes.next()
+
+    return flush
+
+
+@pytest.fixture
+def observe(flushes: Flushes) -> Callable[..., Flush]:
+    """Runs a program that does a kind of work, in control groups, on a CPU; returns the flush after it."""
+
+    def observe(work: str, *cgroups: Path, cpu: int | None = None, **environment: str) -> Flush:
+        variables = {"DD_DOGSTATSD_URL": flushes.url, "CGROUPS": " ".join(map(str, cgroups)), **environment}
+        pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
+        command = [*pin, sys.executable, "-W", "error", str(PROGRAM), work]
+        subprocess.run(command, env=os.environ | variables, check=True, timeout=60)
+        _, observed, *_ = flushes.rest()
+        return observed
+
+    return observe
+
+
+@contextmanager
+def competitors(cpu: int, number: int) -> Iterator[None]:
+    """So many processes that compute on this CPU."""
+    with ExitStack() as stack:
+        for _ in range(number):
+            command = ["taskset", "-c", str(cpu), sys.executable, "-c", "while True: pass"]
+            process = stack.enter_context(subprocess.Popen(command))
+            stack.callback(process.kill)
+        yield
+
+
+@contextmanager
+def file_of(size: int) -> Iterator[Path]:
+    """A file on a disk, whose content is written."""
+    with tempfile.NamedTemporaryFile(dir=Path(__file__).parent) as file:
+        for _ in range(size // MIB):
+            file.write(os.urandom(MIB))
+        file.flush()
+        os.fsync(file.fileno())
+        yield Path(file.name)
+
+
+def test_the_standard_level_includes_the_default_level(flush: Callable[[], Flush]) -> None:
+    assert set(TIMELESS_NAMES) <= flush().values.keys()
+
+
+@checks("runtime.python.gil.wait.max", "runtime.python.gil.wait.p95")
+def test_a_wait_for_the_gil_is_as_long_as_it_is_held(observe: Callable[..., Flush]) -> None:
+    held = observe("holding")
+    assert 1e9 < held["gil.wait.max"] < 2.2e9
+    assert held["cpu.run_delay"] < 0.2e9
+    # A thread that computes hands it over after 5 ms.
+    assert 1e6 < observe("busy")["gil.wait.max"] < 0.2e9
+    idle = observe("idle")
+    assert idle["gil.wait.p95"] <= idle["gil.wait.max"] < 20e6
+
+
+@checks("runtime.python.os.hiccup.max")
+def test_a_process_that_is_frozen_wakes_late(observe: Callable[..., Flush]) -> None:
+    assert 1e9 < observe("frozen")["os.hiccup.max"] < 3e9
+    # Who holds the GIL keeps no one from waking.
+    assert observe("holding")["os.hiccup.max"] < 0.1e9
+
+
+@checks("runtime.python.cpu.run_delay")
+def test_run_delay_grows_where_others_compute_on_the_same_cpu(observe: Callable[..., Flush]) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    with competitors(cpu, 2):
+        starved = observe("busy", cpu=cpu)
+    # Of three that compute, each has a third of the CPU.
+    assert 0.5e9 < starved["cpu.run_delay"] < 0.85e9
+    assert observe("waiting", cpu=cpu)["cpu.run_delay"] < 0.1e9
+
+
+def test_run_delay_is_what_the_kernel_counts(flush: Callable[[], Flush]) -> None:
+    def delay() -> int:
+        return sum(int(task.read_text().split()[1]) for task in Path("/proc/self/task").glob("*/schedstat"))
+
+    flush()
+    before = delay()
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        sum(range(1000))
+    expected = delay() - before
+    assert flush()["cpu.run_delay"] == pytest.approx(expected, abs=5e6)
+
+
+@checks("runtime.python.cpu.thread.max_percent")
+def test_the_busiest_thread_computes_all_the_time(observe: Callable[..., Flush]) -> None:
+    busy = observe("busy")
+    assert 60 < busy["cpu.thread.max_percent"] < 102
+    assert busy["cpu.thread.max_percent"] == pytest.approx(busy["cpu.percent"], abs=5)
+    assert observe("idle")["cpu.thread.max_percent"] < 10
+    # Four threads that do a little each are no busy thread.
+    assert observe("waiting")["cpu.thread.max_percent"] < 20
+
+
+@checks("runtime.python.cpu.limit")
+def test_the_cpu_limit_is_the_smaller_of_quota_and_affinity(
+    flush: Callable[[], Flush], observe: Callable[..., Flush]
+) -> None:
+    cpus = len(os.sched_getaffinity(0))
+    assert flush()["cpu.limit"] <= cpus
+    assert observe("waiting", cpu=max(os.sched_getaffinity(0)))["cpu.limit"] <= 1
+    with limited("cpu", 0.3) as group:
+        assert observe("waiting", group)["cpu.limit"] == pytest.approx(0.3)
+
+
+@checks("runtime.python.cpu.throttled.percent")
+def test_periods_are_throttled_where_the_quota_is_used_up(observe: Callable[..., Flush]) -> None:
+    with limited("cpu", 0.3) as group:
+        assert observe("busy", group)["cpu.throttled.percent"] > 50
+        assert observe("waiting", group)["cpu.throttled.percent"] < 20
+        stat = dict(line.split() for line in (group.parent / "cpu.stat").read_text().splitlines())
+        assert int(stat["nr_throttled"]) > 0
+
+
+@checks("runtime.python.mem.rss.anon")
+def test_anonymous_memory_is_what_is_allocated_and_not_what_is_mapped_from_a_file(
+    flush: Callable[[], Flush],
+) -> None:
+    before = flush()
+    memory = b"x" * (50 * MIB)
+    allocated = flush()
+    assert allocated["mem.rss.anon"] - before["mem.rss.anon"] == pytest.approx(len(memory), rel=0.05)
+    expected = int(status_line("RssAnon").split()[0]) * 1024
+    assert allocated["mem.rss.anon"] == pytest.approx(expected, rel=0.02)
+    with (
+        file_of(50 * MIB) as path,
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        assert sum(mapped[:: mmap.PAGESIZE]) > 0
+        after = flush()
+    assert after["mem.rss"] - allocated["mem.rss"] == pytest.approx(50 * MIB, rel=0.05)
+    assert abs(after["mem.rss.anon"] - allocated["mem.rss.anon"]) < 5 * MIB
+
+
+def status_line(name: str) -> str:
+    """What /proc/self/status has under this name."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return dict(line.split(":", 1) for line in lines)[name].strip()
+
+
+@checks("runtime.python.mem.rss.peak")
+def test_the_peak_stays_when_memory_is_freed(flush: Callable[[], Flush]) -> None:
+    before = flush()
+    memory = b"x" * (100 * MIB)
+    during = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    del memory
+    after = flush()
+    assert after["mem.rss"] < before["mem.rss"] + 20 * MIB
+    assert after["mem.rss.peak"] == pytest.approx(during, rel=0.02)
+
+
+@checks("runtime.python.mem.headroom.percent", "runtime.python.mem.limit_hits")
+def test_headroom_is_what_the_kernel_could_not_free_and_hits_are_counted(
+    observe: Callable[..., Flush],
+) -> None:
+    with limited("memory", 64 * MIB) as group:
+        calm = observe("waiting", group)
+        assert 20 < calm["mem.headroom.percent"] < 100
+        assert "mem.limit_hits" not in calm.values
+        # The pages of a file that was read once are dropped first: the limit is reached, and the headroom stays.
+        with file_of(100 * MIB) as path:
+            os.posix_fadvise(fd := os.open(path, os.O_RDONLY), 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+            full = observe("reading", group, LARGE_FILE=str(path))
+    assert full["mem.headroom.percent"] == pytest.approx(calm["mem.headroom.percent"], abs=20)
+    assert full["mem.limit_hits"] > 0
+
+
+@checks("runtime.python.mem.oom_kills")
+def test_a_child_that_is_killed_for_lack_of_memory_is_counted(observe: Callable[..., Flush]) -> None:
+    with limited("memory", 64 * MIB) as group:
+        assert observe("killing", group)["mem.oom_kills"] == 1
+        assert "mem.oom_kills" not in observe("waiting", group).values
+
+
+@checks("runtime.python.gc.collected")
+def test_collected_objects_are_those_that_gc_counts(flush: Callable[[], Flush]) -> None:
+    flush()
+    before = sum(generation["collected"] for generation in gc.get_stats())
+    for _ in range(1000):
+        knot: list[object] = []
+        knot.append(knot)
+    gc.collect()
+    expected = sum(generation["collected"] for generation in gc.get_stats()) - before
+    assert flush()["gc.collected"] == expected >= 1000
+    # Objects that reference counts free are not among them.
+    gc.collect()
+    flush()
+    gc.disable()
+    try:
+        for _ in range(1000):
+            assert [[]]
+        gc.collect()
+        assert flush()["gc.collected"] < 100
+    finally:
+        gc.enable()
+
+
+@checks("runtime.python.gc.uncollectable")
+def test_objects_that_cannot_be_collected_are_an_alarm(flush: Callable[[], Flush]) -> None:
+    testcapi = pytest.importorskip("_testcapi", reason="this build of Python is without it")
+
+    @testcapi.with_tp_del
+    class Uncollectable:
+        def __tp_del__(self) -> None:
+            pass
+
+    flush()
+    for _ in range(3):
+        knot = Uncollectable()
+        knot.itself = knot  # type: ignore[attr-defined]
+    del knot
+    before = sum(generation["uncollectable"] for generation in gc.get_stats())
+    gc.collect()
+    expected = sum(generation["uncollectable"] for generation in gc.get_stats()) - before
+    gc.garbage.clear()
+    assert flush()["gc.uncollectable"] == expected >= 3
+    assert "gc.uncollectable" not in flush().values
+
+
+@checks("runtime.python.fd.count", "runtime.python.fd.percent")
+def test_descriptors_are_exact(flush: Callable[[], Flush]) -> None:
+    # The first flush opens our socket.
+    flush()
+    before = flush()["fd.count"]
+    opened = [os.dup(0) for _ in range(100)]
+    sent = flush()
+    # It counts the one with which it lists them.
+    expected = psutil.Process().num_fds() - 1
+    for descriptor in opened:
+        os.close(descriptor)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert sent["fd.count"] == expected == before + 100
+    assert sent["fd.percent"] == pytest.approx(100 * expected / soft)
+    assert flush()["fd.count"] == before
+
+
+@checks("runtime.python.process.uptime")
+def test_uptime_begins_with_the_process(flush: Callable[[], Flush], observe: Callable[..., Flush]) -> None:
+    assert flush()["process.uptime"] == pytest.approx(time.time() - psutil.Process().create_time(), abs=1)
+    assert observe("idle")["process.uptime"] < 10
+
+
+@checks("runtime.python.collector.cpu")
+def test_our_own_cpu_time_is_that_of_our_threads(flushes: Flushes) -> None:
+    def used() -> int:
+        threads = [
+            task / "schedstat"
+            for task in Path("/proc/self/task").iterdir()
+            if (task / "comm").read_text().startswith("rtm-")
+        ]
+        assert len(threads) == 2
+        return sum(int(thread.read_text().split()[0]) for thread in threads)
+
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=0.1, level="standard")
+    flushes.next()
+    before = used()
+    sent = [flushes.next()["collector.cpu"] for _ in range(20)]
+    expected = used() - before
+    # What waking up costs is the kernel's, and counted for the thread as well.
+    assert 0.5 * expected < sum(sent) < 1.1 * expected
+
+
+@checks("runtime.python.mem.swap")
+def test_swapped_memory_is_that_of_the_kernel(flush: Callable[[], Flush]) -> None:
+    # A machine without swap shows that it is watched; the rest is tried on files.
+    assert flush()["mem.swap"] == int(status_line("VmSwap").split()[0]) * 1024
+
+
+@checks("runtime.python.mem.faults.major")
+def test_major_faults_are_an_alarm_where_pages_are_read_again_and_again(flush: Callable[[], Flush]) -> None:
+    flush()
+    with file_of(20 * MIB) as path, path.open("rb") as file:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            mapped.madvise(mmap.MADV_RANDOM)
+            assert sum(mapped[:: mmap.PAGESIZE]) > 0
+        expected = resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before
+        if expected < 1000:
+            pytest.skip("the file system keeps its pages")
+        assert flush()["mem.faults.major"] == pytest.approx(expected, abs=20)
+        # Pages that are in memory are minor faults.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            assert sum(mapped[:: mmap.PAGESIZE]) > 0
+        time.sleep(0.1)
+    assert "mem.faults.major" not in flush().values
+
+
+def test_a_quiet_alarm_comes_with_the_first_flush_alone(flush: Callable[[], Flush]) -> None:
+    first, second = flush().values, flush().values
+    watched = {name for name in ALARMS if name in first}
+    assert {"gc.uncollectable", "mem.faults.major"} <= watched
+    assert watched.isdisjoint(second)
