@@ -4,7 +4,8 @@ For a target that it cannot build for, it prints in one line what to install.
 
 python release/wheels.py [--all] [NAME ...]
 
-A NAME is a part of a wheel's name, such as `aarch64`, `musllinux` or `cp314t`; --all fails if a target is left out.
+A NAME is a part of a wheel's name, such as `aarch64`, `musllinux` or `cp314t`. --all builds those of this system, and
+fails if one is left out.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def lack(target: Target) -> str | None:
     if target.linux and shutil.which("python-zig") is None:
         return "zig: pip install ziglang"
     if not target.linux and target.system != sys.platform:
-        return f"a machine with {target.system}"
+        return {"darwin": "macOS", "win32": "Windows"}[target.system]
     if not built_library(target) and not SOURCES:
         return f"its standard library: rustup target add {target.triple}"
     return None
@@ -139,16 +140,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--all", action="store_true", help="fail if a target of this system is left out")
+    parser.add_argument("--all", action="store_true", help="all of this system: fail if one is left out")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="build those whose name contains one of these"
     )
     options = parser.parse_args()
-    # zig builds for Linux anywhere; elsewhere it is not what is asked for.
     chosen = [
         target
         for target in TARGETS
-        if (target.system == sys.platform or (target.linux and not options.all) or options.names)
+        if (not options.all or target.system == sys.platform)
         and (not options.names or any(name in target.name for name in options.names))
     ]
     if not chosen:
