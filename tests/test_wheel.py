@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+import crates
 import pytest
+import wheel_checks
 from catalogue_names import assert_complete
 from launching import each_version, install_into, virtual_environment, wheel
 from serving import ROOT
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import InstalledIn
     from receiving import Flushes
 
@@ -92,13 +96,44 @@ def test_threads_that_call_everything_at_once_leave_one_callback_and_then_none(
     assert "cleared" not in done.stderr
 
 
-def test_the_extension_is_small_and_the_wheel_has_no_other_large_file() -> None:
+def test_the_wheel_is_small_portable_and_complete() -> None:
+    assert wheel_checks.faults(wheel()) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "instead", "fault"),
+    [
+        ("WHEEL", b"manylinux_2_17", "its name and its metadata differ"),
+        ("licenses/THIRD-PARTY-LICENSES", None, "it has no "),
+        ("_core.pyi", None, "it has no runtime_metrics/_core.pyi"),
+        ("_core.abi3.so", b"libgcc_s.so.1", "it needs libgxx_s.so.1"),
+        ("_core.abi3.so", b"libgcc_s.so.1", "it has an unwinder of its own"),
+        ("_core.abi3.so", b"GLIBC_2.17", "it needs glibc (2, 99)"),
+        ("_core.abi3.so", b"PyModuleDef_Init", "it uses what is not in the stable ABI: ['PyModuleDef_Inxx']"),
+    ],
+)
+def test_the_checks_notice_a_mistake(part: str, instead: bytes | None, fault: str, tmp_path: Path) -> None:
+    mistaken = {b"libgcc_s.so.1": b"libgxx_s.so.1", b"GLIBC_2.17": b"GLIBC_2.99"}
+    other = tmp_path / wheel().name
+    with zipfile.ZipFile(wheel()) as source, zipfile.ZipFile(other, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith(part):
+                if instead is None:
+                    continue
+                assert instead in content
+                content = content.replace(instead, mistaken.get(instead, instead[:-2] + b"xx"))
+            target.writestr(name, content)
+    assert [found for found in wheel_checks.faults(other) if found.startswith(fault)]
+
+
+def test_the_bill_of_materials_names_every_crate_in_the_wheel() -> None:
     with zipfile.ZipFile(wheel()) as archive:
-        sizes = {info.filename: info.file_size for info in archive.infolist()}
-    extension = sizes.pop("runtime_metrics/_core.abi3.so")
-    assert 100_000 < extension <= 1_100_000
-    assert sum(sizes.values()) < 250_000
-    assert {"runtime_metrics/py.typed", "runtime_metrics/_core.pyi"} <= sizes.keys()
+        (name,) = (name for name in archive.namelist() if "/sboms/" in name)
+        bill = json.loads(archive.read(name))
+    listed = {(component["name"], component["version"]) for component in bill["components"]}
+    assert bill["bomFormat"] == "CycloneDX"
+    assert [c.name for c in crates.crates() if (c.name, c.version) not in listed] == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="auditwheel is about Linux")
@@ -108,14 +143,6 @@ def test_auditwheel_agrees_with_the_tag() -> None:
     command = [sys.executable, "-m", "auditwheel", "show", str(wheel())]
     shown = " ".join(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert 'This constrains the platform tag to "manylinux_2_17_' in shown
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="an unwinder of its own is what zig links on Linux")
-def test_the_extension_brings_no_unwinder_of_its_own(tmp_path: Path) -> None:
-    with zipfile.ZipFile(wheel()) as archive:
-        extension = archive.extract("runtime_metrics/_core.abi3.so", tmp_path)
-    # The dynamic section names the libraries that are needed.
-    assert b"libgcc_s.so.1" in Path(extension).read_bytes()
 
 
 def test_the_source_distribution_installs(
