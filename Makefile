@@ -19,10 +19,10 @@ AUTOSTART := $(addprefix autostart/,pyproject.toml README.md LICENSE runtime_met
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --durations 15
 
-.PHONY: help setup venvs compiled demo lambda test lint bench generate check wheel sdist clean
+.PHONY: help setup venvs compiled library demo lambda test test-platforms lint bench generate check wheel sdist clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 setup: .venv/.installed ## a virtual environment with the tools and the package as it is shipped
 
@@ -39,15 +39,22 @@ compiled: ## what the lints and tests of the core compile
 	cargo clippy --quiet --all-targets
 	cargo clippy --quiet --all-targets --features python
 
+library: ## the source of Rust's standard library, to lint and test for other platforms, in .platforms/
+	@$(PYTHON) tools/platforms.py library
+
 test: venvs ## every test: those that wait side by side, then those that measure alone
 	cargo test --quiet
 	$(PYTEST) --numprocesses $(WORKERS) -m "not measures"
 	$(PYTEST) -m measures
 
+test-platforms: library ## what can be checked, built and run here for other platforms, as a table
+	$(PYTHON) tests/platforms/targets.py
+
 lint: setup ## formatting, lints, types and licences
 	cargo fmt --check
 	cargo clippy --quiet --all-targets
 	cargo clippy --quiet --all-targets --features python
+	@$(PYTHON) tools/platforms.py lint
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
@@ -63,7 +70,7 @@ generate: setup ## rewrite the files that derive from the catalogue
 	$(BIN)/python docs/generate.py
 
 check: ## what CI runs
-	$(MAKE) --jobs 3 venvs compiled
+	$(MAKE) --jobs 3 venvs compiled library
 	$(MAKE) lint
 	$(MAKE) test
 
@@ -72,7 +79,7 @@ wheel: dist/.wheel dist/.autostart ## the wheels, in dist/ and dist/autostart/
 sdist: dist/.sdist dist/.autostart ## the source distributions, in dist/ and dist/autostart/
 
 clean: ## remove everything that was built
-	rm -rf .bench .lambda .linters .peers .servers .venv dist target
+	rm -rf .bench .lambda .linters .peers .platforms .servers .venv dist target
 
 .venv/.tools: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "runtime-metrics needs Python 3.10 or newer; set PYTHON=...")'
