@@ -22,10 +22,10 @@ PYTEST := $(BIN)/python -m pytest --durations 15
 # Options and names for release/wheels.py.
 WHEELS ?=
 
-.PHONY: help setup venvs compiled demo lambda test lint audit bench generate check wheel wheels sdist layer clean
+.PHONY: help setup venvs compiled library demo lambda test test-platforms lint audit bench generate check wheel wheels sdist layer clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 setup: .venv/.installed ## a virtual environment with the tools and the package as it is shipped
 
@@ -42,15 +42,22 @@ compiled: ## what the lints and tests of the core compile
 	cargo clippy --quiet --all-targets
 	cargo clippy --quiet --all-targets --features python
 
+library: ## the source of Rust's standard library, to lint and test for other platforms, in .platforms/
+	@$(PYTHON) tools/platforms.py library
+
 test: venvs ## every test: those that wait side by side, then those that measure alone
 	cargo test --quiet
 	$(PYTEST) --numprocesses $(WORKERS) -m "not measures"
 	$(PYTEST) -m measures
 
+test-platforms: library ## what can be checked, built and run here for other platforms, as a table
+	$(PYTHON) tests/platforms/targets.py
+
 lint: setup ## formatting, lints, types and licences
 	cargo fmt --check
 	cargo clippy --quiet --all-targets
 	cargo clippy --quiet --all-targets --features python
+	@$(PYTHON) tools/platforms.py lint
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check --quiet
 	$(BIN)/mypy
@@ -86,7 +93,7 @@ layer: .venv/.tools ## a layer for AWS Lambda for each architecture that can be 
 sdist: dist/.sdist dist/.autostart ## the source distributions, in dist/ and dist/autostart/
 
 clean: ## remove everything that was built
-	rm -rf .bench .lambda .linters .peers .servers .venv dist target
+	rm -rf .bench .lambda .linters .peers .platforms .servers .venv dist target
 
 .venv/.tools: requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "runtime-metrics needs Python 3.10 or newer; set PYTHON=...")'

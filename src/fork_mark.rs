@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 pub struct ForkMark {
     /// A page that the kernel wipes in a child, so that one load is enough.
     page: Option<&'static AtomicU32>,
-    /// Without such a page the pid is compared, which costs a system call.
+    /// Compared where a system call costs little, and everywhere without such a page.
     pid: AtomicU32,
 }
 
@@ -32,11 +32,15 @@ impl ForkMark {
     }
 
     /// Marks this process; whether that was necessary, as the mark was inherited.
+    ///
+    /// It is called after a fork, where a system call costs little, and compares the pid in any case: an emulator may
+    /// promise to wipe the page and not do it (qemu-user 7.2). In a namespace of its own a child may have the pid that
+    /// its parent has in another.
     pub fn rearm(&self) -> bool {
-        match self.page {
-            Some(page) => page.swap(1, SeqCst) == 0,
-            None => self.pid.swap(std::process::id(), SeqCst) != std::process::id(),
-        }
+        let pid = std::process::id();
+        let is_wiped = self.page.is_some_and(|page| page.swap(1, SeqCst) == 0);
+        let is_other = self.pid.swap(pid, SeqCst) != pid;
+        is_wiped || is_other
     }
 }
 
@@ -47,8 +51,17 @@ pub fn is_main_thread() -> bool {
     nix::unistd::gettid() == nix::unistd::getpid()
 }
 
+/// Whether this is the main thread of the process.
+#[cfg(target_vendor = "apple")]
+#[expect(unsafe_code, reason = "nix does not have this call.")]
+#[must_use]
+pub fn is_main_thread() -> bool {
+    // SAFETY: it has no precondition.
+    unsafe { nix::libc::pthread_main_np() == 1 }
+}
+
 /// Not known on this platform.
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 #[must_use]
 pub fn is_main_thread() -> bool {
     false
@@ -112,6 +125,22 @@ mod tests {
     #[test]
     fn the_kernel_wipes_a_page_on_fork() {
         assert!(ForkMark::mark().page.is_some());
+    }
+
+    #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+    #[test]
+    fn a_thread_that_was_started_is_not_the_main_one() {
+        assert!(!std::thread::spawn(is_main_thread).join().unwrap());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_page_that_was_not_wiped_does_not_hide_a_fork() {
+        let mark = ForkMark::mark();
+        // As a child has it whose page was copied.
+        mark.pid.store(std::process::id() + 1, SeqCst);
+        assert!(mark.rearm());
+        assert!(!mark.rearm());
     }
 
     #[test]

@@ -287,7 +287,7 @@ mod tests {
     fn memory_is_available_for_what_there_is() {
         assert!(is_available());
         assert!(is_available_for_thread(256 * 1024));
-        #[cfg(target_pointer_width = "64")]
+        #[cfg(all(unix, target_pointer_width = "64"))]
         assert!(!is_available_for_thread(1 << 60));
     }
 

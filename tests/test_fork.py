@@ -207,6 +207,16 @@ def test_parent_and_child_are_measured_separately(program: Programs, kind: str) 
     assert_no_interval_is_missed(run, "parent")
 
 
+@pytest.mark.parametrize("kind", ["os.fork", "thread", "daemon"])
+def test_a_child_is_known_by_its_pid_where_no_page_is_wiped(
+    program: Programs, preloaded: Preloaded, kind: str
+) -> None:
+    run = program("forks.py", kind, environment={"LD_PRELOAD": preloaded("copied_pages")})
+    assert_measured(run, "parent")
+    assert_measured(run, "child")
+    assert run.ids("parent").isdisjoint(run.ids("child"))
+
+
 def test_a_fork_of_a_fork_is_a_separate_process(program: Programs) -> None:
     run = program("forks.py", "grandchild")
     assert_measured(run, "grandchild")

@@ -31,7 +31,7 @@ from peers import PEERS
 from serving import SERVERS, need
 
 from runtime_metrics import _core, automatic
-from runtime_metrics.cli.run import BOOTSTRAP, unreachable
+from runtime_metrics.cli.run import BOOTSTRAP, _is_python, unreachable
 
 if TYPE_CHECKING:
     from conftest import InstalledIn
@@ -120,6 +120,27 @@ def test_a_signal_to_the_launcher_is_the_programs(program: str, sent: int, statu
         process.send_signal(sent)
         process.communicate(timeout=60)
     assert process.returncode == status
+
+
+WAITING = "import sys; from runtime_metrics.cli.run import _wait_for; sys.exit(_wait_for(sys.argv[1:]))"
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_where_no_program_replaces_another_the_launcher_waits_for_it(status: int) -> None:
+    program = f"print('runs'); raise SystemExit({status})"
+    done = BARE.run(sys.executable, "-c", WAITING, sys.executable, "-c", program, status=status)
+    assert done.stdout == "runs\n"
+
+
+def test_a_launcher_that_waits_leaves_an_interrupt_to_the_program() -> None:
+    program = "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(6)); print(flush=True)"
+    command = [sys.executable, "-c", WAITING, sys.executable, "-c", f"{program}\nwhile True: signal.pause()"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as launcher:
+        assert launcher.stdout is not None
+        launcher.stdout.readline()
+        # As a console does to all of its programs.
+        os.killpg(launcher.pid, signal.SIGINT)
+        assert launcher.wait(60) == 6
 
 
 @pytest.mark.parametrize("name", ["PIPE", "XFSZ", "TERM"])
@@ -639,6 +660,12 @@ def test_a_command_that_loses_the_search_path_runs_after_a_warning(words: list[s
     assert not found or found.endswith(
         "; nothing will be reported unless `runtime-metrics run` comes after it"
     )
+
+
+@pytest.mark.parametrize("name", ["python", "python3.13", "pypy3", "python.exe", "python3.EXE"])
+def test_an_interpreter_is_known_by_its_name(name: str) -> None:
+    assert _is_python(f"bin/{name}")
+    assert not _is_python(f"bin/{name}-config")
 
 
 def test_env_that_clears_the_environment_runs_the_program(reports: Reports) -> None:

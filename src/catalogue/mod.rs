@@ -31,7 +31,7 @@ const DEFAULT: &[Metric] = &[
         source: "getrusage(RUSAGE_SELF).ru_stime",
         description: "CPU time that the process spent in kernel mode: all threads, including ended ones, without \
                       child processes. Sent at every flush, zeros included.",
-        absent: "where the operating system does not count it; Linux does",
+        absent: "on Windows, where only the sum of both is known; where a sandbox forbids getrusage",
         opentelemetry: Some("process.cpu.time{cpu.mode=system}"),
     },
     Metric {
@@ -45,7 +45,7 @@ const DEFAULT: &[Metric] = &[
         source: "getrusage(RUSAGE_SELF).ru_utime",
         description: "CPU time that the process spent in user mode: all threads, including ended ones, without child \
                       processes.",
-        absent: "where the operating system does not count it; Linux does",
+        absent: "on Windows, where only the sum of both is known; where a sandbox forbids getrusage",
         opentelemetry: Some("process.cpu.time{cpu.mode=user}"),
     },
     Metric {
@@ -56,7 +56,7 @@ const DEFAULT: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::ResourceUsage],
         reading: Reading::Change(|interval| interval.cpu_percent(|s| Some(usage(s)?.cpu)).map(Value::Real)),
-        source: "getrusage(RUSAGE_SELF) over the monotonic clock",
+        source: "getrusage(RUSAGE_SELF), on Windows sysinfo, over the monotonic clock",
         description: "CPU time of the process, user and kernel mode, as a percentage of one core: above 100 on several \
                       cores.",
         absent: "for an interval shorter than 0.05 seconds, as between two flushes in a row; for one in which the \
@@ -73,7 +73,7 @@ const DEFAULT: &[Metric] = &[
         reading: Reading::Counter(Counter::of(|s| usage(s)?.voluntary_switches)),
         source: "getrusage(RUSAGE_SELF).ru_nvcsw",
         description: "How often a thread of the process gave up the CPU to wait: all threads, not only the main one.",
-        absent: "where the operating system does not count it; Linux does",
+        absent: "on Windows; where a sandbox forbids getrusage",
         opentelemetry: Some("process.context_switches{type=voluntary}"),
     },
     Metric {
@@ -86,7 +86,7 @@ const DEFAULT: &[Metric] = &[
         reading: Reading::Counter(Counter::of(|s| usage(s)?.involuntary_switches)),
         source: "getrusage(RUSAGE_SELF).ru_nivcsw",
         description: "How often the kernel preempted a thread of the process: all threads, not only the main one.",
-        absent: "where the operating system does not count it; Linux does",
+        absent: "on Windows; where a sandbox forbids getrusage",
         opentelemetry: Some("process.context_switches{type=involuntary}"),
     },
     Metric {
@@ -216,9 +216,9 @@ const DEFAULT: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::Threads],
         reading: Reading::Now(|s| s.process.threads.map(Value::Whole)),
-        source: "/proc/self/task",
+        source: "the link count of /proc/self/task",
         description: "Operating-system threads of the process, including those of native libraries and ours.",
-        absent: "where the operating system hides it; on anything but Linux",
+        absent: "on macOS and Windows; where the operating system hides it",
         opentelemetry: Some("process.thread.count"),
     },
 ];

@@ -365,6 +365,7 @@ fn find_container(root: &Path) -> io::Result<Option<String>> {
 }
 
 #[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "On Linux it may fail.")]
 fn find_container(_root: &Path) -> io::Result<Option<String>> {
     Ok(None)
 }

@@ -208,8 +208,9 @@ mod tests {
     fn it_goes_on_where_the_schedule_stands() {
         let (sampler, received) = ticking(Duration::from_millis(200));
         let start = Instant::now();
-        // Halted again and again, it would never tick if that put off the next tick.
-        while received.try_recv().is_err() {
+        // Halted again and again, it would never tick if that put off the next tick. Between two halts the thread has
+        // time to begin, or it might never see that a tick is due.
+        while received.recv_timeout(Duration::from_millis(1)).is_err() {
             assert!(sampler.halt(LONG));
             sampler.run().unwrap();
         }

@@ -1,9 +1,8 @@
 //! Native threads: how they start, and how they are joined before a fork.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 
 use crate::memory;
@@ -15,7 +14,7 @@ const MAX_CHECKS: usize = 10_000;
 pub struct Thread {
     handle: JoinHandle<()>,
     /// Its kernel id, once it runs.
-    id: Arc<AtomicI32>,
+    id: Arc<AtomicU64>,
 }
 
 impl Thread {
@@ -26,9 +25,9 @@ impl Thread {
     pub fn join(self) {
         // Its panics have been caught.
         drop(self.handle.join());
-        let task = format!("/proc/self/task/{}", self.id.load(SeqCst));
+        let id = self.id.load(SeqCst);
         for _ in 0..MAX_CHECKS {
-            if !Path::new(&task).exists() {
+            if !is_counted(id) {
                 break;
             }
             thread::yield_now();
@@ -52,7 +51,7 @@ pub fn spawn(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Res
     if !memory::is_available_for_thread(stack) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
-    let id = Arc::new(AtomicI32::new(0));
+    let id = Arc::new(AtomicU64::new(0));
     let own_id = Arc::clone(&id);
     let run = move || {
         own_id.store(kernel_id(), SeqCst);
@@ -78,30 +77,67 @@ pub fn spawn(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Res
 }
 
 #[cfg(target_os = "linux")]
-fn kernel_id() -> i32 {
-    nix::unistd::gettid().as_raw()
+fn kernel_id() -> u64 {
+    nix::unistd::gettid().as_raw().unsigned_abs().into()
 }
 
-#[cfg(not(target_os = "linux"))]
-fn kernel_id() -> i32 {
+/// Whether the kernel still counts the thread of this id as one of the process.
+#[cfg(target_os = "linux")]
+fn is_counted(id: u64) -> bool {
+    std::path::Path::new(&format!("/proc/self/task/{id}")).exists()
+}
+
+#[cfg(target_os = "macos")]
+#[expect(unsafe_code, reason = "nix does not have this call.")]
+fn kernel_id() -> u64 {
+    let mut id = 0;
+    // SAFETY: thread 0 is the caller; the number is written to a variable that outlives the call.
+    unsafe { nix::libc::pthread_threadid_np(0, &raw mut id) };
+    id
+}
+
+/// Whether the kernel still counts the thread of this id as one of the process.
+#[cfg(target_os = "macos")]
+#[expect(unsafe_code, reason = "nix does not have this call.")]
+fn is_counted(id: u64) -> bool {
+    use nix::libc::{c_int, proc_pidinfo, proc_threadinfo};
+
+    /// `PROC_PIDTHREADID64INFO` of `sys/proc_info.h`: a thread by its id, from the list that CPython counts.
+    const BY_ID: c_int = 15;
+    let mut info = std::mem::MaybeUninit::<proc_threadinfo>::uninit();
+    let Ok(size) = c_int::try_from(size_of::<proc_threadinfo>()) else { return false };
+    let pid = nix::unistd::getpid().as_raw();
+    // SAFETY: the kernel writes no more than the size that it is given.
+    unsafe { proc_pidinfo(pid, BY_ID, id, info.as_mut_ptr().cast(), size) > 0 }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn kernel_id() -> u64 {
     0
 }
 
-#[cfg(test)]
+/// Nothing forks on Windows; elsewhere it is not known.
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn is_counted(_id: u64) -> bool {
+    false
+}
+
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
     const STACK: usize = 256 * 1024;
 
-    #[cfg(target_os = "linux")]
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
     #[test]
     fn a_thread_that_was_joined_is_gone() {
+        assert!(is_counted(kernel_id()));
         for _ in 0..200 {
             let thread = spawn("ended", STACK, Box::new(|| ())).unwrap();
             let id = Arc::clone(&thread.id);
             thread.join();
             let id = id.load(SeqCst);
-            assert!(id > 0 && !Path::new(&format!("/proc/self/task/{id}")).exists());
+            assert!(id > 0 && !is_counted(id));
         }
     }
 

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The forms of an address, for messages and documents.
-pub const ACCEPTED: &str =
-    "udp://host[:port], unix:///path, unixgram:///path, unixstream:///path, host[:port] or /path";
+pub const ACCEPTED: &str = if cfg!(unix) {
+    "udp://host[:port], unix:///path, unixgram:///path, unixstream:///path, host[:port] or /path"
+} else {
+    "udp://host[:port] or host[:port]"
+};
 
 /// The port of an Agent if none is given.
 pub const DEFAULT_PORT: u16 = 8125;
@@ -18,7 +21,12 @@ pub const DEFAULT_PORT: u16 = 8125;
 pub const DEFAULT_SOCKET: &str = "/var/run/datadog/dsd.socket";
 
 /// The longest path of a Unix socket, in bytes: it must fit into `sun_path` with its final NUL.
-const MAX_PATH_LENGTH: usize = 107;
+const MAX_PATH_LENGTH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+#[cfg(unix)]
+const _: () = {
+    use nix::libc::sockaddr_un;
+    assert!(MAX_PATH_LENGTH < size_of::<sockaddr_un>() - std::mem::offset_of!(sockaddr_un, sun_path));
+};
 
 /// The longest name of a host, in bytes: it must fit into a DNS message.
 const MAX_HOST_LENGTH: usize = 253;
@@ -67,6 +75,8 @@ pub enum InvalidAddress {
     RelativePath,
     /// The path does not fit into a socket's address.
     PathLength,
+    /// It is a Unix socket's, and this system has none.
+    NoUnixSockets,
 }
 
 impl InvalidAddress {
@@ -78,7 +88,9 @@ impl InvalidAddress {
             Self::Port => "a port from 1 to 65535",
             Self::Brackets => "an IPv6 address in brackets, such as udp://[::1]:8125",
             Self::RelativePath => "a path that begins with /, such as unix:///path",
-            Self::PathLength => "a path of at most 107 bytes",
+            Self::PathLength if MAX_PATH_LENGTH == 107 => "a path of at most 107 bytes",
+            Self::PathLength => "a path of at most 103 bytes",
+            Self::NoUnixSockets => "udp://host[:port] or host[:port], as this system has no Unix sockets",
         }
     }
 }
@@ -103,6 +115,9 @@ impl FromStr for Address {
 }
 
 fn unix(path: &str, kind: UnixKind) -> Result<Address, InvalidAddress> {
+    if cfg!(not(unix)) {
+        return Err(InvalidAddress::NoUnixSockets);
+    }
     if path.len() <= 1 || path.contains('\0') {
         return Err(InvalidAddress::Form);
     }
@@ -294,6 +309,14 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg(not(unix))]
+    fn without_unix_sockets_their_addresses_are_refused() {
+        for text in ["unix:///d.sock", "unixgram:///d.sock", "unixstream:///d.sock", "/d.sock"] {
+            assert_eq!(text.parse::<Address>(), Err(InvalidAddress::NoUnixSockets), "{text}");
+        }
+    }
+
+    #[test]
     fn every_accepted_form_is_parsed() {
         for (text, expected) in [
             ("udp://agent:9125", "udp://agent:9125"),
@@ -301,7 +324,6 @@ mod tests {
             ("udp://agent:9125/", "udp://agent:9125"),
             ("udp://agent:", "udp://agent:8125"),
             (" udp://agent:9125\n", "udp://agent:9125"),
-            ("\t/d.sock\n", "unix:///d.sock"),
             ("UDP://agent", "udp://agent:8125"),
             ("agent", "udp://agent:8125"),
             ("agent.svc.cluster.local:1", "udp://agent.svc.cluster.local:1"),
@@ -309,6 +331,16 @@ mod tests {
             ("udp://[::1]:8126", "udp://[::1]:8126"),
             ("udp://[::1]", "udp://[::1]:8125"),
             ("LocalHost", "udp://localhost:8125"),
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), expected);
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn every_accepted_form_of_a_unix_socket_is_parsed() {
+        for (text, expected) in [
+            ("\t/d.sock\n", "unix:///d.sock"),
             ("/var/run/d.sock", "unix:///var/run/d.sock"),
             ("unix:///d.sock", "unix:///d.sock"),
             ("unixgram:///d.sock", "unixgram:///d.sock"),
@@ -316,6 +348,24 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), expected);
         }
+        for text in ["unix://", "unix:///", "unix:///a\0b"] {
+            assert_eq!(text.parse::<Address>(), Err(InvalidAddress::Form), "{text:?}");
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_mistake_in_a_path_is_named() {
+        let longest = "x".repeat(MAX_PATH_LENGTH - 1);
+        assert!(format!("unix:///{longest}").parse::<Address>().is_ok());
+        for (text, reason) in [
+            ("unix://d.sock", InvalidAddress::RelativePath),
+            (&format!("unix:///{longest}x"), InvalidAddress::PathLength),
+            (&format!("/{longest}x"), InvalidAddress::PathLength),
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(reason), "{text:?}");
+        }
+        assert!(InvalidAddress::PathLength.accepted().contains(&MAX_PATH_LENGTH.to_string()));
     }
 
     #[test]
@@ -330,8 +380,6 @@ mod tests {
             "udp://a b",
             "udp://agent/path",
             "udp://agent:1//",
-            "unix://",
-            "unix:///",
             "./d.sock",
             "d.sock/x",
             r"\\.\pipe\datadog",
@@ -339,7 +387,6 @@ mod tests {
             "[::g]",
             "a:b:c",
             "udp://a:b:1",
-            "unix:///a\0b",
             "agent\nb",
         ] {
             assert_eq!(text.parse::<Address>(), Err(InvalidAddress::Form), "{text:?}");
@@ -348,8 +395,6 @@ mod tests {
 
     #[test]
     fn a_mistake_in_one_part_is_named() {
-        let longest = "x".repeat(MAX_PATH_LENGTH - 1);
-        assert!(format!("unix:///{longest}").parse::<Address>().is_ok());
         for (text, reason) in [
             ("agent:0", InvalidAddress::Port),
             ("udp://agent:99999", InvalidAddress::Port),
@@ -358,13 +403,9 @@ mod tests {
             ("agent:+1", InvalidAddress::Port),
             ("fe80::1", InvalidAddress::Brackets),
             ("udp://::1:8125", InvalidAddress::Brackets),
-            ("unix://d.sock", InvalidAddress::RelativePath),
-            (&format!("unix:///{longest}x"), InvalidAddress::PathLength),
-            (&format!("/{longest}x"), InvalidAddress::PathLength),
         ] {
             assert_eq!(text.parse::<Address>(), Err(reason), "{text:?}");
         }
-        assert!(InvalidAddress::PathLength.accepted().contains(&MAX_PATH_LENGTH.to_string()));
     }
 
     #[test]

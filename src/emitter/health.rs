@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::address::{Address, Destination, Host};
 use super::delivery::Delivery;
+use super::socket::{is_congestion, is_too_large};
 use super::status::Sending;
 use crate::message::{Message, Severity};
 
@@ -194,7 +195,9 @@ impl Cause {
     fn of(error: &io::Error) -> Self {
         use io::ErrorKind as E;
         match error.kind() {
-            E::WouldBlock | E::TimedOut => Self::SlowReceiver,
+            E::TimedOut => Self::SlowReceiver,
+            _ if is_congestion(error) => Self::SlowReceiver,
+            _ if is_too_large(error) => Self::TooLarge,
             E::ConnectionRefused
             | E::ConnectionReset
             | E::BrokenPipe
@@ -220,9 +223,7 @@ impl Cause {
     fn of_errno(error: &io::Error) -> Self {
         use nix::errno::Errno;
         match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOBUFS) => Self::SlowReceiver,
             Some(Errno::ENOSYS) => Self::Denied,
-            Some(Errno::EMSGSIZE) => Self::TooLarge,
             Some(Errno::EMFILE | Errno::ENFILE) => Self::Resources,
             Some(Errno::EDESTADDRREQ | Errno::ENOTCONN) => Self::Unreachable,
             _ => Self::Other,
@@ -348,6 +349,19 @@ mod tests {
         assert_eq!(info.severity, Info);
         assert!(info.text.ends_with("after 100 s; at least 4 packets were lost"), "{}", info.text);
         assert_eq!(health.report().0, Sending::Working);
+    }
+
+    #[test]
+    fn a_full_buffer_and_a_long_payload_are_known_by_their_numbers() {
+        let [full, long] = if cfg!(target_os = "linux") {
+            [105, 90]
+        } else if cfg!(windows) {
+            [10055, 10040]
+        } else {
+            [55, 40]
+        };
+        assert_eq!(Cause::of(&io::Error::from_raw_os_error(full)), Cause::SlowReceiver);
+        assert_eq!(Cause::of(&io::Error::from_raw_os_error(long)), Cause::TooLarge);
     }
 
     #[test]

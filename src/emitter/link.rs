@@ -167,7 +167,7 @@ impl Link {
     }
 
     /// Makes long payloads fail.
-    #[cfg(test)]
+    #[cfg(all(test, target_os = "linux"))]
     pub fn shrink_send_buffer(&self) {
         self.connection.as_ref().unwrap().shrink_send_buffer();
     }

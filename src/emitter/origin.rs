@@ -4,8 +4,8 @@
 
 use std::str::FromStr;
 
-/// The longest container id or inode, in bytes. They are found on Linux only.
-const MAX_CONTAINER_LENGTH: usize = if cfg!(target_os = "linux") { 64 } else { 0 };
+/// The longest container id or inode, in bytes.
+const MAX_CONTAINER_LENGTH: usize = 64;
 
 /// The longest external data, in bytes.
 const MAX_EXTERNAL_LENGTH: usize = 512;
@@ -129,7 +129,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
     fn a_container_comes_first() {
         let container = || Some("in-4026532178".to_owned());
         assert_eq!(origin(true).fields(container), "|c:in-4026532178|e:it-false,cn-web,pu-1|card:low");

@@ -48,6 +48,7 @@ pub enum Protocol {
     /// UDP.
     Udp,
     /// Datagrams over a Unix socket.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "There are no Unix sockets."))]
     UnixDatagram,
     /// Frames over a Unix socket: each payload after its length, four bytes, little-endian.
     UnixStream,
@@ -176,7 +177,7 @@ impl Connection {
     }
 
     /// Makes long payloads fail.
-    #[cfg(test)]
+    #[cfg(all(test, target_os = "linux"))]
     pub fn shrink_send_buffer(&self) {
         self.socket.set_send_buffer_size(0).unwrap();
     }
@@ -285,7 +286,7 @@ impl Connection {
 
     #[cfg(not(target_os = "linux"))]
     fn send_datagrams(&self, payloads: &[Payload<'_>]) -> io::Result<usize> {
-        self.socket.send(payloads[0].bytes()).map(|_| 1)
+        self.socket.send_with_flags(payloads[0].bytes(), NO_SIGNAL).map(|_| 1)
     }
 
     fn send_frame(&self, payload: &[u8], time_left: impl Fn() -> Duration) -> io::Result<()> {
@@ -334,6 +335,7 @@ impl Connection {
     }
 
     #[cfg(not(unix))]
+    #[expect(clippy::unused_self, reason = "Only a Unix socket is waited for.")]
     fn waits_until_writable(&self, _time_left: impl Fn() -> Duration) -> bool {
         false
     }
@@ -370,10 +372,24 @@ fn unconnected(domain: Domain, kind: Type) -> io::Result<Guarded<Socket>> {
 }
 
 /// A broken stream must not kill a program that has restored the default action of SIGPIPE.
-#[cfg(target_os = "linux")]
+#[cfg(all(unix, not(target_vendor = "apple")))]
 const NO_SIGNAL: i32 = nix::libc::MSG_NOSIGNAL;
-#[cfg(not(target_os = "linux"))]
+/// Apple's systems know it as an option of the socket, which socket2 sets. Windows has no signals.
+#[cfg(any(not(unix), target_vendor = "apple"))]
 const NO_SIGNAL: i32 = 0;
+
+/// Errors that have no kind in the standard library.
+#[cfg(unix)]
+mod codes {
+    pub(super) use nix::libc::{EMSGSIZE, ENOBUFS};
+}
+
+/// The same of Windows: `WSAEMSGSIZE` and `WSAENOBUFS`.
+#[cfg(not(unix))]
+mod codes {
+    pub(super) const EMSGSIZE: i32 = 10040;
+    pub(super) const ENOBUFS: i32 = 10055;
+}
 
 /// The descriptor has been closed, or its number reused.
 #[cfg(unix)]
@@ -394,22 +410,13 @@ fn is_wrong_type(error: &io::Error) -> bool {
 }
 
 /// The payload is larger than the path or the socket allows.
-#[cfg(unix)]
-fn is_too_large(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(nix::libc::EMSGSIZE)
-}
-
-/// Unknown elsewhere; there every error closes the connection.
-#[cfg(not(unix))]
-fn is_too_large(_error: &io::Error) -> bool {
-    false
+#[must_use]
+pub fn is_too_large(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(codes::EMSGSIZE)
 }
 
 /// The queue here or at the receiver is full; nothing is wrong with the socket.
-fn is_congestion(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    if error.raw_os_error() == Some(nix::libc::ENOBUFS) {
-        return true;
-    }
-    error.kind() == io::ErrorKind::WouldBlock
+#[must_use]
+pub fn is_congestion(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(codes::ENOBUFS)
 }

@@ -117,11 +117,12 @@ impl Spawned {
     }
 }
 
-/// The file's name without the suffix of a Python file or archive; for a `__main__.py`, that of its folder.
+/// The file's name without the suffix of a Python file or archive, or of a program of Windows; for a `__main__.py`,
+/// that of its folder.
 pub(super) fn file_name(path: &str) -> Option<String> {
     let path = Path::new(path);
     let name = path.file_name()?.to_str()?;
-    let suffixes = [".py", ".pyw", ".pyc", ".pyz", ".pex", ".shiv"];
+    let suffixes = [".py", ".pyw", ".pyc", ".pyz", ".pex", ".shiv", ".exe"];
     match suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name) {
         "__main__" => Some(path.parent()?.file_name()?.to_str()?.to_owned()),
         stem => Some(stem.to_owned()),
@@ -149,6 +150,19 @@ mod tests {
         }
         assert!(Program::of(&words(&["python", "-m"])).is_none());
         assert!(Program::frozen("/opt/convert", &[]).arguments.is_empty());
+    }
+
+    #[test]
+    fn a_file_is_named_without_its_suffix() {
+        for (file, name) in [
+            ("app.py", "app"),
+            ("bin/celery", "celery"),
+            ("Scripts/celery.exe", "celery"),
+            ("shop/__main__.py", "shop"),
+            ("convert.exe/__main__.py", "convert.exe"),
+        ] {
+            assert_eq!(file_name(file).as_deref(), Some(name), "{file}");
+        }
     }
 
     #[test]

@@ -52,6 +52,12 @@ impl SourceSet {
         sources.iter().any(|source| self.contains(*source))
     }
 
+    /// The set without this source.
+    #[must_use]
+    pub fn without(self, source: Source) -> Self {
+        Self(self.0 & !Self::bit(source))
+    }
+
     /// The set as bits, to be stored in an atomic.
     #[must_use]
     pub fn bits(self) -> u64 {

@@ -1,6 +1,8 @@
-//! The command lines of the processes that this one descends from, according to Linux. Elsewhere they are unknown.
+//! The command lines of the processes that this one descends from: from `/proc` on Linux, from sysinfo elsewhere.
 
+#[cfg(target_os = "linux")]
 use std::fs::File;
+#[cfg(target_os = "linux")]
 use std::io::Read;
 use std::path::Path;
 
@@ -8,34 +10,44 @@ use std::path::Path;
 const MAX_GENERATIONS: usize = 16;
 
 /// The most that is read of a command line.
+#[cfg(target_os = "linux")]
 const MAX_LENGTH: u64 = 65536;
 
-/// The command line of the nearest ancestor that is not to be skipped.
+/// The command line of the nearest ancestor that is not to be skipped; `root` is `/` except in tests.
 pub fn command_of_ancestor(root: &Path, is_skipped: impl Fn(&[String]) -> bool) -> Option<Vec<String>> {
+    commands(root).take(MAX_GENERATIONS).find(|command| !is_skipped(command))
+}
+
+/// The nearest first.
+#[cfg(target_os = "linux")]
+fn commands(root: &Path) -> impl Iterator<Item = Vec<String>> {
     let mut folder = root.join("proc/self");
-    for _ in 0..MAX_GENERATIONS {
+    std::iter::from_fn(move || {
         folder = root.join("proc").join(parent(&read(&folder.join("stat"))?)?);
         let command = read(&folder.join("cmdline"))?;
-        let command: Vec<String> = command.trim_end_matches('\0').split('\0').map(str::to_owned).collect();
-        if !is_skipped(&command) {
-            return Some(command);
-        }
-    }
-    None
+        Some(command.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn commands(_root: &Path) -> impl Iterator<Item = Vec<String>> {
+    super::portable::Processes::open().commands_of_ancestors()
 }
 
 /// The parent in a process's `stat`. The name before it may contain anything.
+#[cfg(target_os = "linux")]
 fn parent(stat: &str) -> Option<&str> {
     stat.rsplit_once(") ")?.1.split(' ').nth(1)
 }
 
+#[cfg(target_os = "linux")]
 fn read(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(MAX_LENGTH).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use std::fs;
 
@@ -78,9 +90,12 @@ mod tests {
         assert_eq!(command_of_ancestor(root.path(), |_| false), None);
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
-    fn the_parent_of_this_process_has_a_command_line() {
-        assert!(command_of_ancestor(Path::new("/"), |_| false).is_some_and(|command| !command[0].is_empty()));
+    fn this_process_has_the_ancestors_that_sysinfo_knows() {
+        let theirs = super::super::portable::Processes::open().commands_of_ancestors();
+        let program = |command: Vec<String>| command.into_iter().next();
+        let ours: Vec<_> = commands(Path::new("/")).map(program).collect();
+        assert!(ours[0].as_ref().is_some_and(|program| !program.is_empty()));
+        assert_eq!(ours, theirs.map(program).collect::<Vec<_>>());
     }
 }

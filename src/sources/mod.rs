@@ -179,10 +179,15 @@ fn read_process(linux: &mut Process, needed: SourceSet) -> (Option<ResourceUsage
     (usage, linux.read(needed))
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(unix, not(target_os = "linux")))]
 fn read_process(portable: &mut Process, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
-    let (usage, process) = portable.read(needed);
-    #[cfg(unix)]
-    let usage = needed.contains(Source::ResourceUsage).then(rusage::read).flatten().or(usage);
-    (usage, process)
+    let exact = needed.contains(Source::ResourceUsage).then(rusage::read).flatten();
+    let rest = if exact.is_some() { needed.without(Source::ResourceUsage) } else { needed };
+    let (summed, process) = portable.read(rest);
+    (exact.or(summed), process)
+}
+
+#[cfg(not(unix))]
+fn read_process(portable: &mut Process, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
+    portable.read(needed)
 }

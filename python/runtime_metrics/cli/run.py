@@ -1,7 +1,8 @@
 """`runtime-metrics run`: replaces itself with a program in which every Python interpreter reports its runtime metrics.
 
-All it changes for the program is PYTHONPATH, by one folder. It parses its few arguments itself, as every start waits
-for it: argparse would take longer than all the rest.
+On Windows, where no program can take the place of another, it waits for the program and exits with its status. All it
+changes for the program is PYTHONPATH, by one folder. It parses its few arguments itself, as every start waits for it:
+argparse would take longer than all the rest.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def search_path(inherited: str) -> str:
 
 def unreachable(command: list[str]) -> str:
     """Why a command will not report, and what helps, as far as that can be foreseen; empty if it will."""
-    program = os.path.basename(command[0])
+    program = _name(command[0])
     if program == "uwsgi":
         return f"uWSGI embeds its interpreter and imports no sitecustomize from PYTHONPATH; {BY_IMPORT}"
     if program in ("sudo", "doas"):
@@ -152,16 +153,25 @@ def _interpreter(command: list[str]) -> list[str]:
     return [interpreter, *map(str.rstrip, words[1:]), path] if interpreter else []
 
 
+def _name(program: str) -> str:
+    name = os.path.basename(program)
+    return name[:-4] if name.lower().endswith(".exe") else name
+
+
 def _is_python(program: str) -> bool:
-    return os.path.basename(program).rstrip(".0123456789") in ("python", "pypy")
+    return _name(program).rstrip(".0123456789") in ("python", "pypy")
 
 
 def _is_ours(program: str) -> bool:
-    return os.path.basename(program) == "runtime-metrics"
+    return _name(program) == "runtime-metrics"
 
 
 def _found(program: str) -> str:
     """The file of a program; empty if it is not found."""
+    if sys.platform == "win32":
+        import shutil  # as it knows the suffixes of programs
+
+        return shutil.which(program) or ""
     folders = [""] if os.path.dirname(program) else os.environ.get("PATH", os.defpath).split(os.pathsep)
     paths = (os.path.join(folder, program) for folder in folders)
     return next((path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK)), "")
@@ -222,6 +232,8 @@ def _unknown_option(word: str) -> str:
 def _exec(command: list[str]) -> int:
     name = command[0]
     try:
+        if sys.platform == "win32":
+            return _wait_for([_found(name) or name, *command[1:]])
         os.execvp(name, command)
     except (FileNotFoundError, NotADirectoryError):
         import shutil  # needed only here
@@ -241,6 +253,21 @@ def _exec(command: list[str]) -> int:
         hint = f"; did you mean `runtime-metrics run python {name}`?" if os.path.isfile(name) else ""
         _warn(f"{name}: {error.strerror}{hint}")
         return NOT_EXECUTABLE
+
+
+def _wait_for(command: list[str]) -> int:
+    """Runs the program as a child; returns its exit status."""
+    import subprocess  # needed only here
+
+    with subprocess.Popen(command) as program:
+        while True:
+            try:
+                status = program.wait()
+            except KeyboardInterrupt:
+                # The console interrupts the program as well, which may handle that.
+                continue
+            # Windows gives it without a sign, and sys.exit() takes it with one.
+            return status if status < 1 << 31 else status - (1 << 32)
 
 
 def _restore_signals() -> None:

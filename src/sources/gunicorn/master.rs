@@ -3,17 +3,14 @@
 //! Each worker stores its number of requests in flight in a shared scoreboard. A worker without a slot there is working
 //! if it used CPU time within a tenth of a second.
 
-#[cfg(target_os = "linux")]
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::cpu::{CpuReader, CpuTimes};
 use super::objects::GunicornObjects;
 use super::scoreboard::{Scoreboard, Slot};
-#[cfg(target_os = "linux")]
-use crate::descriptor::Guarded;
 use crate::snapshot::server::{MasterFacts, ServerStatus, WorkerCounts};
 
 /// The most workers of one master that get a slot; the others are judged by their CPU time.
@@ -25,14 +22,11 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 /// A master and what is known about its workers.
 #[derive(Debug)]
 pub struct Master {
-    root: PathBuf,
+    cpu: CpuReader,
     scoreboard: Option<Scoreboard>,
     by_cpu: AtomicBool,
     state: Mutex<MasterState>,
 }
-
-/// CPU time by pid.
-type CpuTimes = Vec<(u32, u64)>;
 
 #[derive(Clone, Debug, Default)]
 struct MasterState {
@@ -51,7 +45,8 @@ impl Master {
     #[must_use]
     pub fn new(root: &Path, slots: usize) -> Self {
         let by_cpu = AtomicBool::new(false);
-        Self { root: root.to_owned(), scoreboard: Scoreboard::new(slots), by_cpu, state: Mutex::default() }
+        let cpu = CpuReader::new(root);
+        Self { cpu, scoreboard: Scoreboard::new(slots), by_cpu, state: Mutex::default() }
     }
 
     /// Sets the application's name, and whether all workers are judged by their CPU time alone.
@@ -86,7 +81,7 @@ impl Master {
         if pids.is_empty() {
             return false;
         }
-        let times = pids.into_iter().filter_map(|pid| Some((pid, cpu_ticks(&self.root, pid)?))).collect();
+        let times = self.cpu.read(&pids);
         self.lock().first = Some((now, times));
         true
     }
@@ -137,15 +132,13 @@ impl Master {
     fn count(&self, pids: &[u32], first: Option<CpuTimes>) -> Option<WorkerCounts> {
         let in_flight = self.in_flight();
         let by_cpu = self.judged_by_cpu(pids, &in_flight);
-        // A worker that has started since the first reading is not known to be working.
-        let used_cpu = |first: &CpuTimes, pid| {
-            let before = of(first, pid);
-            before.is_some() && cpu_ticks(&self.root, pid).is_some_and(|now| Some(now) != before)
-        };
-        let working = match (by_cpu.is_empty(), first) {
-            (true, _) => 0,
-            (false, Some(first)) => by_cpu.iter().filter(|pid| used_cpu(&first, **pid)).count(),
-            (false, None) => return None,
+        let working = if by_cpu.is_empty() {
+            0
+        } else {
+            let first = first?;
+            // A worker that has started since the first reading is not known to be working.
+            let used_cpu = |(pid, now): &&(u32, u64)| of(&first, *pid).is_some_and(|before| before != *now);
+            self.cpu.read(&by_cpu).iter().filter(used_cpu).count()
         };
         let in_requests =
             |pid: &&u32| !by_cpu.contains(pid) && of(&in_flight, **pid).is_some_and(|count| count > 0);
@@ -181,23 +174,6 @@ impl Master {
 /// The value of one process. There are few of them.
 fn of<T: Copy>(values: &[(u32, T)], pid: u32) -> Option<T> {
     values.iter().find(|(of, _)| *of == pid).map(|(_, value)| *value)
-}
-
-/// CPU time of another process in user and kernel together, in the clock ticks of `/proc/PID/stat`.
-#[cfg(target_os = "linux")]
-fn cpu_ticks(root: &Path, pid: u32) -> Option<u64> {
-    let path = root.join(format!("proc/{pid}/stat"));
-    let file = Guarded::open(|| File::open(&path)).ok()?;
-    let stat = std::io::read_to_string(&*file).ok()?;
-    // The name of the program, in parentheses, may have anything in it. utime and stime are fields 14 and 15.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    Some(user + system)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn cpu_ticks(_root: &Path, pid: u32) -> Option<u64> {
-    crate::sources::portable::cpu_of(pid)
 }
 
 #[cfg(all(test, target_os = "linux"))]

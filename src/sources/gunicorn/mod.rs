@@ -15,6 +15,7 @@ use self::requests::RequestCounters;
 use crate::clock::Clock;
 use crate::snapshot::server::{GunicornFacts, MasterFacts, Record, Requests};
 
+mod cpu;
 pub mod master;
 pub mod objects;
 pub mod requests;
