@@ -1,4 +1,4 @@
-"""What becomes of a program at a memory limit: alone, and with its metrics enabled. The table is in README.md.
+"""What becomes of a program at a memory limit: alone, and with its metrics enabled. README.md explains the table.
 
 Each run is a fresh process that fills its memory with small objects until MemoryError, keeps them, lives on, and then
 lets go of them. It has survived if it ends by itself, and then with the library its metrics must have come again.
@@ -19,7 +19,17 @@ from pathlib import Path
 PROGRAM = Path(__file__).parents[1] / "tests" / "programs" / "at_memory_limit.py"
 LIMITS = ["AS before", "AS after", "DATA before", "DATA after"]
 ARENAS = ["", "2"]
-ACTIONS = ["tick", "flush", "snapshot", "enable", "fork", "exit"]
+ACTIONS = [
+    "tick",
+    "flush",
+    "snapshot",
+    "enable",
+    "fork",
+    "exit",
+    "thread forks",
+    "thread calls",
+    "thread disables",
+]
 
 
 def run(python: str, limit: str, arenas: str, action: str, library: str) -> str:

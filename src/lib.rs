@@ -29,6 +29,7 @@ pub mod identity;
 pub mod interval;
 pub mod memory;
 pub mod message;
+pub mod replaceable;
 pub mod settings;
 pub mod snapshot;
 pub mod sources;

@@ -11,7 +11,8 @@ use std::hint::black_box;
 use std::mem::MaybeUninit;
 #[cfg(unix)]
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 /// More than a flush allocates, or CPython for a thread that enters it. Less than what has glibc return memory to the
 /// system when it is freed (64 kB): in a steady tick, neither call is a system call.
@@ -31,6 +32,9 @@ const PIECES: usize = u64::BITS as usize;
 
 const PAGE: usize = PIECES * PIECE;
 
+/// Whether memory was short when that was last asked.
+static IS_SHORT: AtomicBool = AtomicBool::new(false);
+
 /// Whether memory is available for a flush, or for whatever needs no more than that.
 ///
 /// It allocates from the system and frees at once. The memory is not touched, so only limits of the address space are
@@ -43,6 +47,7 @@ pub fn is_available() -> bool {
     let room = unsafe { System.alloc(NEEDED) };
     // Otherwise the compiler may leave out both calls.
     let room = black_box(room);
+    IS_SHORT.store(room.is_null(), SeqCst);
     if room.is_null() {
         return false;
     }
@@ -77,6 +82,9 @@ pub fn is_available_for_thread(_stack: usize) -> bool {
 }
 
 /// An allocator that takes from its reserve what another cannot provide.
+///
+/// While memory is short, the reserve comes first: the program, or CPython in a child process, may need the little that
+/// is left.
 pub struct WithReserve<A> {
     inner: A,
     reserve: Reserve,
@@ -90,14 +98,23 @@ impl<A> WithReserve<A> {
     }
 }
 
+impl<A: GlobalAlloc> WithReserve<A> {
+    #[expect(unsafe_code, reason = "An allocator cannot be called without it.")]
+    unsafe fn take(&self, layout: Layout, is_short: bool) -> *mut u8 {
+        // SAFETY: as the caller promises.
+        let usual = || unsafe { self.inner.alloc(layout) };
+        let reserved = || self.reserve.alloc(layout);
+        if is_short { or_else(reserved(), usual) } else { or_else(usual(), reserved) }
+    }
+}
+
 #[expect(unsafe_code, reason = "An allocator cannot be written without it.")]
 // SAFETY: each block is from one of the two allocators, whose promises are those required here, and is returned to the
 // one that it is from: a block is the reserve's if its address is.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for WithReserve<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller promises.
-        let block = unsafe { self.inner.alloc(layout) };
-        if block.is_null() { self.reserve.alloc(layout) } else { block }
+        unsafe { self.take(layout, IS_SHORT.load(SeqCst)) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
@@ -131,7 +148,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for WithReserve<A> {
                 return moved;
             }
         }
-        let Ok(wanted) = Layout::from_size_align(size, layout.align()) else { return std::ptr::null_mut() };
+        let Ok(wanted) = Layout::from_size_align(size, layout.align()) else { return ptr::null_mut() };
         // SAFETY: the caller promises that the size is not zero.
         let moved = unsafe { self.alloc(wanted) };
         if !moved.is_null() {
@@ -142,6 +159,11 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for WithReserve<A> {
         }
         moved
     }
+}
+
+/// The block, or another if there is none.
+fn or_else(block: *mut u8, other: impl FnOnce() -> *mut u8) -> *mut u8 {
+    if block.is_null() { other() } else { block }
 }
 
 /// A little memory in pages of 64 pieces. A block has adjacent pieces of one page, or adjacent whole pages.
@@ -175,7 +197,7 @@ impl Reserve {
             ..=PAGE => self.take_pieces(layout.size().div_ceil(PIECE)),
             size => self.take_pages(size.div_ceil(PAGE)),
         };
-        offset.map_or(std::ptr::null_mut(), |offset| self.bytes.get().cast::<u8>().wrapping_add(offset))
+        offset.map_or(ptr::null_mut(), |offset| self.bytes.get().cast::<u8>().wrapping_add(offset))
     }
 
     /// Where this block begins, if it is from here.
@@ -238,7 +260,6 @@ impl Pieces {
 #[cfg(test)]
 #[expect(unsafe_code, reason = "An allocator cannot be called without it.")]
 mod tests {
-    use std::sync::atomic::AtomicBool;
     use std::thread;
 
     use super::*;
@@ -311,6 +332,16 @@ mod tests {
             allocator.dealloc(second, SMALL);
         }
         assert_eq!(allocator.reserve.offset(filled(&allocator, SMALL, 4)), Some(0));
+    }
+
+    #[test]
+    fn while_memory_is_short_the_reserve_comes_first() {
+        let allocator = WithReserve::new(Limited::default());
+        let whole = Layout::from_size_align(RESERVE, 16).unwrap();
+        // SAFETY: no layout here is empty.
+        let offset = |layout, is_short| allocator.reserve.offset(unsafe { allocator.take(layout, is_short) });
+        assert_eq!([offset(SMALL, false), offset(SMALL, true)], [None, Some(0)]);
+        assert_eq!([offset(whole, true), offset(SMALL, true)], [None, Some(PIECE)]);
     }
 
     #[test]

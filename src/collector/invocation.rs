@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-
 use super::output::Output;
 use super::reader::Answer;
 use super::{Collector, FLUSH_TIMEOUT};
@@ -14,6 +12,7 @@ use crate::clock::Clock;
 use crate::emitter::Distribution;
 use crate::identity::IdentityInputs;
 use crate::identity::function::{InvocationFacts, Start};
+use crate::replaceable::Replaceable;
 use crate::settings::{Schedule, Settings};
 
 /// How long an invocation waits for a flush of another thread to end.
@@ -93,7 +92,7 @@ pub struct InvocationGuard<C> {
     has_served: AtomicBool,
     is_under_way: AtomicBool,
     /// The last invocation that had a request id. The same id with another context is a retry.
-    last: ArcSwapOption<(String, C)>,
+    last: Replaceable<(String, C)>,
 }
 
 impl<C> Default for InvocationGuard<C> {
@@ -102,7 +101,7 @@ impl<C> Default for InvocationGuard<C> {
             set_up: AtomicU64::new(0),
             has_served: AtomicBool::new(false),
             is_under_way: AtomicBool::new(false),
-            last: ArcSwapOption::const_empty(),
+            last: Replaceable::empty(),
         }
     }
 }

@@ -35,6 +35,15 @@ impl Thread {
     }
 
     /// Whether the caller runs on this thread.
+    #[cfg(target_os = "linux")]
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        // thread::current() would end the process if there is no memory.
+        self.id.load(SeqCst) == kernel_id()
+    }
+
+    /// Whether the caller runs on this thread.
+    #[cfg(not(target_os = "linux"))]
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.handle.thread().id() == thread::current().id()
@@ -48,7 +57,8 @@ impl Thread {
 ///
 /// If the system cannot start another thread, or if memory is short.
 pub fn spawn(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
-    if !memory::is_available_for_thread(stack) {
+    // The standard library needs some for the thread that starts another first.
+    if !(memory::is_available() && memory::is_available_for_thread(stack)) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     let id = Arc::new(AtomicU64::new(0));

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
 use super::interrupt::ignore_exception;
+use crate::replaceable::Replaceable;
 use crate::settings::variables::{Environment, Variable};
 
 /// Reads these variables.
@@ -42,7 +42,7 @@ pub struct IdentityReader {
     /// The names of the variables, as [`encoded`] has them.
     names: Vec<Py<PyBytes>>,
     /// No lock guards it, as a child process could inherit that locked.
-    last: ArcSwapOption<LastRead>,
+    last: Replaceable<LastRead>,
 }
 
 /// What was read last. The objects are kept alive, so that the same address is the same object.
@@ -61,7 +61,7 @@ impl IdentityReader {
         Ok(Self {
             os: module_os(py)?.unbind(),
             names: Variable::identity().map(name).collect(),
-            last: ArcSwapOption::const_empty(),
+            last: Replaceable::empty(),
         })
     }
 
@@ -69,7 +69,7 @@ impl IdentityReader {
     pub fn read(&self, py: Python<'_>) -> PyResult<Arc<Environment>> {
         let Some(environ) = environ(self.os.bind(py))? else { return Ok(Arc::default()) };
         let last = self.last.load();
-        if let Some(last) = &*last
+        if let Some(last) = &last
             && self.is_current(&environ, last)
         {
             return Ok(Arc::clone(&last.environment));
@@ -83,7 +83,7 @@ impl IdentityReader {
             Some(encoded) => read_encoded(encoded, Variable::identity()),
             None => read_by_method(&environ, Variable::identity())?,
         };
-        let environment = match &*last {
+        let environment = match &last {
             Some(last) if *last.environment == environment => Arc::clone(&last.environment),
             _ => Arc::new(environment),
         };

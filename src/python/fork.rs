@@ -13,6 +13,7 @@ use super::running::{self, shielded};
 use super::{exit, pending, rq};
 use crate::collector::Collector;
 use crate::fork_mark::is_main_thread;
+use crate::memory;
 
 /// How long a fork waits at most for a flush under way, and for our threads to end where they have to. Both take a few
 /// microseconds unless the machine is overloaded; what has not ended by then is left as it is.
@@ -24,7 +25,7 @@ const FORK_TIMEOUT: Duration = Duration::from_millis(500);
 pub fn before(py: Python<'_>) {
     shielded((), || {
         let Some(process) = Process::known() else { return };
-        if running::current(py).is_some() {
+        if running::current(py).is_some() && memory::is_available() {
             // It runs Python code, which may fork: before this fork is announced.
             exit::register_with_pools(py);
         }

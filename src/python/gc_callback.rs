@@ -1,8 +1,8 @@
 //! Our entry in `gc.callbacks`: a bound native method, which CPython calls without a frame or a tuple.
 //!
 //! It runs inside a collection, which up to CPython 3.11 means inside any allocation of any thread: it allocates
-//! nothing, locks nothing, and returns None whatever happens. `PyO3`'s wrapper of a method would allocate: it uses
-//! thread-local data, which the C library makes at a thread's first use, and ends the process if there is no memory.
+//! nothing, locks nothing, and returns None whatever happens. `PyO3`'s wrapper of a method may allocate: it uses
+//! thread-local data, which the C library makes at a thread's first use where it had no room for it before.
 
 use std::ptr;
 use std::sync::Arc;

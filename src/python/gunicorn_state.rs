@@ -2,22 +2,22 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::interrupt::catch_exception;
+use crate::replaceable::Replaceable;
 use crate::sources::gunicorn::objects::GunicornObjects;
 
 /// The function that reads the state in this process, if Gunicorn runs here.
 #[derive(Default)]
-pub struct StateReader(ArcSwapOption<Py<PyAny>>);
+pub struct StateReader(Replaceable<Py<PyAny>>);
 
 impl StateReader {
     /// The state now, or why it could not be read; `None` without Gunicorn.
     pub fn read(&self, py: Python<'_>) -> PyResult<Option<Result<GunicornObjects, String>>> {
-        let Some(read_state) = self.0.load_full() else { return Ok(None) };
+        let Some(read_state) = self.0.load() else { return Ok(None) };
         let state = read_state.call0(py).and_then(|state| objects(state.bind(py).cast::<PyDict>()?));
         Ok(Some(catch_exception(py, state)?.map_err(|error| error.to_string())))
     }

@@ -1,8 +1,10 @@
 //! Messages to the logger `runtime_metrics`, and lines to standard output.
 //!
 //! A warning that `logging` does not take, or not now, goes to standard error: the program may never import `logging`,
-//! one of its handlers may fail, or a lock of its handlers may be one that only its own threads can wait for.
+//! one of its handlers may fail, a lock of its handlers may be one that only its own threads can wait for, or memory
+//! may be short.
 
+use std::panic::{self, PanicHookInfo};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use once_cell::race::OnceBox;
@@ -11,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::interrupt::ignore_exception;
+use crate::memory;
 use crate::message::{Message, Severity};
 use crate::stderr::StandardError;
 
@@ -25,7 +28,7 @@ struct Log {
     is_verbose: AtomicBool,
 }
 
-/// Finds where messages go. Until then there are none.
+/// Finds where messages go, and sends panics there. Until then there are none.
 pub fn prepare(py: Python<'_>) -> PyResult<()> {
     let log = || {
         let stderr = py.import(intern!(py, "sys"))?.getattr_opt(intern!(py, "__stderr__"))?;
@@ -35,7 +38,17 @@ pub fn prepare(py: Python<'_>) -> PyResult<()> {
             is_verbose: AtomicBool::new(false),
         }))
     };
-    LOG.get_or_try_init(log).map(drop)
+    LOG.get_or_try_init(log)?;
+    panic::set_hook(Box::new(show_panic));
+    Ok(())
+}
+
+/// A panic, which is a bug of ours, is one line without a backtrace: to make one takes a lock and much memory. Where
+/// memory is short it is no bug.
+fn show_panic(panic: &PanicHookInfo<'_>) {
+    if memory::is_available() {
+        drop(without_interpreter(vec![Message::warning(panic.to_string())]));
+    }
 }
 
 /// Whether messages from INFO on go to standard error as well.
@@ -50,7 +63,8 @@ pub fn from_program(py: Python<'_>, messages: &[Message]) -> PyResult<()> {
     let Some(log) = LOG.get() else { return Ok(()) };
     for message in messages {
         // The program called something else: an exception of its log handler does not concern that call.
-        let logged = ignore_exception(py, log.log(py, message, false))?.unwrap_or(false);
+        let logged =
+            memory::is_available() && ignore_exception(py, log.log(py, message, false))?.unwrap_or(false);
         log.show(message, logged);
     }
     Ok(())
@@ -71,8 +85,11 @@ pub fn from_native_thread(py: Python<'_>, mut messages: Vec<Message>) -> Vec<Mes
 pub fn at_exit(py: Python<'_>, messages: &[Message]) {
     let Some(log) = LOG.get() else { return };
     for message in messages {
-        let silenced = log.functions.bind(py).call_method1("is_silenced", (level(message.severity),));
-        log.show(message, silenced.and_then(|silenced| silenced.extract()).unwrap_or(false));
+        let silenced = || {
+            let silenced = log.functions.bind(py).call_method1("is_silenced", (level(message.severity),));
+            silenced.and_then(|silenced| silenced.extract())
+        };
+        log.show(message, memory::is_available() && silenced().unwrap_or(false));
     }
 }
 

@@ -32,6 +32,7 @@ mod server;
 mod start;
 mod status;
 mod tables;
+mod thread_local;
 mod tracers;
 
 /// The native core of `runtime_metrics`.
@@ -47,6 +48,7 @@ mod _core {
     #[pymodule_export]
     use crate::python::gc_callback::GcCallback;
     use crate::python::interpreter::is_main;
+    use crate::python::log;
     #[pymodule_export]
     use crate::python::server::{GunicornMaster, Request, Requests, become_gunicorn_master};
     #[pymodule_export]
@@ -58,7 +60,7 @@ mod _core {
     #[pymodule_init]
     fn refuse_sub_interpreters(module: &Bound<'_, PyModule>) -> PyResult<()> {
         if is_main(module.py()) {
-            return Ok(());
+            return log::prepare(module.py());
         }
         Err(PyImportError::new_err("runtime_metrics can be imported by the main interpreter only"))
     }

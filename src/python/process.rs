@@ -90,7 +90,6 @@ impl Process {
     }
 
     fn new(py: Python<'_>) -> PyResult<Self> {
-        log::prepare(py)?;
         let runtime = program::runtime(py)?;
         let process = Self {
             is_helper: AtomicBool::new(program::is_helper(py)),

@@ -8,7 +8,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use pyo3::prelude::*;
 
 use super::interpreter::{CPython, Purpose};
@@ -23,17 +22,14 @@ use crate::collector::{Collector, Inheritance, RETRY_DELAY, Step};
 use crate::identity::tracers::Tracers;
 use crate::memory;
 use crate::message::Message;
+use crate::replaceable::Replaceable;
 use crate::settings::Settings;
 
 /// How long stopping takes at most.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What runs in this process, replaced as a whole.
-static RUNNING: ArcSwapOption<Running> = ArcSwapOption::const_empty();
-
-/// What is not used any more and must not be dropped, as a thread that will never release them may hold its locks: in a
-/// child, what ran in its parent; after a panic, what ran then.
-static ABANDONED: ArcSwapOption<Vec<Arc<Running>>> = ArcSwapOption::const_empty();
+static RUNNING: Replaceable<Running> = Replaceable::empty();
 
 thread_local! {
     /// What ran when the forks began that this thread is making. It may be disabled or replaced before they end.
@@ -58,7 +54,7 @@ pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
     if Process::known().is_some_and(|process| process.fork_mark.is_inherited()) {
         become_child(py);
     }
-    RUNNING.load_full()
+    RUNNING.load()
 }
 
 /// Whether something runs.
@@ -78,9 +74,14 @@ pub fn stop(py: Python<'_>, timeout: Duration, interpreter_ends: bool) -> PyResu
     current(py);
     let Some(running) = RUNNING.swap(None) else { return Ok(None) };
     rq::mark_reporting();
-    let (answer, interrupted) = match catch_exception(py, running.interpreter.answer(py, Purpose::Inspect)) {
-        Ok(answer) => (answer.ok(), Ok(())),
-        Err(error) => (None, Err(error)),
+    // Where memory is short, nothing is flushed.
+    let (answer, interrupted) = if memory::is_available() {
+        match catch_exception(py, running.interpreter.answer(py, Purpose::Inspect)) {
+            Ok(answer) => (answer.ok(), Ok(())),
+            Err(error) => (None, Err(error)),
+        }
+    } else {
+        (None, Ok(()))
     };
     // If this fails, a callback stays whose counts are never read.
     drop(running.interpreter.uninstall(py));
@@ -102,11 +103,11 @@ pub fn become_child(py: Python<'_>) {
         return;
     }
     rq::become_child();
-    FORKING.with_borrow_mut(|forking| std::mem::take(&mut **forking)).iter().for_each(abandon);
-    let Some(inherited) = RUNNING.load_full() else { return };
+    FORKING.with_borrow_mut(|forking| std::mem::take(&mut **forking)).into_iter().for_each(abandon);
+    let Some(inherited) = RUNNING.load() else { return };
     let running = Arc::new(inherited.for_child(process));
     RUNNING.store(Some(Arc::clone(&running)));
-    abandon(&inherited);
+    abandon(inherited);
     running.postpone(py, process);
 }
 
@@ -146,7 +147,7 @@ fn count_soon(call: usize) -> bool {
 extern "C" fn count_pending(call: *mut c_void) -> c_int {
     shielded((), || {
         let running = RUNNING.load();
-        let (Some(process), Some(running)) = (Process::known(), running.as_ref()) else { return };
+        let (Some(process), Some(running)) = (Process::known(), running) else { return };
         // Hooks of the program run Python code during a fork, before which no thread may start.
         if running.collector.is_forking() {
             count_soon(call.addr());
@@ -193,19 +194,16 @@ pub fn shielded<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
             && let Some(running) = RUNNING.swap(None)
         {
             running.collector.begin_pause();
-            abandon(&running);
+            abandon(running);
         }
         otherwise
     })
 }
 
-/// Keeps it for ever.
-fn abandon(running: &Arc<Running>) {
-    ABANDONED.rcu(|abandoned| {
-        let mut all = abandoned.as_deref().cloned().unwrap_or_default();
-        all.push(Arc::clone(running));
-        Some(Arc::new(all))
-    });
+/// Never drops it, as a thread that will never release them may hold its locks: in a child, what ran in its parent;
+/// after a panic, what ran then.
+fn abandon(running: Arc<Running>) {
+    std::mem::forget(running);
 }
 
 impl Running {
@@ -238,13 +236,13 @@ impl Running {
 
     /// Lets it be what runs in this process, unless something does already; whether it is.
     pub fn register(self: &Arc<Self>) -> bool {
-        RUNNING.compare_and_swap(&None::<Arc<Self>>, Some(Arc::clone(self))).is_none()
+        RUNNING.replace(None, Arc::clone(self))
     }
 
     /// In a process that was restored from a snapshot, replaces the collector that was stored in it; returns messages
     /// to be logged.
     pub fn restore(py: Python<'_>, process: &'static Process) -> PyResult<Vec<Message>> {
-        let Some(stored) = RUNNING.load_full() else { return Ok(Vec::new()) };
+        let Some(stored) = RUNNING.load() else { return Ok(Vec::new()) };
         // The extension may be another than where the snapshot was taken.
         let (plan, warnings) = Plan::new(py, &stored.plan.arguments)?;
         let mut messages = process.messages(warnings);
@@ -371,7 +369,7 @@ impl Running {
         let reconfigured =
             Self { plan: Arc::new(plan), is_explicit: true, ..self.with(Arc::clone(&self.collector)) };
         // If metrics were disabled meanwhile, they stay so.
-        RUNNING.compare_and_swap(self, Some(Arc::new(reconfigured)));
+        RUNNING.replace(Some(self), Arc::new(reconfigured));
         Ok(warning)
     }
 }

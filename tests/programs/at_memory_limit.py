@@ -6,6 +6,7 @@ whether it is with or without the library. benches/memory_limits.py makes a tabl
 
 from __future__ import annotations
 
+import _thread
 import os
 import resource
 import sys
@@ -13,6 +14,8 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from runtime_metrics import RuntimeMetrics
 
 ROOM = 30_000_000
@@ -23,6 +26,8 @@ INTERVAL = 0.1
 MOMENTS = 20
 MOMENT = INTERVAL / 4
 TIMEOUT = 10
+STACK = 256 * 1024
+LOCKS = 50
 # A fork may need more than there is. Made beforehand, as there may be no memory for a tuple.
 ACCEPTED = (MemoryError, OSError)
 URL = "udp://127.0.0.1:9"
@@ -43,9 +48,21 @@ def main(limit: str, when: str, action: str, library: str) -> int:
         metrics.enable()
         # The threads have their stacks, as in a program that has run for a while.
         time.sleep(2.5 * INTERVAL)
+    threads = Threads()
+    if action == "thread forks":
+        threads.start(threads.fork)
+    elif action == "thread calls" and metrics is not None:
+        for call in (metrics.flush, metrics.snapshot, metrics.status, metrics.enable):
+            threads.start(call)
+    elif action == "thread disables" and metrics is not None:
+        threads.start(metrics.disable)
+    # Without memory for new locks, CPython ends the child of a fork: whether there is some would be chance.
+    spare = [_thread.allocate_lock() for _ in range(LOCKS)] if "fork" in action else []
     if when == "after":
         set_limit(limit)
     kept = fill()
+    spare.clear()
+    threads.go.release()
     process, child, passed = os.getpid(), None, 0
     # Without calls in Python: CPython 3.13 crashes if there is no memory for a frame.
     while passed < MOMENTS:
@@ -62,17 +79,64 @@ def main(limit: str, when: str, action: str, library: str) -> int:
             time.sleep(MOMENT)
         except ACCEPTED:
             pass
-    if child == 0 or os.getpid() != process:
-        os._exit(0)
     if action == "exit":
         return 0
     kept.clear()
+    threads.end.release()
+    if child == 0 or os.getpid() != process:
+        os._exit(0)
+    if not threads.have_ended():
+        return 5
+    child = child or threads.child
     if child and os.waitpid(child, 0)[1] != 0:
         return 3
     # What was free may be in pieces now, too small for the stack of another thread.
-    if metrics is None or action in ("enable", "fork"):
+    if metrics is None or action in ("enable", "fork", "thread forks", "thread disables"):
         return 0
     return 0 if flushes_again(metrics) else 4
+
+
+class Threads:
+    """Threads that make one call each, their first of the library, at the limit: they begin before it."""
+
+    def __init__(self) -> None:
+        """There are none yet."""
+        self.go = _thread.allocate_lock()
+        self.go.acquire()
+        self.end = _thread.allocate_lock()
+        self.end.acquire()
+        self.child: int | None = None
+
+    def start(self, call: Callable[[], object]) -> None:
+        """Starts one, which waits for `go`."""
+        _thread.stack_size(STACK)
+        _thread.start_new_thread(self.run, (call, self.go, self.end))
+
+    def run(self, call: Callable[[], object], go: _thread.LockType, end: _thread.LockType) -> None:
+        """Makes the call, and lives on until there is memory again, unless CPython itself finds too little."""
+        try:
+            go.acquire()
+            go.release()
+            call()
+        except ACCEPTED:
+            pass
+        end.acquire()
+        end.release()
+
+    def fork(self) -> None:
+        """Forks a child that ends at once."""
+        self.child = os.fork()
+        if self.child == 0:
+            os._exit(0)
+
+    def have_ended(self) -> bool:
+        """Waits for them."""
+        deadline = time.monotonic() + TIMEOUT
+        while _thread._count() > 0:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(INTERVAL)
+        return True
 
 
 def set_limit(limit: str) -> None:

@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-
 use self::master::{MAX_WORKERS, Master};
 use self::objects::GunicornObjects;
 use self::requests::RequestCounters;
 use crate::clock::Clock;
+use crate::replaceable::Replaceable;
 use crate::snapshot::server::{GunicornFacts, MasterFacts, Record, Requests};
 
 mod cpu;
@@ -28,8 +27,8 @@ const CPU_WINDOW: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub struct Gunicorn {
     records: [AtomicU64; 4],
-    master: ArcSwapOption<Master>,
-    worker: ArcSwapOption<Worker>,
+    master: Replaceable<Master>,
+    worker: Replaceable<Worker>,
 }
 
 /// A worker's requests, and the clock that times them.
