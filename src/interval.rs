@@ -88,21 +88,18 @@ impl<'a> Interval<'a> {
     /// What each thread at its end has used since its beginning; one that started in it, since then.
     ///
     /// `None` if either end does not know the threads.
+    #[must_use]
     pub fn threads(&self) -> Option<impl Iterator<Item = ThreadTimes>> {
         let times = |snapshot: &'a Snapshot| snapshot.process.thread_times.as_ref();
         let (earlier, later) = (times(self.earlier)?, times(self.later)?);
         Some(later.iter().map(|thread| {
             let before = earlier.binary_search_by_key(&thread.id, |earlier| earlier.id);
-            let before = before.ok().map(|at| &earlier[at]);
-            // Otherwise the id was given to another thread.
-            match before.filter(|before| before.cpu <= thread.cpu && before.delay <= thread.delay) {
-                Some(before) => ThreadTimes {
-                    id: thread.id,
-                    cpu: thread.cpu - before.cpu,
-                    delay: thread.delay - before.delay,
-                },
-                None => *thread,
-            }
+            let since = before.ok().and_then(|at| {
+                let cpu = thread.cpu.checked_sub(earlier[at].cpu)?;
+                Some(ThreadTimes { id: thread.id, cpu, delay: thread.delay.checked_sub(earlier[at].delay)? })
+            });
+            // Otherwise it is new, or the id was given to another thread.
+            since.unwrap_or(*thread)
         }))
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import statistics
 import subprocess
 import sys
 import zipfile
@@ -155,13 +156,14 @@ def test_the_line_delays_the_start_of_python_by_less_than_a_third_of_a_milliseco
         done = subprocess.run([installed, "-S", "-c", program], capture_output=True, text=True, check=True)
         return int(done.stdout) / 1000
 
-    with_line, without = [], []
+    delays = []
     try:
         for _ in range(40):
-            with_line.append(microseconds())
+            with_line = microseconds()
             line.unlink()
-            without.append(microseconds())
+            delays.append(with_line - microseconds())
             line.write_text(content)
     finally:
         line.write_text(content)
-    assert min(with_line) - min(without) < 300
+    # In pairs, as the machine itself is now faster, now slower.
+    assert statistics.median(delays) < 300

@@ -352,11 +352,12 @@ impl Shared {
             state = if self.probe.is_wanted() {
                 let now = self.clock.now();
                 let due = *probe_due.get_or_insert_with(|| now + self.probe.pause(now));
-                if due <= now {
+                let left = due.saturating_sub(now);
+                if left.is_zero() {
                     state.phase = Phase::Entering;
-                    return Some(Task::Probe { overslept: now - due });
+                    return Some(Task::Probe { overslept: now.saturating_sub(due) });
                 }
-                self.changed.wait_timeout(state, due - now).unwrap_or_else(PoisonError::into_inner).0
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             } else {
                 probe_due = None;
                 self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)

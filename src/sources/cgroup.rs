@@ -52,12 +52,11 @@ impl Groups {
     fn find(root: &Path, cgroups: &str, controller: &str) -> Self {
         let of_version_1 = hierarchies(cgroups)
             .find(|(controllers, _)| controllers.split(',').any(|name| name == controller));
-        let (version, mounted, path) = match of_version_1 {
-            Some((_, path)) => (Version::One, root.join(ROOT).join(controller), path),
-            None => {
-                let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
-                (Version::Two, root.join(ROOT), unified.map_or("/", |(_, path)| path))
-            }
+        let (version, mounted, path) = if let Some((_, path)) = of_version_1 {
+            (Version::One, root.join(ROOT).join(controller), path)
+        } else {
+            let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
+            (Version::Two, root.join(ROOT), unified.map_or("/", |(_, path)| path))
         };
         // A path that leads out of the namespace cannot be followed.
         let inner = Path::new(if path.contains("..") { "" } else { path.trim_start_matches('/') });

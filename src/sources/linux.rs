@@ -13,7 +13,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::{cgroup, descriptors, memory_parts, thread_times, uptime};
 use crate::descriptor::{ClosedStreams, Guarded};
-use crate::snapshot::{ProcessFacts, Source, SourceSet};
+use crate::snapshot::{CgroupFacts, MemoryParts, ProcessFacts, Source, SourceSet};
 
 /// The sources of files that are opened for each reading.
 const READ_BY_PATH: [Source; 5] =
@@ -58,14 +58,16 @@ impl Linux {
         ProcessFacts {
             resident: is_needed(Source::Memory).then(|| self.resident()).flatten(),
             threads: is_needed(Source::Threads).then(|| self.threads()).flatten(),
-            memory: is_needed(Source::MemoryParts)
-                .then(|| memory_parts::read(&self.root))
-                .unwrap_or_default(),
+            memory: if is_needed(Source::MemoryParts) {
+                memory_parts::read(&self.root)
+            } else {
+                MemoryParts::default()
+            },
             descriptors: is_needed(Source::Descriptors).then(|| descriptors::count(&self.root)).flatten(),
             max_descriptors: is_needed(Source::Descriptors).then(descriptors::max).flatten(),
             uptime: is_needed(Source::Uptime).then(|| uptime::read(&self.root)).flatten(),
             thread_times: is_needed(Source::ThreadTimes).then(|| thread_times::read(&self.root)).flatten(),
-            cgroup: is_needed(Source::Cgroup).then(|| cgroup::read(&self.root)).unwrap_or_default(),
+            cgroup: if is_needed(Source::Cgroup) { cgroup::read(&self.root) } else { CgroupFacts::default() },
         }
     }
 

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,16 +62,18 @@ def windows() -> Row:
         "-ladvapi32",
     ]
     subprocess.run(stub, check=True)
-    runner = wine(root, dlls)
-    environment = {
-        "PATH": f"{gcc.parent}:{os.environ['PATH']}",
-        "CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER": str(gcc),
-        "CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER": str(runner),
-    }
-    row.built = built(cargo(target, "test", "--no-run", environment=environment))
-    if row.built == "yes":
-        row.run = tests(cargo(target, "test", "--tests", "--no-fail-fast", environment=environment))
-    subprocess.run([runner, "wineboot", "--kill"], check=False)
+    # Not below this folder: one of Wine's drives leads to /, and cargo would follow it for a source distribution.
+    with tempfile.TemporaryDirectory() as prefix:
+        runner = wine(root, dlls, prefix)
+        environment = {
+            "PATH": f"{gcc.parent}:{os.environ['PATH']}",
+            "CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER": str(gcc),
+            "CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER": str(runner),
+        }
+        row.built = built(cargo(target, "test", "--no-run", environment=environment))
+        if row.built == "yes":
+            row.run = tests(cargo(target, "test", "--tests", "--no-fail-fast", environment=environment))
+        subprocess.run([runner, "wineboot", "--kill"], check=False)
     return row
 
 
@@ -92,7 +95,7 @@ def macos(target: str) -> Row:
     return Row(target, clippy(target), "no: needs Apple's SDK", "no: needs a Mac")
 
 
-def wine(root: Path, dlls: Path) -> Path:
+def wine(root: Path, dlls: Path, prefix: str) -> Path:
     """A command that runs a program of Windows; unpacked, Wine finds nothing by itself."""
     folder = root / "usr/lib/wine"
     server = folder / "wineserver"
@@ -105,7 +108,7 @@ def wine(root: Path, dlls: Path) -> Path:
         # No prompt to install Mono and Gecko, no entries in a menu.
         "WINEDLLOVERRIDES": "mscoree=;mshtml=;winemenubuilder.exe=",
         "WINEPATH": "Z:" + str(dlls).replace("/", "\\"),
-        "WINEPREFIX": FOLDER / "wine",
+        "WINEPREFIX": prefix,
     }
     exports = "".join(f"export {name}='{value}'\n" for name, value in variables.items())
     command = FOLDER / "wine.sh"
