@@ -93,7 +93,7 @@ def test_the_standard_level_includes_the_default_level(flush: Callable[[], Flush
 @checks("runtime.python.gil.wait.max", "runtime.python.gil.wait.p95")
 def test_a_wait_for_the_gil_is_as_long_as_it_is_held(observe: Callable[..., Flush]) -> None:
     held = observe("holding")
-    assert 1e9 < held["gil.wait.max"] < 2.2e9
+    assert 1e9 < held["gil.wait.max"] < 4e9
     assert held["cpu.run_delay"] < 0.2e9
     # A thread that computes hands it over after 5 ms.
     assert 1e6 < observe("busy")["gil.wait.max"] < 0.2e9
@@ -103,7 +103,7 @@ def test_a_wait_for_the_gil_is_as_long_as_it_is_held(observe: Callable[..., Flus
 
 @checks("runtime.python.os.hiccup.max")
 def test_a_process_that_is_frozen_wakes_late(observe: Callable[..., Flush]) -> None:
-    assert 1e9 < observe("frozen")["os.hiccup.max"] < 3e9
+    assert 1e9 < observe("frozen")["os.hiccup.max"] < 5e9
     # Who holds the GIL keeps no one from waking.
     assert observe("holding")["os.hiccup.max"] < 0.1e9
 
@@ -122,13 +122,15 @@ def test_run_delay_is_what_the_kernel_counts(flush: Callable[[], Flush]) -> None
     def delay() -> int:
         return sum(int(task.read_text().split()[1]) for task in Path("/proc/self/task").glob("*/schedstat"))
 
+    outer = delay()
     flush()
-    before = delay()
+    inner = delay()
     end = time.monotonic() + 0.3
     while time.monotonic() < end:
         sum(range(1000))
-    expected = delay() - before
-    assert flush()["cpu.run_delay"] == pytest.approx(expected, abs=5e6)
+    least = delay() - inner
+    sent = flush()["cpu.run_delay"]
+    assert least <= sent <= delay() - outer
 
 
 @checks("runtime.python.cpu.thread.max_percent")

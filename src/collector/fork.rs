@@ -58,7 +58,7 @@ impl Collector {
         self.reader.log_later(message);
     }
 
-    /// Announces a fork: no thread starts until its [end](Self::end_fork).
+    /// Announces a fork: no thread starts and no probe begins until its [end](Self::end_fork).
     pub fn begin_fork(&self) {
         self.held().forks += 1;
         self.reader.hold_probes(true);

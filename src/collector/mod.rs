@@ -3,7 +3,7 @@
 //! How it is concurrent:
 //!
 //! 1. Two native threads: the sampler keeps the schedule and never enters Python; the reader may wait for Python or
-//!    DNS.
+//!    DNS, and probes how long it waits.
 //! 2. There is one pipeline, in a [`Checkout`]: a flush checks it out and returns it. No lock of ours is held while it
 //!    reads sources or sends.
 //! 3. The sampler's lock guards the schedule, the reader's lock the one outstanding request.
@@ -155,6 +155,7 @@ impl Collector {
         }
         let started = self.sampler.run();
         self.reader.resume();
+        self.reader.begin_probes();
         if let Some(mut pipeline) = self.pipeline.check_out(Duration::ZERO) {
             self.look_up_if_due(&mut pipeline);
         }
@@ -203,6 +204,7 @@ impl Collector {
         let deadline = self.clock.now() + budget;
         let left = || deadline.saturating_sub(self.clock.now());
         self.sampler.close();
+        self.reader.close();
         self.begin_pause();
         self.sampler.halt(left());
         // Before the reader has ended, which may take as long as another thread holds the interpreter.

@@ -20,7 +20,7 @@ use crate::interval::Interval;
 use crate::message::{Message, Severity};
 use crate::settings::variables::Environment;
 use crate::settings::{Schedule, Settings, Sink};
-use crate::snapshot::{Snapshot, SourceSet};
+use crate::snapshot::{Snapshot, Source, SourceSet};
 
 /// How often an alarm is sent that has nothing to report, so that it is known to be watched.
 const QUIET_ALARM_INTERVAL: Duration = Duration::from_hours(1);
@@ -88,7 +88,13 @@ impl Output {
             inputs,
             dropped_tags: identity.dropped_tags,
             selection: settings.selection,
-            needs: settings.selection.needs(),
+            needs: match settings.schedule {
+                Schedule::Periodic => settings.selection.needs(),
+                // There, no thread of ours runs.
+                Schedule::PerInvocation => {
+                    settings.selection.needs().without(Source::Probe).without(Source::OwnCpu)
+                }
+            },
             // However long an invocation takes, the process is not frozen meanwhile.
             interval: match settings.schedule {
                 Schedule::Periodic => settings.interval,
@@ -191,11 +197,11 @@ impl Output {
         let worker = self.inputs.tracers.worker;
         let selection = self.selection_beside(None).without(worker.ended_with(before));
         let mut interval = Interval::new(earlier, later, self.interval);
-        if now >= self.quiet_alarms_due {
-            self.quiet_alarms_due = now + QUIET_ALARM_INTERVAL;
+        let shows_quiet_alarms = now >= self.quiet_alarms_due;
+        if shows_quiet_alarms {
             interval = interval.showing_quiet_alarms();
         }
-        match self.sink {
+        let everything_sent = match self.sink {
             Sink::Socket => {
                 self.find_origin();
                 // A panic may have left some behind.
@@ -211,7 +217,11 @@ impl Output {
                 true
             }
             Sink::None(_) => false,
+        };
+        if everything_sent && shows_quiet_alarms {
+            self.quiet_alarms_due = now + QUIET_ALARM_INTERVAL;
         }
+        everything_sent
     }
 
     /// What is sent where, how often and as whom; once, when it has been sent for the first time.

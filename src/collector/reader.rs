@@ -1,7 +1,8 @@
 //! The thread that may wait: for the interpreter, which C code can hold for minutes, or for a name server.
 //!
-//! The sampler leaves requests and takes answers. It waits for an answer only as long as it chooses, and there is never
-//! more than one outstanding request to the interpreter.
+//! The sampler leaves requests and takes answers; in between, the thread probes how long it has to wait. The sampler
+//! waits for an answer only as long as it chooses, and there is never more than one outstanding request to the
+//! interpreter.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -86,6 +87,8 @@ struct Outstanding {
     /// To be logged by a thread of the program.
     unlogged: Vec<Message>,
     halting: bool,
+    /// It never starts again.
+    closed: bool,
     phase: Phase,
 }
 
@@ -245,16 +248,28 @@ impl Reader {
         ended
     }
 
-    /// Serves requests again after a halt.
+    /// Never starts again.
+    pub fn close(&self) {
+        self.shared.lock().closed = true;
+    }
+
+    /// Serves requests again after a halt. For probes alone no thread starts.
     pub fn resume(&self) {
         let mut state = self.shared.lock();
+        if state.closed {
+            return;
+        }
         state.halting = false;
-        let has_work = self.shared.probe.is_wanted()
-            || state.asked
-            || state.look_up.is_some()
-            || !state.messages.is_empty();
+        let has_work = state.asked || state.look_up.is_some() || !state.messages.is_empty();
         drop(state);
         if has_work {
+            self.request(|_| ());
+        }
+    }
+
+    /// Starts the thread if probes are needed.
+    pub fn begin_probes(&self) {
+        if self.shared.probe.is_wanted() && !self.shared.lock().closed {
             self.request(|_| ());
         }
     }
@@ -263,6 +278,8 @@ impl Reader {
     pub fn hold_probes(&self, are_held: bool) {
         self.shared.probe.hold(are_held);
         if !are_held {
+            // The thread may have looked, and not be waiting yet.
+            drop(self.shared.lock());
             self.shared.changed.notify_all();
         }
     }
@@ -272,7 +289,7 @@ impl Reader {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.shared.lock();
         leave(&mut state);
-        if state.phase == Phase::NotRunning && !state.halting {
+        if state.phase == Phase::NotRunning && !state.halting && !state.closed {
             let shared = Arc::clone(&self.shared);
             // If it cannot start, the request stays unanswered; the next one tries again.
             if let Ok(started) = thread::spawn("rtm-reader", STACK, Box::new(move || shared.run())) {
@@ -287,10 +304,13 @@ impl Reader {
 
 impl Shared {
     fn run(&self) {
-        while let Some(task) = self.next() {
+        let mut probe_due = None;
+        while let Some(task) = self.next(&mut probe_due) {
             let unless_it_returns = EndOfThread(self);
             self.own_cpu.measure(|| self.serve(task));
             std::mem::forget(unless_it_returns);
+            // What is late by now is late because of us.
+            probe_due.take_if(|due| *due <= self.clock.now());
             self.lock().phase = Phase::Parked;
             self.changed.notify_all();
         }
@@ -300,13 +320,24 @@ impl Shared {
     fn serve(&self, task: Task) {
         match task {
             Task::Read => {
-                let answer = self.interpreter.read(&|| self.enter());
+                // It waits for the interpreter as a probe does.
+                let is_probe = self.probe.is_wanted();
+                if is_probe {
+                    self.probe.begin(None, self.clock.now());
+                }
+                let answer = self.interpreter.read(&|| {
+                    if is_probe {
+                        self.probe.end(Some(self.clock.now()));
+                    }
+                    self.enter();
+                });
+                self.probe.end(None);
                 let mut state = self.lock();
                 state.asked = false;
                 state.answer = answer;
             }
             Task::Probe { overslept } => {
-                self.probe.begin(overslept, self.clock.now());
+                self.probe.begin(Some(overslept), self.clock.now());
                 let has_entered = self.interpreter.enter();
                 self.probe.end(has_entered.then(|| self.clock.now()));
             }
@@ -329,13 +360,17 @@ impl Shared {
 
     /// The next request; `None` when the thread is to end. From then on it counts as ended, and the next request starts
     /// another.
-    fn next(&self) -> Option<Task> {
-        let mut probe_due = None;
+    fn next(&self, probe_due: &mut Option<Duration>) -> Option<Task> {
         let mut state = self.lock();
         loop {
             if state.halting {
                 state.phase = Phase::NotRunning;
                 return None;
+            }
+            let until_probe = self.until_probe(probe_due);
+            if let Some(Err(overslept)) = until_probe {
+                state.phase = Phase::Entering;
+                return Some(Task::Probe { overslept });
             }
             if state.asked {
                 state.phase = Phase::Entering;
@@ -349,20 +384,24 @@ impl Shared {
                 state.phase = Phase::LookingUp;
                 return Some(Task::LookUp(look_up));
             }
-            state = if self.probe.is_wanted() {
-                let now = self.clock.now();
-                let due = *probe_due.get_or_insert_with(|| now + self.probe.pause(now));
-                let left = due.saturating_sub(now);
-                if left.is_zero() {
-                    state.phase = Phase::Entering;
-                    return Some(Task::Probe { overslept: now.saturating_sub(due) });
+            state = match until_probe {
+                Some(Ok(left)) => {
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                 }
-                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
-            } else {
-                probe_due = None;
-                self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+                _ => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
+    }
+
+    /// The time until the next probe, or since it was due; `None` where none is wanted.
+    fn until_probe(&self, due: &mut Option<Duration>) -> Option<Result<Duration, Duration>> {
+        if !self.probe.is_wanted() {
+            *due = None;
+            return None;
+        }
+        let now = self.clock.now();
+        let at = *due.get_or_insert_with(|| now + self.probe.choose_pause(now));
+        Some(if at > now { Ok(at.saturating_sub(now)) } else { Err(now.saturating_sub(at)) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Outstanding> {

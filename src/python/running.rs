@@ -31,6 +31,15 @@ pub const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// What runs in this process, replaced as a whole.
 static RUNNING: Replaceable<Running> = Replaceable::empty();
 
+/// What is not used any more, the latest first.
+static ABANDONED: Replaceable<Abandoned> = Replaceable::empty();
+
+/// What is kept for ever, and what was kept before it.
+struct Abandoned {
+    _running: ManuallyDrop<Arc<Running>>,
+    _before: Option<Arc<Abandoned>>,
+}
+
 thread_local! {
     /// What ran when the forks began that this thread is making. It may be disabled or replaced before they end.
     ///
@@ -203,7 +212,8 @@ pub fn shielded<T>(otherwise: T, work: impl FnOnce() -> T) -> T {
 /// Never drops it, as a thread that will never release them may hold its locks: in a child, what ran in its parent;
 /// after a panic, what ran then.
 fn abandon(running: Arc<Running>) {
-    std::mem::forget(running);
+    let abandoned = Abandoned { _running: ManuallyDrop::new(running), _before: ABANDONED.load() };
+    ABANDONED.store(Some(Arc::new(abandoned)));
 }
 
 impl Running {

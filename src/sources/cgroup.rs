@@ -59,7 +59,11 @@ impl Groups {
             (Version::Two, root.join(ROOT), unified.map_or("/", |(_, path)| path))
         };
         // A path that leads out of the namespace cannot be followed.
-        let inner = Path::new(if path.contains("..") { "" } else { path.trim_start_matches('/') });
+        let inner = Path::new(if path.split('/').any(|name| name == "..") {
+            ""
+        } else {
+            path.trim_start_matches('/')
+        });
         Self { version, directories: inner.ancestors().map(|ancestor| mounted.join(ancestor)).collect() }
     }
 
@@ -111,16 +115,21 @@ impl Group<'_> {
     fn limit_hits(&self) -> Option<u64> {
         match self.version {
             Version::One => self.number("memory.failcnt"),
-            Version::Two => value(&self.file("memory.events")?, "max"),
+            Version::Two => value(&self.events()?, "max"),
         }
     }
 
     fn oom_kills(&self) -> Option<u64> {
         let events = match self.version {
             Version::One => self.file("memory.oom_control"),
-            Version::Two => self.file("memory.events.local").or_else(|| self.file("memory.events")),
+            Version::Two => self.events(),
         };
         value(&events?, "oom_kill")
+    }
+
+    /// What happened in the group itself; before Linux 5.2, in the groups below it as well.
+    fn events(&self) -> Option<String> {
+        self.file("memory.events.local").or_else(|| self.file("memory.events"))
     }
 
     fn file(&self, name: &str) -> Option<String> {

@@ -53,8 +53,10 @@ impl Linux {
     /// Reads what is needed of the process.
     #[must_use]
     pub fn read(&mut self, needed: SourceSet) -> ProcessFacts {
-        let _closed_streams = needed.contains_any(&READ_BY_PATH).then(ClosedStreams::take);
         let is_needed = |source| needed.contains(source);
+        // Before others are opened here.
+        let descriptors = is_needed(Source::Descriptors).then(|| descriptors::count(&self.root)).flatten();
+        let _closed_streams = needed.contains_any(&READ_BY_PATH).then(ClosedStreams::take);
         ProcessFacts {
             resident: is_needed(Source::Memory).then(|| self.resident()).flatten(),
             threads: is_needed(Source::Threads).then(|| self.threads()).flatten(),
@@ -63,7 +65,7 @@ impl Linux {
             } else {
                 MemoryParts::default()
             },
-            descriptors: is_needed(Source::Descriptors).then(|| descriptors::count(&self.root)).flatten(),
+            descriptors,
             max_descriptors: is_needed(Source::Descriptors).then(descriptors::max).flatten(),
             uptime: is_needed(Source::Uptime).then(|| uptime::read(&self.root)).flatten(),
             thread_times: is_needed(Source::ThreadTimes).then(|| thread_times::read(&self.root)).flatten(),

@@ -3,6 +3,7 @@
 //! A thread costs some 6 µs, so many threads are not looked at.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -23,14 +24,22 @@ pub fn read(root: &Path) -> Option<Vec<ThreadTimes>> {
     }
     let mut times = Vec::new();
     for entry in fs::read_dir(&tasks).ok()? {
-        let Ok(entry) = entry else { break };
+        let entry = entry.ok()?;
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // It may have ended meanwhile.
-        let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
-        times.push(parse(id, &text)?);
+        match fs::read_to_string(entry.path().join("schedstat")) {
+            Ok(text) => times.push(parse(id, &text)?),
+            Err(error) if has_ended(&error) => {}
+            // Left out, a thread would count as a new one the next time.
+            Err(_) => return None,
+        }
     }
     times.sort_unstable_by_key(|thread| thread.id);
-    (!times.is_empty()).then_some(times)
+    // The reader itself has used some: the kernel writes zeros where it keeps no statistics.
+    times.iter().any(|thread| !thread.cpu.is_zero()).then_some(times)
+}
+
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH)
 }
 
 /// Time on a CPU, time in a run queue, and how often it ran; the times are in nanoseconds.
@@ -69,6 +78,7 @@ mod tests {
     fn a_kernel_without_statistics_is_unknown() {
         assert_eq!(threads(&[("9", "")]), None);
         assert_eq!(threads(&[("9", "70 5 4\n"), ("10", "70 x 4\n")]), None);
+        assert_eq!(threads(&[("9", "0 0 0\n"), ("10", "0 0 0\n")]), None);
         assert_eq!(threads(&[]), None);
         assert_eq!(read(Path::new("/nowhere")), None);
     }
@@ -81,6 +91,16 @@ mod tests {
         fs::create_dir_all(tasks.join("10")).unwrap();
         fs::write(tasks.join("9/schedstat"), "70 5 4\n").unwrap();
         assert_eq!(read(root.path()).map(|threads| threads.len()), Some(1));
+    }
+
+    #[test]
+    fn a_thread_that_cannot_be_read_makes_all_unknown() {
+        let root = tempfile::tempdir().unwrap();
+        let tasks = root.path().join("proc/self/task");
+        fs::create_dir_all(tasks.join("9")).unwrap();
+        fs::create_dir_all(tasks.join("10/schedstat")).unwrap();
+        fs::write(tasks.join("9/schedstat"), "70 5 4\n").unwrap();
+        assert_eq!(read(root.path()), None);
     }
 
     #[test]

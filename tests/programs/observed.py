@@ -40,12 +40,12 @@ def idle() -> None:
 
 def holding() -> None:
     """Calls a C function that keeps the GIL while it waits."""
-    ctypes.PyDLL(None).usleep(int(2e6 * SECONDS))
+    ctypes.PyDLL(None).usleep(int(3e6 * SECONDS))
 
 
 def frozen() -> None:
     """Is stopped for a while, as a whole."""
-    thaw = f"sleep {2 * SECONDS}; kill -CONT {os.getpid()}"
+    thaw = f"sleep {3 * SECONDS}; kill -CONT {os.getpid()}"
     with subprocess.Popen(["/bin/sh", "-c", f"kill -STOP {os.getpid()}; {thaw}"]):
         pass
 
