@@ -232,6 +232,7 @@ def test_collected_objects_are_those_that_gc_counts(flush: Callable[[], Flush]) 
     for _ in range(1000):
         knot: list[object] = []
         knot.append(knot)
+    del knot
     gc.collect()
     expected = sum(generation["collected"] for generation in gc.get_stats()) - before
     assert flush()["gc.collected"] == expected >= 1000
