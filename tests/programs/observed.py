@@ -48,6 +48,8 @@ def frozen() -> None:
     thaw = f"sleep {3 * SECONDS}; kill -CONT {os.getpid()}"
     with subprocess.Popen(["/bin/sh", "-c", f"kill -STOP {os.getpid()}; {thaw}"]):
         pass
+    # The thread that has overslept wakes up as this one does.
+    time.sleep(SECONDS)
 
 
 def waiting() -> None:
