@@ -40,6 +40,7 @@ use crate::sources::{Counters, Sources};
 mod checkout;
 mod fork;
 mod invocation;
+mod messages;
 mod output;
 mod pipeline;
 mod postponement;

@@ -7,11 +7,12 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::messages::Messages;
 use super::thread::{self, Thread};
 use crate::clock::Clock;
 use crate::emitter::LookUp;
 use crate::identity::tracers::Tracers;
-use crate::message::{Message, Severity};
+use crate::message::Message;
 use crate::settings::variables::Environment;
 use crate::snapshot::InterpreterFacts;
 use crate::sources::Counters;
@@ -21,13 +22,6 @@ use crate::sources::probe::Probe;
 
 /// Python code may run on it, in a log handler of the program: 400 nested calls through C need more than 256 kB.
 const STACK: usize = 2 * 1024 * 1024;
-
-/// The most messages that are kept; the oldest are dropped.
-const MAX_MESSAGES: usize = 16;
-
-/// A warning that has not been logged after this time, as another thread keeps the interpreter or a lock of the log, is
-/// written without it.
-const LOG_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The interpreter, which `src/python` implements. Reading and logging may wait without bound.
 pub trait Interpreter: Send + Sync + 'static {
@@ -80,12 +74,7 @@ struct Outstanding {
     asked: bool,
     answer: Option<Answer>,
     look_up: Option<LookUp>,
-    /// To be logged by the thread.
-    messages: Vec<Message>,
-    /// Warnings among them, and those that the thread is logging, since when.
-    late: Option<(Duration, Vec<Message>)>,
-    /// To be logged by a thread of the program.
-    unlogged: Vec<Message>,
+    messages: Messages,
     halting: bool,
     /// It never starts again.
     closed: bool,
@@ -153,39 +142,27 @@ impl Reader {
     /// Requests that messages be logged: now or, where that is not possible, by the program's next call.
     pub fn log(&self, messages: Vec<Message>, now: Duration) {
         if !messages.is_empty() {
-            self.request(|state| {
-                let warnings: Vec<_> = messages
-                    .iter()
-                    .filter(|message| message.severity >= Severity::Warning)
-                    .cloned()
-                    .collect();
-                if !warnings.is_empty() {
-                    keep(&mut state.late.get_or_insert_with(|| (now, Vec::new())).1, warnings);
-                }
-                keep(&mut state.messages, messages);
-            });
+            self.request(|state| state.messages.add(messages, now));
         }
     }
 
     /// Writes what has been waiting for too long to be logged. The log gets it too, once that is possible.
     pub fn write_late(&self, now: Duration) {
-        let mut state = self.shared.lock();
-        let late = state.late.take_if(|(since, _)| now.saturating_sub(*since) >= LOG_TIMEOUT);
-        drop(state);
-        if let Some((_, warnings)) = late {
+        let late = self.shared.lock().messages.take_late(now);
+        if let Some(warnings) = late {
             drop(self.shared.interpreter.write(warnings));
         }
     }
 
     /// Leaves a message to be logged when there is another request.
     pub fn log_later(&self, message: Message) {
-        keep(&mut self.shared.lock().messages, vec![message]);
+        self.shared.lock().messages.add_patient(message);
     }
 
     /// Keeps messages for a thread of the program to log.
     pub fn keep_for_program(&self, messages: Vec<Message>) {
         if !messages.is_empty() {
-            keep(&mut self.shared.lock().unlogged, messages);
+            self.shared.lock().messages.add_for_program(messages);
         }
     }
 
@@ -194,17 +171,8 @@ impl Reader {
     #[must_use]
     pub fn take_unlogged(&self) -> Vec<Message> {
         let mut state = self.shared.lock();
-        let mut unlogged = std::mem::take(&mut state.unlogged);
-        if state.halting {
-            let waiting = std::mem::take(&mut state.messages);
-            let late = state.late.take().map(|(_, warnings)| warnings).unwrap_or_default();
-            // The thread may never end that is logging these.
-            if state.phase == Phase::Calling {
-                unlogged.extend(late.into_iter().filter(|warning| !waiting.contains(warning)));
-            }
-            unlogged.extend(waiting);
-        }
-        unlogged
+        let is_logging = state.phase == Phase::Calling;
+        if state.halting { state.messages.take_all(is_logging) } else { state.messages.take_for_program() }
     }
 
     /// Ends every wait for an answer and asks the thread to end.
@@ -260,7 +228,7 @@ impl Reader {
             return;
         }
         state.halting = false;
-        let has_work = state.asked || state.look_up.is_some() || !state.messages.is_empty();
+        let has_work = state.asked || state.look_up.is_some() || state.messages.are_waiting();
         drop(state);
         if has_work {
             self.request(|_| ());
@@ -344,11 +312,7 @@ impl Shared {
             Task::LookUp(look_up) => look_up.run(),
             Task::Log(messages) => {
                 let left = self.interpreter.log(messages);
-                let mut state = self.lock();
-                if state.messages.is_empty() {
-                    state.late = None;
-                }
-                keep(&mut state.unlogged, left);
+                self.lock().messages.end_logging(left);
             }
         }
     }
@@ -376,9 +340,9 @@ impl Shared {
                 state.phase = Phase::Entering;
                 return Some(Task::Read);
             }
-            if !state.messages.is_empty() {
+            if state.messages.are_waiting() {
                 state.phase = Phase::Calling;
-                return Some(Task::Log(std::mem::take(&mut state.messages)));
+                return Some(Task::Log(state.messages.take_waiting()));
             }
             if let Some(look_up) = state.look_up.take() {
                 state.phase = Phase::LookingUp;
@@ -409,17 +373,6 @@ impl Shared {
     }
 }
 
-/// Adds messages, except one that repeats the last, and drops the oldest where there are too many.
-fn keep(kept: &mut Vec<Message>, messages: Vec<Message>) {
-    for message in messages {
-        if kept.last() != Some(&message) {
-            kept.push(message);
-        }
-    }
-    let excess = kept.len().saturating_sub(MAX_MESSAGES);
-    kept.drain(..excess);
-}
-
 /// Marks the thread as ended where it ends amid a request: it has panicked, or the interpreter has ended it.
 struct EndOfThread<'a>(&'a Shared);
 
@@ -443,7 +396,10 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::message::Severity;
 
+    /// More than the time after which a warning is late.
+    const LATE: Duration = Duration::from_secs(10);
     const LONG: Duration = Duration::from_mins(1);
 
     /// Answers each request with the next `gc_count` it is given; cannot log.
@@ -542,10 +498,10 @@ mod tests {
         let warning = Message::warning("lost");
         let debug = Message::new(Severity::Debug, "unimportant".to_owned());
         reader.log(vec![warning.clone(), debug], Duration::from_secs(1));
-        reader.write_late(LOG_TIMEOUT);
+        reader.write_late(Duration::from_secs(2));
         assert_eq!(*interpreter.written.lock().unwrap(), []);
-        for second in [1, 2] {
-            reader.write_late(LOG_TIMEOUT + Duration::from_secs(second));
+        for late in [LATE, 2 * LATE] {
+            reader.write_late(late);
             assert_eq!(interpreter.written.lock().unwrap().as_slice(), std::slice::from_ref(&warning));
         }
         drop(let_go);
@@ -569,19 +525,84 @@ mod tests {
     }
 
     #[test]
-    fn what_the_thread_cannot_log_is_left_to_the_program_and_the_oldest_is_dropped() {
+    fn what_the_thread_cannot_log_is_left_to_the_program() {
         let (reader, _answers) = reader();
-        let texts =
-            |messages: Vec<Message>| messages.into_iter().map(|message| message.text).collect::<Vec<_>>();
-        let numbered = |numbers: std::ops::Range<usize>| {
-            numbers.map(|number| Message::warning(number.to_string())).collect()
-        };
-        reader.log(numbered(0..1), Duration::ZERO);
+        let warning = Message::warning("lost");
+        reader.log(vec![warning.clone()], Duration::ZERO);
         assert!(reader.halt(LONG));
-        assert_eq!(texts(reader.take_unlogged()), ["0"]);
-        reader.keep_for_program(numbered(0..MAX_MESSAGES + 2));
-        let kept = texts(reader.take_unlogged());
-        assert_eq!((kept.len(), kept[0].as_str()), (MAX_MESSAGES, "2"));
+        assert_eq!(reader.take_unlogged(), [warning]);
         assert_eq!(reader.take_unlogged(), []);
+    }
+
+    #[test]
+    fn once_closed_it_serves_nothing_and_probes_nothing() {
+        let (reader, answers) = reader();
+        reader.shared.probe.need(true);
+        assert!(reader.halt(LONG));
+        reader.close();
+        answers.send(3).unwrap();
+        reader.resume();
+        reader.begin_probes();
+        reader.ask();
+        assert_eq!(reader.answer(LONG), None);
+        assert!(reader.thread.lock().unwrap().is_none());
+    }
+
+    #[test]
+    fn for_probes_alone_a_thread_starts_only_where_they_may_begin() {
+        let (reader, _answers) = reader();
+        let has_started = || reader.thread.lock().unwrap().is_some();
+        reader.begin_probes();
+        assert!(!has_started(), "none is needed");
+        reader.shared.probe.need(true);
+        reader.hold_probes(true);
+        reader.begin_probes();
+        assert!(!has_started(), "a fork is made");
+        reader.hold_probes(false);
+        reader.resume();
+        assert!(!has_started(), "a fork has ended");
+        reader.begin_probes();
+        assert!(has_started());
+        let facts = || reader.shared.probe.read(reader.shared.clock.now());
+        let deadline = std::time::Instant::now() + LONG;
+        while facts().wait_p95.is_none() {
+            assert!(std::time::Instant::now() < deadline, "it does not probe");
+            std::thread::yield_now();
+        }
+        assert!(facts().overslept.is_some());
+        assert!(reader.halt(LONG));
+    }
+
+    #[test]
+    fn a_late_wake_up_shows_although_a_request_waits() {
+        let (reader, _answers) = reader();
+        let shared = &reader.shared;
+        shared.probe.need(true);
+        shared.lock().asked = true;
+        let mut due = Some(Duration::ZERO);
+        assert!(matches!(shared.next(&mut due), Some(Task::Probe { overslept }) if !overslept.is_zero()));
+        // Held back, it is forgotten, and would be late because of that.
+        shared.probe.hold(true);
+        assert!(matches!(shared.next(&mut due), Some(Task::Read)));
+        assert_eq!(due, None);
+    }
+
+    #[test]
+    fn a_request_waits_for_the_interpreter_as_a_probe_does() {
+        for is_needed in [false, true] {
+            let (reader, answers) = reader();
+            reader.shared.probe.need(is_needed);
+            reader.ask();
+            let facts = || reader.shared.probe.read(reader.shared.clock.now());
+            let deadline = std::time::Instant::now() + LONG;
+            while is_needed && facts().longest_wait.is_none() {
+                assert!(std::time::Instant::now() < deadline, "the wait is not seen while it lasts");
+                std::thread::yield_now();
+            }
+            answers.send(1).unwrap();
+            assert_eq!(count(reader.answer(LONG)), Some(1));
+            assert_eq!(facts().wait_p95.is_some(), is_needed);
+            assert!(reader.halt(LONG));
+        }
     }
 }
