@@ -25,6 +25,8 @@ use runtime_metrics::sources::gc::GcCounters;
 use runtime_metrics::sources::gunicorn::requests::{Outcome, RequestCounters};
 use tempfile::TempDir;
 
+mod on_demand;
+
 const TIMEOUT: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(20);
 const LONG_INTERVAL: Duration = Duration::from_hours(1);
@@ -35,6 +37,7 @@ struct FakeInterpreter {
     held: Mutex<bool>,
     let_go: Condvar,
     asked: AtomicU64,
+    entered: AtomicU64,
     logged: Mutex<Vec<Message>>,
     environment: Mutex<Arc<Environment>>,
     tracers: Mutex<Tracers>,
@@ -59,6 +62,7 @@ impl Interpreter for FakeInterpreter {
     }
 
     fn enter(&self) -> bool {
+        self.entered.fetch_add(1, SeqCst);
         true
     }
 
@@ -98,8 +102,13 @@ impl Receiver {
 
 impl Running {
     fn start(interval: Duration) -> Self {
+        Self::start_with(interval, |_| ())
+    }
+
+    fn start_with(interval: Duration, change: impl FnOnce(&mut Settings)) -> Self {
         let receiver = Receiver::new();
-        let settings = Self::settings(&receiver, interval);
+        let mut settings = Self::settings(&receiver, interval);
+        change(&mut settings);
         let (clock, gc, interpreter) =
             (Clock::start(), Arc::new(GcCounters::new()), Arc::new(FakeInterpreter::default()));
         let played = Arc::clone(&interpreter) as _;
@@ -185,10 +194,18 @@ fn of_a_function() -> (Arc<Collector>, Running) {
 }
 
 fn of_a_function_by(sink: Sink, inputs: IdentityInputs) -> (Arc<Collector>, Running) {
+    of_a_function_with(|settings| settings.sink = sink, inputs)
+}
+
+fn of_a_function_with(
+    change: impl FnOnce(&mut Settings),
+    inputs: IdentityInputs,
+) -> (Arc<Collector>, Running) {
     let running = Running::start(LONG_INTERVAL);
     let mut settings = Running::settings(&running.receiver, SHORT);
     settings.schedule = Schedule::PerInvocation;
-    settings.sink = sink;
+    settings.sink = Sink::Socket;
+    change(&mut settings);
     let inputs = IdentityInputs { function: Some(Function::default()), ..inputs };
     let interpreter = Arc::clone(&running.interpreter) as _;
     let counters = Counters { gc: Arc::clone(&running.gc), ..Counters::default() };
@@ -219,6 +236,76 @@ fn a_function_sends_what_an_invocation_has_used_and_nothing_else() {
     std::thread::sleep(3 * SHORT);
     collector.stop(Some(Answer::default()), TIMEOUT, true);
     assert_eq!(running.flushes(), 0);
+}
+
+#[test]
+fn a_function_sends_nothing_of_the_standard_level_that_threads_of_ours_would_observe() {
+    let (collector, running) =
+        of_a_function_with(|settings| settings.selection = Selection::at(Level::Standard), inputs(""));
+    collector.run().unwrap();
+    assert!(collector.begin_invocation(|| invoked(Start::Cold)));
+    collector.end_invocation(|| Some(Answer::default()));
+    let lines = running.lines();
+    assert_eq!(names(&lines, "runtime.python.gc.collected:"), 1, "{lines:?}");
+    for name in ["collector.cpu", "gil.wait", "os.hiccup"] {
+        assert_eq!(names(&lines, &format!("runtime.python.{name}")), 0, "{lines:?}");
+    }
+    collector.stop(Some(Answer::default()), TIMEOUT, true);
+}
+
+/// More than the longest time between two probes of an idle process.
+const UNTIL_PROBE: Duration = Duration::from_secs(2);
+
+#[test]
+fn no_probe_begins_while_a_fork_is_made_nor_after_the_end() {
+    let running =
+        Running::start_with(LONG_INTERVAL, |settings| settings.selection = Selection::named("gil.wait.*"));
+    let probes = || running.interpreter.entered.load(SeqCst);
+    let probes_begin = || {
+        let (before, deadline) = (probes(), Instant::now() + TIMEOUT);
+        while probes() == before {
+            assert!(Instant::now() < deadline, "no probe begins");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let begin_meanwhile = || {
+        let before = probes();
+        std::thread::sleep(UNTIL_PROBE);
+        probes() > before
+    };
+    let collector = &running.collector;
+    probes_begin();
+    collector.begin_fork();
+    collector.hold_pipeline(TIMEOUT);
+    assert!(!begin_meanwhile());
+    collector.end_fork();
+    probes_begin();
+    collector.begin_fork();
+    collector.stop(Some(Answer::default()), TIMEOUT, true);
+    collector.end_fork();
+    collector.run().unwrap();
+    assert!(!begin_meanwhile());
+}
+
+#[test]
+fn a_quiet_alarm_is_shown_by_the_first_flush_that_could_be_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let mut settings = on_demand::settings("127.0.0.1:9".parse().unwrap(), "");
+    settings.destination.address = format!("unix://{}", path.display()).parse().unwrap();
+    settings.selection = Selection::named("gc.uncollectable");
+    let collector = on_demand::collector(Path::new("/"), &settings);
+    assert!(!collector.flush(Some(Answer::default())).everything_sent);
+    let receiver = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    receiver.set_nonblocking(true).unwrap();
+    let arrived = || {
+        assert!(collector.flush(Some(Answer::default())).everything_sent);
+        let mut buffer = [0; 2000];
+        receiver.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned()).ok()
+    };
+    let shown = arrived().expect("a zero was sent");
+    assert!(shown.starts_with("runtime.python.gc.uncollectable:0|"), "{shown}");
+    assert_eq!(arrived(), None);
 }
 
 #[test]

@@ -9,11 +9,11 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from launching import each_version
+from memory_limits import ACTIONS, LIMITS, PROGRAM
 from ports import DISCARD_URL
 from receiving import unnamed
 
@@ -23,20 +23,6 @@ if TYPE_CHECKING:
     from conftest import InstalledIn, RunProgram
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
-
-PROGRAM = Path(__file__).parent / "programs" / "at_memory_limit.py"
-LIMITS = ["AS before", "AS after", "DATA before", "DATA after"]
-ACTIONS = [
-    "tick",
-    "flush",
-    "snapshot",
-    "enable",
-    "fork",
-    "exit",
-    "thread forks",
-    "thread calls",
-    "thread disables",
-]
 
 # With one heap for all threads, ours have no memory either.
 ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}

@@ -288,6 +288,22 @@ def test_descriptors_are_exact(flush: Callable[[], Flush]) -> None:
     assert flush()["fd.count"] == before
 
 
+def test_the_numbers_of_closed_streams_are_not_counted(flushes: Flushes) -> None:
+    def count(redirection: str) -> float:
+        command = f'exec "$0" "$1" waiting {redirection}'
+        variables = {"DD_DOGSTATSD_URL": flushes.url}
+        subprocess.run(
+            ["/bin/sh", "-c", command, sys.executable, str(PROGRAM)],
+            env=os.environ | variables,
+            check=True,
+            timeout=60,
+        )
+        _, observed, *_ = flushes.rest()
+        return observed["fd.count"]
+
+    assert count("<&- >&- 2>&-") == count("") - 3
+
+
 @checks("runtime.python.process.uptime")
 def test_uptime_begins_with_the_process(flush: Callable[[], Flush], observe: Callable[..., Flush]) -> None:
     assert flush()["process.uptime"] == pytest.approx(time.time() - psutil.Process().create_time(), abs=1)

@@ -228,7 +228,7 @@ pub const ROWS: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::Cgroup],
         reading: Reading::Alarm(|interval| interval.growth(|s| s.process.cgroup.limit_hits)),
-        source: "memory.events of the nearest cgroup with a limit: max; memory.failcnt in version 1",
+        source: "memory.events.local of the nearest cgroup with a limit: max; memory.failcnt in version 1",
         description: "How often the container reached its memory limit, so that the kernel had to take memory from it. \
                       If that is no longer enough, it kills a process.",
         absent: "without a memory limit below the machine's memory",

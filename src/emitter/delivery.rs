@@ -4,7 +4,8 @@ use std::io;
 use std::ops::AddAssign;
 
 use super::packets::{Counts, Payload};
-use super::socket::{Remedy, SENDS_ALL_AT_ONCE};
+use super::socket::SENDS_ALL_AT_ONCE;
+use super::socket_errors::Remedy;
 
 /// Payloads and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

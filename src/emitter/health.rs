@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::address::{Address, Destination, Host};
 use super::delivery::Delivery;
-use super::socket::{is_congestion, is_too_large};
+use super::socket_errors::{is_congestion, is_too_large};
 use super::status::Sending;
 use crate::message::{Message, Severity};
 

@@ -29,6 +29,7 @@ pub mod origin;
 mod packets;
 mod resolver;
 mod socket;
+mod socket_errors;
 mod status;
 mod telemetry;
 mod transport;

@@ -192,7 +192,7 @@ mod tests {
             ("sys/fs/cgroup/memory.max", "1000\n"),
             ("sys/fs/cgroup/memory.current", "700\n"),
             ("sys/fs/cgroup/memory.stat", MEMORY_STAT),
-            ("sys/fs/cgroup/memory.events", "low 0\nhigh 0\nmax 12\noom 3\noom_kill 5\n"),
+            ("sys/fs/cgroup/memory.events", "low 0\nhigh 0\nmax 15\noom 4\noom_kill 5\n"),
             ("sys/fs/cgroup/memory.events.local", "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\n"),
         ]);
         let expected = CgroupFacts {
