@@ -91,9 +91,7 @@ impl Output {
             needs: match settings.schedule {
                 Schedule::Periodic => settings.selection.needs(),
                 // There, no thread of ours runs.
-                Schedule::PerInvocation => {
-                    settings.selection.needs().without(Source::Probe).without(Source::OwnCpu)
-                }
+                Schedule::PerInvocation => settings.selection.needs().without(Source::OwnCpu),
             },
             // However long an invocation takes, the process is not frozen meanwhile.
             interval: match settings.schedule {

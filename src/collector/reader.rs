@@ -76,7 +76,7 @@ struct Outstanding {
     look_up: Option<LookUp>,
     messages: Messages,
     halting: bool,
-    /// It never starts again.
+    /// It stays halted.
     closed: bool,
     phase: Phase,
 }
@@ -216,12 +216,12 @@ impl Reader {
         ended
     }
 
-    /// Never starts again.
+    /// Once halted, it stays so.
     pub fn close(&self) {
         self.shared.lock().closed = true;
     }
 
-    /// Serves requests again after a halt. For probes alone no thread starts.
+    /// Serves requests again after a halt, unless it is closed. For probes alone no thread starts.
     pub fn resume(&self) {
         let mut state = self.shared.lock();
         if state.closed {
@@ -237,7 +237,7 @@ impl Reader {
 
     /// Starts the thread if probes are needed.
     pub fn begin_probes(&self) {
-        if self.shared.probe.is_wanted() && !self.shared.lock().closed {
+        if self.shared.probe.is_wanted() {
             self.request(|_| ());
         }
     }
@@ -257,7 +257,7 @@ impl Reader {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.shared.lock();
         leave(&mut state);
-        if state.phase == Phase::NotRunning && !state.halting && !state.closed {
+        if state.phase == Phase::NotRunning && !state.halting {
             let shared = Arc::clone(&self.shared);
             // If it cannot start, the request stays unanswered; the next one tries again.
             if let Ok(started) = thread::spawn("rtm-reader", STACK, Box::new(move || shared.run())) {

@@ -105,15 +105,20 @@ class Threads:
         self.go.acquire()
         self.end = _thread.allocate_lock()
         self.end.acquire()
+        self.begun = _thread.allocate_lock()
+        self.begun.acquire()
         self.child: int | None = None
 
     def start(self, call: Callable[[], object]) -> None:
-        """Starts one, which waits for `go`."""
+        """Starts one, which waits for `go`; returns once it has a heap, for which its limit would leave no room."""
         _thread.stack_size(STACK)
         _thread.start_new_thread(self.run, (call, self.go, self.end))
+        self.begun.acquire()
 
     def run(self, call: Callable[[], object], go: _thread.LockType, end: _thread.LockType) -> None:
         """Makes the call, and lives on until there is memory again, unless CPython itself finds too little."""
+        assert bytes(4096)
+        self.begun.release()
         try:
             go.acquire()
             go.release()
