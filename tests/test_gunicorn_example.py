@@ -53,7 +53,9 @@ def test_the_example_shows_workers_requests_and_the_end() -> None:
     assert shown.endswith("malformed lines: 0\n")
     found = rows(shown[shown.index("\nNAME ") :])
     assert found["gunicorn.workers{state:working}"] == ["0 workers", "0 workers", "3 workers"]
-    assert found["gunicorn.workers{state:idle}"] == ["0 workers", "0 workers", "3 workers"]
+    # One client never pauses: a worker serves it at almost every flush, in the quiet phases as well.
+    assert found["gunicorn.workers{state:idle}"][:2] == ["0 workers", "0 workers"]
+    assert found["gunicorn.workers{state:idle}"][2] in {"2 workers", "3 workers"}
     assert found["gunicorn.is_running"] == ["CRITICAL", "OK", "CRITICAL"]
     # More than one if there are clients before there are workers.
     assert re.fullmatch(r"[1-4] connections?", found["gunicorn.backlog"][2])
