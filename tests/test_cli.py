@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import csv
+import io
 import json
 import os
 import re
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from catalogue_names import ALL_NAMES, NAMES, PREFIX
+from catalogue_names import ALL_NAMES, BY_NAME, NAMES, PREFIX
 
 from runtime_metrics import _core
 from runtime_metrics.cli import COMMANDS, catalogue, watch
@@ -252,6 +254,80 @@ def test_the_generated_page_names_its_command_and_describes_every_metric() -> No
     assert [m.description for m in _core.catalogue() if m.description not in page] == []
     assert page.endswith("\n")
     assert not page.endswith("\n\n")
+
+
+def test_a_level_selects_rows_as_a_process_of_that_environment_does() -> None:
+    """`--level`, with what the variables include and exclude."""
+
+    def names(*options: str, **environment: str) -> list[str]:
+        return [row["name"] for row in json.loads(run("catalogue", "--json", *options, **environment).stdout)]
+
+    default = names("--level", "default")
+    assert [name.removeprefix(PREFIX) for name in default if name.startswith(PREFIX)] == NAMES
+    standard = names("--level", "standard")
+    assert set(default) < set(standard)
+    assert set(standard).isdisjoint(BY_NAME)
+    changed = names(
+        "--level=default", DD_RUNTIME_METRICS_INCLUDE=BY_NAME[0], DD_RUNTIME_METRICS_EXCLUDE="gc.*"
+    )
+    assert set(changed) ^ set(default) == {BY_NAME[0], *(name for name in default if f"{PREFIX}gc." in name)}
+    wrong = run("catalogue", "--level", "all")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert 'error: level="all": expected default or standard' in wrong.stderr
+
+
+def test_the_bill_counts_series_and_names() -> None:
+    """Each process has its own series unless it has no runtime-id; a distribution counts five times."""
+    names = len(NAMES)
+    bill = run("catalogue", "--level=default", "--workers", "3", "--hosts", "200").stdout
+    numbers = {
+        label: int(number.replace(",", ""))
+        for label, number in re.findall(r"^  (.+?) {2,}([\d,]+)", bill, re.M)
+    }
+    assert numbers == {
+        "names": names,
+        "series of a process": names,
+        "series in all": names * 600,
+        "by series, as distributions": names * 3000,
+        "by series, as gauges": names * 600,
+        "by series, without runtime-id": names * 1000,
+        "by name": names,
+    }
+    assert bill.startswith("3 processes on each of 200 hosts send\n")
+    assert run("catalogue", "--hosts=1").stdout.startswith("1 process on each of 1 host send")
+
+
+def test_the_metadata_are_those_of_an_integration() -> None:
+    """The columns, types and units that Datadog's integrations may use."""
+    rows = list(csv.DictReader(io.StringIO(run("catalogue", "--csv").stdout)))
+    assert [row["metric_name"] for row in rows] == [name for name in ALL_NAMES if name.startswith(PREFIX)]
+    assert set(rows[0]) == set(catalogue.METADATA)
+    assert {row["orientation"] for row in rows} == {"0", "-1"}
+    assert {row["unit_name"] for row in rows} <= {*catalogue.KNOWN_UNITS, *catalogue.UNITS.values(), "item"}
+    units = {row["metric_name"]: row["unit_name"] for row in rows}
+    assert units[f"{PREFIX}mem.rss"] == "byte"
+    assert units[f"{PREFIX}gc.collections.gen0"] == "garbage collection"
+    assert all(row["description"] for row in rows)
+
+
+# incidents
+
+
+def test_the_incidents_are_listed_in_every_form() -> None:
+    """Each with its metrics, in the order in which to read them."""
+    table, page = run("incidents").stdout, run("incidents", "--markdown").stdout
+    incidents = json.loads(run("incidents", "--json").stdout)
+    assert len(incidents) > 5
+    for incident in incidents:
+        names = [name for name, _ in incident["clues"]]
+        listed = table[table.index(incident["symptom"]) :].split("\n\n")[0]
+        assert re.findall(r"^  \d+\. (\S+)$", listed, re.MULTILINE) == names
+        section = page.split(f"\n## {incident['symptom']}\n")[1].split("\n## ")[0]
+        assert re.findall(r"^\d+\. \[`(\S+)`\]", section, re.MULTILINE) == names
+    first = incidents[0]["clues"]
+    metric = next(metric for metric in _core.catalogue() if metric.name == first[0][0])
+    assert incidents[0]["symptom"] in metric.explains
+    assert first[1][0] in metric.read_next
 
 
 # variables

@@ -161,6 +161,22 @@ def become_gunicorn_master(read_state: Callable[[], dict[str, Any]]) -> Gunicorn
 def catalogue() -> list[Metric]:
     """List every metric there is, in the order in which they are sent."""
 
+def incidents() -> list[Incident]:
+    """List the incidents that metrics explain."""
+
+def lag_ladder() -> list[tuple[str, str]]:
+    """List the metrics that tell whose fault it is that something comes late, and whom each blames.
+
+    Each contains the ones before it: the first that is high is to blame.
+    """
+
+def selected_names(level: str | None = None) -> list[str]:
+    """List the names of the metrics that a level selects, with what variables include and exclude.
+
+    Raises:
+        ValueError: There is no such level.
+    """
+
 def is_named(name: str, pattern: str) -> bool:
     """Whether a pattern names a metric, as those of the variables do."""
 
@@ -193,6 +209,9 @@ class Metric:
     def tags(self) -> list[str]:
         """The keys of the tags that only this metric has."""
     @property
+    def series(self) -> int:
+        """How many series a process sends at most: names with distinct tags."""
+    @property
     def level(self) -> str:
         """The lowest level that includes it."""
     @property
@@ -213,6 +232,23 @@ class Metric:
     @property
     def opentelemetry(self) -> str | None:
         """The nearest OpenTelemetry metric, if there is one."""
+    @property
+    def explains(self) -> list[str]:
+        """The symptoms of the incidents that it explains."""
+    @property
+    def read_next(self) -> list[str]:
+        """The names of the metrics to read after it."""
+
+@final
+class Incident:
+    """Something that goes wrong, and the metrics that tell why."""
+
+    @property
+    def symptom(self) -> str:
+        """What is seen."""
+    @property
+    def clues(self) -> list[tuple[str, str]]:
+        """The names of metrics in the order in which to read them, each with what to look for and what it means."""
 
 @final
 class Variable:

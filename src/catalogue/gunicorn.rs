@@ -33,6 +33,7 @@ pub const ROWS: &[Metric] = &[
         reading: Reading::Family(Family {
             suffix: Some("NNN"),
             tags: &[],
+            series: 500,
             members: |interval| by_status(interval).unwrap_or_default(),
         }),
         source: "the status of the response; 500 where the application raised instead, unless the client was gone",
@@ -129,6 +130,7 @@ pub const ROWS: &[Metric] = &[
         reading: Reading::Family(Family {
             suffix: None,
             tags: &["app", "state"],
+            series: 2,
             members: |interval| workers(interval.end()).unwrap_or_default(),
         }),
         source: "requests in flight, which workers publish in shared memory; or their CPU time, as configured",
@@ -147,6 +149,7 @@ pub const ROWS: &[Metric] = &[
         reading: Reading::Family(Family {
             suffix: None,
             tags: &["app"],
+            series: 1,
             members: |interval| status(interval.end()).into_iter().collect(),
         }),
         source: "the workers of Gunicorn's master",
@@ -165,6 +168,7 @@ pub const ROWS: &[Metric] = &[
         reading: Reading::Family(Family {
             suffix: None,
             tags: &["app"],
+            series: 1,
             members: |interval| backlog(interval.end()).into_iter().collect(),
         }),
         source: "getsockopt(TCP_INFO) of the master's listeners",

@@ -104,6 +104,8 @@ pub struct Family {
     pub suffix: Option<&'static str>,
     /// The keys of the tags that members have.
     pub tags: &'static [&'static str],
+    /// How many members a process has at most.
+    pub series: u16,
     /// Its members and their values.
     pub members: fn(&Interval) -> Vec<(Member, Value)>,
 }
@@ -182,6 +184,12 @@ impl Reading {
             Self::Family(family) => Some(family),
             _ => None,
         }
+    }
+
+    /// How many series a process sends at most: names with distinct tags.
+    #[must_use]
+    pub fn series(&self) -> u16 {
+        self.family().map_or(1, |family| family.series)
     }
 
     /// Computes the values of an interval.

@@ -7,6 +7,7 @@ use self::metric::{Counter, Level, Metric, Reading, Unit, Value, Wire};
 use crate::snapshot::{Collections, ResourceUsage, Snapshot, Source};
 
 mod gunicorn;
+pub mod incidents;
 pub mod metric;
 pub mod selection;
 mod standard;

@@ -54,7 +54,10 @@ mod _core {
     #[pymodule_export]
     use crate::python::status::status;
     #[pymodule_export]
-    use crate::python::tables::{Metric, Variable, catalogue, client_telemetry, is_named, variables};
+    use crate::python::tables::{
+        Incident, Metric, Variable, catalogue, client_telemetry, incidents, is_named, lag_ladder,
+        selected_names, variables,
+    };
 
     /// What runs is one per process, and ends with the interpreter that the process began in.
     #[pymodule_init]

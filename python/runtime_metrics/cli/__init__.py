@@ -13,6 +13,7 @@ COMMANDS = {
     "run": "run a program that reports its runtime metrics",
     "check": "send metrics twice from here, and print where they go and whether they were sent",
     "catalogue": "print every metric: name, unit, kind and meaning",
+    "incidents": "print what goes wrong, and which metrics to read for it, in which order",
     "variables": "print every environment variable: default, accepted values and effect",
     "watch": "receive DogStatsD on a local socket and show it",
     "demo": "run a busy program for some seconds and show its metrics",
@@ -79,5 +80,13 @@ def seconds(text: str) -> float:
     """The argument type of a duration: a number of seconds above zero."""
     value = float(text)
     if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def count(text: str) -> int:
+    """The argument type of a number of things: a whole number above zero."""
+    value = int(text)
+    if value < 1:
         raise ValueError(text)
     return value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import textwrap
 from typing import TYPE_CHECKING
 
-from runtime_metrics import _core
+from runtime_metrics import _core, cli
 from runtime_metrics.cli import tables
 
 if TYPE_CHECKING:
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
     from runtime_metrics._core import Metric
 
 FIELDS = (
-    "name", "suffix", "tags", "unit", "kind", "wire", "level", "by_name", "needs", "source", "description", "absent",
-    "opentelemetry",
+    "name", "suffix", "tags", "series", "unit", "kind", "wire", "level", "by_name", "needs", "source", "description",
+    "absent", "opentelemetry", "explains", "read_next",
 )  # fmt: skip
 
 # What the runtime's own names begin with; the others are those of servers.
@@ -57,17 +59,54 @@ previous flush: counts with the tags `client:python-runtime-metrics`, `client_ve
 `RuntimeMetrics.status()` returns the same figures since `enable()`, and sends nothing.
 
 {telemetry}
+
+## What it costs to send
+
+Some of Datadog's contracts bill series, which are distinct names with distinct tags, and others names.
+`runtime-metrics catalogue --level standard --workers 4 --hosts 10` counts both for a service of four processes on each
+of ten hosts. [metadata.csv](metadata.csv) describes the runtime's own metrics in the format of Datadog's integrations.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    tables.add_forms(parser, "docs/metrics.md")
+    form = tables.add_forms(parser, "docs/metrics.md")
+    form.add_argument(
+        "--csv", action="store_true", help="the file docs/metadata.csv, as Datadog's integrations have"
+    )
+    parser.add_argument(
+        "--level",
+        help="only what a process sends at this level, default or standard, by the environment's "
+        "DD_RUNTIME_METRICS_INCLUDE and DD_RUNTIME_METRICS_EXCLUDE",
+    )
+    parser.add_argument(
+        "--workers", type=cli.count, metavar="N", help="what N processes on each host add to Datadog's bill"
+    )
+    parser.add_argument(
+        "--hosts", type=cli.count, metavar="N", help="what processes on N hosts add to Datadog's bill"
+    )
+    parser.set_defaults(error=parser.error)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the catalogue."""
-    tables.show(_core.catalogue(), FIELDS, arguments, markdown=markdown, text=text)
+    """Prints the catalogue, or what it costs to send it."""
+    metrics = _core.catalogue()
+    asks_for_bill = arguments.workers or arguments.hosts
+    if arguments.level or asks_for_bill:
+        try:
+            selected = set(_core.selected_names(arguments.level))
+        except ValueError as error:
+            arguments.error(str(error))
+        metrics = [metric for metric in metrics if metric.name in selected]
+    if asks_for_bill:
+        from runtime_metrics.cli import bill
+
+        own = [metric for metric in metrics if metric.name.startswith(PREFIX)]
+        print(bill.text(own, arguments.workers or 1, arguments.hosts or 1))
+    elif arguments.csv:
+        print(metadata(metrics), end="")
+    else:
+        tables.show(metrics, FIELDS, arguments, markdown=markdown, text=text)
     return 0
 
 
@@ -102,8 +141,51 @@ def markdown(metrics: Sequence[Metric]) -> str:
     )
 
 
+# Units that Datadog knows by another name. What it has no unit for is an item.
+UNITS = {"collection": "garbage collection", "descriptor": "file"}
+KNOWN_UNITS = {
+    "byte", "connection", "core", "fault", "hit", "millisecond", "nanosecond", "object", "percent", "process", "record",
+    "request", "second", "thread", "worker",
+}  # fmt: skip
+
+METADATA = (
+    "metric_name", "metric_type", "interval", "unit_name", "per_unit_name", "description", "orientation",
+    "integration", "short_name", "curated_metric", "sample_tags",
+)  # fmt: skip
+
+
+def metadata(metrics: Iterable[Metric]) -> str:
+    """The text of `docs/metadata.csv`: the runtime's own metrics, in the format of Datadog's integrations."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(METADATA)
+    for metric in metrics:
+        if metric.name.startswith(PREFIX):
+            unit = UNITS.get(metric.unit, metric.unit if metric.unit in KNOWN_UNITS else "item")
+            orientation = -1 if metric.kind == "alarm" else 0
+            short = metric.name.removeprefix(PREFIX).replace(".", " ").replace("_", " ")
+            tags = ",".join(metric.tags)
+            description = metric.description
+            rows.writerow(
+                (
+                    metric.name,
+                    "distribution",
+                    "",
+                    unit,
+                    "",
+                    description,
+                    orientation,
+                    "python",
+                    short,
+                    "",
+                    tags,
+                )
+            )
+    return text.getvalue()
+
+
 def _summary(metrics: Iterable[Metric]) -> str:
-    names = ((f"[`{metric.name}`](#{_anchor(metric.name)})", metric) for metric in metrics)
+    names = ((_link(metric.name), metric) for metric in metrics)
     return _table(
         ("Name", "Unit", "Kind", "Type"), ((link, it.unit, it.kind, f"`{it.wire}`") for link, it in names)
     )
@@ -133,6 +215,8 @@ def _details(metric: Metric) -> str:
             f"- Source: {metric.source}",
             f"- Not sent: {metric.absent}",
             f"- OpenTelemetry: {counterpart}",
+            f"- Explains: {'; '.join(_incident(symptom) for symptom in metric.explains)}",
+            *([f"- Read next: {', '.join(map(_link, metric.read_next))}"] if metric.read_next else []),
         )
     )
 
@@ -142,6 +226,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _anchor(heading: str) -> str:
-    # As GitHub makes the anchor of a heading: in lower case, without dots.
-    return heading.lower().replace(".", "")
+def _link(name: str) -> str:
+    return f"[`{name}`](#{tables.anchor(name)})"
+
+
+def _incident(symptom: str) -> str:
+    return f"[{symptom}](incidents.md#{tables.anchor(symptom)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,11 +14,12 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 
-def add_forms(parser: argparse.ArgumentParser, page: str) -> None:
-    """Adds the options for the other forms of a table, one of which is a page of the documentation."""
+def add_forms(parser: argparse.ArgumentParser, page: str) -> argparse._MutuallyExclusiveGroup:
+    """Adds the options for the other forms of a table, one of which is a page of the documentation; returns them."""
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a list of objects with every field")
     form.add_argument("--markdown", action="store_true", help=f"the page {page}")
+    return form
 
 
 def show(
@@ -35,3 +37,8 @@ def show(
         print(markdown(rows), end="")
     else:
         print(text(rows, shutil.get_terminal_size((100, 24)).columns))
+
+
+def anchor(heading: str) -> str:
+    """The anchor that GitHub makes of a heading: in lower case, without punctuation."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

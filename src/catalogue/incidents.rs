@@ -1,0 +1,256 @@
+//! What engineers see go wrong, and which metrics tell why: each incident lists them in the order in which to read them.
+//!
+//! What a row explains, and what to read after it, follows from the incidents that list it.
+
+use super::{CATALOGUE, PREFIX};
+
+/// Something that goes wrong in production.
+#[derive(Clone, Copy, Debug)]
+pub struct Incident {
+    /// What is seen, as a heading.
+    pub symptom: &'static str,
+    /// The metrics that tell why, in the order in which to read them.
+    pub clues: &'static [Clue],
+}
+
+/// What a metric says about an incident.
+#[derive(Clone, Copy, Debug)]
+pub struct Clue {
+    /// The name of the metric; without `runtime.python.` where it begins so.
+    metric: &'static str,
+    /// What to look for, and what it means.
+    pub finding: &'static str,
+}
+
+impl Clue {
+    const fn new(metric: &'static str, finding: &'static str) -> Self {
+        Self { metric, finding }
+    }
+
+    /// Whether it is about the metric of this full name.
+    #[must_use]
+    pub fn is_about(&self, name: &str) -> bool {
+        self.metric == name.strip_prefix(PREFIX).unwrap_or(name)
+    }
+
+    /// The full name of the metric.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        CATALOGUE.iter().find(|metric| self.is_about(metric.name)).map_or(self.metric, |metric| metric.name)
+    }
+}
+
+/// Whose fault it is that something comes late. Each step contains the ones before it: the first that is high is to
+/// blame.
+pub const LADDER: &[Clue] = &[
+    Clue::new(
+        "os.hiccup.max",
+        "the machine or its limits: a CPU quota, too few CPUs, swapping. Nothing of Python takes part in it",
+    ),
+    Clue::new(
+        "gil.wait.max",
+        "the interpreter: a thread keeps the GIL, in C code, in a garbage collection, or by computing among many",
+    ),
+];
+
+/// The incidents.
+pub const INCIDENTS: &[Incident] = &[
+    Incident {
+        symptom: "Requests are slow, but the CPU is idle",
+        clues: &[
+            Clue::new("gil.wait.max", "above some 50 ms: a thread keeps the GIL, mostly in C code"),
+            Clue::new(
+                "gil.wait.p95",
+                "above some 50 ms as well: it happens all the time, by many threads that compute",
+            ),
+            Clue::new(
+                "cpu.run_delay",
+                "grows by more than a tenth of the time: threads wait for a CPU, not for Python",
+            ),
+            Clue::new(
+                "cpu.throttled.percent",
+                "above 0: the container is stopped for the rest of each period",
+            ),
+            Clue::new("gunicorn.backlog", "above 0: no worker is free to accept connections"),
+            Clue::new("gunicorn.request.queue_time", "high: requests wait before a worker takes them"),
+            Clue::new("gunicorn.worker.busy.percent", "near 100: all threads of the worker are taken"),
+            Clue::new(
+                "cpu.ctx_switch.voluntary",
+                "high with all of the above low: the program itself waits, for a \
+                                                   database or a lock; its traces show for which",
+            ),
+        ],
+    },
+    Incident {
+        symptom: "The CPU is used up: more processes, or faster code?",
+        clues: &[
+            Clue::new(
+                "cpu.percent",
+                "near 100: one core; far above: native code or child threads use several",
+            ),
+            Clue::new(
+                "cpu.thread.max_percent",
+                "near 100, as cpu.percent is: one thread is all that runs, so that \
+                                                 more processes help and more threads do not",
+            ),
+            Clue::new("gil.wait.p95", "above some 50 ms: several threads compete for the GIL"),
+            Clue::new("cpu.time.user", "most of it: the program's own code computes"),
+            Clue::new(
+                "cpu.time.sys",
+                "most of it: system calls, page faults, or many small reads and writes",
+            ),
+            Clue::new("cpu.ctx_switch.involuntary", "high: more threads want to run than there are CPUs"),
+            Clue::new("cpu.run_delay", "grows as fast as time does, or faster: too few CPUs for its threads"),
+            Clue::new("cpu.limit", "how many CPUs there are at all"),
+        ],
+    },
+    Incident {
+        symptom: "It freezes for moments, with CPU to spare",
+        clues: &[
+            Clue::new(
+                "cpu.throttled.percent",
+                "above 0: its CPU quota is used up within a part of each period",
+            ),
+            Clue::new(
+                "cpu.limit",
+                "below the number of threads that compute at once: raise it, or start fewer",
+            ),
+            Clue::new(
+                "os.hiccup.max",
+                "above some 50 ms without throttling: the host is overcommitted, or was paused",
+            ),
+            Clue::new("mem.swap", "above 0: memory has to be read from a disk first"),
+            Clue::new("mem.faults.major", "sent at all: code and files are read from a disk again and again"),
+        ],
+    },
+    Incident {
+        symptom: "It pauses every few seconds",
+        clues: &[
+            Clue::new("gc.pause.max", "as long as the pauses: it is the garbage collector"),
+            Clue::new(
+                "gc.collections.gen2",
+                "one for each pause: full collections of a large heap; see gc.freeze()",
+            ),
+            Clue::new(
+                "gc.collections.gen1",
+                "many: the thresholds are low, or something calls gc.collect(1)",
+            ),
+            Clue::new("gc.collections.gen0", "many: container objects are made faster than they are freed"),
+            Clue::new("gc.pause.time", "its share of the time: what collections cost in all"),
+            Clue::new("gc.count.gen0", "what was made since the last collection"),
+            Clue::new("gc.count.gen1", "how near the next collection of generation 1 is"),
+            Clue::new("gc.count.gen2", "how near the next full collection is"),
+            Clue::new(
+                "gc.collected",
+                "0: collections find nothing, so that fewer of them would do; high: cycles, \
+                                       which only they can free",
+            ),
+        ],
+    },
+    Incident {
+        symptom: "Memory grows",
+        clues: &[
+            Clue::new("mem.rss", "keeps growing under a steady load"),
+            Clue::new(
+                "mem.rss.anon",
+                "grows with it: allocations; flat: files, such as mapped ones and libraries",
+            ),
+            Clue::new("gc.collected", "high: cycles keep objects alive until a collection"),
+            Clue::new("gc.uncollectable", "sent at all: an extension makes cycles that cannot be freed"),
+            Clue::new("thread_count", "grows too: each thread has a stack, and keeps what it refers to"),
+            Clue::new("mem.headroom.percent", "how much is left until the container's limit"),
+        ],
+    },
+    Incident {
+        symptom: "Workers vanish",
+        clues: &[
+            Clue::new("mem.headroom.percent", "near 0 before it: the container reaches its memory limit"),
+            Clue::new(
+                "mem.limit_hits",
+                "sent at all: the kernel has had to free memory for the group to go on",
+            ),
+            Clue::new("mem.rss.peak", "far above mem.rss: a moment of large use, which the average hides"),
+            Clue::new("mem.oom_kills", "sent at all: the kernel has killed a process of the group"),
+            Clue::new("process.uptime", "falls back to 0 again and again: the process is restarted"),
+            Clue::new("gunicorn.workers", "fewer than configured: they are killed or time out"),
+            Clue::new("gunicorn.is_running", "CRITICAL: no worker is left, or the master has ended"),
+            Clue::new("gunicorn.log.critical", "above 0: a worker was ended for a timeout"),
+        ],
+    },
+    Incident {
+        symptom: "\"Too many open files\" is near",
+        clues: &[
+            Clue::new("fd.percent", "how near: at 100 the next open() or accept() fails"),
+            Clue::new("fd.count", "grows under a steady load: files or sockets are not closed"),
+        ],
+    },
+    Incident {
+        symptom: "Gunicorn responds with errors, or late",
+        clues: &[
+            Clue::new("gunicorn.request.status", "by status: which errors, and since when"),
+            Clue::new("gunicorn.log.exception", "above 0: the application raises"),
+            Clue::new("gunicorn.log.error", "above 0: Gunicorn reports errors of its own"),
+            Clue::new("gunicorn.log.warning", "above 0: Gunicorn's warnings"),
+            Clue::new("gunicorn.request.duration", "high: the application is slow, not the queue before it"),
+            Clue::new("gunicorn.requests", "lower than usual: the trouble is in front of Gunicorn"),
+            Clue::new("gunicorn.worker.requests.active", "near what a worker can serve: too few of them"),
+            Clue::new("gunicorn.worker.connections", "near worker_connections: it accepts no more"),
+        ],
+    },
+    Incident {
+        symptom: "What do the metrics themselves cost?",
+        clues: &[Clue::new("collector.cpu", "CPU time of our own threads: some milliseconds a minute")],
+    },
+];
+
+/// The incidents that a metric of this full name explains.
+pub fn explained_by(name: &str) -> impl Iterator<Item = &'static Incident> {
+    INCIDENTS.iter().filter(move |incident| incident.clues.iter().any(|clue| clue.is_about(name)))
+}
+
+/// What to read after a metric of this full name, each once: what comes next in the incidents that it explains.
+#[must_use]
+pub fn read_after(name: &str) -> Vec<&'static str> {
+    let mut next = Vec::new();
+    for incident in explained_by(name) {
+        let after = incident.clues.iter().skip_while(|clue| !clue.is_about(name)).nth(1);
+        if let Some(clue) = after
+            && !next.contains(&clue.name())
+        {
+            next.push(clue.name());
+        }
+    }
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_explains_an_incident() {
+        let idle: Vec<_> =
+            CATALOGUE.iter().filter(|metric| explained_by(metric.name).next().is_none()).collect();
+        let names: Vec<_> = idle.iter().map(|metric| metric.name).collect();
+        assert!(names.is_empty(), "no incident of src/catalogue/incidents.rs lists {names:?}");
+    }
+
+    #[test]
+    fn every_clue_is_about_a_metric_and_no_incident_names_one_twice() {
+        for clues in INCIDENTS.iter().map(|incident| incident.clues).chain([LADDER]) {
+            for (at, clue) in clues.iter().enumerate() {
+                let rows = CATALOGUE.iter().filter(|metric| clue.is_about(metric.name));
+                assert_eq!(rows.count(), 1, "{}", clue.metric);
+                assert!(clues[..at].iter().all(|before| before.metric != clue.metric), "{}", clue.metric);
+            }
+        }
+    }
+
+    #[test]
+    fn what_to_read_next_follows_in_the_same_incident() {
+        assert_eq!(read_after("runtime.python.fd.percent"), ["runtime.python.fd.count"]);
+        assert_eq!(read_after("runtime.python.fd.count"), [""; 0]);
+        let after = read_after("runtime.python.mem.headroom.percent");
+        assert_eq!(after, ["runtime.python.mem.limit_hits"]);
+    }
+}
