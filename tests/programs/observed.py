@@ -1,15 +1,17 @@
-"""Enables the standard level, flushes, does what the command line names, and flushes again.
+"""Enables the standard level, flushes, provokes what the command line names, and flushes again.
+
+It is a program of examples/incidents, for so many seconds, or a function here, which is a neighbour of an incident or
+cannot be provoked everywhere.
 
 The second flush shows what that has done to the figures. The control groups to enter first are in CGROUPS.
 """
 
 from __future__ import annotations
 
-import ctypes
+import importlib
 import mmap
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,34 +23,14 @@ from runtime_metrics import RuntimeMetrics
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+INCIDENTS = Path(__file__).resolve().parents[2] / "examples" / "incidents"
 SECONDS = 1.0
 # Beyond the limit of the control group of the tests.
 TOO_MUCH = 80 << 20
 
 
-def busy() -> None:
-    """Computes."""
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
-        sum(range(1000))
-
-
 def idle() -> None:
     """Waits."""
-    time.sleep(SECONDS)
-
-
-def holding() -> None:
-    """Calls a C function that keeps the GIL while it waits."""
-    ctypes.PyDLL(None).usleep(int(3e6 * SECONDS))
-
-
-def frozen() -> None:
-    """Is stopped for a while, as a whole."""
-    thaw = f"sleep {3 * SECONDS}; kill -CONT {os.getpid()}"
-    with subprocess.Popen(["/bin/sh", "-c", f"kill -STOP {os.getpid()}; {thaw}"]):
-        pass
-    # The thread that has overslept wakes up as this one does.
     time.sleep(SECONDS)
 
 
@@ -85,15 +67,20 @@ def killing() -> None:
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
-WORK: dict[str, Callable[[], None]] = {
-    work.__name__: work for work in (busy, idle, holding, frozen, waiting, reading, killing)
+NEIGHBOURS: dict[str, Callable[[], None]] = {
+    work.__name__: work for work in (idle, waiting, reading, killing)
 }
 
 if __name__ == "__main__":
+    name, seconds = sys.argv[1:]
     for path in os.environ.get("CGROUPS", "").split():
         Path(path).write_text(str(os.getpid()))
     RuntimeMetrics.enable(flush_interval=3600, level="standard")
     assert RuntimeMetrics.flush()
-    WORK[sys.argv[1]]()
+    if name in NEIGHBOURS:
+        NEIGHBOURS[name]()
+    else:
+        sys.path.insert(0, str(INCIDENTS))
+        importlib.import_module(name).provoke(float(seconds))
     assert RuntimeMetrics.flush()
     RuntimeMetrics.disable()
