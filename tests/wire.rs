@@ -6,7 +6,7 @@ use std::time::Duration;
 use cadence::{MetricSink, SpyMetricSink};
 use proptest::prelude::*;
 use runtime_metrics::catalogue::CATALOGUE;
-use runtime_metrics::catalogue::metric::{Level, Member, Metric, Sample, Value, Wire, WireType};
+use runtime_metrics::catalogue::metric::{Level, Member, Metric, Reading, Sample, Value, Wire, WireType};
 use runtime_metrics::catalogue::selection::{Selection, samples};
 use runtime_metrics::emitter::{Distribution, Emitter};
 use runtime_metrics::identity::{IdentityInputs, Runtime};
@@ -18,7 +18,7 @@ use runtime_metrics::snapshot::server::{
 };
 use runtime_metrics::snapshot::{
     CgroupFacts, Collections, CpuPeriods, InterpreterFacts, LimitedMemory, MemoryParts, ProbeFacts,
-    ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes,
+    ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes, Uncaught,
 };
 use runtime_metrics::tag::Tags;
 
@@ -296,6 +296,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         own_cpu: Some(time),
         probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
         collections: snapshot.collections.map(found),
+        uncaught: Uncaught::ALL.map(|_| Some(count)),
         gunicorn,
         ..snapshot.clone()
     }
@@ -327,6 +328,9 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
         && !is_read(Source::GcObjects)
     {
         (collections.collected, collections.uncollectable) = (0, 0);
+    }
+    if !is_read(Source::UncaughtExceptions) {
+        snapshot.uncaught = Default::default();
     }
     snapshot.interpreter = snapshot.interpreter.filter(|_| is_read(Source::GcCount));
     if !is_read(Source::Gunicorn) {
@@ -389,8 +393,11 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "gc.uncollectable:2",
         "mem.swap:3",
         "mem.faults.major:2000",
-    ];
-    assert_eq!(lines, expected.map(|line| format!("runtime.python.{line}|g|#a:b")));
+    ]
+    .map(|line| format!("runtime.python.{line}|g|#a:b"));
+    let uncaught = ["main", "thread", "unraisable"]
+        .map(|source| format!("runtime.python.exceptions.uncaught:2|g|#source:{source},a:b"));
+    assert_eq!(lines, [expected.as_slice(), &uncaught].concat());
 }
 
 #[test]
@@ -404,8 +411,12 @@ fn an_alarm_with_nothing_to_report_is_sent_only_where_it_is_to_be_shown() {
     };
     assert_eq!(alarms(&interval), []);
     let shown = alarms(&interval.showing_quiet_alarms());
-    let alarms = CATALOGUE.iter().filter(|metric| metric.reading.kind() == "alarm");
-    assert_eq!(shown.len(), alarms.count());
+    let expected = CATALOGUE.iter().map(|metric| match metric.reading {
+        Reading::Alarm(_) => 1,
+        Reading::TaggedAlarm(alarm) => alarm.values.len(),
+        _ => 0,
+    });
+    assert_eq!(shown.len(), expected.sum::<usize>());
     assert!(shown.iter().all(|value| *value == Value::Whole(0)), "{shown:?}");
 }
 

@@ -9,6 +9,7 @@ use crate::snapshot::{Collections, ResourceUsage, Snapshot, Source};
 mod gunicorn;
 pub mod incidents;
 pub mod metric;
+mod program;
 pub mod selection;
 mod standard;
 
@@ -16,8 +17,9 @@ mod standard;
 pub const PREFIX: &str = "runtime.python.";
 
 /// Every metric, in the order in which they are sent.
-pub static CATALOGUE: [Metric; DEFAULT.len() + standard::ROWS.len() + gunicorn::ROWS.len()] =
-    joined([DEFAULT, standard::ROWS, gunicorn::ROWS]);
+pub static CATALOGUE: [Metric;
+    DEFAULT.len() + standard::ROWS.len() + program::ROWS.len() + gunicorn::ROWS.len()] =
+    joined([DEFAULT, standard::ROWS, program::ROWS, gunicorn::ROWS]);
 
 /// The metrics that every process sends without any setting.
 const DEFAULT: &[Metric] = &[

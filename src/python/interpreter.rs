@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::environment::IdentityReader;
+use super::exception_hooks::ExceptionHooks;
 use super::gc_callback::Installation;
 use super::process::Process;
 use super::{log, tracers};
@@ -18,6 +19,7 @@ use crate::memory;
 use crate::message::Message;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
 use crate::sources::gc::GcCounters;
+use crate::sources::uncaught::UncaughtCounters;
 
 /// What the interpreter is read for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,7 @@ pub struct CPython {
     process: &'static Process,
     gc_counters: Arc<GcCounters>,
     gc_callback: Installation,
+    exception_hooks: ExceptionHooks,
     get_count: Py<PyAny>,
     identity: IdentityReader,
     /// `sys.modules`.
@@ -58,22 +61,26 @@ impl CPython {
         let (counters, fork_mark) = (Arc::clone(&gc_counters), &process.fork_mark);
         let gc_callback =
             Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon)?;
+        let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+        let modules = modules.cast_into::<PyDict>()?.unbind();
         Ok(Self {
             process,
             gc_counters,
             gc_callback,
+            exception_hooks: ExceptionHooks::new(py, modules.clone_ref(py)),
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
             identity: IdentityReader::new(py)?,
-            modules: py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.cast_into()?.unbind(),
+            modules,
             force: AtomicBool::new(force),
             needs: AtomicU64::new(needs.bits()),
         })
     }
 
     /// Changes whether ddtrace's own runtime metrics are to be disabled, and what is read.
-    pub fn reconfigure(&self, force: bool, needs: SourceSet) {
+    pub fn reconfigure(&self, py: Python<'_>, force: bool, needs: SourceSet) {
         self.force.store(force, SeqCst);
         self.needs.store(needs.bits(), SeqCst);
+        self.update_exception_hooks(py);
     }
 
     /// The counters of our GC callback.
@@ -81,13 +88,20 @@ impl CPython {
         Arc::clone(&self.gc_counters)
     }
 
-    /// Starts to count collections.
+    /// The counters of our hooks for exceptions.
+    pub fn uncaught_counters(&self) -> Arc<UncaughtCounters> {
+        self.exception_hooks.counters()
+    }
+
+    /// Starts to count collections and, where that is needed, exceptions.
     pub fn install(&self, py: Python<'_>) -> PyResult<()> {
+        self.update_exception_hooks(py);
         self.gc_callback.install(py).map(drop)
     }
 
-    /// Stops to count collections, for good.
+    /// Stops to count, for good.
     pub fn uninstall(&self, py: Python<'_>) -> PyResult<()> {
+        self.exception_hooks.remove(py);
         self.gc_callback.remove(py)
     }
 
@@ -96,7 +110,8 @@ impl CPython {
         if self.gc_callback.install(py).unwrap_or(false) {
             self.gc_counters.mark_missed();
         }
-        let needs = SourceSet::from_bits(self.needs.load(SeqCst));
+        self.update_exception_hooks(py);
+        let needs = self.needs();
         let gc_count = if needs.contains(Source::GcCount) { self.gc_count(py) } else { None };
         let gunicorn = if needs.contains(Source::GunicornObjects) {
             self.process.gunicorn_state.read(py)?
@@ -114,6 +129,14 @@ impl CPython {
     /// What tracers in this process report; `None` if one of them failed to answer.
     pub fn tracers(&self, py: Python<'_>, purpose: Purpose) -> PyResult<Option<Tracers>> {
         tracers::read(self.modules.bind(py), purpose == Purpose::Flush && self.force.load(SeqCst))
+    }
+
+    fn update_exception_hooks(&self, py: Python<'_>) {
+        self.exception_hooks.update(py, self.needs().contains(Source::UncaughtExceptions));
+    }
+
+    fn needs(&self) -> SourceSet {
+        SourceSet::from_bits(self.needs.load(SeqCst))
     }
 
     fn gc_count(&self, py: Python<'_>) -> Option<[i64; 3]> {

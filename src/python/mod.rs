@@ -13,6 +13,7 @@ mod api;
 mod arguments;
 mod aws_lambda;
 mod environment;
+mod exception_hooks;
 mod exit;
 mod fork;
 mod gc_callback;

@@ -258,7 +258,7 @@ impl Running {
         let mut messages = process.messages(warnings);
         let tracers = stored.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let inputs = plan.identity_inputs(process, tracers);
-        stored.interpreter.reconfigure(plan.settings.force, plan.settings.selection.needs());
+        stored.interpreter.reconfigure(py, plan.settings.force, plan.settings.selection.needs());
         let collector = plan.collector(process, inputs, stored.clock, &stored.interpreter, None);
         let restored = Arc::new(Self { plan: Arc::new(plan), ..stored.with(collector) });
         RUNNING.store(Some(Arc::clone(&restored)));
@@ -374,7 +374,7 @@ impl Running {
         }
         let inputs = plan.identity_inputs(process, tracers);
         let warning = inputs.identity().warning();
-        self.interpreter.reconfigure(plan.settings.force, plan.settings.selection.needs());
+        self.interpreter.reconfigure(py, plan.settings.force, plan.settings.selection.needs());
         py.detach(|| self.collector.reconfigure(&plan.settings, inputs));
         let reconfigured =
             Self { plan: Arc::new(plan), is_explicit: true, ..self.with(Arc::clone(&self.collector)) };

@@ -29,7 +29,7 @@ pub struct Metric {
     /// The keys of the tags that only this metric has.
     tags: Vec<&'static str>,
     /// How many series a process sends at most: names with distinct tags.
-    series: u16,
+    series: usize,
     /// The lowest level that includes it.
     level: String,
     /// Whether it is sent only if it is included by name, whatever the level.
@@ -77,8 +77,8 @@ pub struct Variable {
 pub fn catalogue() -> Vec<Metric> {
     let row = |metric: &crate::catalogue::metric::Metric| Metric {
         wire: metric.wire.to_string(),
-        suffix: metric.reading.family().and_then(|family| family.suffix),
-        tags: metric.reading.family().map(|family| family.tags.to_vec()).unwrap_or_default(),
+        suffix: metric.reading.suffix(),
+        tags: metric.reading.tags(),
         series: metric.reading.series(),
         name: metric.name,
         unit: metric.unit.to_string(),

@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub probe: ProbeFacts,
     /// The garbage collections counted by our callback; `None` if some may have gone uncounted.
     pub collections: Option<Collections>,
+    /// Exceptions that nothing handled, by [`Uncaught`], since our hooks count them; `None` where no hook does.
+    pub uncaught: [Option<u64>; Uncaught::ALL.len()],
     /// What only the interpreter knows; `None` if it did not answer in time.
     pub interpreter: Option<InterpreterFacts>,
     /// What Gunicorn does in this process, if it runs here.
@@ -139,6 +141,22 @@ pub struct Collections {
     pub pause: u64,
     /// The longest pause since the last flush, in nanoseconds: not cumulative.
     pub longest_pause: u64,
+}
+
+/// Where an exception ended that nothing handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uncaught {
+    /// In the main thread, or wherever the program calls `sys.excepthook`.
+    Main,
+    /// In another thread, which it ended.
+    Thread,
+    /// Where nothing could be raised: in a finaliser, in a callback of C code.
+    Unraisable,
+}
+
+impl Uncaught {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Main, Self::Thread, Self::Unraisable];
 }
 
 /// What a thread of ours observes that sleeps and then enters the interpreter; `None` where it did not get there.

@@ -29,6 +29,8 @@ pub enum Source {
     GcObjects,
     /// `gc.get_count()`: `InterpreterFacts::gc_count`.
     GcCount,
+    /// Exceptions that nothing handles: `Snapshot::uncaught`.
+    UncaughtExceptions,
     /// Gunicorn's log records and requests: `Snapshot::gunicorn`.
     Gunicorn,
     /// Gunicorn's own objects: `GunicornFacts::master` and `GunicornFacts::connections`.

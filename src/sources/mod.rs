@@ -12,6 +12,7 @@ use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
 use self::own_cpu::OwnCpu;
 use self::probe::Probe;
+use self::uncaught::UncaughtCounters;
 use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
 pub mod ancestors;
@@ -37,6 +38,7 @@ pub mod reservoir;
 pub mod rusage;
 #[cfg(target_os = "linux")]
 pub mod thread_times;
+pub mod uncaught;
 #[cfg(target_os = "linux")]
 pub mod uptime;
 
@@ -63,6 +65,8 @@ pub struct Counters {
     pub own_cpu: Arc<OwnCpu>,
     /// Probes of the interpreter.
     pub probe: Arc<Probe>,
+    /// Exceptions that nothing handles.
+    pub uncaught: Arc<UncaughtCounters>,
 }
 
 /// Whether to reset what is counted since the last flush.
@@ -143,7 +147,7 @@ impl Sources {
         mode: Mode,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Snapshot {
-        let Counters { gc, gunicorn, own_cpu, probe } = &self.counters;
+        let Counters { gc, gunicorn, own_cpu, probe, uncaught } = &self.counters;
         gc.need_objects(needed.contains(Source::GcObjects));
         probe.need(needed.contains(Source::Probe));
         // First, so that no collection that the rest provokes is counted in it.
@@ -167,6 +171,11 @@ impl Sources {
             gunicorn: match mode {
                 Mode::Drain => gunicorn.drain(objects, now),
                 Mode::Read => gunicorn.read(objects),
+            },
+            uncaught: if needed.contains(Source::UncaughtExceptions) {
+                uncaught.read()
+            } else {
+                Default::default()
             },
             interpreter: answer.map(|answer| answer.facts),
         }
