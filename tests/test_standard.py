@@ -24,6 +24,7 @@ from runtime_metrics import RuntimeMetrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from conftest import RunProgram
     from receiving import Flush, Flushes
 
 pytestmark = [
@@ -50,18 +51,26 @@ def flush(flushes: Flushes) -> Callable[[], Flush]:
 
 
 @pytest.fixture
-def observe(flushes: Flushes) -> Callable[..., Flush]:
-    """Runs a program that does a kind of work, in control groups, on a CPU; returns the flush after it."""
+def around(flushes: Flushes) -> Callable[..., tuple[Flush, Flush]]:
+    """Runs a program that does a kind of work, in control groups, on a CPU; returns the flushes before and after it."""
 
-    def observe(work: str, *cgroups: Path, cpu: int | None = None, **environment: str) -> Flush:
+    def around(
+        work: str, *cgroups: Path, cpu: int | None = None, **environment: str
+    ) -> tuple[Flush, Flush]:
         variables = {"DD_DOGSTATSD_URL": flushes.url, "CGROUPS": " ".join(map(str, cgroups)), **environment}
         pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
         command = [*pin, sys.executable, "-W", "error", str(PROGRAM), work]
         subprocess.run(command, env=os.environ | variables, check=True, timeout=60)
-        _, observed, *_ = flushes.rest()
-        return observed
+        before, after, *_ = flushes.rest()
+        return before, after
 
-    return observe
+    return around
+
+
+@pytest.fixture
+def observe(around: Callable[..., tuple[Flush, Flush]]) -> Callable[..., Flush]:
+    """Runs a program in the same way; returns the flush after its work."""
+    return lambda *arguments, **options: around(*arguments, **options)[1]
 
 
 @contextmanager
@@ -223,6 +232,57 @@ def test_a_child_that_is_killed_for_lack_of_memory_is_counted(observe: Callable[
     with limited("memory", 64 * MIB) as group:
         assert observe("killing", group)["mem.oom_kills"] == 1
         assert "mem.oom_kills" not in observe("waiting", group).values
+
+
+@checks("runtime.python.mem.python.blocks")
+def test_blocks_grow_with_the_objects_of_python_alone(around: Callable[..., tuple[Flush, Flush]]) -> None:
+    def growth(work: str, **environment: str) -> dict[str, float]:
+        before, after = around(work, **environment)
+        names = ("mem.python.blocks", "mem.rss.anon", "mem.rss")
+        return {name: after[name] - before[name] for name in names}
+
+    kept = growth("keeping")
+    # Each is a list, its array and a number.
+    assert kept["mem.python.blocks"] == pytest.approx(3 * 200_000, rel=0.02)
+    assert kept["mem.rss.anon"] > 15 * MIB
+    allocated = growth("allocating")
+    assert abs(allocated["mem.python.blocks"]) < 5_000
+    assert allocated["mem.rss.anon"] == pytest.approx(50 * MIB, rel=0.1)
+    with file_of(50 * MIB) as path:
+        mapped = growth("mapping", LARGE_FILE=str(path))
+    assert abs(mapped["mem.python.blocks"]) < 5_000
+    assert mapped["mem.rss.anon"] < 5 * MIB
+    assert mapped["mem.rss"] > 45 * MIB
+
+
+def test_blocks_are_those_that_the_interpreter_counts_and_not_counted_again_soon_if_that_takes_long(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    counted = run_program(
+        """
+        import sys, time
+        from runtime_metrics import RuntimeMetrics
+
+        count, counted = sys.getallocatedblocks, []
+
+        def slow():
+            time.sleep(0.0005)
+            counted.append(count())
+            return counted[-1]
+
+        sys.getallocatedblocks = slow
+        RuntimeMetrics.enable(flush_interval=3600, level="standard")
+        for _ in range(3):
+            assert RuntimeMetrics.flush()
+        print(*counted)
+        RuntimeMetrics.disable()
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    first, *others = flushes.rest()
+    assert [first["mem.python.blocks"]] == [float(count) for count in counted.split()]
+    assert len(others) == 3
+    assert all("mem.python.blocks" not in flush.values for flush in others)
 
 
 @checks("runtime.python.gc.collected")

@@ -51,7 +51,7 @@ fn earlier() -> Snapshot {
             longest_pause: 9000,
             ..Collections::default()
         }),
-        interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]) }),
+        interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]), ..InterpreterFacts::default() }),
         ..Snapshot::default()
     }
 }
@@ -74,7 +74,7 @@ fn later() -> Snapshot {
             longest_pause: 500_000,
             ..Collections::default()
         }),
-        interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]) }),
+        interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]), ..InterpreterFacts::default() }),
         ..Snapshot::default()
     }
 }
@@ -203,7 +203,7 @@ fn what_is_unknown_is_not_sent() {
 #[test]
 fn a_negative_count_is_left_out_alone() {
     let sent = |count| {
-        let interpreter = Some(InterpreterFacts { gc_count: Some(count) });
+        let interpreter = Some(InterpreterFacts { gc_count: Some(count), ..InterpreterFacts::default() });
         let lines = lines(&earlier(), &Snapshot { interpreter, ..later() }, "a:b", WireType::Distribution);
         let counts = lines.iter().map(|line| line.trim_start_matches("runtime.python."));
         counts.filter(|line| line.starts_with("gc.count.")).map(str::to_owned).collect::<Vec<_>>()
@@ -297,6 +297,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
         collections: snapshot.collections.map(found),
         gunicorn,
+        interpreter: snapshot.interpreter.map(|facts| InterpreterFacts { blocks: Some(count), ..facts }),
         ..snapshot.clone()
     }
 }
@@ -328,7 +329,10 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     {
         (collections.collected, collections.uncollectable) = (0, 0);
     }
-    snapshot.interpreter = snapshot.interpreter.filter(|_| is_read(Source::GcCount));
+    if let Some(interpreter) = &mut snapshot.interpreter {
+        interpreter.gc_count = interpreter.gc_count.filter(|_| is_read(Source::GcCount));
+        interpreter.blocks = interpreter.blocks.filter(|_| is_read(Source::PythonBlocks));
+    }
     if !is_read(Source::Gunicorn) {
         snapshot.gunicorn.records = [0; 4];
         snapshot.gunicorn.requests = None;
@@ -379,6 +383,7 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "mem.rss.anon:3",
         "mem.rss.peak:3",
         "mem.headroom.percent:25",
+        "mem.python.blocks:3",
         "gc.collected:2",
         "fd.count:3",
         "fd.percent:0.29296875",

@@ -18,6 +18,7 @@ use crate::memory;
 use crate::message::Message;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
 use crate::sources::gc::GcCounters;
+use crate::sources::python_blocks::PythonBlocks;
 
 /// What the interpreter is read for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,9 +32,13 @@ pub enum Purpose {
 /// The interpreter of this process.
 pub struct CPython {
     process: &'static Process,
+    clock: Clock,
     gc_counters: Arc<GcCounters>,
     gc_callback: Installation,
     get_count: Py<PyAny>,
+    /// `sys.getallocatedblocks`, where there is one.
+    count_blocks: Option<Py<PyAny>>,
+    blocks: Arc<PythonBlocks>,
     identity: IdentityReader,
     /// `sys.modules`.
     modules: Py<PyDict>,
@@ -58,13 +63,17 @@ impl CPython {
         let (counters, fork_mark) = (Arc::clone(&gc_counters), &process.fork_mark);
         let gc_callback =
             Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon)?;
+        let sys = py.import(intern!(py, "sys"))?;
         Ok(Self {
             process,
+            clock,
             gc_counters,
             gc_callback,
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
+            count_blocks: sys.getattr_opt(intern!(py, "getallocatedblocks"))?.map(Bound::unbind),
+            blocks: Arc::default(),
             identity: IdentityReader::new(py)?,
-            modules: py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.cast_into()?.unbind(),
+            modules: sys.getattr(intern!(py, "modules"))?.cast_into()?.unbind(),
             force: AtomicBool::new(force),
             needs: AtomicU64::new(needs.bits()),
         })
@@ -79,6 +88,11 @@ impl CPython {
     /// The counters of our GC callback.
     pub fn gc_counters(&self) -> Arc<GcCounters> {
         Arc::clone(&self.gc_counters)
+    }
+
+    /// How often blocks are counted.
+    pub fn blocks(&self) -> Arc<PythonBlocks> {
+        Arc::clone(&self.blocks)
     }
 
     /// Starts to count collections.
@@ -98,13 +112,14 @@ impl CPython {
         }
         let needs = SourceSet::from_bits(self.needs.load(SeqCst));
         let gc_count = if needs.contains(Source::GcCount) { self.gc_count(py) } else { None };
+        let blocks = if needs.contains(Source::PythonBlocks) { self.count_blocks(py) } else { None };
         let gunicorn = if needs.contains(Source::GunicornObjects) {
             self.process.gunicorn_state.read(py)?
         } else {
             None
         };
         Ok(Answer {
-            facts: InterpreterFacts { gc_count },
+            facts: InterpreterFacts { gc_count, blocks },
             gunicorn,
             environment: self.identity.read(py)?,
             tracers: self.tracers(py, purpose)?,
@@ -119,6 +134,14 @@ impl CPython {
     fn gc_count(&self, py: Python<'_>) -> Option<[i64; 3]> {
         let count: (i64, i64, i64) = self.get_count.bind(py).call0().ok()?.extract().ok()?;
         Some(count.into())
+    }
+
+    /// The memory blocks of Python's own allocator, if they are to be counted now.
+    fn count_blocks(&self, py: Python<'_>) -> Option<u64> {
+        let count = self.count_blocks.as_ref()?.bind(py);
+        let blocks = self.blocks.spend(|| self.clock.now(), || count.call0().ok()?.extract().ok()).flatten();
+        // It has none where it is told to use another allocator (PYTHONMALLOC=malloc).
+        blocks.filter(|blocks| *blocks > 0)
     }
 }
 

@@ -81,6 +81,7 @@ impl Plan {
         let counters = Counters {
             gc: interpreter.gc_counters(),
             gunicorn: Arc::clone(&process.gunicorn),
+            blocks: interpreter.blocks(),
             ..Counters::default()
         };
         let interpreter = Arc::clone(interpreter) as _;

@@ -157,4 +157,6 @@ pub struct ProbeFacts {
 pub struct InterpreterFacts {
     /// `gc.get_count()`. The first may be negative on free-threaded builds, where threads count apart for a while.
     pub gc_count: Option<[i64; 3]>,
+    /// `sys.getallocatedblocks()`, where it was due: memory blocks of Python's own allocator.
+    pub blocks: Option<u64>,
 }

@@ -29,6 +29,8 @@ pub enum Source {
     GcObjects,
     /// `gc.get_count()`: `InterpreterFacts::gc_count`.
     GcCount,
+    /// `sys.getallocatedblocks()`: `InterpreterFacts::blocks`.
+    PythonBlocks,
     /// Gunicorn's log records and requests: `Snapshot::gunicorn`.
     Gunicorn,
     /// Gunicorn's own objects: `GunicornFacts::master` and `GunicornFacts::connections`.

@@ -12,9 +12,11 @@ use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
 use self::own_cpu::OwnCpu;
 use self::probe::Probe;
+use self::python_blocks::PythonBlocks;
 use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
 pub mod ancestors;
+pub mod budget;
 #[cfg(target_os = "linux")]
 pub mod cgroup;
 #[cfg(target_os = "linux")]
@@ -32,6 +34,7 @@ pub mod own_cpu;
 #[cfg_attr(target_os = "linux", doc(hidden))]
 pub mod portable;
 pub mod probe;
+pub mod python_blocks;
 pub mod reservoir;
 #[cfg(unix)]
 pub mod rusage;
@@ -63,6 +66,8 @@ pub struct Counters {
     pub own_cpu: Arc<OwnCpu>,
     /// Probes of the interpreter.
     pub probe: Arc<Probe>,
+    /// How often Python is asked for the blocks that it has allocated.
+    pub blocks: Arc<PythonBlocks>,
 }
 
 /// Whether to reset what is counted since the last flush.
@@ -88,6 +93,8 @@ pub struct Drained {
     pub snapshot: Snapshot,
     /// Whether garbage collections may have gone uncounted in the interval, as our callback was missing.
     pub missed_collections: bool,
+    /// A read that is not made any more as it costs too much, and what the last one cost.
+    pub given_up: Option<(&'static str, Duration)>,
 }
 
 impl Sources {
@@ -124,7 +131,11 @@ impl Sources {
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Drained {
         let snapshot = self.snapshot(now, needed, Mode::Drain, ask_interpreter);
-        Drained { snapshot, missed_collections: self.counters.gc.take_missed() }
+        Drained {
+            snapshot,
+            missed_collections: self.counters.gc.take_missed(),
+            given_up: self.counters.blocks.take_given_up(),
+        }
     }
 
     /// The facts at `now`; the interval goes on.
@@ -143,7 +154,7 @@ impl Sources {
         mode: Mode,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Snapshot {
-        let Counters { gc, gunicorn, own_cpu, probe } = &self.counters;
+        let Counters { gc, gunicorn, own_cpu, probe, .. } = &self.counters;
         gc.need_objects(needed.contains(Source::GcObjects));
         probe.need(needed.contains(Source::Probe));
         // First, so that no collection that the rest provokes is counted in it.

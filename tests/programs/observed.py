@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 SECONDS = 1.0
 # Beyond the limit of the control group of the tests.
 TOO_MUCH = 80 << 20
+# What is kept: so many objects, so much memory in pieces of a size.
+OBJECTS = 200_000
+NATIVE = 50 << 20
+PIECE = 10_000
+
+KEPT: list[object] = []
 
 
 def busy() -> None:
@@ -85,8 +91,29 @@ def killing() -> None:
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
+def keeping() -> None:
+    """Keeps objects of Python."""
+    KEPT.extend([number] for number in range(OBJECTS))
+
+
+def allocating() -> None:
+    """Allocates memory as a native library does, and keeps it."""
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    for _ in range(NATIVE // PIECE):
+        libc.memset(ctypes.c_void_p(libc.malloc(PIECE)), 1, PIECE)
+
+
+def mapping() -> None:
+    """Maps a file and keeps it."""
+    with open(os.environ["LARGE_FILE"], "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    KEPT.append((mapped, sum(mapped[:: mmap.PAGESIZE])))
+
+
 WORK: dict[str, Callable[[], None]] = {
-    work.__name__: work for work in (busy, idle, holding, frozen, waiting, reading, killing)
+    work.__name__: work
+    for work in (busy, idle, holding, frozen, waiting, reading, killing, keeping, allocating, mapping)
 }
 
 if __name__ == "__main__":
