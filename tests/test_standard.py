@@ -6,6 +6,7 @@ import gc
 import mmap
 import os
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
@@ -283,6 +284,88 @@ def test_blocks_are_those_that_the_interpreter_counts_and_not_counted_again_soon
     assert [first["mem.python.blocks"]] == [float(count) for count in counted.split()]
     assert len(others) == 3
     assert all("mem.python.blocks" not in flush.values for flush in others)
+
+
+@contextmanager
+def listener(family: socket.AddressFamily, path: Path) -> Iterator[socket.socket]:
+    """A socket that listens over TCP, or at this path."""
+    address = str(path / "listener") if family == socket.AF_UNIX else ("127.0.0.1", 0)
+    with socket.socket(family) as listening:
+        listening.bind(address)
+        listening.listen(50)
+        yield listening
+
+
+def connect(stack: ExitStack, listening: socket.socket, number: int) -> None:
+    """Makes so many connections to a listener."""
+    for _ in range(number):
+        client = stack.enter_context(socket.socket(listening.family))
+        client.connect(listening.getsockname())
+
+
+@checks("runtime.python.accept_queue.depth")
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_connections_wait_in_the_queue_until_they_are_accepted(
+    flush: Callable[[], Flush], tmp_path: Path, family: socket.AddressFamily
+) -> None:
+    with listener(family, tmp_path) as listening, ExitStack() as stack:
+        assert flush()["accept_queue.depth"] == 0
+        connect(stack, listening, 7)
+        assert flush()["accept_queue.depth"] == 7
+        for _ in range(7):
+            accepted, _ = listening.accept()
+            stack.enter_context(accepted)
+            accepted.send(b"?" * 1000)
+        # Connections with data that nobody reads were accepted all the same.
+        assert flush()["accept_queue.depth"] == 0
+        connect(stack, listening, 2)
+        assert flush()["accept_queue.depth"] == 2
+    assert "accept_queue.depth" not in flush().values
+
+
+def test_the_queue_is_not_that_of_another_process(flush: Callable[[], Flush], tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        for family in (socket.AF_INET, socket.AF_UNIX):
+            listening = stack.enter_context(listener(family, tmp_path))
+            connect(stack, listening, 5)
+            command = [sys.executable, "-c", "input()"]
+            number = listening.fileno()
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number])
+            stack.callback(child.wait, 10)
+            stack.enter_context(child)
+            # From now on it is the child's alone.
+            listening.close()
+        assert "accept_queue.depth" not in flush().values
+        with listener(socket.AF_INET, tmp_path):
+            assert flush()["accept_queue.depth"] == 0
+
+
+def test_a_forked_child_searches_for_listeners_anew(run_program: RunProgram, flushes: Flushes) -> None:
+    run_program(
+        """
+        import os, socket
+        from runtime_metrics import RuntimeMetrics
+
+        with socket.create_server(("127.0.0.1", 0)):
+            RuntimeMetrics.enable(flush_interval=3600, level="standard")
+            assert RuntimeMetrics.flush()
+            with socket.create_server(("127.0.0.1", 0)) as later:
+                clients = [socket.create_connection(later.getsockname()) for _ in range(3)]
+                assert RuntimeMetrics.flush()
+                if (child := os.fork()) == 0:
+                    assert RuntimeMetrics.flush()
+                    RuntimeMetrics.disable()
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+                for client in clients:
+                    client.close()
+        RuntimeMetrics.disable()
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    first, second, of_child, *_ = [flush["accept_queue.depth"] for flush in flushes.rest()[:3]]
+    # The parent knows its first listener, and looks for others once a minute.
+    assert (first, second, of_child) == (0, 0, 3)
 
 
 @checks("runtime.python.gc.collected")

@@ -294,6 +294,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         usage: snapshot.usage.map(faults),
         process,
         own_cpu: Some(time),
+        accept_queue: Some(count),
         probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
         collections: snapshot.collections.map(found),
         gunicorn,
@@ -322,6 +323,7 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     if !is_read(Source::Probe) {
         snapshot.probe = ProbeFacts::default();
     }
+    snapshot.accept_queue = snapshot.accept_queue.filter(|_| is_read(Source::AcceptQueue));
     snapshot.own_cpu = snapshot.own_cpu.filter(|_| is_read(Source::OwnCpu));
     snapshot.collections = snapshot.collections.filter(|_| is_read(Source::GcCallback));
     if let Some(collections) = &mut snapshot.collections
@@ -340,6 +342,9 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     if !is_read(Source::GunicornObjects) {
         snapshot.gunicorn.master = None;
         snapshot.gunicorn.connections = None;
+    }
+    if let Some(master) = &mut snapshot.gunicorn.master {
+        master.backlog = master.backlog.filter(|_| is_read(Source::GunicornBacklog));
     }
     snapshot
 }
@@ -384,6 +389,7 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "mem.rss.peak:3",
         "mem.headroom.percent:25",
         "mem.python.blocks:3",
+        "accept_queue.depth:3",
         "gc.collected:2",
         "fd.count:3",
         "fd.percent:0.29296875",

@@ -172,6 +172,24 @@ pub const ROWS: &[Metric] = &[
         opentelemetry: None,
     },
     Metric {
+        name: "runtime.python.accept_queue.depth",
+        unit: Unit::Connection,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::AcceptQueue],
+        reading: Reading::Now(|s| s.accept_queue.map(Value::Whole)),
+        source: "getsockopt(TCP_INFO); unix_diag of the kernel for Unix sockets; listeners are searched for once a \
+                 minute, among descriptors below 4096, up to 256 of them",
+        description: "Connections that wait until the program accepts them, at the listening socket with the most of \
+                      them: requests that no trace shows yet. Processes that share a listener, as workers do, all \
+                      report its queue: take the maximum or the average, never the sum.",
+        absent: "on anything but Linux; without a listening socket; for Unix sockets where the kernel does not diagnose \
+                 them; in AWS Lambda; for TCP in Gunicorn's master and workers while gunicorn.backlog is sent, which \
+                 counts the same connections",
+        opentelemetry: None,
+    },
+    Metric {
         name: "runtime.python.gc.collected",
         unit: Unit::Object,
         level: Level::Standard,

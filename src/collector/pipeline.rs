@@ -80,7 +80,9 @@ impl Pipeline {
         }
         if let Some((read, cost)) = drained.given_up {
             let milliseconds = 1000.0 * cost.as_secs_f64();
-            self.warn(format!("{read} took {milliseconds:.1} ms, which is too long: it is not called any more"));
+            self.warn(format!(
+                "{read} took {milliseconds:.1} ms, which is too long: it is not called any more"
+            ));
         }
         let mut later = drained.snapshot;
         let collections = later.collections;

@@ -19,6 +19,8 @@ pub enum Source {
     ThreadTimes,
     /// Limits of control groups: `ProcessFacts::cgroup`.
     Cgroup,
+    /// Connections that wait at listeners: `Snapshot::accept_queue`.
+    AcceptQueue,
     /// CPU time of our own threads: `Snapshot::own_cpu`.
     OwnCpu,
     /// Probes of the interpreter: `Snapshot::probe`.
@@ -35,6 +37,8 @@ pub enum Source {
     Gunicorn,
     /// Gunicorn's own objects: `GunicornFacts::master` and `GunicornFacts::connections`.
     GunicornObjects,
+    /// The backlog of a Gunicorn master: `MasterFacts::backlog`. Its listeners are left out of the accept queues.
+    GunicornBacklog,
 }
 
 /// A set of sources.

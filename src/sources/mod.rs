@@ -15,6 +15,8 @@ use self::probe::Probe;
 use self::python_blocks::PythonBlocks;
 use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
+#[cfg(target_os = "linux")]
+mod accept_queue;
 pub mod ancestors;
 pub mod budget;
 #[cfg(target_os = "linux")]
@@ -52,6 +54,8 @@ type Process = portable::Portable;
 #[derive(Debug)]
 pub struct Sources {
     process: Process,
+    #[cfg(target_os = "linux")]
+    accept_queues: accept_queue::AcceptQueues,
     counters: Counters,
 }
 
@@ -103,7 +107,12 @@ impl Sources {
     /// They are those of the process that opened them: after a fork the child opens its own.
     #[must_use]
     pub fn open(root: &Path, counters: Counters) -> Self {
-        Self { process: Process::open(root), counters }
+        Self {
+            process: Process::open(root),
+            #[cfg(target_os = "linux")]
+            accept_queues: accept_queue::AcceptQueues::new(root),
+            counters,
+        }
     }
 
     /// Takes the first of two readings where a source needs two; gives the time until the second is due.
@@ -117,7 +126,8 @@ impl Sources {
     /// The facts at `now` as the start of an interval; drains what has gathered.
     #[must_use]
     pub fn baseline(&mut self, now: Duration, needed: SourceSet) -> Snapshot {
-        self.snapshot(now, needed, Mode::Drain, || None)
+        // Most programs listen later, and then would have to wait until listeners are searched for again.
+        self.snapshot(now, needed.without(Source::AcceptQueue), Mode::Drain, || None)
     }
 
     /// The facts at `now`, which ends the interval.
@@ -163,6 +173,13 @@ impl Sources {
             Mode::Read => gc.read(),
         };
         let (usage, process) = read_process(&mut self.process, needed);
+        #[cfg(target_os = "linux")]
+        let accept_queue = needed.contains(Source::AcceptQueue).then(|| {
+            let is_in_backlog = needed.contains(Source::GunicornBacklog) && gunicorn.is_here();
+            self.accept_queues.read(now, !is_in_backlog)
+        });
+        #[cfg(not(target_os = "linux"))]
+        let accept_queue = None;
         let answer = ask_interpreter();
         let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
         Snapshot {
@@ -170,6 +187,7 @@ impl Sources {
             usage,
             process,
             own_cpu: needed.contains(Source::OwnCpu).then(|| own_cpu.read()).flatten(),
+            accept_queue: accept_queue.flatten(),
             probe: match mode {
                 Mode::Drain => probe.drain(now),
                 Mode::Read => probe.read(now),
