@@ -29,6 +29,8 @@ pub trait Descriptor: std::os::fd::AsFd {}
 pub trait Descriptor {}
 
 impl Descriptor for std::fs::File {}
+#[cfg(unix)]
+impl Descriptor for std::os::fd::OwnedFd {}
 impl Descriptor for socket2::Socket {}
 
 impl<T: Descriptor> Guarded<T> {

@@ -57,7 +57,8 @@ impl Interpreter for FakeInterpreter {
         entered();
         let environment = self.environment.lock().unwrap().clone();
         let tracers = self.tracers.lock().unwrap().clone();
-        let facts = InterpreterFacts { gc_count: Some([count.cast_signed(), 0, 0]) };
+        let facts =
+            InterpreterFacts { gc_count: Some([count.cast_signed(), 0, 0]), ..InterpreterFacts::default() };
         Some(Answer { facts, gunicorn: None, environment, tracers: Some(tracers) })
     }
 
@@ -251,6 +252,30 @@ fn a_function_sends_nothing_of_the_standard_level_that_threads_of_ours_would_obs
         assert_eq!(names(&lines, &format!("runtime.python.{name}")), 0, "{lines:?}");
     }
     collector.stop(Some(Answer::default()), TIMEOUT, true);
+}
+
+#[test]
+fn a_read_that_costs_too_much_is_given_up_with_one_warning() {
+    let receiver = Receiver::new();
+    let (settings, counters) = (Running::settings(&receiver, LONG_INTERVAL), Counters::default());
+    let blocks = Arc::clone(&counters.blocks);
+    let interpreter = Arc::new(FakeInterpreter::default());
+    let (clock, inputs) = (Clock::start(), inputs("a:b"));
+    let collector = Collector::new(Path::new("/"), clock, counters, &settings, inputs, interpreter, None);
+    let warnings = || -> Vec<_> {
+        collector.flush(Some(Answer::default()));
+        let texts = collector.take_messages().into_iter().map(|message| message.text);
+        texts.filter(|text| text.contains("getallocatedblocks")).collect()
+    };
+    for hour in [1, 2] {
+        let times = Mutex::new(vec![Duration::from_millis(7), Duration::ZERO]);
+        let clock = || Duration::from_hours(hour) + times.lock().unwrap().pop().unwrap();
+        assert_eq!(blocks.spend(clock, || hour), Some(hour));
+        let expected = "sys.getallocatedblocks(), for runtime.python.mem.python.blocks, took 7.0 ms, which is too \
+                        long: it is not called any more";
+        assert_eq!(warnings(), if hour == 1 { vec![] } else { vec![expected] });
+    }
+    assert_eq!(warnings(), Vec::<String>::new());
 }
 
 /// More than the longest time between two probes of an idle process.

@@ -235,6 +235,39 @@ def test_the_backlog_is_the_kernels_count_of_connections_that_wait_for_a_worker(
         server.until(lambda: [line.value for line in server.lines.named("gunicorn.backlog")][-1:] == [3])
 
 
+@pytest.mark.parametrize("excluded", ["", "gunicorn.backlog"])
+def test_a_connection_is_counted_in_the_backlog_or_in_the_accept_queue_and_never_in_both(
+    tmp_path: Path, excluded: str
+) -> None:
+    need("gunicorn")
+    variables = {"DD_RUNTIME_METRICS_LEVEL": "standard", "DD_RUNTIME_METRICS_EXCLUDE": excluded}
+    options = f"{SYNC} --workers 1 --bind 127.0.0.1:0"
+    with (
+        running_master(options, tmp_path, **variables) as server,
+        server.request("/hold"),
+        ExitStack() as clients,
+    ):
+
+        def last(name: str) -> list[float]:
+            """The last values that each process has sent."""
+            return list({line.pid: line.value for line in server.lines.named(name)}.values())
+
+        (port,) = map(int, re.findall(r"http://127\.0\.0\.1:(\d+)", server.stderr()))
+        for _ in range(3):
+            clients.enter_context(socket.create_connection(("127.0.0.1", port), TIMEOUT))
+        server.until(lambda: accept_queue(port) == 3)
+        if excluded:
+            # Master and worker have the same listeners.
+            server.until(lambda: last("runtime.python.accept_queue.depth") == [3, 3])
+            assert last("gunicorn.backlog") == []
+        else:
+            server.until(lambda: last("gunicorn.backlog") == [3])
+            # The Unix socket is not in Gunicorn's backlog.
+            clients.enter_context(closing(server.connection()))
+            server.until(lambda: last("runtime.python.accept_queue.depth") == [1, 1])
+            assert {line.value for line in server.lines.named("runtime.python.accept_queue")} == {0, 1}
+
+
 def accept_queue(port: int) -> int:
     """How many connections to a listener on this host no process has accepted yet."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]

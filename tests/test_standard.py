@@ -6,11 +6,12 @@ import gc
 import mmap
 import os
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from runtime_metrics import RuntimeMetrics
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from conftest import RunProgram
     from receiving import Flush, Flushes
 
 pytestmark = [
@@ -50,20 +52,26 @@ def flush(flushes: Flushes) -> Callable[[], Flush]:
 
 
 @pytest.fixture
-def observe(flushes: Flushes) -> Callable[..., Flush]:
-    """Runs a program that does a kind of work, in control groups, on a CPU; returns the flush after it."""
+def around(flushes: Flushes) -> Callable[..., tuple[Flush, Flush]]:
+    """Runs a program that does a kind of work, in control groups, on a CPU; returns the flushes before and after it."""
 
-    def observe(
+    def around(
         work: str, *cgroups: Path, seconds: float = 1, cpu: int | None = None, **environment: str
-    ) -> Flush:
+    ) -> tuple[Flush, Flush]:
         variables = {"DD_DOGSTATSD_URL": flushes.url, "CGROUPS": " ".join(map(str, cgroups)), **environment}
         pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
         command = [*pin, sys.executable, "-W", "error", str(PROGRAM), work, str(seconds)]
         subprocess.run(command, env=os.environ | variables, check=True, timeout=60)
-        _, observed, *_ = flushes.rest()
-        return observed
+        before, after, *_ = flushes.rest()
+        return before, after
 
-    return observe
+    return around
+
+
+@pytest.fixture
+def observe(around: Callable[..., tuple[Flush, Flush]]) -> Callable[..., Flush]:
+    """Runs a program in the same way; returns the flush after its work."""
+    return lambda *arguments, **options: around(*arguments, **options)[1]
 
 
 @contextmanager
@@ -213,6 +221,137 @@ def test_a_child_that_is_killed_for_lack_of_memory_is_counted(observe: Callable[
     with limited("memory", 64 * MIB) as group:
         assert observe("killing", group)["mem.oom_kills"] == 1
         assert "mem.oom_kills" not in observe("waiting", group).values
+
+
+@checks("runtime.python.mem.python.blocks")
+def test_blocks_grow_with_the_objects_of_python_alone(around: Callable[..., tuple[Flush, Flush]]) -> None:
+    def growth(work: str) -> dict[str, float]:
+        before, after = around(work)
+        names = ("mem.python.blocks", "mem.rss.anon", "mem.rss")
+        return {name: after[name] - before[name] for name in names}
+
+    kept = growth("leaks_objects")
+    assert kept["mem.python.blocks"] == pytest.approx(300_000, rel=0.02)
+    assert kept["mem.rss.anon"] > 15 * MIB
+    allocated = growth("leaks_native_memory")
+    assert abs(allocated["mem.python.blocks"]) < 5_000
+    assert allocated["mem.rss.anon"] == pytest.approx(20 * MIB, rel=0.1)
+    mapped = growth("maps_a_file")
+    assert abs(mapped["mem.python.blocks"]) < 5_000
+    assert mapped["mem.rss.anon"] < 5 * MIB
+    assert mapped["mem.rss"] > 45 * MIB
+
+
+def test_blocks_are_those_that_the_interpreter_counts_and_not_counted_again_soon_if_that_takes_long(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    counted = run_program(
+        """
+        import sys, time
+        from runtime_metrics import RuntimeMetrics
+
+        count, counted = sys.getallocatedblocks, []
+
+        def slow():
+            time.sleep(0.0005)
+            counted.append(count())
+            return counted[-1]
+
+        sys.getallocatedblocks = slow
+        RuntimeMetrics.enable(flush_interval=3600, level="standard")
+        for _ in range(3):
+            assert RuntimeMetrics.flush()
+        print(*counted)
+        RuntimeMetrics.disable()
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    first, *others = flushes.rest()
+    assert [first["mem.python.blocks"]] == [float(count) for count in counted.split()]
+    assert len(others) == 3
+    assert all("mem.python.blocks" not in flush.values for flush in others)
+
+
+@contextmanager
+def listener(family: socket.AddressFamily, path: Path) -> Iterator[socket.socket]:
+    """A socket that listens over TCP, or at this path."""
+    address = str(path / "listener") if family == socket.AF_UNIX else ("127.0.0.1", 0)
+    with socket.socket(family) as listening:
+        listening.bind(address)
+        listening.listen(50)
+        yield listening
+
+
+def connect(stack: ExitStack, listening: socket.socket, number: int) -> None:
+    """Makes so many connections to a listener."""
+    for _ in range(number):
+        client = stack.enter_context(socket.socket(listening.family))
+        client.connect(listening.getsockname())
+
+
+@checks("runtime.python.accept_queue.depth")
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
+def test_connections_wait_in_the_queue_until_they_are_accepted(
+    flush: Callable[[], Flush], tmp_path: Path, family: socket.AddressFamily
+) -> None:
+    with listener(family, tmp_path) as listening, ExitStack() as stack:
+        assert flush()["accept_queue.depth"] == 0
+        connect(stack, listening, 7)
+        assert flush()["accept_queue.depth"] == 7
+        for _ in range(7):
+            accepted, _ = listening.accept()
+            stack.enter_context(accepted)
+            accepted.send(b"?" * 1000)
+        # Connections with data that nobody reads were accepted all the same.
+        assert flush()["accept_queue.depth"] == 0
+        connect(stack, listening, 2)
+        assert flush()["accept_queue.depth"] == 2
+    assert "accept_queue.depth" not in flush().values
+
+
+def test_the_queue_is_not_that_of_another_process(flush: Callable[[], Flush], tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        for family in (socket.AF_INET, socket.AF_UNIX):
+            listening = stack.enter_context(listener(family, tmp_path))
+            connect(stack, listening, 5)
+            command = [sys.executable, "-c", "input()"]
+            number = listening.fileno()
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number])
+            stack.callback(child.wait, 10)
+            stack.enter_context(child)
+            # From now on it is the child's alone.
+            listening.close()
+        assert "accept_queue.depth" not in flush().values
+        with listener(socket.AF_INET, tmp_path):
+            assert flush()["accept_queue.depth"] == 0
+
+
+def test_a_forked_child_searches_for_listeners_anew(run_program: RunProgram, flushes: Flushes) -> None:
+    run_program(
+        """
+        import os, socket
+        from runtime_metrics import RuntimeMetrics
+
+        with socket.create_server(("127.0.0.1", 0)):
+            RuntimeMetrics.enable(flush_interval=3600, level="standard")
+            assert RuntimeMetrics.flush()
+            with socket.create_server(("127.0.0.1", 0)) as later:
+                clients = [socket.create_connection(later.getsockname()) for _ in range(3)]
+                assert RuntimeMetrics.flush()
+                if (child := os.fork()) == 0:
+                    assert RuntimeMetrics.flush()
+                    RuntimeMetrics.disable()
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+                for client in clients:
+                    client.close()
+        RuntimeMetrics.disable()
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    first, second, of_child, *_ = [flush["accept_queue.depth"] for flush in flushes.rest()[:3]]
+    # The parent knows its first listener, and looks for others once a minute.
+    assert (first, second, of_child) == (0, 0, 3)
 
 
 @checks("runtime.python.gc.collected")

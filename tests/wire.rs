@@ -51,7 +51,7 @@ fn earlier() -> Snapshot {
             longest_pause: 9000,
             ..Collections::default()
         }),
-        interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]) }),
+        interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]), ..InterpreterFacts::default() }),
         ..Snapshot::default()
     }
 }
@@ -74,7 +74,7 @@ fn later() -> Snapshot {
             longest_pause: 500_000,
             ..Collections::default()
         }),
-        interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]) }),
+        interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]), ..InterpreterFacts::default() }),
         ..Snapshot::default()
     }
 }
@@ -203,7 +203,7 @@ fn what_is_unknown_is_not_sent() {
 #[test]
 fn a_negative_count_is_left_out_alone() {
     let sent = |count| {
-        let interpreter = Some(InterpreterFacts { gc_count: Some(count) });
+        let interpreter = Some(InterpreterFacts { gc_count: Some(count), ..InterpreterFacts::default() });
         let lines = lines(&earlier(), &Snapshot { interpreter, ..later() }, "a:b", WireType::Distribution);
         let counts = lines.iter().map(|line| line.trim_start_matches("runtime.python."));
         counts.filter(|line| line.starts_with("gc.count.")).map(str::to_owned).collect::<Vec<_>>()
@@ -294,10 +294,12 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         usage: snapshot.usage.map(faults),
         process,
         own_cpu: Some(time),
+        accept_queue: Some(count),
         probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
         collections: snapshot.collections.map(found),
         uncaught: Uncaught::ALL.map(|_| Some(count)),
         gunicorn,
+        interpreter: snapshot.interpreter.map(|facts| InterpreterFacts { blocks: Some(count), ..facts }),
         ..snapshot.clone()
     }
 }
@@ -322,6 +324,7 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     if !is_read(Source::Probe) {
         snapshot.probe = ProbeFacts::default();
     }
+    snapshot.accept_queue = snapshot.accept_queue.filter(|_| is_read(Source::AcceptQueue));
     snapshot.own_cpu = snapshot.own_cpu.filter(|_| is_read(Source::OwnCpu));
     snapshot.collections = snapshot.collections.filter(|_| is_read(Source::GcCallback));
     if let Some(collections) = &mut snapshot.collections
@@ -332,7 +335,10 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     if !is_read(Source::UncaughtExceptions) {
         snapshot.uncaught = Default::default();
     }
-    snapshot.interpreter = snapshot.interpreter.filter(|_| is_read(Source::GcCount));
+    if let Some(interpreter) = &mut snapshot.interpreter {
+        interpreter.gc_count = interpreter.gc_count.filter(|_| is_read(Source::GcCount));
+        interpreter.blocks = interpreter.blocks.filter(|_| is_read(Source::PythonBlocks));
+    }
     if !is_read(Source::Gunicorn) {
         snapshot.gunicorn.records = [0; 4];
         snapshot.gunicorn.requests = None;
@@ -340,6 +346,9 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     if !is_read(Source::GunicornObjects) {
         snapshot.gunicorn.master = None;
         snapshot.gunicorn.connections = None;
+    }
+    if let Some(master) = &mut snapshot.gunicorn.master {
+        master.backlog = master.backlog.filter(|_| is_read(Source::GunicornBacklog));
     }
     snapshot
 }
@@ -383,6 +392,8 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "mem.rss.anon:3",
         "mem.rss.peak:3",
         "mem.headroom.percent:25",
+        "mem.python.blocks:3",
+        "accept_queue.depth:3",
         "gc.collected:2",
         "fd.count:3",
         "fd.percent:0.29296875",

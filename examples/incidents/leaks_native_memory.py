@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import time
 
-METRICS = ("mem.rss", "mem.rss.anon")
-LOOK_AT = "mem.rss.anon grows with mem.rss."
+METRICS = ("mem.rss", "mem.rss.anon", "mem.python.blocks")
+LOOK_AT = "mem.rss.anon grows, mem.python.blocks does not: it is not Python's memory."
 
 SIZE = 2 << 20
 

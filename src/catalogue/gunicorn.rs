@@ -164,7 +164,7 @@ pub const ROWS: &[Metric] = &[
         level: Level::Default,
         by_name: false,
         wire: Wire::Histogram,
-        needs: &[Source::GunicornObjects],
+        needs: &[Source::GunicornObjects, Source::GunicornBacklog],
         reading: Reading::Family(Family {
             suffix: None,
             tags: &["app"],

@@ -1,4 +1,5 @@
-//! What engineers see go wrong, and which metrics tell why: each incident lists them in the order in which to read them.
+//! What goes wrong in production, and which metrics tell why. Each incident lists them in the order in which to read
+//! them.
 //!
 //! What a row explains, and what to read after it, follows from the incidents that list it.
 
@@ -70,6 +71,10 @@ pub const INCIDENTS: &[Incident] = &[
             Clue::new(
                 "cpu.throttled.percent",
                 "above 0: the container is stopped for the rest of each period",
+            ),
+            Clue::new(
+                "accept_queue.depth",
+                "above 0: connections wait before Python sees them; traces show nothing",
             ),
             Clue::new("gunicorn.backlog", "above 0: no worker is free to accept connections"),
             Clue::new("gunicorn.request.queue_time", "high: requests wait before a worker takes them"),
@@ -155,6 +160,10 @@ pub const INCIDENTS: &[Incident] = &[
                 "mem.rss.anon",
                 "grows with it: allocations; flat: files, such as mapped ones and libraries",
             ),
+            Clue::new(
+                "mem.python.blocks",
+                "grows with it: objects of Python; flat: a native library, or fragmentation",
+            ),
             Clue::new("gc.collected", "high: cycles keep objects alive until a collection"),
             Clue::new("gc.uncollectable", "sent at all: an extension makes cycles that cannot be freed"),
             Clue::new("thread_count", "grows too: each thread has a stack, and keeps what it refers to"),
@@ -175,6 +184,17 @@ pub const INCIDENTS: &[Incident] = &[
             Clue::new("gunicorn.workers", "fewer than configured: they are killed or time out"),
             Clue::new("gunicorn.is_running", "CRITICAL: no worker is left, or the master has ended"),
             Clue::new("gunicorn.log.critical", "above 0: a worker was ended for a timeout"),
+        ],
+    },
+    Incident {
+        symptom: "A background job has stopped, without an error",
+        clues: &[
+            Clue::new(
+                "exceptions.uncaught",
+                "source:thread: a thread has died of an exception; source:unraisable: one was \
+                                              raised where nothing can handle it",
+            ),
+            Clue::new("thread_count", "lower than before: threads have ended"),
         ],
     },
     Incident {

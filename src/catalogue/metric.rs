@@ -272,6 +272,8 @@ pub enum Value {
 /// The unit of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
+    /// Block of memory of Python's own allocator.
+    Block,
     /// Byte.
     Byte,
     /// Garbage collection.
@@ -317,6 +319,7 @@ pub enum Unit {
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Block => "block",
             Self::Byte => "byte",
             Self::Collection => "collection",
             Self::Connection => "connection",

@@ -155,6 +155,41 @@ pub const ROWS: &[Metric] = &[
         opentelemetry: None,
     },
     Metric {
+        name: "runtime.python.mem.python.blocks",
+        unit: Unit::Block,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::PythonBlocks],
+        reading: Reading::Now(|s| s.interpreter.as_ref()?.blocks.map(Value::Whole)),
+        source: "sys.getallocatedblocks()",
+        description: "Blocks of memory that Python's own allocator has handed out, mostly one for each object. Where \
+                      they grow with runtime.python.mem.rss.anon, objects are kept; where they do not, the memory is \
+                      that of a native library, or fragmented.",
+        absent: "more often than once a minute if counting them took longer than 0.2 ms, or once in 10 minutes if \
+                 longer than 1 ms; any more, after a warning, if it took longer than 5 ms twice in a row; with \
+                 PYTHONMALLOC=malloc; while the interpreter does not answer in time",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.accept_queue.depth",
+        unit: Unit::Connection,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::AcceptQueue],
+        reading: Reading::Now(|s| s.accept_queue.map(Value::Whole)),
+        source: "getsockopt(TCP_INFO); unix_diag of the kernel for Unix sockets; listeners are searched for once a \
+                 minute, among descriptors below 4096, up to 256 of them",
+        description: "Connections that wait until the program accepts them, at the listening socket with the most of \
+                      them: requests that no trace shows yet. Processes that share a listener, as workers do, all \
+                      report its queue: take the maximum or the average, never the sum.",
+        absent: "on anything but Linux; without a listening socket; for Unix sockets where the kernel does not diagnose \
+                 them; in AWS Lambda; for TCP in Gunicorn's master and workers while gunicorn.backlog is sent, which \
+                 counts the same connections",
+        opentelemetry: None,
+    },
+    Metric {
         name: "runtime.python.gc.collected",
         unit: Unit::Object,
         level: Level::Standard,

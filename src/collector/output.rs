@@ -90,8 +90,10 @@ impl Output {
             selection: settings.selection,
             needs: match settings.schedule {
                 Schedule::Periodic => settings.selection.needs(),
-                // There, no thread of ours runs.
-                Schedule::PerInvocation => settings.selection.needs().without(Source::OwnCpu),
+                // There, no thread of ours runs, and nothing listens but the runtime.
+                Schedule::PerInvocation => {
+                    settings.selection.needs().without(Source::OwnCpu).without(Source::AcceptQueue)
+                }
             },
             // However long an invocation takes, the process is not frozen meanwhile.
             interval: match settings.schedule {

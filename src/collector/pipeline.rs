@@ -78,6 +78,12 @@ impl Pipeline {
                 self.warn_server_unreadable(error);
             }
         }
+        if let Some((read, cost)) = drained.given_up {
+            let milliseconds = 1000.0 * cost.as_secs_f64();
+            self.warn(format!(
+                "{read} took {milliseconds:.1} ms, which is too long: it is not called any more"
+            ));
+        }
         let mut later = drained.snapshot;
         let collections = later.collections;
         if drained.missed_collections {

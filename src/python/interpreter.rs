@@ -19,6 +19,7 @@ use crate::memory;
 use crate::message::Message;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
 use crate::sources::gc::GcCounters;
+use crate::sources::python_blocks::PythonBlocks;
 use crate::sources::uncaught::UncaughtCounters;
 
 /// What the interpreter is read for.
@@ -33,10 +34,14 @@ pub enum Purpose {
 /// The interpreter of this process.
 pub struct CPython {
     process: &'static Process,
+    clock: Clock,
     gc_counters: Arc<GcCounters>,
     gc_callback: Installation,
     exception_hooks: ExceptionHooks,
     get_count: Py<PyAny>,
+    /// `sys.getallocatedblocks`, where there is one.
+    count_blocks: Option<Py<PyAny>>,
+    blocks: Arc<PythonBlocks>,
     identity: IdentityReader,
     /// `sys.modules`.
     modules: Py<PyDict>,
@@ -61,14 +66,17 @@ impl CPython {
         let (counters, fork_mark) = (Arc::clone(&gc_counters), &process.fork_mark);
         let gc_callback =
             Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon)?;
-        let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
-        let modules = modules.cast_into::<PyDict>()?.unbind();
+        let sys = py.import(intern!(py, "sys"))?;
+        let modules = sys.getattr(intern!(py, "modules"))?.cast_into::<PyDict>()?.unbind();
         Ok(Self {
             process,
+            clock,
             gc_counters,
             gc_callback,
             exception_hooks: ExceptionHooks::new(py, modules.clone_ref(py)),
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
+            count_blocks: sys.getattr_opt(intern!(py, "getallocatedblocks"))?.map(Bound::unbind),
+            blocks: Arc::default(),
             identity: IdentityReader::new(py)?,
             modules,
             force: AtomicBool::new(force),
@@ -86,6 +94,11 @@ impl CPython {
     /// The counters of our GC callback.
     pub fn gc_counters(&self) -> Arc<GcCounters> {
         Arc::clone(&self.gc_counters)
+    }
+
+    /// How often blocks are counted.
+    pub fn blocks(&self) -> Arc<PythonBlocks> {
+        Arc::clone(&self.blocks)
     }
 
     /// The counters of our hooks for exceptions.
@@ -113,13 +126,14 @@ impl CPython {
         self.update_exception_hooks(py);
         let needs = self.needs();
         let gc_count = if needs.contains(Source::GcCount) { self.gc_count(py) } else { None };
+        let blocks = if needs.contains(Source::PythonBlocks) { self.count_blocks(py) } else { None };
         let gunicorn = if needs.contains(Source::GunicornObjects) {
             self.process.gunicorn_state.read(py)?
         } else {
             None
         };
         Ok(Answer {
-            facts: InterpreterFacts { gc_count },
+            facts: InterpreterFacts { gc_count, blocks },
             gunicorn,
             environment: self.identity.read(py)?,
             tracers: self.tracers(py, purpose)?,
@@ -142,6 +156,14 @@ impl CPython {
     fn gc_count(&self, py: Python<'_>) -> Option<[i64; 3]> {
         let count: (i64, i64, i64) = self.get_count.bind(py).call0().ok()?.extract().ok()?;
         Some(count.into())
+    }
+
+    /// The memory blocks of Python's own allocator, if they are to be counted now.
+    fn count_blocks(&self, py: Python<'_>) -> Option<u64> {
+        let count = self.count_blocks.as_ref()?.bind(py);
+        let blocks = self.blocks.spend(|| self.clock.now(), || count.call0().ok()?.extract().ok()).flatten();
+        // It has none where it is told to use another allocator (PYTHONMALLOC=malloc).
+        blocks.filter(|blocks| *blocks > 0)
     }
 }
 

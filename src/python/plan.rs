@@ -82,6 +82,7 @@ impl Plan {
             gc: interpreter.gc_counters(),
             gunicorn: Arc::clone(&process.gunicorn),
             uncaught: interpreter.uncaught_counters(),
+            blocks: interpreter.blocks(),
             ..Counters::default()
         };
         let interpreter = Arc::clone(interpreter) as _;

@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub process: ProcessFacts,
     /// CPU time of our own threads since they first started.
     pub own_cpu: Option<Duration>,
+    /// The most connections that wait to be accepted at one listener.
+    pub accept_queue: Option<u64>,
     /// What our probes observed since the last flush: not cumulative.
     pub probe: ProbeFacts,
     /// The garbage collections counted by our callback; `None` if some may have gone uncounted.
@@ -175,4 +177,6 @@ pub struct ProbeFacts {
 pub struct InterpreterFacts {
     /// `gc.get_count()`. The first may be negative on free-threaded builds, where threads count apart for a while.
     pub gc_count: Option<[i64; 3]>,
+    /// `sys.getallocatedblocks()`, where it was due: memory blocks of Python's own allocator.
+    pub blocks: Option<u64>,
 }

@@ -19,6 +19,8 @@ pub enum Source {
     ThreadTimes,
     /// Limits of control groups: `ProcessFacts::cgroup`.
     Cgroup,
+    /// Connections that wait at listeners: `Snapshot::accept_queue`.
+    AcceptQueue,
     /// CPU time of our own threads: `Snapshot::own_cpu`.
     OwnCpu,
     /// Probes of the interpreter: `Snapshot::probe`.
@@ -29,12 +31,16 @@ pub enum Source {
     GcObjects,
     /// `gc.get_count()`: `InterpreterFacts::gc_count`.
     GcCount,
+    /// `sys.getallocatedblocks()`: `InterpreterFacts::blocks`.
+    PythonBlocks,
     /// Exceptions that nothing handles: `Snapshot::uncaught`.
     UncaughtExceptions,
     /// Gunicorn's log records and requests: `Snapshot::gunicorn`.
     Gunicorn,
     /// Gunicorn's own objects: `GunicornFacts::master` and `GunicornFacts::connections`.
     GunicornObjects,
+    /// The backlog of a Gunicorn master: `MasterFacts::backlog`. Its listeners are left out of the accept queues.
+    GunicornBacklog,
 }
 
 /// A set of sources.

@@ -12,10 +12,14 @@ use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
 use self::own_cpu::OwnCpu;
 use self::probe::Probe;
+use self::python_blocks::PythonBlocks;
 use self::uncaught::UncaughtCounters;
 use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
+#[cfg(target_os = "linux")]
+mod accept_queue;
 pub mod ancestors;
+pub mod budget;
 #[cfg(target_os = "linux")]
 pub mod cgroup;
 #[cfg(target_os = "linux")]
@@ -33,6 +37,7 @@ pub mod own_cpu;
 #[cfg_attr(target_os = "linux", doc(hidden))]
 pub mod portable;
 pub mod probe;
+pub mod python_blocks;
 pub mod reservoir;
 #[cfg(unix)]
 pub mod rusage;
@@ -51,6 +56,8 @@ type Process = portable::Portable;
 #[derive(Debug)]
 pub struct Sources {
     process: Process,
+    #[cfg(target_os = "linux")]
+    accept_queues: accept_queue::AcceptQueues,
     counters: Counters,
 }
 
@@ -65,6 +72,8 @@ pub struct Counters {
     pub own_cpu: Arc<OwnCpu>,
     /// Probes of the interpreter.
     pub probe: Arc<Probe>,
+    /// How often Python is asked for the blocks that it has allocated.
+    pub blocks: Arc<PythonBlocks>,
     /// Exceptions that nothing handles.
     pub uncaught: Arc<UncaughtCounters>,
 }
@@ -92,6 +101,8 @@ pub struct Drained {
     pub snapshot: Snapshot,
     /// Whether garbage collections may have gone uncounted in the interval, as our callback was missing.
     pub missed_collections: bool,
+    /// A read that is not made any more as it costs too much, and what the last one cost.
+    pub given_up: Option<(&'static str, Duration)>,
 }
 
 impl Sources {
@@ -100,7 +111,12 @@ impl Sources {
     /// They are those of the process that opened them: after a fork the child opens its own.
     #[must_use]
     pub fn open(root: &Path, counters: Counters) -> Self {
-        Self { process: Process::open(root), counters }
+        Self {
+            process: Process::open(root),
+            #[cfg(target_os = "linux")]
+            accept_queues: accept_queue::AcceptQueues::new(root),
+            counters,
+        }
     }
 
     /// Takes the first of two readings where a source needs two; gives the time until the second is due.
@@ -114,7 +130,8 @@ impl Sources {
     /// The facts at `now` as the start of an interval; drains what has gathered.
     #[must_use]
     pub fn baseline(&mut self, now: Duration, needed: SourceSet) -> Snapshot {
-        self.snapshot(now, needed, Mode::Drain, || None)
+        // Most programs listen later, and then would have to wait until listeners are searched for again.
+        self.snapshot(now, needed.without(Source::AcceptQueue), Mode::Drain, || None)
     }
 
     /// The facts at `now`, which ends the interval.
@@ -128,7 +145,11 @@ impl Sources {
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Drained {
         let snapshot = self.snapshot(now, needed, Mode::Drain, ask_interpreter);
-        Drained { snapshot, missed_collections: self.counters.gc.take_missed() }
+        Drained {
+            snapshot,
+            missed_collections: self.counters.gc.take_missed(),
+            given_up: self.counters.blocks.take_given_up(),
+        }
     }
 
     /// The facts at `now`; the interval goes on.
@@ -147,7 +168,7 @@ impl Sources {
         mode: Mode,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Snapshot {
-        let Counters { gc, gunicorn, own_cpu, probe, uncaught } = &self.counters;
+        let Counters { gc, gunicorn, own_cpu, probe, uncaught, .. } = &self.counters;
         gc.need_objects(needed.contains(Source::GcObjects));
         probe.need(needed.contains(Source::Probe));
         // First, so that no collection that the rest provokes is counted in it.
@@ -156,6 +177,13 @@ impl Sources {
             Mode::Read => gc.read(),
         };
         let (usage, process) = read_process(&mut self.process, needed);
+        #[cfg(target_os = "linux")]
+        let accept_queue = needed.contains(Source::AcceptQueue).then(|| {
+            let is_in_backlog = needed.contains(Source::GunicornBacklog) && gunicorn.is_here();
+            self.accept_queues.read(now, !is_in_backlog)
+        });
+        #[cfg(not(target_os = "linux"))]
+        let accept_queue = None;
         let answer = ask_interpreter();
         let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
         Snapshot {
@@ -163,6 +191,7 @@ impl Sources {
             usage,
             process,
             own_cpu: needed.contains(Source::OwnCpu).then(|| own_cpu.read()).flatten(),
+            accept_queue: accept_queue.flatten(),
             probe: match mode {
                 Mode::Drain => probe.drain(now),
                 Mode::Read => probe.read(now),

@@ -66,6 +66,12 @@ impl Gunicorn {
         }
     }
 
+    /// Whether this process is a master or a worker.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.master.load().is_some() || self.worker.load().is_some()
+    }
+
     /// In a master that needs them, reads its workers' CPU times; gives the time until the second reading is due.
     #[must_use]
     pub fn prepare(&self, now: Duration) -> Option<Duration> {

@@ -1,0 +1,351 @@
+//! Connections that wait to be accepted, at the listening sockets of the process: TCP by `TCP_INFO`, Unix sockets by the
+//! kernel's `unix_diag`.
+//!
+//! They are the program's, known by their numbers alone, which it may close and reuse at any moment: what is read of a
+//! number says itself whether a listener is behind it.
+
+use std::ffi::c_int;
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+use crate::descriptor::Guarded;
+
+/// Only lower numbers are looked at. A system call for each of so many takes 1 ms.
+const MAX_NUMBER: RawFd = 4096;
+
+/// The most listeners that are looked at.
+const MAX_LISTENERS: usize = 256;
+
+/// The time between two searches for listeners. For as long after the first reading, which may be before the program
+/// listens, they are searched for at each one until there are some.
+const PERIOD: Duration = Duration::from_mins(1);
+
+/// The state of a listening socket of either family, `TCP_LISTEN`.
+const LISTENS: u8 = 10;
+
+/// The listeners of the process, as far as they are known.
+#[derive(Debug)]
+pub struct AcceptQueues {
+    descriptors: PathBuf,
+    listeners: Vec<Listener>,
+    /// The first reading, and the last search.
+    searched: Option<(Duration, Duration)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Listener {
+    number: RawFd,
+    family: Family,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Tcp,
+    Unix,
+}
+
+impl AcceptQueues {
+    /// Of this process; `root` is `/` except in tests. Nothing is searched for yet.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { descriptors: root.join("proc/self/fd"), listeners: Vec::new(), searched: None }
+    }
+
+    /// The most connections that wait at one listener, of those over TCP only if asked for; `None` without a listener.
+    #[must_use]
+    pub fn read(&mut self, now: Duration, with_tcp: bool) -> Option<u64> {
+        let (first, last) = self.searched.unwrap_or((now, Duration::ZERO));
+        let since = |then| now.saturating_sub(then);
+        if since(last) >= PERIOD || (self.listeners.is_empty() && since(first) < PERIOD) {
+            self.find();
+            self.searched = Some((first, now));
+        }
+        let mut diagnosis = None;
+        let mut largest = None;
+        self.listeners.retain(|listener| {
+            let depth = match listener.family {
+                Family::Tcp if !with_tcp => return true,
+                Family::Tcp => waiting_over_tcp(listener.number),
+                Family::Unix => diagnosis
+                    .get_or_insert_with(Diagnosis::open)
+                    .as_ref()
+                    .and_then(|diagnosis| diagnosis.waiting(listener.number)),
+            };
+            largest = largest.max(depth);
+            // What is no listener any more, or cannot be read, is left alone until the next search.
+            depth.is_some()
+        });
+        largest
+    }
+
+    fn find(&mut self) {
+        self.listeners.clear();
+        // From Linux 6.2 on the directory's size is the number of open descriptors, most of which have low numbers.
+        let open = fs::metadata(&self.descriptors).map_or(0, |directory| directory.len());
+        let mut seen = 0;
+        for number in 0..MAX_NUMBER {
+            match listener(number) {
+                Ok(family) => self.listeners.extend(family.map(|family| Listener { number, family })),
+                Err(Closed) => continue,
+            }
+            seen += 1;
+            if seen == open || self.listeners.len() == MAX_LISTENERS {
+                break;
+            }
+        }
+    }
+}
+
+/// No descriptor has the number.
+struct Closed;
+
+/// The family of the listener with this number; `None` if it is none of those that can be read.
+fn listener(number: RawFd) -> Result<Option<Family>, Closed> {
+    let listens = match option::<c_int>(number, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) {
+        Err(libc::EBADF) => return Err(Closed),
+        listens => listens.is_ok_and(|listens| listens != 0),
+    };
+    if !listens {
+        return Ok(None);
+    }
+    let is = |name, value| option::<c_int>(number, libc::SOL_SOCKET, name) == Ok(value);
+    Ok(if is(libc::SO_DOMAIN, libc::AF_UNIX) {
+        Some(Family::Unix)
+    } else {
+        is(libc::SO_PROTOCOL, libc::IPPROTO_TCP).then_some(Family::Tcp)
+    })
+}
+
+/// The beginning of what the kernel reports about a TCP connection. Of a listener, `unacked` are those that wait.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct TcpInfo {
+    state: u8,
+    _flags: [u8; 7],
+    _sizes: [u32; 4],
+    unacked: u32,
+}
+
+/// The connections that wait at the TCP listener with this number, if there is one.
+fn waiting_over_tcp(number: RawFd) -> Option<u64> {
+    let info = option::<TcpInfo>(number, libc::IPPROTO_TCP, libc::TCP_INFO).ok()?;
+    (info.state == LISTENS).then(|| info.unacked.into())
+}
+
+/// An option of the socket with this number, or the error. `T` must be plain numbers.
+#[expect(unsafe_code, reason = "Only the C library's function takes a number that nobody owns.")]
+fn option<T: Copy>(number: RawFd, level: c_int, name: c_int) -> Result<T, i32> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let Ok(mut length) = libc::socklen_t::try_from(size_of::<T>()) else { return Err(libc::EINVAL) };
+    // SAFETY: the kernel writes at most that many bytes; what it does not write is zero.
+    let status = unsafe { libc::getsockopt(number, level, name, value.as_mut_ptr().cast(), &raw mut length) };
+    // SAFETY: any bits are a valid value of a type of plain numbers, and all are initialised.
+    if status == 0 { Ok(unsafe { value.assume_init() }) } else { Err(nix::errno::Errno::last_raw()) }
+}
+
+/// The inode of the socket with this number, if it is one.
+#[expect(unsafe_code, reason = "Only the C library's function takes a number that nobody owns.")]
+fn inode(number: RawFd) -> Option<u32> {
+    let mut status = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: it writes no more than that, and of plain numbers any bits are valid.
+    let status = unsafe {
+        if libc::fstat(number, status.as_mut_ptr()) != 0 {
+            return None;
+        }
+        status.assume_init()
+    };
+    if status.st_mode & libc::S_IFMT == libc::S_IFSOCK { status.st_ino.try_into().ok() } else { None }
+}
+
+/// A connection to the kernel's diagnosis of sockets, which anybody may ask.
+struct Diagnosis(Guarded<OwnedFd>);
+
+impl Diagnosis {
+    /// `SOCK_DIAG_BY_FAMILY`
+    const TYPE: u16 = 20;
+    /// `UDIAG_SHOW_RQLEN`
+    const SHOW_QUEUE: u32 = 0x10;
+    /// `UNIX_DIAG_RQLEN`
+    const QUEUE: u16 = 4;
+    /// The length of a header of netlink, and of what the kernel reports about a Unix socket before its attributes.
+    const HEADER: usize = 16;
+    const MESSAGE: usize = 16;
+
+    fn open() -> Option<Self> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let protocol = SockProtocol::NetlinkSockDiag;
+        let open = || socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).map_err(Into::into);
+        Guarded::open(open).ok().map(Self)
+    }
+
+    /// The connections that wait at the Unix listener with this number, if there is one.
+    fn waiting(&self, number: RawFd) -> Option<u64> {
+        use std::os::fd::AsRawFd;
+
+        let diagnosis = self.0.as_raw_fd();
+        send(diagnosis, &Self::request(inode(number)?), MsgFlags::empty()).ok()?;
+        // The kernel has answered by now.
+        let mut answer = [0; 256];
+        let length = recv(diagnosis, &mut answer, MsgFlags::empty()).ok()?;
+        Self::queue(&answer[..length])
+    }
+
+    fn request(inode: u32) -> [u8; 40] {
+        let mut request = [0; 40];
+        let mut put = |at: usize, bytes: &[u8]| request[at..at + bytes.len()].copy_from_slice(bytes);
+        // Length, type and NLM_F_REQUEST; the sequence number and the port stay zero.
+        put(0, &40_u32.to_ne_bytes());
+        put(4, &Self::TYPE.to_ne_bytes());
+        put(6, &1_u16.to_ne_bytes());
+        // AF_UNIX, any state, the inode, what to show, and no cookie.
+        put(16, &[1]);
+        put(20, &u32::MAX.to_ne_bytes());
+        put(24, &inode.to_ne_bytes());
+        put(28, &Self::SHOW_QUEUE.to_ne_bytes());
+        put(32, &[0xff; 8]);
+        request
+    }
+
+    /// The length of the queue in an answer about a listener.
+    fn queue(answer: &[u8]) -> Option<u64> {
+        let short = |at: usize| Some(u16::from_ne_bytes(answer.get(at..at + 2)?.try_into().ok()?));
+        if short(4)? != Self::TYPE || *answer.get(Self::HEADER + 2)? != LISTENS {
+            return None;
+        }
+        let mut at = Self::HEADER + Self::MESSAGE;
+        loop {
+            let (length, attribute) = (usize::from(short(at)?), short(at + 2)?);
+            if attribute == Self::QUEUE {
+                return Some(u32::from_ne_bytes(answer.get(at + 4..at + 8)?.try_into().ok()?).into());
+            }
+            // An attribute includes its head, and begins at a multiple of four.
+            at += length.max(4).next_multiple_of(4);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::{AsRawFd, IntoRawFd};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    fn waiting(number: RawFd) -> Option<u64> {
+        match listener(number).ok()?? {
+            Family::Tcp => waiting_over_tcp(number),
+            Family::Unix => Diagnosis::open()?.waiting(number),
+        }
+    }
+
+    #[test]
+    fn connections_over_tcp_wait_until_they_are_accepted() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            // Not every machine has IPv6.
+            let Ok(listening) = TcpListener::bind(address) else { continue };
+            let number = listening.as_raw_fd();
+            assert_eq!(waiting(number), Some(0));
+            let clients =
+                [(); 3].map(|()| TcpStream::connect(listening.local_addr().unwrap()).unwrap().into_raw_fd());
+            assert_eq!(waiting(number), Some(3));
+            let accepted = listening.accept().unwrap().0;
+            assert_eq!(waiting(number), Some(2));
+            assert_eq!([waiting(accepted.as_raw_fd()), waiting(clients[0])], [None, None]);
+        }
+    }
+
+    #[test]
+    fn connections_to_a_unix_socket_wait_until_they_are_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let listening = UnixListener::bind(&path).unwrap();
+        let number = listening.as_raw_fd();
+        assert_eq!(waiting(number), Some(0));
+        let clients = [(); 3].map(|()| UnixStream::connect(&path).unwrap());
+        assert_eq!(waiting(number), Some(3));
+        let accepted = listening.accept().unwrap().0;
+        assert_eq!(waiting(number), Some(2));
+        assert_eq!([waiting(accepted.as_raw_fd()), waiting(clients[0].as_raw_fd())], [None, None]);
+    }
+
+    #[test]
+    fn what_is_no_listener_is_none() {
+        assert!(listener(MAX_NUMBER - 1).is_err() && listener(-1).is_err());
+        let (file, udp) = (File::open("/proc/self/stat").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        for number in [file.as_raw_fd(), udp.as_raw_fd()] {
+            assert_eq!(listener(number).ok(), Some(None));
+            assert_eq!((waiting_over_tcp(number), Diagnosis::open().unwrap().waiting(number)), (None, None));
+        }
+    }
+
+    /// Other tests of this process may have listeners as well, but not with so many connections.
+    #[test]
+    fn the_largest_queue_counts_and_a_listener_is_known_until_it_is_closed_and_found_within_a_minute() {
+        let mut queues = AcceptQueues::new(Path::new("/"));
+        let second = Duration::from_secs(1);
+        let full = |listening: &TcpListener, connections| -> Vec<_> {
+            let address = listening.local_addr().unwrap();
+            (0..connections).map(|_| TcpStream::connect(address).unwrap()).collect()
+        };
+        let [first, second_largest] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let _clients = [full(&first, 40), full(&second_largest, 20)];
+        assert_eq!(queues.read(second, true), Some(40));
+        let later = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _more = full(&later, 60);
+        // Another file has its number by then.
+        drop(first);
+        let _files = [(); 3].map(|()| File::open("/proc/self/stat").unwrap());
+        assert_eq!(queues.read(59 * second, true), Some(20));
+        assert_eq!(queues.read(61 * second, true), Some(60));
+        assert!(queues.read(62 * second, false) < Some(20), "without TCP");
+    }
+
+    #[test]
+    fn a_program_that_listens_soon_after_its_start_does_not_have_to_wait_for_the_next_search() {
+        let mut queues = AcceptQueues::new(Path::new("/"));
+        let second = Duration::from_secs(1);
+        let mut searches = |last: u32, now: u32| {
+            queues.searched = Some((second, last * second));
+            queues.listeners.clear();
+            let _ = queues.read(now * second, true);
+            queues.searched == Some((second, now * second))
+        };
+        let expected = [true, true, false, true];
+        assert_eq!([(1, 2), (50, 60), (50, 61), (50, 110)].map(|(last, now)| searches(last, now)), expected);
+    }
+
+    #[test]
+    fn where_descriptors_are_not_counted_all_numbers_are_looked_at() {
+        let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut queues = AcceptQueues::new(Path::new("/nowhere"));
+        queues.find();
+        let expected = Listener { number: listening.as_raw_fd(), family: Family::Tcp };
+        assert!(queues.listeners.contains(&expected));
+    }
+
+    #[test]
+    fn an_answer_that_is_malformed_or_an_error_is_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        let listening = UnixListener::bind(folder.path().join("s")).unwrap();
+        let diagnosis = Diagnosis::open().unwrap();
+        let number = diagnosis.0.as_raw_fd();
+        send(number, &Diagnosis::request(inode(listening.as_raw_fd()).unwrap()), MsgFlags::empty()).unwrap();
+        let mut answer = [0; 256];
+        let length = recv(number, &mut answer, MsgFlags::empty()).unwrap();
+        assert_eq!(Diagnosis::queue(&answer[..length]), Some(0));
+        for cut in 0..36 {
+            assert_eq!(Diagnosis::queue(&answer[..cut]), None, "{cut}");
+        }
+        // NLMSG_ERROR
+        answer[4..6].copy_from_slice(&2_u16.to_ne_bytes());
+        assert_eq!(Diagnosis::queue(&answer[..length]), None);
+    }
+}
