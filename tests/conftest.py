@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from catalogue_names import LEVEL
 from launching import install_into, interpreter, virtual_environment, wheel
 from receiving import Flushes
 from serving import SETTINGS, Reports
@@ -36,6 +37,8 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(SETTINGS):
             monkeypatch.delenv(name)
+    if LEVEL != "default":
+        monkeypatch.setenv("DD_RUNTIME_METRICS_LEVEL", LEVEL)
 
 
 @pytest.fixture

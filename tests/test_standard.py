@@ -234,10 +234,10 @@ def test_blocks_grow_with_the_objects_of_python_alone(around: Callable[..., tupl
     assert kept["mem.python.blocks"] == pytest.approx(300_000, rel=0.02)
     assert kept["mem.rss.anon"] > 15 * MIB
     allocated = growth("leaks_native_memory")
-    assert abs(allocated["mem.python.blocks"]) < 5_000
+    assert abs(allocated["mem.python.blocks"]) < 20_000
     assert allocated["mem.rss.anon"] == pytest.approx(20 * MIB, rel=0.1)
     mapped = growth("maps_a_file")
-    assert abs(mapped["mem.python.blocks"]) < 5_000
+    assert abs(mapped["mem.python.blocks"]) < 20_000
     assert mapped["mem.rss.anon"] < 5 * MIB
     assert mapped["mem.rss"] > 45 * MIB
 
