@@ -185,8 +185,8 @@ pub const ROWS: &[Metric] = &[
                       them: requests that no trace shows yet. Processes that share a listener, as workers do, all \
                       report its queue: take the maximum or the average, never the sum.",
         absent: "on anything but Linux; without a listening socket; for Unix sockets where the kernel does not \
-                 diagnose them; in AWS Lambda; for TCP in Gunicorn's master and workers while gunicorn.backlog is sent, which \
-                 counts the same connections",
+                 diagnose them; in AWS Lambda; for TCP in Gunicorn's master and workers while gunicorn.backlog is \
+                 sent, which counts the same connections",
         opentelemetry: None,
     },
     Metric {
