@@ -19,13 +19,14 @@ pub struct Interval<'a> {
     later: &'a Snapshot,
     planned: Duration,
     shows_quiet_alarms: bool,
+    shows_description: bool,
 }
 
 impl<'a> Interval<'a> {
     /// The interval between two snapshots; `planned` is its length according to the schedule.
     #[must_use]
     pub fn new(earlier: &'a Snapshot, later: &'a Snapshot, planned: Duration) -> Self {
-        Self { earlier, later, planned, shows_quiet_alarms: false }
+        Self { earlier, later, planned, shows_quiet_alarms: false, shows_description: false }
     }
 
     /// The same interval, in whose samples an alarm is also where there is nothing to report.
@@ -38,6 +39,18 @@ impl<'a> Interval<'a> {
     #[must_use]
     pub fn shows_quiet_alarms(&self) -> bool {
         self.shows_quiet_alarms
+    }
+
+    /// The same interval, in whose samples is also what describes the process.
+    #[must_use]
+    pub fn showing_description(self) -> Self {
+        Self { shows_description: true, ..self }
+    }
+
+    /// Whether what describes the process is sent.
+    #[must_use]
+    pub fn shows_description(&self) -> bool {
+        self.shows_description
     }
 
     /// The snapshot at its end.

@@ -57,7 +57,8 @@ impl Interpreter for FakeInterpreter {
         entered();
         let environment = self.environment.lock().unwrap().clone();
         let tracers = self.tracers.lock().unwrap().clone();
-        let facts = InterpreterFacts { gc_count: Some([count.cast_signed(), 0, 0]) };
+        let facts =
+            InterpreterFacts { gc_count: Some([count.cast_signed(), 0, 0]), ..InterpreterFacts::default() };
         Some(Answer { facts, gunicorn: None, environment, tracers: Some(tracers) })
     }
 

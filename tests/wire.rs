@@ -7,7 +7,7 @@ use cadence::{MetricSink, SpyMetricSink};
 use proptest::prelude::*;
 use runtime_metrics::catalogue::CATALOGUE;
 use runtime_metrics::catalogue::metric::{Level, Member, Metric, Reading, Sample, Value, Wire, WireType};
-use runtime_metrics::catalogue::selection::{Selection, samples};
+use runtime_metrics::catalogue::selection::{Selection, append_samples, samples};
 use runtime_metrics::emitter::{Distribution, Emitter};
 use runtime_metrics::identity::{IdentityInputs, Runtime};
 use runtime_metrics::interval::Interval;
@@ -17,8 +17,8 @@ use runtime_metrics::snapshot::server::{
     Ended, GunicornFacts, MasterFacts, Observations, Requests, ServerStatus, WorkerCounts,
 };
 use runtime_metrics::snapshot::{
-    CgroupFacts, Collections, CpuPeriods, InterpreterFacts, LimitedMemory, MemoryParts, ProbeFacts,
-    ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes, Uncaught,
+    CgroupFacts, Collections, CpuPeriods, Description, InterpreterFacts, LimitedMemory, MemoryParts,
+    ProbeFacts, ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes, Uncaught,
 };
 use runtime_metrics::tag::Tags;
 
@@ -51,7 +51,7 @@ fn earlier() -> Snapshot {
             longest_pause: 9000,
             ..Collections::default()
         }),
-        interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]) }),
+        interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]), ..InterpreterFacts::default() }),
         ..Snapshot::default()
     }
 }
@@ -74,10 +74,21 @@ fn later() -> Snapshot {
             longest_pause: 500_000,
             ..Collections::default()
         }),
-        interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]) }),
+        interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]), ..InterpreterFacts::default() }),
         ..Snapshot::default()
     }
 }
+
+const DESCRIPTION: Description = Description {
+    gil: "on",
+    jit: None,
+    gc_implementation: "generational",
+    gc: "enabled",
+    allocator: "pymalloc",
+    event_loop: "uvloop",
+    server: "gunicorn",
+    debug: "none",
+};
 
 fn tags_of(joined: &str) -> Tags {
     joined.split(',').collect()
@@ -96,7 +107,7 @@ fn lines_of(
     wire_type: WireType,
 ) -> Vec<String> {
     let (receiver, sink) = SpyMetricSink::new();
-    let interval = Interval::new(earlier, later, 10 * SECOND);
+    let interval = Interval::new(earlier, later, 10 * SECOND).showing_description();
     assert!(Emitter::new(sink, tags_of(tags), wire_type).emit(samples(rows, &interval)));
     receiver.try_iter().map(|line| String::from_utf8(line).unwrap()).collect()
 }
@@ -203,7 +214,7 @@ fn what_is_unknown_is_not_sent() {
 #[test]
 fn a_negative_count_is_left_out_alone() {
     let sent = |count| {
-        let interpreter = Some(InterpreterFacts { gc_count: Some(count) });
+        let interpreter = Some(InterpreterFacts { gc_count: Some(count), ..InterpreterFacts::default() });
         let lines = lines(&earlier(), &Snapshot { interpreter, ..later() }, "a:b", WireType::Distribution);
         let counts = lines.iter().map(|line| line.trim_start_matches("runtime.python."));
         counts.filter(|line| line.starts_with("gc.count.")).map(str::to_owned).collect::<Vec<_>>()
@@ -285,6 +296,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         uptime: Some(time),
         thread_times: Some(vec![thread]),
         cgroup,
+        allocator: Some("jemalloc"),
         ..snapshot.process.clone()
     };
     let found = |collections| Collections { collected: count, uncollectable: count, ..collections };
@@ -297,6 +309,11 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
         collections: snapshot.collections.map(found),
         uncaught: Uncaught::ALL.map(|_| Some(count)),
+        interpreter: snapshot.interpreter.map(|facts| InterpreterFacts {
+            is_gil_reenabled: Some(count > 1),
+            description: Some(DESCRIPTION),
+            ..facts
+        }),
         gunicorn,
         ..snapshot.clone()
     }
@@ -332,7 +349,14 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     if !is_read(Source::UncaughtExceptions) {
         snapshot.uncaught = Default::default();
     }
-    snapshot.interpreter = snapshot.interpreter.filter(|_| is_read(Source::GcCount));
+    if !is_read(Source::Description) {
+        snapshot.process.allocator = None;
+    }
+    if let Some(facts) = &mut snapshot.interpreter {
+        facts.gc_count = facts.gc_count.filter(|_| is_read(Source::GcCount));
+        facts.is_gil_reenabled = facts.is_gil_reenabled.filter(|_| is_read(Source::Gil));
+        facts.description = facts.description.filter(|_| is_read(Source::Description));
+    }
     if !is_read(Source::Gunicorn) {
         snapshot.gunicorn.records = [0; 4];
         snapshot.gunicorn.requests = None;
@@ -395,9 +419,28 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "mem.faults.major:2000",
     ]
     .map(|line| format!("runtime.python.{line}|g|#a:b"));
-    let uncaught = ["main", "thread", "unraisable"]
-        .map(|source| format!("runtime.python.exceptions.uncaught:2|g|#source:{source},a:b"));
-    assert_eq!(lines, [expected.as_slice(), &uncaught].concat());
+    let of_the_program = [
+        "info:1|g|#gil:on,gc_impl:generational,gc:enabled,allocator:jemalloc,loop:uvloop,server:gunicorn,debug:none,",
+        "exceptions.uncaught:2|g|#source:main,",
+        "exceptions.uncaught:2|g|#source:thread,",
+        "exceptions.uncaught:2|g|#source:unraisable,",
+        "gil.reenabled:1|g|#",
+    ]
+    .map(|line| format!("runtime.python.{line}a:b"));
+    assert_eq!(lines, [expected.as_slice(), &of_the_program].concat());
+}
+
+#[test]
+fn what_describes_the_process_is_sent_only_where_it_is_to_be_shown() {
+    let snapshot = everything(&later(), 1);
+    let interval = Interval::new(&snapshot, &snapshot, 10 * SECOND);
+    for (interval, is_shown) in [(interval, false), (interval.showing_description(), true)] {
+        let mut shown = Vec::new();
+        let outcome = append_samples(&mut shown, Selection::named("info"), &interval);
+        let (sent, quiet) =
+            (outcome.sent == Selection::named("info"), outcome.quiet == Selection::named("info"));
+        assert_eq!((shown.len(), sent, quiet), (usize::from(is_shown), is_shown, !is_shown));
+    }
 }
 
 #[test]

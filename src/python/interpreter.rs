@@ -7,6 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::description::DescriptionReader;
 use super::environment::IdentityReader;
 use super::exception_hooks::ExceptionHooks;
 use super::gc_callback::Installation;
@@ -17,6 +18,7 @@ use crate::collector::{Answer, Interpreter};
 use crate::identity::tracers::Tracers;
 use crate::memory;
 use crate::message::Message;
+use crate::settings::Settings;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
 use crate::sources::gc::GcCounters;
 use crate::sources::uncaught::UncaughtCounters;
@@ -36,6 +38,7 @@ pub struct CPython {
     gc_counters: Arc<GcCounters>,
     gc_callback: Installation,
     exception_hooks: ExceptionHooks,
+    description: DescriptionReader,
     get_count: Py<PyAny>,
     identity: IdentityReader,
     /// `sys.modules`.
@@ -53,8 +56,7 @@ impl CPython {
         py: Python<'_>,
         process: &'static Process,
         clock: Clock,
-        force: bool,
-        needs: SourceSet,
+        settings: &Settings,
         resume_soon: fn() -> bool,
     ) -> PyResult<Self> {
         let gc_counters = Arc::new(GcCounters::new());
@@ -68,18 +70,24 @@ impl CPython {
             gc_counters,
             gc_callback,
             exception_hooks: ExceptionHooks::new(py, modules.clone_ref(py)),
+            description: DescriptionReader::new(
+                py,
+                clock,
+                modules.clone_ref(py),
+                settings.aws_lambda.is_some(),
+            )?,
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
             identity: IdentityReader::new(py)?,
             modules,
-            force: AtomicBool::new(force),
-            needs: AtomicU64::new(needs.bits()),
+            force: AtomicBool::new(settings.force),
+            needs: AtomicU64::new(settings.selection.needs().bits()),
         })
     }
 
     /// Changes whether ddtrace's own runtime metrics are to be disabled, and what is read.
-    pub fn reconfigure(&self, py: Python<'_>, force: bool, needs: SourceSet) {
-        self.force.store(force, SeqCst);
-        self.needs.store(needs.bits(), SeqCst);
+    pub fn reconfigure(&self, py: Python<'_>, settings: &Settings) {
+        self.force.store(settings.force, SeqCst);
+        self.needs.store(settings.selection.needs().bits(), SeqCst);
         self.update_exception_hooks(py);
     }
 
@@ -112,14 +120,19 @@ impl CPython {
         }
         self.update_exception_hooks(py);
         let needs = self.needs();
-        let gc_count = if needs.contains(Source::GcCount) { self.gc_count(py) } else { None };
+        let is_needed = |source| needs.contains(source);
+        let facts = InterpreterFacts {
+            gc_count: is_needed(Source::GcCount).then(|| self.gc_count(py)).flatten(),
+            is_gil_reenabled: is_needed(Source::Gil).then(|| self.description.is_gil_reenabled(py)).flatten(),
+            description: is_needed(Source::Description).then(|| self.description.read(py)).flatten(),
+        };
         let gunicorn = if needs.contains(Source::GunicornObjects) {
             self.process.gunicorn_state.read(py)?
         } else {
             None
         };
         Ok(Answer {
-            facts: InterpreterFacts { gc_count },
+            facts,
             gunicorn,
             environment: self.identity.read(py)?,
             tracers: self.tracers(py, purpose)?,

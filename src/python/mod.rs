@@ -12,6 +12,7 @@
 mod api;
 mod arguments;
 mod aws_lambda;
+mod description;
 mod environment;
 mod exception_hooks;
 mod exit;

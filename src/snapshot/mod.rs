@@ -71,6 +71,8 @@ pub struct ProcessFacts {
     pub thread_times: Option<Vec<ThreadTimes>>,
     /// The limits of the control groups that it is in.
     pub cgroup: CgroupFacts,
+    /// The library that replaces the C library's allocator, if one is mapped.
+    pub allocator: Option<&'static str>,
 }
 
 /// The memory of the process in detail, in bytes.
@@ -175,4 +177,46 @@ pub struct ProbeFacts {
 pub struct InterpreterFacts {
     /// `gc.get_count()`. The first may be negative on free-threaded builds, where threads count apart for a while.
     pub gc_count: Option<[i64; 3]>,
+    /// Whether a free-threaded build runs with the GIL, although that was not asked for; `None` on other builds.
+    pub is_gil_reenabled: Option<bool>,
+    /// What describes it, as it was within the last minute.
+    pub description: Option<Description>,
+}
+
+/// What describes a process and its interpreter: words of closed sets, by which processes are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// `on`, `off`, or `reenabled` on a free-threaded build.
+    pub gil: &'static str,
+    /// `on` or `off`, if that is known.
+    pub jit: Option<&'static str>,
+    /// `generational`, `incremental` or `free_threaded`.
+    pub gc_implementation: &'static str,
+    /// `enabled` or `disabled`.
+    pub gc: &'static str,
+    /// `pymalloc`, `mimalloc`, `jemalloc`, `tcmalloc` or `malloc`.
+    pub allocator: &'static str,
+    /// The library of event loops that the program has imported, or `none`.
+    pub event_loop: &'static str,
+    /// The server or task queue that runs the program, or `other`.
+    pub server: &'static str,
+    /// What slows the program down for the sake of debugging, or `none`.
+    pub debug: &'static str,
+}
+
+impl Description {
+    /// The words with the keys of their tags.
+    #[must_use]
+    pub const fn tags(&self) -> [(&'static str, Option<&'static str>); 8] {
+        [
+            ("gil", Some(self.gil)),
+            ("jit", self.jit),
+            ("gc_impl", Some(self.gc_implementation)),
+            ("gc", Some(self.gc)),
+            ("allocator", Some(self.allocator)),
+            ("loop", Some(self.event_loop)),
+            ("server", Some(self.server)),
+            ("debug", Some(self.debug)),
+        ]
+    }
 }

@@ -31,6 +31,10 @@ pub enum Source {
     GcCount,
     /// Exceptions that nothing handles: `Snapshot::uncaught`.
     UncaughtExceptions,
+    /// Whether a free-threaded build has its GIL again: `InterpreterFacts::is_gil_reenabled`.
+    Gil,
+    /// What describes the process: `InterpreterFacts::description`, `ProcessFacts::allocator`.
+    Description,
     /// Gunicorn's log records and requests: `Snapshot::gunicorn`.
     Gunicorn,
     /// Gunicorn's own objects: `GunicornFacts::master` and `GunicornFacts::connections`.

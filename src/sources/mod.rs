@@ -20,12 +20,15 @@ pub mod ancestors;
 pub mod cgroup;
 #[cfg(target_os = "linux")]
 pub mod container;
+pub mod description;
 #[cfg(target_os = "linux")]
 pub mod descriptors;
 pub mod gc;
 pub mod gunicorn;
 #[cfg(target_os = "linux")]
 pub mod linux;
+#[cfg(target_os = "linux")]
+mod mapped_allocator;
 #[cfg(target_os = "linux")]
 pub mod memory_parts;
 pub mod own_cpu;
