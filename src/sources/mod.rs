@@ -28,6 +28,7 @@ pub mod linux;
 #[cfg(target_os = "linux")]
 pub mod memory_parts;
 pub mod own_cpu;
+mod pace;
 // On Linux it is the oracle of the tests.
 #[cfg_attr(target_os = "linux", doc(hidden))]
 pub mod portable;
