@@ -122,7 +122,7 @@ fn a_steady_tick_of_a_whole_collector_allocates_no_more_than_the_flush_alone() {
     let settings = on_demand::settings(udp.local_addr().unwrap(), "cpu.percent");
     let collector = on_demand::collector(Path::new("/"), &settings);
     let answer = || Answer {
-        facts: InterpreterFacts { gc_count: Some([1, 2, 3]) },
+        facts: InterpreterFacts { gc_count: Some([1, 2, 3]), ..InterpreterFacts::default() },
         tracers: Some(Tracers::default()),
         ..Answer::default()
     };

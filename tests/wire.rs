@@ -17,8 +17,8 @@ use runtime_metrics::snapshot::server::{
     Ended, GunicornFacts, MasterFacts, Observations, Requests, ServerStatus, WorkerCounts,
 };
 use runtime_metrics::snapshot::{
-    CgroupFacts, Collections, CpuPeriods, InterpreterFacts, LimitedMemory, MemoryParts, ProbeFacts,
-    ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes,
+    CgroupFacts, Collections, CpuPeriods, EventLoopFacts, InterpreterFacts, LimitedMemory, LoopTimes,
+    MemoryParts, ProbeFacts, ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes,
 };
 use runtime_metrics::tag::Tags;
 
@@ -51,7 +51,7 @@ fn earlier() -> Snapshot {
             longest_pause: 9000,
             ..Collections::default()
         }),
-        interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]) }),
+        interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]), ..InterpreterFacts::default() }),
         ..Snapshot::default()
     }
 }
@@ -74,7 +74,7 @@ fn later() -> Snapshot {
             longest_pause: 500_000,
             ..Collections::default()
         }),
-        interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]) }),
+        interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]), ..InterpreterFacts::default() }),
         ..Snapshot::default()
     }
 }
@@ -203,7 +203,7 @@ fn what_is_unknown_is_not_sent() {
 #[test]
 fn a_negative_count_is_left_out_alone() {
     let sent = |count| {
-        let interpreter = Some(InterpreterFacts { gc_count: Some(count) });
+        let interpreter = Some(InterpreterFacts { gc_count: Some(count), ..InterpreterFacts::default() });
         let lines = lines(&earlier(), &Snapshot { interpreter, ..later() }, "a:b", WireType::Distribution);
         let counts = lines.iter().map(|line| line.trim_start_matches("runtime.python."));
         counts.filter(|line| line.starts_with("gc.count.")).map(str::to_owned).collect::<Vec<_>>()
@@ -295,7 +295,17 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         process,
         own_cpu: Some(time),
         probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
+        event_loops: EventLoopFacts {
+            delay_p95: Some(time / 8),
+            longest_delay: Some(time / 4),
+            times: vec![LoopTimes { id: 1, busy: time, known: 2 * time }],
+        },
         collections: snapshot.collections.map(found),
+        interpreter: snapshot.interpreter.map(|facts| InterpreterFacts {
+            tasks: Some(count),
+            queue_depth: Some(count),
+            ..facts
+        }),
         gunicorn,
         ..snapshot.clone()
     }
@@ -328,7 +338,14 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     {
         (collections.collected, collections.uncollectable) = (0, 0);
     }
-    snapshot.interpreter = snapshot.interpreter.filter(|_| is_read(Source::GcCount));
+    if !is_read(Source::EventLoops) {
+        snapshot.event_loops = EventLoopFacts::default();
+    }
+    snapshot.interpreter = snapshot.interpreter.map(|facts| InterpreterFacts {
+        gc_count: facts.gc_count.filter(|_| is_read(Source::GcCount)),
+        tasks: facts.tasks.filter(|_| is_read(Source::Tasks)),
+        queue_depth: facts.queue_depth.filter(|_| is_read(Source::Executors)),
+    });
     if !is_read(Source::Gunicorn) {
         snapshot.gunicorn.records = [0; 4];
         snapshot.gunicorn.requests = None;
@@ -379,6 +396,11 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "mem.rss.anon:3",
         "mem.rss.peak:3",
         "mem.headroom.percent:25",
+        "event_loop.delay.p95:375000000",
+        "event_loop.delay.max:750000000",
+        "event_loop.utilization:20",
+        "asyncio.tasks:3",
+        "executor.queue_depth:3",
         "gc.collected:2",
         "fd.count:3",
         "fd.percent:0.29296875",

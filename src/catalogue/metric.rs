@@ -237,6 +237,8 @@ pub enum Unit {
     Fault,
     /// A limit that was reached.
     Hit,
+    /// Something that waits in a queue.
+    Item,
     /// Millisecond.
     Millisecond,
     /// Nanosecond.
@@ -257,6 +259,8 @@ pub enum Unit {
     Status,
     /// Context switch.
     Switch,
+    /// Task of asyncio.
+    Task,
     /// Operating-system thread.
     Thread,
     /// Worker process.
@@ -273,6 +277,7 @@ impl fmt::Display for Unit {
             Self::Descriptor => "descriptor",
             Self::Fault => "fault",
             Self::Hit => "hit",
+            Self::Item => "item",
             Self::Millisecond => "millisecond",
             Self::Nanosecond => "nanosecond",
             Self::Object => "object",
@@ -283,6 +288,7 @@ impl fmt::Display for Unit {
             Self::Second => "second",
             Self::Status => "status",
             Self::Switch => "switch",
+            Self::Task => "task",
             Self::Thread => "thread",
             Self::Worker => "worker",
         })

@@ -20,7 +20,7 @@ use crate::interval::Interval;
 use crate::message::{Message, Severity};
 use crate::settings::variables::Environment;
 use crate::settings::{Schedule, Settings, Sink};
-use crate::snapshot::{Snapshot, Source, SourceSet};
+use crate::snapshot::{Snapshot, SourceSet};
 
 /// How often an alarm is sent that has nothing to report, so that it is known to be watched.
 const QUIET_ALARM_INTERVAL: Duration = Duration::from_hours(1);
@@ -88,11 +88,7 @@ impl Output {
             inputs,
             dropped_tags: identity.dropped_tags,
             selection: settings.selection,
-            needs: match settings.schedule {
-                Schedule::Periodic => settings.selection.needs(),
-                // There, no thread of ours runs.
-                Schedule::PerInvocation => settings.selection.needs().without(Source::OwnCpu),
-            },
+            needs: settings.needs(),
             // However long an invocation takes, the process is not frozen meanwhile.
             interval: match settings.schedule {
                 Schedule::Periodic => settings.interval,

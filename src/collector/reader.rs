@@ -409,7 +409,7 @@ mod tests {
         fn read(&self, entered: &dyn Fn()) -> Option<Answer> {
             let count = self.0.lock().unwrap().recv().ok()?;
             entered();
-            let facts = InterpreterFacts { gc_count: Some([count, 0, 0]) };
+            let facts = InterpreterFacts { gc_count: Some([count, 0, 0]), ..InterpreterFacts::default() };
             Some(Answer { facts, ..Answer::default() })
         }
 

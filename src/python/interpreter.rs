@@ -8,7 +8,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::environment::IdentityReader;
+use super::event_loops::{EventLoops, tasks};
+use super::executors::longest_queue;
 use super::gc_callback::Installation;
+use super::interrupt::ignore_exception;
 use super::process::Process;
 use super::{log, tracers};
 use crate::clock::Clock;
@@ -17,6 +20,7 @@ use crate::identity::tracers::Tracers;
 use crate::memory;
 use crate::message::Message;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
+use crate::sources::event_loops::EventLoops as ObservedLoops;
 use crate::sources::gc::GcCounters;
 
 /// What the interpreter is read for.
@@ -33,6 +37,7 @@ pub struct CPython {
     process: &'static Process,
     gc_counters: Arc<GcCounters>,
     gc_callback: Installation,
+    event_loops: Arc<EventLoops>,
     get_count: Py<PyAny>,
     identity: IdentityReader,
     /// `sys.modules`.
@@ -56,12 +61,16 @@ impl CPython {
     ) -> PyResult<Self> {
         let gc_counters = Arc::new(GcCounters::new());
         let (counters, fork_mark) = (Arc::clone(&gc_counters), &process.fork_mark);
+        let event_loops = EventLoops::new(clock, fork_mark, needs.contains(Source::EventLoops));
+        let event_loops = Arc::new(event_loops);
+        let seen = Arc::clone(&event_loops);
         let gc_callback =
-            Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon)?;
+            Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon, seen)?;
         Ok(Self {
             process,
             gc_counters,
             gc_callback,
+            event_loops,
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
             identity: IdentityReader::new(py)?,
             modules: py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.cast_into()?.unbind(),
@@ -74,6 +83,12 @@ impl CPython {
     pub fn reconfigure(&self, force: bool, needs: SourceSet) {
         self.force.store(force, SeqCst);
         self.needs.store(needs.bits(), SeqCst);
+        self.event_loops.need(needs.contains(Source::EventLoops));
+    }
+
+    /// Event loops are observed for a collector that counts with these from now on.
+    pub fn watch_loops(&self, observed: Arc<ObservedLoops>) {
+        self.event_loops.watch(observed);
     }
 
     /// The counters of our GC callback.
@@ -81,14 +96,15 @@ impl CPython {
         Arc::clone(&self.gc_counters)
     }
 
-    /// Starts to count collections.
+    /// Starts to count collections, and to observe the event loop that runs the caller.
     pub fn install(&self, py: Python<'_>) -> PyResult<()> {
-        self.gc_callback.install(py).map(drop)
+        self.gc_callback.install(py)?;
+        ignore_exception(py, self.event_loops.find_first(self.modules.bind(py))).map(drop)
     }
 
-    /// Stops to count collections, for good.
+    /// Stops to count collections and to observe event loops, for good.
     pub fn uninstall(&self, py: Python<'_>) -> PyResult<()> {
-        self.gc_callback.remove(py)
+        self.gc_callback.remove(py).and(self.event_loops.release(py))
     }
 
     /// Reads everything that is needed; installs our GC callback again if the program has removed it.
@@ -98,13 +114,22 @@ impl CPython {
         }
         let needs = SourceSet::from_bits(self.needs.load(SeqCst));
         let gc_count = if needs.contains(Source::GcCount) { self.gc_count(py) } else { None };
+        let modules = self.modules.bind(py);
+        ignore_exception(py, self.event_loops.update(modules))?;
+        let tasks =
+            if needs.contains(Source::Tasks) { ignore_exception(py, tasks::count(modules))? } else { None };
+        let queue_depth = if needs.contains(Source::Executors) {
+            ignore_exception(py, longest_queue(modules))?
+        } else {
+            None
+        };
         let gunicorn = if needs.contains(Source::GunicornObjects) {
             self.process.gunicorn_state.read(py)?
         } else {
             None
         };
         Ok(Answer {
-            facts: InterpreterFacts { gc_count },
+            facts: InterpreterFacts { gc_count, tasks: tasks.flatten(), queue_depth: queue_depth.flatten() },
             gunicorn,
             environment: self.identity.read(py)?,
             tracers: self.tracers(py, purpose)?,
@@ -136,7 +161,9 @@ impl Interpreter for CPython {
     }
 
     fn enter(&self) -> bool {
-        memory::is_available() && Python::try_attach(|_| ()).is_some()
+        // Only the main thread runs signal handlers, so there is no interrupt to pass on.
+        let look = |py: Python<'_>| drop(self.event_loops.find_first(self.modules.bind(py)));
+        memory::is_available() && Python::try_attach(look).is_some()
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {

@@ -13,6 +13,8 @@ mod api;
 mod arguments;
 mod aws_lambda;
 mod environment;
+mod event_loops;
+mod executors;
 mod exit;
 mod fork;
 mod gc_callback;

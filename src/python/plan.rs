@@ -83,6 +83,7 @@ impl Plan {
             gunicorn: Arc::clone(&process.gunicorn),
             ..Counters::default()
         };
+        interpreter.watch_loops(Arc::clone(&counters.event_loops));
         let interpreter = Arc::clone(interpreter) as _;
         Collector::new(Path::new("/"), clock, counters, &self.settings, inputs, interpreter, handover)
     }

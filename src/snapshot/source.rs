@@ -23,12 +23,18 @@ pub enum Source {
     OwnCpu,
     /// Probes of the interpreter: `Snapshot::probe`.
     Probe,
+    /// The program's event loops: `Snapshot::event_loops`.
+    EventLoops,
     /// Garbage collections: `Snapshot::collections`.
     GcCallback,
     /// What collections found: `Collections::collected`, `Collections::uncollectable`.
     GcObjects,
     /// `gc.get_count()`: `InterpreterFacts::gc_count`.
     GcCount,
+    /// Tasks of asyncio: `InterpreterFacts::tasks`.
+    Tasks,
+    /// Pools of threads: `InterpreterFacts::queue_depth`.
+    Executors,
     /// Gunicorn's log records and requests: `Snapshot::gunicorn`.
     Gunicorn,
     /// Gunicorn's own objects: `GunicornFacts::master` and `GunicornFacts::connections`.

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::event_loops::EventLoops;
 use self::gc::GcCounters;
 use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
@@ -21,6 +22,7 @@ pub mod cgroup;
 pub mod container;
 #[cfg(target_os = "linux")]
 pub mod descriptors;
+pub mod event_loops;
 pub mod gc;
 pub mod gunicorn;
 #[cfg(target_os = "linux")]
@@ -56,6 +58,8 @@ pub struct Sources {
 /// Counters that threads update, most of them the program's own.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
+    /// The event loops of the program.
+    pub event_loops: Arc<EventLoops>,
     /// Garbage collections.
     pub gc: Arc<GcCounters>,
     /// What Gunicorn does in this process.
@@ -144,7 +148,7 @@ impl Sources {
         mode: Mode,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Snapshot {
-        let Counters { gc, gunicorn, own_cpu, probe } = &self.counters;
+        let Counters { event_loops, gc, gunicorn, own_cpu, probe } = &self.counters;
         gc.need_objects(needed.contains(Source::GcObjects));
         probe.need(needed.contains(Source::Probe));
         // First, so that no collection that the rest provokes is counted in it.
@@ -163,6 +167,10 @@ impl Sources {
             probe: match mode {
                 Mode::Drain => probe.drain(now),
                 Mode::Read => probe.read(now),
+            },
+            event_loops: match mode {
+                Mode::Drain => event_loops.drain(now),
+                Mode::Read => event_loops.read(now),
             },
             collections: Some(collections),
             gunicorn: match mode {
