@@ -17,8 +17,8 @@ use runtime_metrics::snapshot::server::{
     Ended, GunicornFacts, MasterFacts, Observations, Requests, ServerStatus, WorkerCounts,
 };
 use runtime_metrics::snapshot::{
-    CgroupFacts, Collections, CpuPeriods, Description, InterpreterFacts, LimitedMemory, MemoryParts,
-    ProbeFacts, ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes, Uncaught,
+    CgroupFacts, Collections, CpuPeriods, Description, EventLoopFacts, InterpreterFacts, LimitedMemory,
+    LoopTimes, MemoryParts, ProbeFacts, ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes, Uncaught,
 };
 use runtime_metrics::tag::Tags;
 
@@ -307,11 +307,18 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         process,
         own_cpu: Some(time),
         probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
+        event_loops: EventLoopFacts {
+            delay_p95: Some(time / 8),
+            longest_delay: Some(time / 4),
+            times: vec![LoopTimes { id: 1, busy: time, known: 2 * time }],
+        },
         collections: snapshot.collections.map(found),
         uncaught: Uncaught::ALL.map(|_| Some(count)),
         interpreter: snapshot.interpreter.map(|facts| InterpreterFacts {
             is_gil_reenabled: Some(count > 1),
             description: Some(DESCRIPTION),
+            tasks: Some(count),
+            queue_depth: Some(count),
             ..facts
         }),
         gunicorn,
@@ -346,6 +353,9 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     {
         (collections.collected, collections.uncollectable) = (0, 0);
     }
+    if !is_read(Source::EventLoops) {
+        snapshot.event_loops = EventLoopFacts::default();
+    }
     if !is_read(Source::UncaughtExceptions) {
         snapshot.uncaught = Default::default();
     }
@@ -354,6 +364,8 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     }
     if let Some(facts) = &mut snapshot.interpreter {
         facts.gc_count = facts.gc_count.filter(|_| is_read(Source::GcCount));
+        facts.tasks = facts.tasks.filter(|_| is_read(Source::Tasks));
+        facts.queue_depth = facts.queue_depth.filter(|_| is_read(Source::Executors));
         facts.is_gil_reenabled = facts.is_gil_reenabled.filter(|_| is_read(Source::Gil));
         facts.description = facts.description.filter(|_| is_read(Source::Description));
     }
@@ -407,6 +419,11 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "mem.rss.anon:3",
         "mem.rss.peak:3",
         "mem.headroom.percent:25",
+        "event_loop.delay.p95:375000000",
+        "event_loop.delay.max:750000000",
+        "event_loop.utilization:20",
+        "asyncio.tasks:3",
+        "executor.queue_depth:3",
         "gc.collected:2",
         "fd.count:3",
         "fd.percent:0.29296875",

@@ -298,6 +298,8 @@ pub enum Unit {
     Fault,
     /// A limit that was reached.
     Hit,
+    /// Something that waits in a queue.
+    Item,
     /// Millisecond.
     Millisecond,
     /// Nanosecond.
@@ -318,6 +320,8 @@ pub enum Unit {
     Status,
     /// Context switch.
     Switch,
+    /// Task of asyncio.
+    Task,
     /// Operating-system thread.
     Thread,
     /// Worker process.
@@ -335,6 +339,7 @@ impl fmt::Display for Unit {
             Self::Exception => "exception",
             Self::Fault => "fault",
             Self::Hit => "hit",
+            Self::Item => "item",
             Self::Millisecond => "millisecond",
             Self::Nanosecond => "nanosecond",
             Self::Object => "object",
@@ -345,6 +350,7 @@ impl fmt::Display for Unit {
             Self::Second => "second",
             Self::Status => "status",
             Self::Switch => "switch",
+            Self::Task => "task",
             Self::Thread => "thread",
             Self::Worker => "worker",
         })

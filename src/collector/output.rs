@@ -21,7 +21,7 @@ use crate::interval::Interval;
 use crate::message::{Message, Severity};
 use crate::settings::variables::Environment;
 use crate::settings::{Schedule, Settings, Sink};
-use crate::snapshot::{Snapshot, Source, SourceSet};
+use crate::snapshot::{Snapshot, SourceSet};
 
 /// Everything about sending that settings and identity decide.
 #[derive(Debug)]
@@ -85,11 +85,7 @@ impl Output {
             inputs,
             dropped_tags: identity.dropped_tags,
             selection: settings.selection,
-            needs: match settings.schedule {
-                Schedule::Periodic => settings.selection.needs(),
-                // There, no thread of ours runs.
-                Schedule::PerInvocation => settings.selection.needs().without(Source::OwnCpu),
-            },
+            needs: settings.needs(),
             // However long an invocation takes, the process is not frozen meanwhile.
             interval: match settings.schedule {
                 Schedule::Periodic => settings.interval,

@@ -84,6 +84,7 @@ impl Plan {
             uncaught: interpreter.uncaught_counters(),
             ..Counters::default()
         };
+        interpreter.watch_loops(Arc::clone(&counters.event_loops));
         let interpreter = Arc::clone(interpreter) as _;
         Collector::new(Path::new("/"), clock, counters, &self.settings, inputs, interpreter, handover)
     }

@@ -25,6 +25,8 @@ pub struct Snapshot {
     pub own_cpu: Option<Duration>,
     /// What our probes observed since the last flush: not cumulative.
     pub probe: ProbeFacts,
+    /// How long the event loops of the program kept callbacks waiting.
+    pub event_loops: EventLoopFacts,
     /// The garbage collections counted by our callback; `None` if some may have gone uncounted.
     pub collections: Option<Collections>,
     /// Exceptions that nothing handled, by [`Uncaught`], since our hooks count them; `None` where no hook does.
@@ -172,11 +174,37 @@ pub struct ProbeFacts {
     pub longest_wait: Option<Duration>,
 }
 
+/// What is observed of the event loops of the program; `None` where none ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventLoopFacts {
+    /// How long a callback waits that becomes ready at a random moment since the last flush: 95 of 100 wait no longer.
+    pub delay_p95: Option<Duration>,
+    /// The longest wait since the last flush, also one that goes on.
+    pub longest_delay: Option<Duration>,
+    /// What each loop that selects has done since it was found, sorted by id.
+    pub times: Vec<LoopTimes>,
+}
+
+/// What an event loop has done since it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopTimes {
+    /// A number that no other loop has.
+    pub id: u64,
+    /// Time in which it ran callbacks.
+    pub busy: Duration,
+    /// Time in which it ran callbacks or waited for something to do: in the rest it did not run.
+    pub known: Duration,
+}
+
 /// What only the interpreter knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct InterpreterFacts {
     /// `gc.get_count()`. The first may be negative on free-threaded builds, where threads count apart for a while.
     pub gc_count: Option<[i64; 3]>,
+    /// Tasks of asyncio that are alive.
+    pub tasks: Option<u64>,
+    /// What waits for a thread of a pool: the most of any pool.
+    pub queue_depth: Option<u64>,
     /// Whether a free-threaded build runs with the GIL, although that was not asked for; `None` on other builds.
     pub is_gil_reenabled: Option<bool>,
     /// What describes it, as it was within the last minute.

@@ -23,12 +23,18 @@ pub enum Source {
     OwnCpu,
     /// Probes of the interpreter: `Snapshot::probe`.
     Probe,
+    /// The program's event loops: `Snapshot::event_loops`.
+    EventLoops,
     /// Garbage collections: `Snapshot::collections`.
     GcCallback,
     /// What collections found: `Collections::collected`, `Collections::uncollectable`.
     GcObjects,
     /// `gc.get_count()`: `InterpreterFacts::gc_count`.
     GcCount,
+    /// Tasks of asyncio: `InterpreterFacts::tasks`.
+    Tasks,
+    /// Pools of threads: `InterpreterFacts::queue_depth`.
+    Executors,
     /// Exceptions that nothing handles: `Snapshot::uncaught`.
     UncaughtExceptions,
     /// Whether a free-threaded build has its GIL again: `InterpreterFacts::is_gil_reenabled`.
