@@ -441,6 +441,7 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "exceptions.uncaught:2|g|#source:main,",
         "exceptions.uncaught:2|g|#source:thread,",
         "exceptions.uncaught:2|g|#source:unraisable,",
+        "exceptions.uncaught:2|g|#source:asyncio_never_retrieved,",
         "gil.reenabled:1|g|#",
     ]
     .map(|line| format!("runtime.python.{line}a:b"));

@@ -39,13 +39,17 @@ pub const ROWS: &[Metric] = &[
                 ("main", |interval| uncaught(interval, Uncaught::Main)),
                 ("thread", |interval| uncaught(interval, Uncaught::Thread)),
                 ("unraisable", |interval| uncaught(interval, Uncaught::Unraisable)),
+                ("asyncio_never_retrieved", |interval| uncaught(interval, Uncaught::NeverRetrieved)),
             ],
         }),
-        source: "sys.excepthook, threading.excepthook and sys.unraisablehook, in which ours call those before them",
+        source: "sys.excepthook, threading.excepthook, sys.unraisablehook and the exception handler of asyncio's loops, \
+                 in which ours call those before them",
         description: "Exceptions that nothing handled, without SystemExit and KeyboardInterrupt. source:main ends the \
-                  program, source:thread a thread of threading, while the rest goes on without it. source:unraisable \
-                  was printed where none can be raised, as in a finaliser (__del__).",
-        absent: "where a hook that the program sets afterwards does not call the one before it; while the hook is None",
+                      program, source:thread a thread of threading, while the rest goes on without it. \
+                      source:unraisable was printed where none can be raised, as in a finaliser (__del__). \
+                      source:asyncio_never_retrieved ended a task that nobody has awaited.",
+        absent: "where a hook that the program sets afterwards does not call the one before it; while the hook is \
+                 None; source:asyncio_never_retrieved where runtime.python.event_loop.delay.max is absent or excluded",
         opentelemetry: None,
     },
     Metric {

@@ -67,19 +67,20 @@ impl CPython {
         let gc_counters = Arc::new(GcCounters::new());
         let (counters, fork_mark) = (Arc::clone(&gc_counters), &process.fork_mark);
         let needs = settings.needs();
-        let event_loops = EventLoops::new(clock, fork_mark, needs.contains(Source::EventLoops));
+        let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+        let modules = modules.cast_into::<PyDict>()?.unbind();
+        let exception_hooks = ExceptionHooks::new(py, modules.clone_ref(py));
+        let event_loops = EventLoops::new(clock, fork_mark, needs, exception_hooks.counters());
         let event_loops = Arc::new(event_loops);
         let seen = Arc::clone(&event_loops);
         let gc_callback =
             Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon, seen)?;
-        let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
-        let modules = modules.cast_into::<PyDict>()?.unbind();
         Ok(Self {
             process,
             gc_counters,
             gc_callback,
             event_loops,
-            exception_hooks: ExceptionHooks::new(py, modules.clone_ref(py)),
+            exception_hooks,
             description: DescriptionReader::new(
                 py,
                 clock,
@@ -99,7 +100,7 @@ impl CPython {
         let needs = settings.needs();
         self.force.store(settings.force, SeqCst);
         self.needs.store(needs.bits(), SeqCst);
-        self.event_loops.need(needs.contains(Source::EventLoops));
+        self.event_loops.need(needs);
         self.update_exception_hooks(py);
     }
 

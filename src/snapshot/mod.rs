@@ -156,11 +156,13 @@ pub enum Uncaught {
     Thread,
     /// Where nothing could be raised: in a finaliser, in a callback of C code.
     Unraisable,
+    /// In a task or a future of asyncio, whose result nobody has asked for.
+    NeverRetrieved,
 }
 
 impl Uncaught {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Main, Self::Thread, Self::Unraisable];
+    pub const ALL: [Self; 4] = [Self::Main, Self::Thread, Self::Unraisable, Self::NeverRetrieved];
 }
 
 /// What a thread of ours observes that sleeps and then enters the interpreter; `None` where it did not get there.

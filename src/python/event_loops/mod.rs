@@ -17,12 +17,15 @@ use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
 use self::beat::Beat;
 use self::select::Placed;
+use super::exception_hooks::LoopHandler;
 use super::interrupt::ignore_exception;
 use super::program;
 use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
 use crate::replaceable::Replaceable;
+use crate::snapshot::{Source, SourceSet};
 use crate::sources::event_loops::EventLoops as Observed;
+use crate::sources::uncaught::UncaughtCounters;
 
 mod beat;
 mod select;
@@ -36,6 +39,9 @@ pub struct EventLoops {
     clock: Clock,
     fork_mark: &'static ForkMark,
     is_needed: AtomicBool,
+    /// Whether exceptions that nobody asks for are counted.
+    needs_exceptions: AtomicBool,
+    uncaught: Arc<UncaughtCounters>,
     watch: Replaceable<Watch>,
     /// `asyncio._get_running_loop`, once the program has imported asyncio.
     get_running_loop: OnceBox<Py<PyAny>>,
@@ -57,6 +63,7 @@ struct Known {
     event_loop: Py<PyWeakrefReference>,
     address: usize,
     probe: Probe,
+    handler: Option<LoopHandler>,
 }
 
 /// What observes a loop.
@@ -76,8 +83,18 @@ impl Known {
         self.address == address(event_loop) && self.event_loop.bind(event_loop.py()).upgrade().is_some()
     }
 
+    /// Restores its handler of exceptions.
+    fn remove_handler(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(handler) = &self.handler else { return Ok(()) };
+        let Some(event_loop) = self.event_loop.bind(py).upgrade() else { return Ok(()) };
+        ignore_exception(py, handler.remove(&event_loop)).map(drop)
+    }
+
     /// Has what observes it do nothing any more.
     fn end(&self) {
+        if let Some(handler) = &self.handler {
+            handler.end();
+        }
         match &self.probe {
             Probe::Select(placed) => placed.end(),
             Probe::Beat(beat) => beat.get().end(),
@@ -96,9 +113,14 @@ impl Watch {
     }
 
     /// Replaces what was known of a loop.
-    fn know(&self, event_loop: &Bound<'_, PyAny>, probe: Probe) -> PyResult<()> {
+    fn know(
+        &self,
+        event_loop: &Bound<'_, PyAny>,
+        probe: Probe,
+        handler: Option<LoopHandler>,
+    ) -> PyResult<()> {
         let reference = PyWeakrefReference::new(event_loop)?.unbind();
-        let known = Arc::new(Known { event_loop: reference, address: address(event_loop), probe });
+        let known = Arc::new(Known { event_loop: reference, address: address(event_loop), probe, handler });
         let before = self.find(event_loop);
         let mut all = self.known();
         all.retain(|other| !before.as_ref().is_some_and(|before| Arc::ptr_eq(before, other)));
@@ -113,11 +135,18 @@ impl Watch {
 
 impl EventLoops {
     /// Finds none yet.
-    pub fn new(clock: Clock, fork_mark: &'static ForkMark, is_needed: bool) -> Self {
+    pub fn new(
+        clock: Clock,
+        fork_mark: &'static ForkMark,
+        needs: SourceSet,
+        uncaught: Arc<UncaughtCounters>,
+    ) -> Self {
         Self {
             clock,
             fork_mark,
-            is_needed: AtomicBool::new(is_needed),
+            is_needed: AtomicBool::new(needs.contains(Source::EventLoops)),
+            needs_exceptions: AtomicBool::new(needs.contains(Source::UncaughtExceptions)),
+            uncaught,
             watch: Replaceable::empty(),
             get_running_loop: OnceBox::new(),
             noticed: AtomicPtr::new(ptr::null_mut()),
@@ -125,9 +154,10 @@ impl EventLoops {
         }
     }
 
-    /// Sets whether loops are observed.
-    pub fn need(&self, are_needed: bool) {
-        self.is_needed.store(are_needed, SeqCst);
+    /// Sets whether loops are observed, and what is counted in them.
+    pub fn need(&self, needs: SourceSet) {
+        self.is_needed.store(needs.contains(Source::EventLoops), SeqCst);
+        self.needs_exceptions.store(needs.contains(Source::UncaughtExceptions), SeqCst);
     }
 
     /// From now on counts for this collector. In a child process nothing is known any more: what the parent installed
@@ -155,6 +185,7 @@ impl EventLoops {
         for known in known {
             if !ignore_exception(py, self.check(py, &known))?.unwrap_or(false) {
                 watch.forget(&known);
+                known.remove_handler(py)?;
                 let seen = self.seen_at(known.address);
                 let _ = seen.compare_exchange(known.address, 0, SeqCst, SeqCst);
             }
@@ -200,7 +231,7 @@ impl EventLoops {
 
     /// Removes what observes loops, and forgets them.
     pub fn release(&self, py: Python<'_>) -> PyResult<()> {
-        self.need(false);
+        self.need(SourceSet::default());
         drop(self.take_noticed(py));
         let Some(watch) = self.watch.load() else { return Ok(()) };
         let known = std::mem::take(&mut *watch.known());
@@ -259,7 +290,7 @@ impl EventLoops {
         }
         let requested = || {
             if event_loop.call_method0(intern!(py, "is_running"))?.is_truthy()? {
-                watch.know(event_loop, Probe::Requested)?;
+                watch.know(event_loop, Probe::Requested, None)?;
                 let attach = Bound::new(py, Attach(Arc::clone(self)))?;
                 event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (attach,))?;
             }
@@ -282,7 +313,12 @@ impl EventLoops {
             Some(probe) => probe,
             None => Probe::Nothing,
         };
-        if ignore_exception(py, watch.know(event_loop, probe))?.is_some() {
+        let handler = if self.needs_exceptions.load(SeqCst) {
+            ignore_exception(py, LoopHandler::install(event_loop, &self.uncaught))?
+        } else {
+            None
+        };
+        if ignore_exception(py, watch.know(event_loop, probe, handler))?.is_some() {
             self.seen_at(address(event_loop)).store(address(event_loop), SeqCst);
         }
         Ok(())
@@ -311,6 +347,7 @@ impl EventLoops {
 
     /// Removes what observes a loop: called once for each that is known, in any thread.
     fn detach(&self, py: Python<'_>, known: &Known, event_loop: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        known.remove_handler(py)?;
         match (&known.probe, event_loop) {
             (Probe::Select(placed), _) => placed.remove(py),
             (Probe::Beat(beat), Some(event_loop)) => {
