@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::snapshot::{Snapshot, ThreadTimes};
+use crate::snapshot::{LoopTimes, Snapshot, ThreadTimes};
 
 /// After more than this many planned intervals the process must have been suspended or frozen.
 const MAX_INTERVALS: u32 = 3;
@@ -19,13 +19,14 @@ pub struct Interval<'a> {
     later: &'a Snapshot,
     planned: Duration,
     shows_quiet_alarms: bool,
+    shows_description: bool,
 }
 
 impl<'a> Interval<'a> {
     /// The interval between two snapshots; `planned` is its length according to the schedule.
     #[must_use]
     pub fn new(earlier: &'a Snapshot, later: &'a Snapshot, planned: Duration) -> Self {
-        Self { earlier, later, planned, shows_quiet_alarms: false }
+        Self { earlier, later, planned, shows_quiet_alarms: false, shows_description: false }
     }
 
     /// The same interval, in whose samples an alarm is also where there is nothing to report.
@@ -38,6 +39,18 @@ impl<'a> Interval<'a> {
     #[must_use]
     pub fn shows_quiet_alarms(&self) -> bool {
         self.shows_quiet_alarms
+    }
+
+    /// The same interval, in whose samples is also what describes the process.
+    #[must_use]
+    pub fn showing_description(self) -> Self {
+        Self { shows_description: true, ..self }
+    }
+
+    /// Whether what describes the process is sent.
+    #[must_use]
+    pub fn shows_description(&self) -> bool {
+        self.shows_description
     }
 
     /// The snapshot at its end.
@@ -103,6 +116,19 @@ impl<'a> Interval<'a> {
         }))
     }
 
+    /// What each event loop at its end has done since its beginning; one that was found in it, since then.
+    pub fn event_loops(&self) -> impl Iterator<Item = LoopTimes> {
+        let earlier = &self.earlier.event_loops.times;
+        self.later.event_loops.times.iter().map(|later| {
+            let Ok(at) = earlier.binary_search_by_key(&later.id, |earlier| earlier.id) else { return *later };
+            LoopTimes {
+                id: later.id,
+                busy: later.busy.saturating_sub(earlier[at].busy),
+                known: later.known.saturating_sub(earlier[at].known),
+            }
+        })
+    }
+
     /// How often something occurred per second, on average.
     ///
     /// `None` if no time has passed, or if either end does not know the counter.
@@ -113,7 +139,11 @@ impl<'a> Interval<'a> {
         (!elapsed.is_zero()).then(|| growth as f64 / elapsed.as_secs_f64())
     }
 
-    fn percent_of(&self, time: Duration) -> Option<f64> {
+    /// A time that was spent in the interval as a percentage of it.
+    ///
+    /// `None` as for [`percent`](Self::percent).
+    #[must_use]
+    pub fn percent_of(&self, time: Duration) -> Option<f64> {
         let elapsed = self.elapsed();
         if elapsed.is_zero() || elapsed > self.planned.saturating_mul(MAX_INTERVALS) {
             return None;
@@ -131,7 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::snapshot::{ProcessFacts, ResourceUsage};
+    use crate::snapshot::{EventLoopFacts, ProcessFacts, ResourceUsage};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -205,6 +235,20 @@ mod tests {
         assert_eq!(interval.threads().map(Iterator::collect), Some(expected.to_vec()));
         assert!(Interval::new(&Snapshot::default(), &later, SECOND).threads().is_none());
         assert!(Interval::new(&earlier, &Snapshot::default(), SECOND).threads().is_none());
+    }
+
+    #[test]
+    fn a_loop_has_done_what_it_did_since_the_beginning_of_the_interval_or_since_it_was_found() {
+        let times = |id, busy: u32, known: u32| LoopTimes { id, busy: busy * SECOND, known: known * SECOND };
+        let with = |times| Snapshot {
+            event_loops: EventLoopFacts { times, ..EventLoopFacts::default() },
+            ..Snapshot::default()
+        };
+        // 1 has ended, and what 4 seemed to do was no iteration.
+        let earlier = with(vec![times(1, 9, 9), times(2, 3, 10), times(4, 5, 9)]);
+        let later = with(vec![times(2, 4, 20), times(3, 2, 5), times(4, 1, 12)]);
+        let growth: Vec<_> = Interval::new(&earlier, &later, SECOND).event_loops().collect();
+        assert_eq!(growth, [times(2, 1, 10), times(3, 2, 5), times(4, 0, 3)]);
     }
 
     #[test]

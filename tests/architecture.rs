@@ -19,7 +19,7 @@ const IMPORTS: [(&str, &[&str]); 17] = [
     ("catalogue", &["tag", "snapshot", "interval"]),
     ("sources", &["clock", "descriptor", "replaceable", "snapshot"]),
     ("emitter", &["clock", "descriptor", "message", "tag", "snapshot", "catalogue"]),
-    ("settings", &["message", "catalogue", "emitter"]),
+    ("settings", &["message", "snapshot", "catalogue", "emitter"]),
     ("identity", &["message", "tag", "catalogue", "settings"]),
     (
         "collector",

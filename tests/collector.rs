@@ -248,7 +248,7 @@ fn a_function_sends_nothing_of_the_standard_level_that_threads_of_ours_would_obs
     collector.end_invocation(|| Some(Answer::default()));
     let lines = running.lines();
     assert_eq!(names(&lines, "runtime.python.gc.collected:"), 1, "{lines:?}");
-    for name in ["collector.cpu", "gil.wait", "os.hiccup"] {
+    for name in ["collector.cpu", "gil.wait", "os.hiccup", "event_loop", "asyncio.tasks", "executor"] {
         assert_eq!(names(&lines, &format!("runtime.python.{name}")), 0, "{lines:?}");
     }
     collector.stop(Some(Answer::default()), TIMEOUT, true);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import re
@@ -61,10 +62,22 @@ def uncaught(flush: Flush) -> dict[str, int]:
     return found
 
 
-def run(incident: str, python: str = sys.executable, *options: str, **environment: str) -> tuple[int, str]:
+ASYNCHRONOUS: dict[str, dict[str, int]] = {
+    "lost_task": {"asyncio_never_retrieved": 1},
+    "lost_future": {"asyncio_never_retrieved": 1},
+    "awaited_task": {},
+    "cancelled_task": {},
+    "failing_callback": {},
+    "handled_by_program": {"asyncio_never_retrieved": 1},
+}
+
+
+def run(
+    incident: str, python: str | Path = sys.executable, *options: str, loop: str = "", **environment: str
+) -> tuple[int, str]:
     """Runs the program; returns its exit status and what it wrote, where every run writes other addresses."""
     done = subprocess.run(
-        [python, *options, str(PROGRAM), incident],
+        [python, *options, str(PROGRAM), incident, *loop.split()],
         env=os.environ | environment,
         capture_output=True,
         text=True,
@@ -84,6 +97,76 @@ def assert_counted(flushes: Flushes, incident: str, *options: str) -> None:
     first, last = flushes.rest()
     assert uncaught(first) == {"main": 0, "thread": 0, "unraisable": 0}
     assert uncaught(last) == expected
+
+
+def assert_counted_in_loop(flushes: Flushes, incident: str, python: str | Path, loop: str = "") -> None:
+    """The same for what happens in an event loop."""
+    measured = run(incident, python, loop=loop, DD_DOGSTATSD_URL=flushes.url)
+    assert measured == run(incident, python, loop=loop)
+    assert measured[0] == 0
+    first, last = flushes.rest()
+    assert uncaught(first) == {"main": 0, "thread": 0, "unraisable": 0, "asyncio_never_retrieved": 0}
+    assert uncaught(last) == ASYNCHRONOUS[incident]
+
+
+@pytest.mark.parametrize("incident", ASYNCHRONOUS)
+def test_what_no_one_retrieves_is_counted_and_logged_as_ever(flushes: Flushes, incident: str) -> None:
+    assert_counted_in_loop(flushes, incident, sys.executable)
+
+
+@each_version
+def test_a_lost_task_on_every_version(flushes: Flushes, installed_in: InstalledIn, version: str) -> None:
+    assert_counted_in_loop(flushes, "lost_task", installed_in(version))
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("incident", ASYNCHRONOUS)
+def test_a_lost_task_of_uvloop(flushes: Flushes, incident: str) -> None:
+    need("uvloop")
+    assert_counted_in_loop(flushes, incident, SERVERS / "bin" / "python", "uvloop")
+
+
+def test_a_loop_has_its_own_handler_again() -> None:
+    def handler(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        contexts.append(context)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        for own in (None, handler):
+            loop.set_exception_handler(own)
+            for _ in range(3):
+                enable()
+                ours = loop.get_exception_handler()
+                RuntimeMetrics.flush()
+                assert loop.get_exception_handler() is ours is not own
+                RuntimeMetrics.disable()
+                assert loop.get_exception_handler() is own
+        # The program's own stays, and ours behind it hands on.
+        enable()
+        ours = loop.get_exception_handler()
+        assert ours is not None
+        loop.set_exception_handler(lambda loop, context: ours(loop, context))
+        chained = loop.get_exception_handler()
+        RuntimeMetrics.disable()
+        assert loop.get_exception_handler() is chained
+        loop.call_exception_handler(context := {"message": "mine"})
+        assert contexts == [context]
+        assert contexts[0] is context
+
+    contexts: list[dict[str, Any]] = []
+    asyncio.run(scenario())
+
+
+def test_without_the_rows_of_event_loops_no_handler_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DD_RUNTIME_METRICS_EXCLUDE", "event_loop.*")
+
+    async def scenario() -> None:
+        enable()
+        RuntimeMetrics.flush()
+        assert asyncio.get_running_loop().get_exception_handler() is None
+        RuntimeMetrics.disable()
+
+    asyncio.run(scenario())
 
 
 @checks("runtime.python.exceptions.uncaught")

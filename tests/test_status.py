@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from agents import Udp, UnixDatagrams, UnixStream
-from catalogue_names import PERCENT_NAMES, TIMELESS_NAMES
+from catalogue_names import CATALOGUE, PERCENT_NAMES, TIMELESS_NAMES
 from ports import DISCARD_URL
 from receiving import named
 
@@ -31,6 +31,7 @@ NOTHING: dict[str, Any] = {
     "packets_dropped": 0,
     "bytes_dropped": 0,
     "left_to_ddtrace": [],
+    "selected": {},
 }
 
 
@@ -104,6 +105,38 @@ def test_what_is_refused_at_once_does_not_count_as_sent() -> None:
 
 def test_the_type_of_a_status_lists_its_keys() -> None:
     assert Status.__annotations__.keys() == RuntimeMetrics.status().keys()
+
+
+def test_it_says_of_each_selected_metric_whether_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An alarm without a limit of memory, one that is quiet, what is sent once a minute, and a source that is not there.
+    monkeypatch.setenv("DD_RUNTIME_METRICS_INCLUDE", "gunicorn.worker.connections")
+    monkeypatch.setenv("DD_RUNTIME_METRICS_EXCLUDE", "gc.*")
+    names = [metric.name for metric in CATALOGUE if not metric.by_name and ".gc." not in metric.name]
+    absent = {metric.name: metric.absent for metric in CATALOGUE}
+    with Udp() as agent:
+        RuntimeMetrics.enable(dogstatsd_url=agent.url, flush_interval=3600, level="standard")
+        selected = RuntimeMetrics.status()["selected"]
+        assert selected == dict.fromkeys(
+            [*names, "gunicorn.worker.connections"], "nothing has been flushed yet"
+        )
+        for flushes in (1, 2):
+            agent.drain()
+            agent.packets.clear()
+            assert RuntimeMetrics.flush()
+            agent.drain()
+            sent = {line.split(":")[0] for packet in agent.packets for line in packet.decode().splitlines()}
+            selected = RuntimeMetrics.status()["selected"]
+            states = dict.fromkeys(sent, "sent")
+            quiet = {name for name in selected if selected[name].startswith("0: an alarm")}
+            assert quiet.isdisjoint(sent)
+            assert ("runtime.python.exceptions.uncaught" in quiet) == (flushes == 2)
+            # It was sent with the first flush.
+            states["runtime.python.info"] = "sent"
+            expected = {name: states.get(name, absent[name]) for name in selected if name not in quiet}
+            assert {name: state for name, state in selected.items() if name not in quiet} == expected
+            assert selected["gunicorn.worker.connections"] == absent["gunicorn.worker.connections"]
+            assert selected["runtime.python.mem.rss"] == "sent"
+            assert selected["runtime.python.gil.reenabled"] == absent["runtime.python.gil.reenabled"]
 
 
 def test_it_names_the_receiver_and_the_setting_that_chose_it(

@@ -7,7 +7,7 @@ use cadence::{MetricSink, SpyMetricSink};
 use proptest::prelude::*;
 use runtime_metrics::catalogue::CATALOGUE;
 use runtime_metrics::catalogue::metric::{Level, Member, Metric, Reading, Sample, Value, Wire, WireType};
-use runtime_metrics::catalogue::selection::{Selection, samples};
+use runtime_metrics::catalogue::selection::{Selection, append_samples, samples};
 use runtime_metrics::emitter::{Distribution, Emitter};
 use runtime_metrics::identity::{IdentityInputs, Runtime};
 use runtime_metrics::interval::Interval;
@@ -17,8 +17,8 @@ use runtime_metrics::snapshot::server::{
     Ended, GunicornFacts, MasterFacts, Observations, Requests, ServerStatus, WorkerCounts,
 };
 use runtime_metrics::snapshot::{
-    CgroupFacts, Collections, CpuPeriods, InterpreterFacts, LimitedMemory, MemoryParts, ProbeFacts,
-    ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes, Uncaught,
+    CgroupFacts, Collections, CpuPeriods, Description, EventLoopFacts, InterpreterFacts, LimitedMemory,
+    LoopTimes, MemoryParts, ProbeFacts, ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes, Uncaught,
 };
 use runtime_metrics::tag::Tags;
 
@@ -79,6 +79,17 @@ fn later() -> Snapshot {
     }
 }
 
+const DESCRIPTION: Description = Description {
+    gil: "on",
+    jit: None,
+    gc_implementation: "generational",
+    gc: "enabled",
+    allocator: "pymalloc",
+    event_loop: "uvloop",
+    server: "gunicorn",
+    debug: "none",
+};
+
 fn tags_of(joined: &str) -> Tags {
     joined.split(',').collect()
 }
@@ -96,7 +107,7 @@ fn lines_of(
     wire_type: WireType,
 ) -> Vec<String> {
     let (receiver, sink) = SpyMetricSink::new();
-    let interval = Interval::new(earlier, later, 10 * SECOND);
+    let interval = Interval::new(earlier, later, 10 * SECOND).showing_description();
     assert!(Emitter::new(sink, tags_of(tags), wire_type).emit(samples(rows, &interval)));
     receiver.try_iter().map(|line| String::from_utf8(line).unwrap()).collect()
 }
@@ -285,6 +296,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         uptime: Some(time),
         thread_times: Some(vec![thread]),
         cgroup,
+        allocator: Some("jemalloc"),
         ..snapshot.process.clone()
     };
     let found = |collections| Collections { collected: count, uncollectable: count, ..collections };
@@ -296,10 +308,22 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         own_cpu: Some(time),
         accept_queue: Some(count),
         probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
+        event_loops: EventLoopFacts {
+            delay_p95: Some(time / 8),
+            longest_delay: Some(time / 4),
+            times: vec![LoopTimes { id: 1, busy: time, known: 2 * time }],
+        },
         collections: snapshot.collections.map(found),
         uncaught: Uncaught::ALL.map(|_| Some(count)),
+        interpreter: snapshot.interpreter.map(|facts| InterpreterFacts {
+            is_gil_reenabled: Some(count > 1),
+            description: Some(DESCRIPTION),
+            blocks: Some(count),
+            tasks: Some(count),
+            queue_depth: Some(count),
+            ..facts
+        }),
         gunicorn,
-        interpreter: snapshot.interpreter.map(|facts| InterpreterFacts { blocks: Some(count), ..facts }),
         ..snapshot.clone()
     }
 }
@@ -332,12 +356,22 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     {
         (collections.collected, collections.uncollectable) = (0, 0);
     }
+    if !is_read(Source::EventLoops) {
+        snapshot.event_loops = EventLoopFacts::default();
+    }
     if !is_read(Source::UncaughtExceptions) {
         snapshot.uncaught = Default::default();
     }
-    if let Some(interpreter) = &mut snapshot.interpreter {
-        interpreter.gc_count = interpreter.gc_count.filter(|_| is_read(Source::GcCount));
-        interpreter.blocks = interpreter.blocks.filter(|_| is_read(Source::PythonBlocks));
+    if !is_read(Source::Description) {
+        snapshot.process.allocator = None;
+    }
+    if let Some(facts) = &mut snapshot.interpreter {
+        facts.gc_count = facts.gc_count.filter(|_| is_read(Source::GcCount));
+        facts.blocks = facts.blocks.filter(|_| is_read(Source::PythonBlocks));
+        facts.tasks = facts.tasks.filter(|_| is_read(Source::Tasks));
+        facts.queue_depth = facts.queue_depth.filter(|_| is_read(Source::Executors));
+        facts.is_gil_reenabled = facts.is_gil_reenabled.filter(|_| is_read(Source::Gil));
+        facts.description = facts.description.filter(|_| is_read(Source::Description));
     }
     if !is_read(Source::Gunicorn) {
         snapshot.gunicorn.records = [0; 4];
@@ -393,6 +427,11 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "mem.rss.peak:3",
         "mem.headroom.percent:25",
         "mem.python.blocks:3",
+        "event_loop.delay.p95:375000000",
+        "event_loop.delay.max:750000000",
+        "event_loop.utilization:20",
+        "asyncio.tasks:3",
+        "executor.queue_depth:3",
         "accept_queue.depth:3",
         "gc.collected:2",
         "fd.count:3",
@@ -406,9 +445,29 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "mem.faults.major:2000",
     ]
     .map(|line| format!("runtime.python.{line}|g|#a:b"));
-    let uncaught = ["main", "thread", "unraisable"]
-        .map(|source| format!("runtime.python.exceptions.uncaught:2|g|#source:{source},a:b"));
-    assert_eq!(lines, [expected.as_slice(), &uncaught].concat());
+    let of_the_program = [
+        "info:1|g|#gil:on,gc_impl:generational,gc:enabled,allocator:jemalloc,loop:uvloop,server:gunicorn,debug:none,",
+        "exceptions.uncaught:2|g|#source:main,",
+        "exceptions.uncaught:2|g|#source:thread,",
+        "exceptions.uncaught:2|g|#source:unraisable,",
+        "exceptions.uncaught:2|g|#source:asyncio_never_retrieved,",
+        "gil.reenabled:1|g|#",
+    ]
+    .map(|line| format!("runtime.python.{line}a:b"));
+    assert_eq!(lines, [expected.as_slice(), &of_the_program].concat());
+}
+
+#[test]
+fn what_describes_the_process_is_sent_only_where_it_is_to_be_shown() {
+    let snapshot = everything(&later(), 1);
+    let interval = Interval::new(&snapshot, &snapshot, 10 * SECOND);
+    for (interval, is_shown) in [(interval, false), (interval.showing_description(), true)] {
+        let mut shown = Vec::new();
+        let outcome = append_samples(&mut shown, Selection::named("info"), &interval);
+        let (sent, quiet) =
+            (outcome.sent == Selection::named("info"), outcome.quiet == Selection::named("info"));
+        assert_eq!((shown.len(), sent, quiet), (usize::from(is_shown), is_shown, !is_shown));
+    }
 }
 
 #[test]

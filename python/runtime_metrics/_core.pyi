@@ -99,6 +99,7 @@ def status() -> Status:
         packets_sent, bytes_sent: What the kernel accepted, without what is known to have been refused.
         packets_dropped, bytes_dropped: What was lost, even if that became known only after the kernel had accepted it.
         left_to_ddtrace: The names of metrics that are not sent as ddtrace sends them itself.
+        selected: Each metric that is selected, by name: "sent" if the last flush had a value of it, otherwise why not.
 
     Raises:
         MemoryError: Memory is short.

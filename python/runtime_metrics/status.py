@@ -22,3 +22,4 @@ class Status(TypedDict):
     packets_dropped: int
     bytes_dropped: int
     left_to_ddtrace: list[str]
+    selected: dict[str, str]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::interval::Interval;
 use crate::snapshot::server::Observations;
-use crate::snapshot::{Snapshot, Source};
+use crate::snapshot::{Description, Snapshot, Source};
 use crate::tag::Tags;
 
 /// A row of the catalogue.
@@ -51,6 +51,8 @@ pub enum Reading {
     Alarm(ReadAlarm),
     /// An alarm for each value of a tag.
     TaggedAlarm(TaggedAlarm),
+    /// 1, with what describes the process as its tags; sent once a minute.
+    Description(fn(&Snapshot) -> Option<Description>),
     /// An aggregate of what was observed since the last flush.
     Aggregate(fn(&Snapshot) -> Option<Value>),
     /// Every single value that was observed since the last flush.
@@ -125,14 +127,18 @@ pub struct TaggedAlarm {
 }
 
 impl TaggedAlarm {
-    fn read(&self, interval: &Interval, mut take: impl FnMut(Member, Value)) {
+    /// Computes its values; whether one of them is known.
+    fn read(&self, interval: &Interval, mut take: impl FnMut(Member, Value)) -> bool {
+        let mut is_known = false;
         for (value, read) in self.values {
-            let alarm = read(interval).filter(|alarm| *alarm > 0 || interval.shows_quiet_alarms());
-            if let Some(alarm) = alarm {
+            let Some(alarm) = read(interval) else { continue };
+            is_known = true;
+            if alarm > 0 || interval.shows_quiet_alarms() {
                 let tag = format!("{}:{value}", self.key);
                 take(Member::Tagged(Tags::from_iter([tag.as_str()])), Value::Whole(alarm));
             }
         }
+        is_known
     }
 }
 
@@ -194,7 +200,7 @@ impl Reading {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Now(_) => "now",
+            Self::Now(_) | Self::Description(_) => "now",
             Self::Counter(_) | Self::Time(_) | Self::Change(_) => "change",
             Self::Alarm(_) | Self::TaggedAlarm(_) => "alarm",
             Self::Aggregate(_) => "aggregate",
@@ -206,10 +212,7 @@ impl Reading {
     /// The placeholder for what follows the row's name in the names of its samples, if something does.
     #[must_use]
     pub fn suffix(&self) -> Option<&'static str> {
-        match self {
-            Self::Family(family) => family.suffix,
-            _ => None,
-        }
+        if let Self::Family(family) = self { family.suffix } else { None }
     }
 
     /// How many series a process sends at most: names with distinct tags.
@@ -228,34 +231,53 @@ impl Reading {
         match self {
             Self::Family(family) => family.tags.to_vec(),
             Self::TaggedAlarm(alarm) => vec![alarm.key],
+            Self::Description(_) => Description::default().tags().map(|(key, _)| key).to_vec(),
             _ => Vec::new(),
         }
     }
 
-    /// Computes the values of an interval.
-    pub fn read(&self, interval: &Interval, mut take: impl FnMut(Member, Value)) {
+    /// Computes the values of an interval. Returns whether the value of a row that is not sent every time is known.
+    pub fn read(&self, interval: &Interval, mut take: impl FnMut(Member, Value)) -> bool {
+        let mut is_known = false;
         let only = match self {
             Self::Now(read) | Self::Aggregate(read) => read(interval.end()),
             Self::Counter(counter) => counter.growth(interval).map(Value::Whole),
             Self::Time(spent) => interval.time(spent).map(|time| Value::Real(time.as_secs_f64())),
             Self::Change(read) => read(interval),
             Self::Alarm(read) => {
-                read(interval).filter(|value| *value > 0 || interval.shows_quiet_alarms()).map(Value::Whole)
+                let value = read(interval);
+                is_known = value.is_some();
+                value.filter(|value| *value > 0 || interval.shows_quiet_alarms()).map(Value::Whole)
             }
             Self::TaggedAlarm(alarm) => return alarm.read(interval, take),
+            Self::Description(read) => {
+                let description = read(interval.end());
+                if let Some(description) = description.filter(|_| interval.shows_description()) {
+                    take(Member::Tagged(described(&description)), Value::Whole(1));
+                }
+                return description.is_some();
+            }
             Self::Observations(read) => {
                 read(interval.end()).filter(|all| all.seen > 0).cloned().map(Value::Observed)
             }
             Self::Family(family) => {
-                return (family.members)(interval)
-                    .into_iter()
-                    .for_each(|(member, value)| take(member, value));
+                for (member, value) in (family.members)(interval) {
+                    take(member, value);
+                }
+                return false;
             }
         };
         if let Some(value) = only {
             take(Member::Only, value);
         }
+        is_known
     }
+}
+
+fn described(description: &Description) -> Tags {
+    let words = description.tags().into_iter();
+    let tags: Vec<_> = words.filter_map(|(key, word)| Some(format!("{key}:{}", word?))).collect();
+    tags.iter().map(String::as_str).collect()
 }
 
 /// The value of a sample.
@@ -290,6 +312,8 @@ pub enum Unit {
     Fault,
     /// A limit that was reached.
     Hit,
+    /// Something that waits in a queue.
+    Item,
     /// Millisecond.
     Millisecond,
     /// Nanosecond.
@@ -310,6 +334,8 @@ pub enum Unit {
     Status,
     /// Context switch.
     Switch,
+    /// Task of asyncio.
+    Task,
     /// Operating-system thread.
     Thread,
     /// Worker process.
@@ -328,6 +354,7 @@ impl fmt::Display for Unit {
             Self::Exception => "exception",
             Self::Fault => "fault",
             Self::Hit => "hit",
+            Self::Item => "item",
             Self::Millisecond => "millisecond",
             Self::Nanosecond => "nanosecond",
             Self::Object => "object",
@@ -338,6 +365,7 @@ impl fmt::Display for Unit {
             Self::Second => "second",
             Self::Status => "status",
             Self::Switch => "switch",
+            Self::Task => "task",
             Self::Thread => "thread",
             Self::Worker => "worker",
         })

@@ -1,32 +1,82 @@
-//! The rows of the standard level about the program itself: what goes wrong in it.
+//! The rows of the standard level about the program and its interpreter: what they are, and what goes wrong in them.
 
 use super::metric::{Level, Metric, Reading, TaggedAlarm, Unit, Wire};
 use crate::interval::Interval;
-use crate::snapshot::{Source, Uncaught};
+use crate::snapshot::{Description, Snapshot, Source, Uncaught};
 
-/// The metrics of the program.
-pub const ROWS: &[Metric] = &[Metric {
-    name: "runtime.python.exceptions.uncaught",
-    unit: Unit::Exception,
-    level: Level::Standard,
-    by_name: false,
-    wire: Wire::Chosen,
-    needs: &[Source::UncaughtExceptions],
-    reading: Reading::TaggedAlarm(TaggedAlarm {
-        key: "source",
-        values: &[
-            ("main", |interval| uncaught(interval, Uncaught::Main)),
-            ("thread", |interval| uncaught(interval, Uncaught::Thread)),
-            ("unraisable", |interval| uncaught(interval, Uncaught::Unraisable)),
-        ],
-    }),
-    source: "sys.excepthook, threading.excepthook and sys.unraisablehook, in which ours call those before them",
-    description: "Exceptions that nothing handled, without SystemExit and KeyboardInterrupt. source:main ends the \
-                  program, source:thread a thread of threading, while the rest goes on without it. source:unraisable \
-                  was printed where none can be raised, as in a finaliser (__del__).",
-    absent: "where a hook that the program sets afterwards does not call the one before it; while the hook is None",
-    opentelemetry: None,
-}];
+/// The metrics of the program, then its alarms.
+pub const ROWS: &[Metric] = &[
+    Metric {
+        name: "runtime.python.info",
+        unit: Unit::Process,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Description],
+        reading: Reading::Description(description),
+        source: "sys, gc, the modules that are imported, /proc/self/maps",
+        description: "Always 1, sent once a minute: its tags describe the process, so that a fast one can be compared \
+                      with a slow one. `gil`: on, off, or reenabled on a free-threaded build. `jit`: on or off, from \
+                      CPython 3.14 on. `gc_impl`: generational, incremental (3.14.0 to 3.14.4) or free_threaded. \
+                      `gc`: enabled or disabled. `allocator`: jemalloc, tcmalloc or mimalloc if such a library is \
+                      mapped, otherwise pymalloc, mimalloc or malloc, as PYTHONMALLOC has it. `loop`: the first of \
+                      uvloop, winloop, rloop, zuvloop, trio, gevent and asyncio that is imported, or none. `server`: \
+                      gunicorn, uvicorn, granian, uwsgi, hypercorn, celery, lambda or other. `debug`: the first of \
+                      tracemalloc, settrace, monitoring, asyncio and devmode that is on, or none.",
+        absent: "while the interpreter does not answer in time, as when C code holds the GIL",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.exceptions.uncaught",
+        unit: Unit::Exception,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::UncaughtExceptions],
+        reading: Reading::TaggedAlarm(TaggedAlarm {
+            key: "source",
+            values: &[
+                ("main", |interval| uncaught(interval, Uncaught::Main)),
+                ("thread", |interval| uncaught(interval, Uncaught::Thread)),
+                ("unraisable", |interval| uncaught(interval, Uncaught::Unraisable)),
+                ("asyncio_never_retrieved", |interval| uncaught(interval, Uncaught::NeverRetrieved)),
+            ],
+        }),
+        source: "sys.excepthook, threading.excepthook, sys.unraisablehook and the exception handler of asyncio's loops, \
+                 in which ours call those before them",
+        description: "Exceptions that nothing handled, without SystemExit and KeyboardInterrupt. source:main ends the \
+                      program, source:thread a thread of threading, while the rest goes on without it. \
+                      source:unraisable was printed where none can be raised, as in a finaliser (__del__). \
+                      source:asyncio_never_retrieved ended a task that nobody has awaited.",
+        absent: "where a hook that the program sets afterwards does not call the one before it; while the hook is \
+                 None; source:asyncio_never_retrieved where runtime.python.event_loop.delay.max is absent or excluded",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.gil.reenabled",
+        unit: Unit::Process,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Gil],
+        reading: Reading::Alarm(|interval| interval.growth_from_zero(gil_reenabled)),
+        source: "sys._is_gil_enabled(), sys.flags.gil",
+        description: "Sent as 1, once, where a free-threaded build runs with the GIL after all: a module that was \
+                      imported does not support free threading. Not where PYTHON_GIL=1 or -X gil=1 asks for it.",
+        absent: "on builds that are not free-threaded; while the interpreter does not answer in time",
+        opentelemetry: None,
+    },
+];
+
+fn description(snapshot: &Snapshot) -> Option<Description> {
+    let description = snapshot.interpreter.as_ref()?.description?;
+    let allocator = snapshot.process.allocator.unwrap_or(description.allocator);
+    Some(Description { allocator, ..description })
+}
+
+fn gil_reenabled(snapshot: &Snapshot) -> Option<u64> {
+    snapshot.interpreter.as_ref()?.is_gil_reenabled.map(u64::from)
+}
 
 fn uncaught(interval: &Interval, place: Uncaught) -> Option<u64> {
     interval.growth_from_zero(|s| s.uncaught[place as usize])

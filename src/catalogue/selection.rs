@@ -8,6 +8,15 @@ use crate::snapshot::SourceSet;
 /// How many words of 64 bits hold one bit a row.
 const WORDS: usize = CATALOGUE.len().div_ceil(64);
 
+/// What became of the rows of a flush.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Rows that had samples.
+    pub sent: Selection,
+    /// Rows that had none, although their value is known: it is not to be sent every time.
+    pub quiet: Selection,
+}
+
 /// A set of rows of the catalogue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Selection([u64; WORDS]);
@@ -73,10 +82,12 @@ impl Selection {
 
     fn of(is_in: impl Fn(usize) -> bool) -> Self {
         let mut set = Self::default();
-        for row in (0..CATALOGUE.len()).filter(|row| is_in(*row)) {
-            set.0[row / 64] |= 1 << (row % 64);
-        }
+        (0..CATALOGUE.len()).filter(|row| is_in(*row)).for_each(|row| set.insert(row));
         set
+    }
+
+    fn insert(&mut self, row: usize) {
+        self.0[row / 64] |= 1 << (row % 64);
     }
 
     fn combined(self, others: Self, combine: impl Fn(u64, u64) -> u64) -> Self {
@@ -104,14 +115,23 @@ pub fn samples(selection: Selection, interval: &Interval<'_>) -> Vec<Sample> {
     samples
 }
 
-/// Appends the samples of an interval that are selected, as [`samples`] gives them.
-pub fn append_samples(samples: &mut Vec<Sample>, selection: Selection, interval: &Interval<'_>) {
+/// Appends the samples of an interval that are selected, as [`samples`] gives them; returns what became of each row.
+pub fn append_samples(samples: &mut Vec<Sample>, selection: Selection, interval: &Interval<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
     // A loop, as what iterators make of this takes three times as long.
     for (row, metric) in CATALOGUE.iter().enumerate() {
         if selection.contains(row) {
-            metric.reading.read(interval, |member, value| samples.push(Sample { metric, member, value }));
+            let before = samples.len();
+            let take = |member, value| samples.push(Sample { metric, member, value });
+            let is_quiet = metric.reading.read(interval, take);
+            if samples.len() > before {
+                outcome.sent.insert(row);
+            } else if is_quiet {
+                outcome.quiet.insert(row);
+            }
         }
     }
+    outcome
 }
 
 #[cfg(test)]

@@ -172,6 +172,83 @@ pub const ROWS: &[Metric] = &[
         opentelemetry: None,
     },
     Metric {
+        name: "runtime.python.event_loop.delay.p95",
+        unit: Unit::Nanosecond,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::EventLoops],
+        reading: Reading::Aggregate(|s| nanoseconds(s.event_loops.delay_p95?)),
+        source: "a function in place of select() of the loop's selector, which times the loop's iterations; where the \
+                 loop has none, as in uvloop, call_later() 10 times a second, or twice while the process is idle",
+        description: "How long a callback that becomes ready at a random moment waits for its event loop: 95 of 100 \
+                      wait no longer. Over all running loops, from the length of each iteration, to within 6 %; 0 if \
+                      they are idle for more than 95 % of the time. Blocking calls and long computations in async \
+                      code raise it.",
+        absent: "without a running event loop of asyncio; in AWS Lambda; where gevent or eventlet has patched threads",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.event_loop.delay.max",
+        unit: Unit::Nanosecond,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::EventLoops],
+        reading: Reading::Aggregate(|s| nanoseconds(s.event_loops.longest_delay?)),
+        source: "as runtime.python.event_loop.delay.p95",
+        description: "The longest that an event loop kept its callbacks waiting: its longest iteration, also one that \
+                      goes on. In uvloop the longest delay of a call_later(), which may miss a part of it.",
+        absent: "as runtime.python.event_loop.delay.p95",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.event_loop.utilization",
+        unit: Unit::Percent,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::EventLoops],
+        reading: Reading::Change(busiest_loop),
+        source: "a function in place of select() of the loop's selector, over the monotonic clock",
+        description: "How much of the time the busiest event loop ran callbacks and did not wait for something to do. \
+                      Near 100, requests begin to wait for each other.",
+        absent: "as runtime.python.event_loop.delay.p95; for loops without a selector of the standard library, such \
+                 as uvloop's",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.asyncio.tasks",
+        unit: Unit::Task,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Tasks],
+        reading: Reading::Now(|s| s.interpreter.as_ref()?.tasks.map(Value::Whole)),
+        source: "the length of asyncio's registry of tasks",
+        description: "Tasks of all event loops: those that are not done, and those that are done but still referenced. \
+                      If it grows without end, tasks are created faster than they end, or never end.",
+        absent: "where the program has not imported asyncio; from CPython 3.14 on, which has no such registry; while \
+                 the interpreter does not answer in time; in AWS Lambda",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.executor.queue_depth",
+        unit: Unit::Item,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Executors],
+        reading: Reading::Now(|s| s.interpreter.as_ref()?.queue_depth.map(Value::Whole)),
+        source: "the queues of concurrent.futures.ThreadPoolExecutor, which asyncio's run_in_executor() uses, and the \
+                 statistics of anyio's limiter of threads",
+        description: "Calls that wait for a thread of a pool: the most of any pool. If it does not fall to 0, the pool \
+                      is too small for its work.",
+        absent: "without a pool of threads; with more than 512 threads in pools; while the interpreter does not answer \
+                 in time; in AWS Lambda",
+        opentelemetry: None,
+    },
+    Metric {
         name: "runtime.python.accept_queue.depth",
         unit: Unit::Connection,
         level: Level::Standard,
@@ -337,6 +414,13 @@ fn nanoseconds(time: std::time::Duration) -> Option<Value> {
 fn busiest_thread(interval: &Interval) -> Option<Value> {
     let busiest = interval.threads()?.map(|ThreadTimes { cpu, .. }| cpu).max()?;
     interval.cpu_percent_of(busiest).map(Value::Real)
+}
+
+fn busiest_loop(interval: &Interval) -> Option<Value> {
+    let running = interval.event_loops().filter(|times| !times.known.is_zero());
+    let share = interval.percent_of(running.map(|times| times.busy).max()?)?;
+    // An iteration that began before the interval is counted where it ends.
+    Some(Value::Real(share.min(100.0)))
 }
 
 fn throttled_percent(interval: &Interval) -> Option<Value> {

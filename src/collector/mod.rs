@@ -45,6 +45,7 @@ mod output;
 mod pipeline;
 mod postponement;
 mod reader;
+mod rows;
 mod sampler;
 mod thread;
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use super::rows::Rows;
 use crate::catalogue::metric::{Sample, Value};
-use crate::catalogue::selection::{Selection, append_samples, samples};
+use crate::catalogue::selection::Selection;
 use crate::clock::{self, Clock};
 use crate::emitter::address::Destination;
 use crate::emitter::origin::Origin;
@@ -20,10 +21,7 @@ use crate::interval::Interval;
 use crate::message::{Message, Severity};
 use crate::settings::variables::Environment;
 use crate::settings::{Schedule, Settings, Sink};
-use crate::snapshot::{Snapshot, Source, SourceSet};
-
-/// How often an alarm is sent that has nothing to report, so that it is known to be watched.
-const QUIET_ALARM_INTERVAL: Duration = Duration::from_hours(1);
+use crate::snapshot::{Snapshot, SourceSet};
 
 /// Everything about sending that settings and identity decide.
 #[derive(Debug)]
@@ -42,8 +40,7 @@ pub struct Output {
     log: LogLines,
     /// Empty between two flushes; its memory is kept.
     samples: Vec<Sample>,
-    /// When alarms that have nothing to report are sent next.
-    quiet_alarms_due: Duration,
+    rows: Rows,
     /// What was last logged about ddtrace's runtime metrics.
     logged_worker: RuntimeWorker,
     /// Whether it was set that they run beside ours.
@@ -88,13 +85,7 @@ impl Output {
             inputs,
             dropped_tags: identity.dropped_tags,
             selection: settings.selection,
-            needs: match settings.schedule {
-                Schedule::Periodic => settings.selection.needs(),
-                // There, no thread of ours runs, and nothing listens but the runtime.
-                Schedule::PerInvocation => {
-                    settings.selection.needs().without(Source::OwnCpu).without(Source::AcceptQueue)
-                }
-            },
+            needs: settings.needs(),
             // However long an invocation takes, the process is not frozen meanwhile.
             interval: match settings.schedule {
                 Schedule::Periodic => settings.interval,
@@ -103,7 +94,7 @@ impl Output {
             sink: settings.sink,
             log: LogLines::default(),
             samples: Vec::new(),
-            quiet_alarms_due: Duration::ZERO,
+            rows: Rows::default(),
             logged_worker,
             keeps_ddtraces: settings.keeps_ddtraces,
             is_introduced: false,
@@ -196,30 +187,26 @@ impl Output {
     ) -> bool {
         let worker = self.inputs.tracers.worker;
         let selection = self.selection_beside(None).without(worker.ended_with(before));
-        let mut interval = Interval::new(earlier, later, self.interval);
-        let shows_quiet_alarms = now >= self.quiet_alarms_due;
-        if shows_quiet_alarms {
-            interval = interval.showing_quiet_alarms();
-        }
+        let interval = Interval::new(earlier, later, self.interval);
+        // A panic may have left some behind.
+        self.samples.clear();
+        self.rows.append(&mut self.samples, selection, interval, now);
         let everything_sent = match self.sink {
             Sink::Socket => {
                 self.find_origin();
-                // A panic may have left some behind.
-                self.samples.clear();
-                append_samples(&mut self.samples, selection, &interval);
                 self.emitter.send(self.samples.drain(..), now, within)
             }
             Sink::Log => {
                 let at = clock::since_epoch().as_secs();
-                for sample in samples(selection, &interval) {
+                for sample in self.samples.drain(..) {
                     self.log.push(&sample.name(), &sample.value, at, self.emitter.tags(&sample));
                 }
                 true
             }
             Sink::None(_) => false,
         };
-        if everything_sent && shows_quiet_alarms {
-            self.quiet_alarms_due = now + QUIET_ALARM_INTERVAL;
+        if everything_sent {
+            self.rows.mark_sent(now);
         }
         everything_sent
     }
@@ -271,11 +258,11 @@ impl Output {
     pub fn status(&self) -> Status {
         let status = self.emitter.status();
         let left_to_ddtrace = self.left_to(self.inputs.tracers.worker.sends());
+        let rows = self.rows.states(self.selection, left_to_ddtrace);
+        let status = Status { left_to_ddtrace, rows, ..status };
         match self.sink {
-            Sink::Socket => Status { left_to_ddtrace, ..status },
-            Sink::Log | Sink::None(_) => {
-                Status { destination: None, transport: None, left_to_ddtrace, ..status }
-            }
+            Sink::Socket => status,
+            Sink::Log | Sink::None(_) => Status { destination: None, transport: None, ..status },
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Status {
     pub totals: Totals,
     /// What is not sent as ddtrace sends it.
     pub left_to_ddtrace: Selection,
+    /// Each selected row by name: `sent`, or why it was not at the last flush.
+    pub rows: Vec<(&'static str, &'static str)>,
 }
 
 /// Whether sending works.

@@ -146,6 +146,7 @@ impl Transport {
             since: outbox.since,
             totals: outbox.totals,
             left_to_ddtrace: Selection::default(),
+            rows: Vec::new(),
         }
     }
 

@@ -20,6 +20,19 @@ pub fn read(py: Python<'_>, variables: impl IntoIterator<Item = Variable>) -> Py
     }
 }
 
+/// A variable; `None` if it is not set.
+pub fn variable(py: Python<'_>, name: &str) -> Option<String> {
+    let environ = environ(&module_os(py).ok()?).ok()??;
+    let value = match encoded(&environ) {
+        Some(encoded) => encoded.get_item(PyBytes::new(py, name.as_bytes())).ok()??,
+        None => environ.call_method1(intern!(py, "get"), (name,)).ok()?,
+    };
+    match value.cast::<PyBytes>() {
+        Ok(bytes) => Some(String::from_utf8_lossy(bytes.as_bytes()).into_owned()),
+        Err(_) => value.extract().ok(),
+    }
+}
+
 /// What follows this prefix in the names of variables, in alphabetical order.
 pub fn names(py: Python<'_>, prefix: &str) -> PyResult<Vec<String>> {
     let names = || {

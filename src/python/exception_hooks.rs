@@ -26,7 +26,7 @@ use crate::sources::uncaught::UncaughtCounters;
 struct ExceptionHook {
     place: Uncaught,
     counters: Arc<UncaughtCounters>,
-    /// The hook that was there before.
+    /// The hook that was there before; None in a loop without a handler.
     previous: Py<PyAny>,
     /// Where the program's hook still calls ours after it was removed, ours only hands on.
     is_counting: AtomicBool,
@@ -42,31 +42,61 @@ impl ExceptionHook {
 impl ExceptionHook {
     /// Counts an exception that the hook is called with.
     fn observe(&self, arguments: &Bound<'_, PyTuple>) {
-        if self.is_counting.load(SeqCst) && !self.is_of_an_exit(arguments) {
+        if !self.is_counting.load(SeqCst) {
+            return;
+        }
+        let first = arguments.get_item(0);
+        let is_counted = match self.place {
+            Uncaught::Main => !first.is_ok_and(|kind| is_of_an_exit(&kind)),
+            Uncaught::Thread | Uncaught::Unraisable => {
+                let kind = first.and_then(|details| details.getattr(names(arguments.py()).exc_type));
+                !kind.is_ok_and(|kind| is_of_an_exit(&kind))
+            }
+            Uncaught::NeverRetrieved => {
+                arguments.get_item(1).is_ok_and(|context| was_never_retrieved(&context).unwrap_or(false))
+            }
+        };
+        if is_counted {
             self.counters.count(self.place);
         }
     }
-
-    fn is_of_an_exit(&self, arguments: &Bound<'_, PyTuple>) -> bool {
-        let first = arguments.get_item(0);
-        let kind = match self.place {
-            Uncaught::Main => first,
-            Uncaught::Thread | Uncaught::Unraisable => {
-                first.and_then(|details| details.getattr(exc_type(arguments.py())))
-            }
-        };
-        kind.is_ok_and(|kind| {
-            kind.cast::<PyType>().is_ok_and(|kind| {
-                kind.is_subclass_of::<PySystemExit>().unwrap_or(false)
-                    || kind.is_subclass_of::<PyKeyboardInterrupt>().unwrap_or(false)
-            })
-        })
-    }
 }
 
-/// The attribute that has the exception's class. It is interned before a hook is installed.
-fn exc_type(py: Python<'_>) -> &Bound<'_, PyString> {
-    intern!(py, "exc_type")
+fn is_of_an_exit(kind: &Bound<'_, PyAny>) -> bool {
+    kind.cast::<PyType>().is_ok_and(|kind| {
+        kind.is_subclass_of::<PySystemExit>().unwrap_or(false)
+            || kind.is_subclass_of::<PyKeyboardInterrupt>().unwrap_or(false)
+    })
+}
+
+/// Whether a loop reports a task or a future whose exception nobody has asked for.
+fn was_never_retrieved(context: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let names = names(context.py());
+    let context = context.cast::<PyDict>()?;
+    let Some(exception) = context.get_item(names.exception)? else { return Ok(false) };
+    let Some(message) = context.get_item(names.message)? else { return Ok(false) };
+    let is_message = message.cast::<PyString>()?.to_string_lossy().ends_with(NEVER_RETRIEVED);
+    Ok(is_message && !is_of_an_exit(exception.get_type().as_any()))
+}
+
+/// How the message of asyncio ends; it begins with the class.
+const NEVER_RETRIEVED: &str = "exception was never retrieved";
+
+/// The names that are looked up while an exception is reported. They are interned before a hook is installed.
+struct Names<'py> {
+    exc_type: &'py Bound<'py, PyString>,
+    exception: &'py Bound<'py, PyString>,
+    message: &'py Bound<'py, PyString>,
+    default_handler: &'py Bound<'py, PyString>,
+}
+
+fn names(py: Python<'_>) -> Names<'_> {
+    Names {
+        exc_type: intern!(py, "exc_type"),
+        exception: intern!(py, "exception"),
+        message: intern!(py, "message"),
+        default_handler: intern!(py, "default_exception_handler"),
+    }
 }
 
 /// The function that Python calls.
@@ -89,6 +119,7 @@ impl Function {
 
 static EXCEPTHOOK: Function = Function::named(c"excepthook");
 static UNRAISABLEHOOK: Function = Function::named(c"unraisablehook");
+static EXCEPTION_HANDLER: Function = Function::named(c"exception_handler");
 
 #[expect(unsafe_code, reason = "CPython calls it.")]
 unsafe extern "C" fn observe_and_call_previous(
@@ -103,9 +134,26 @@ unsafe extern "C" fn observe_and_call_previous(
         let hook = Borrowed::from_ptr(py, hook);
         let hook = hook.cast_unchecked::<ExceptionHook>().get();
         let previous = hook.previous.clone_ref(py);
-        hook.observe(&Borrowed::from_ptr(py, arguments).cast_unchecked::<PyTuple>());
+        let given = Borrowed::from_ptr(py, arguments);
+        let given = given.cast_unchecked::<PyTuple>();
+        hook.observe(&given);
+        if hook.place == Uncaught::NeverRetrieved && previous.is_none(py) {
+            return match call_default_handler(&given) {
+                Ok(result) => result.into_ptr(),
+                Err(error) => {
+                    error.restore(py);
+                    ptr::null_mut()
+                }
+            };
+        }
         PyObject_Call(previous.as_ptr(), arguments, keywords)
     }
+}
+
+/// What a loop does without a handler.
+fn call_default_handler<'py>(arguments: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+    let (event_loop, context) = (arguments.get_item(0)?, arguments.get_item(1)?);
+    event_loop.call_method1(names(arguments.py()).default_handler, (context,))
 }
 
 #[expect(unsafe_code, reason = "PyO3 makes no method without its wrapper.")]
@@ -113,6 +161,7 @@ fn bound_method<'py>(hook: &Bound<'py, ExceptionHook>) -> PyResult<Bound<'py, Py
     let function = match hook.get().place {
         Uncaught::Main | Uncaught::Thread => &EXCEPTHOOK,
         Uncaught::Unraisable => &UNRAISABLEHOOK,
+        Uncaught::NeverRetrieved => &EXCEPTION_HANDLER,
     };
     // SAFETY: the definition is static, and CPython only reads it; the method keeps its object alive.
     unsafe {
@@ -121,12 +170,32 @@ fn bound_method<'py>(hook: &Bound<'py, ExceptionHook>) -> PyResult<Bound<'py, Py
     }
 }
 
-/// Where such exceptions go: a module and its attribute.
-fn place_of(py: Python<'_>, place: Uncaught) -> (&Bound<'_, PyString>, &Bound<'_, PyString>) {
-    match place {
-        Uncaught::Main => (intern!(py, "sys"), intern!(py, "excepthook")),
-        Uncaught::Thread => (intern!(py, "threading"), intern!(py, "excepthook")),
-        Uncaught::Unraisable => (intern!(py, "sys"), intern!(py, "unraisablehook")),
+/// The hooks of modules; a loop has its own.
+#[derive(Clone, Copy)]
+enum Hook {
+    Main,
+    Thread,
+    Unraisable,
+}
+
+impl Hook {
+    const ALL: [Self; 3] = [Self::Main, Self::Thread, Self::Unraisable];
+
+    fn place(self) -> Uncaught {
+        match self {
+            Self::Main => Uncaught::Main,
+            Self::Thread => Uncaught::Thread,
+            Self::Unraisable => Uncaught::Unraisable,
+        }
+    }
+
+    /// Its module and its attribute.
+    fn names(self, py: Python<'_>) -> (&Bound<'_, PyString>, &Bound<'_, PyString>) {
+        match self {
+            Self::Main => (intern!(py, "sys"), intern!(py, "excepthook")),
+            Self::Thread => (intern!(py, "threading"), intern!(py, "excepthook")),
+            Self::Unraisable => (intern!(py, "sys"), intern!(py, "unraisablehook")),
+        }
     }
 }
 
@@ -135,7 +204,7 @@ pub struct ExceptionHooks {
     counters: Arc<UncaughtCounters>,
     /// `sys.modules`.
     modules: Py<PyDict>,
-    installed: [Replaceable<Installed>; Uncaught::ALL.len()],
+    installed: [Replaceable<Installed>; Hook::ALL.len()],
     /// They were removed for good and are not installed again.
     are_removed: AtomicBool,
 }
@@ -145,10 +214,60 @@ struct Installed {
     function: Py<PyAny>,
 }
 
+impl Installed {
+    /// A hook of ours that is to replace this one.
+    fn new(place: Uncaught, counters: &Arc<UncaughtCounters>, previous: Bound<'_, PyAny>) -> PyResult<Self> {
+        let (py, counters) = (previous.py(), Arc::clone(counters));
+        let is_counting = AtomicBool::new(true);
+        let hook = ExceptionHook { place, counters, previous: previous.unbind(), is_counting };
+        let hook = Bound::new(py, hook)?;
+        let function = bound_method(&hook)?.unbind();
+        Ok(Self { hook: hook.unbind(), function })
+    }
+
+    /// From now on it only hands on.
+    fn end(&self) -> &ExceptionHook {
+        let hook = self.hook.get();
+        hook.is_counting.store(false, SeqCst);
+        hook
+    }
+}
+
+/// Our exception handler of a loop.
+pub struct LoopHandler(Installed);
+
+impl LoopHandler {
+    /// Installs it in a loop, in the loop's thread.
+    pub fn install(event_loop: &Bound<'_, PyAny>, counters: &Arc<UncaughtCounters>) -> PyResult<Self> {
+        let py = event_loop.py();
+        names(py);
+        let previous = event_loop.call_method0(intern!(py, "get_exception_handler"))?;
+        let handler = Installed::new(Uncaught::NeverRetrieved, counters, previous)?;
+        event_loop.call_method1(intern!(py, "set_exception_handler"), (&handler.function,))?;
+        counters.watch(Uncaught::NeverRetrieved, true);
+        Ok(Self(handler))
+    }
+
+    /// Restores the one before it, unless the program has set another meanwhile, which may call ours.
+    pub fn remove(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (py, handler) = (event_loop.py(), self.0.end());
+        let current = event_loop.call_method0(intern!(py, "get_exception_handler"))?;
+        if current.is(&self.0.function) {
+            event_loop.call_method1(intern!(py, "set_exception_handler"), (&handler.previous,))?;
+        }
+        Ok(())
+    }
+
+    /// From now on it only hands on.
+    pub fn end(&self) {
+        self.0.end();
+    }
+}
+
 impl ExceptionHooks {
     /// Hooks that are not installed yet, in modules of these.
     pub fn new(py: Python<'_>, modules: Py<PyDict>) -> Self {
-        exc_type(py);
+        names(py);
         Self {
             counters: Arc::default(),
             modules,
@@ -165,14 +284,14 @@ impl ExceptionHooks {
     /// Installs what is wanted and not installed, unless they were removed for good; otherwise removes what is. To be
     /// called again and again, as a program may import `threading` late.
     pub fn update(&self, py: Python<'_>, are_wanted: bool) {
-        for place in Uncaught::ALL {
-            let is_installed = self.installed[place as usize].load().is_some();
+        for hook in Hook::ALL {
+            let is_installed = self.installed[hook as usize].load().is_some();
             // Where that fails, as there is no memory, nothing is counted.
             if are_wanted && !is_installed {
-                drop(self.install(py, place));
+                drop(self.install(py, hook));
             } else if is_installed && !are_wanted {
-                self.counters.watch(place, false);
-                drop(self.uninstall(py, place));
+                self.counters.watch(hook.place(), false);
+                drop(self.uninstall(py, hook));
             }
         }
     }
@@ -180,20 +299,21 @@ impl ExceptionHooks {
     /// Removes them for good. What they have counted stays.
     pub fn remove(&self, py: Python<'_>) {
         self.are_removed.store(true, SeqCst);
-        for place in Uncaught::ALL {
-            drop(self.uninstall(py, place));
+        for hook in Hook::ALL {
+            drop(self.uninstall(py, hook));
         }
     }
 
-    fn install(&self, py: Python<'_>, place: Uncaught) -> PyResult<()> {
-        let (module, attribute) = place_of(py, place);
+    fn install(&self, py: Python<'_>, hook: Hook) -> PyResult<()> {
+        let place = hook.place();
+        let (module, attribute) = hook.names(py);
         let Some(module) = self.modules.bind(py).get_item(module)? else {
             // No thread of threading ends without it.
             self.counters.watch(place, true);
             return Ok(());
         };
         with_critical_section(&module, || {
-            let installed = &self.installed[place as usize];
+            let installed = &self.installed[hook as usize];
             if self.are_removed.load(SeqCst) || installed.load().is_some() {
                 return Ok(());
             }
@@ -202,28 +322,19 @@ impl ExceptionHooks {
                 self.counters.watch(place, false);
                 return Ok(());
             };
-            let hook = ExceptionHook {
-                place,
-                counters: Arc::clone(&self.counters),
-                previous: previous.unbind(),
-                is_counting: AtomicBool::new(true),
-            };
-            let hook = Bound::new(py, hook)?;
-            let function = bound_method(&hook)?;
-            module.setattr(attribute, &function)?;
-            let (hook, function) = (hook.unbind(), function.unbind());
-            installed.store(Some(Arc::new(Installed { hook, function })));
+            let hook = Installed::new(place, &self.counters, previous)?;
+            module.setattr(attribute, &hook.function)?;
+            installed.store(Some(Arc::new(hook)));
             self.counters.watch(place, true);
             Ok(())
         })
     }
 
     /// If the program has set another hook meanwhile, that may call ours, which from now on only hands on.
-    fn uninstall(&self, py: Python<'_>, place: Uncaught) -> PyResult<()> {
-        let Some(installed) = self.installed[place as usize].swap(None) else { return Ok(()) };
-        let hook = installed.hook.get();
-        hook.is_counting.store(false, SeqCst);
-        let (module, attribute) = place_of(py, place);
+    fn uninstall(&self, py: Python<'_>, hook: Hook) -> PyResult<()> {
+        let Some(installed) = self.installed[hook as usize].swap(None) else { return Ok(()) };
+        let (module, attribute) = hook.names(py);
+        let hook = installed.end();
         let Some(module) = self.modules.bind(py).get_item(module)? else { return Ok(()) };
         with_critical_section(&module, || {
             if module.getattr_opt(attribute)?.is_some_and(|current| current.is(&installed.function)) {

@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyList, PyString};
 
+use super::event_loops::EventLoops;
 use crate::clock::Clock;
 use crate::collector::Postponement;
 use crate::fork_mark::ForkMark;
@@ -29,6 +30,7 @@ pub struct GcCallback {
     fork_mark: &'static ForkMark,
     postponement: &'static Postponement,
     resume_soon: fn() -> bool,
+    event_loops: Arc<EventLoops>,
 }
 
 /// The method that gc calls, with the phase and facts about the collection.
@@ -79,6 +81,7 @@ impl GcCallback {
         match phase.cast::<PyString>().ok().and_then(|phase| phase.to_str().ok()) {
             Some("start") => self.counters.start(now),
             Some("stop") => {
+                self.event_loops.notice(info.py());
                 let [generation, collected, uncollectable] = keys(info.py());
                 self.counters.stop(now, entry(info, generation).unwrap_or(usize::MAX));
                 if self.counters.needs_objects() {
@@ -132,7 +135,7 @@ impl Installation {
     /// Makes a callback, and does not install it yet.
     ///
     /// In a child process, which has inherited `fork_mark`, it counts nothing and calls `resume_soon`, as it does where
-    /// threads are due that were postponed.
+    /// threads are due that were postponed. It shows `event_loops` the loops of the threads that collect.
     pub fn new(
         py: Python<'_>,
         counters: Arc<GcCounters>,
@@ -140,9 +143,13 @@ impl Installation {
         fork_mark: &'static ForkMark,
         postponement: &'static Postponement,
         resume_soon: fn() -> bool,
+        event_loops: Arc<EventLoops>,
     ) -> PyResult<Self> {
         keys(py);
-        let callback = Bound::new(py, GcCallback { counters, clock, fork_mark, postponement, resume_soon })?;
+        let callback = Bound::new(
+            py,
+            GcCallback { counters, clock, fork_mark, postponement, resume_soon, event_loops },
+        )?;
         let observe = bound_method(&callback)?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
         Ok(Self {

@@ -7,9 +7,13 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::description::DescriptionReader;
 use super::environment::IdentityReader;
+use super::event_loops::{EventLoops, tasks};
 use super::exception_hooks::ExceptionHooks;
+use super::executors::longest_queue;
 use super::gc_callback::Installation;
+use super::interrupt::ignore_exception;
 use super::process::Process;
 use super::{log, tracers};
 use crate::clock::Clock;
@@ -17,7 +21,9 @@ use crate::collector::{Answer, Interpreter};
 use crate::identity::tracers::Tracers;
 use crate::memory;
 use crate::message::Message;
+use crate::settings::Settings;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
+use crate::sources::event_loops::EventLoops as ObservedLoops;
 use crate::sources::gc::GcCounters;
 use crate::sources::python_blocks::PythonBlocks;
 use crate::sources::uncaught::UncaughtCounters;
@@ -37,7 +43,9 @@ pub struct CPython {
     clock: Clock,
     gc_counters: Arc<GcCounters>,
     gc_callback: Installation,
+    event_loops: Arc<EventLoops>,
     exception_hooks: ExceptionHooks,
+    description: DescriptionReader,
     get_count: Py<PyAny>,
     /// `sys.getallocatedblocks`, where there is one.
     count_blocks: Option<Py<PyAny>>,
@@ -58,37 +66,55 @@ impl CPython {
         py: Python<'_>,
         process: &'static Process,
         clock: Clock,
-        force: bool,
-        needs: SourceSet,
+        settings: &Settings,
         resume_soon: fn() -> bool,
     ) -> PyResult<Self> {
         let gc_counters = Arc::new(GcCounters::new());
         let (counters, fork_mark) = (Arc::clone(&gc_counters), &process.fork_mark);
-        let gc_callback =
-            Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon)?;
+        let needs = settings.needs();
         let sys = py.import(intern!(py, "sys"))?;
         let modules = sys.getattr(intern!(py, "modules"))?.cast_into::<PyDict>()?.unbind();
+        let exception_hooks = ExceptionHooks::new(py, modules.clone_ref(py));
+        let event_loops = EventLoops::new(clock, fork_mark, needs, exception_hooks.counters());
+        let event_loops = Arc::new(event_loops);
+        let seen = Arc::clone(&event_loops);
+        let gc_callback =
+            Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon, seen)?;
         Ok(Self {
             process,
             clock,
             gc_counters,
             gc_callback,
-            exception_hooks: ExceptionHooks::new(py, modules.clone_ref(py)),
+            event_loops,
+            exception_hooks,
+            description: DescriptionReader::new(
+                py,
+                clock,
+                modules.clone_ref(py),
+                settings.aws_lambda.is_some(),
+            )?,
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
             count_blocks: sys.getattr_opt(intern!(py, "getallocatedblocks"))?.map(Bound::unbind),
             blocks: Arc::default(),
             identity: IdentityReader::new(py)?,
             modules,
-            force: AtomicBool::new(force),
+            force: AtomicBool::new(settings.force),
             needs: AtomicU64::new(needs.bits()),
         })
     }
 
     /// Changes whether ddtrace's own runtime metrics are to be disabled, and what is read.
-    pub fn reconfigure(&self, py: Python<'_>, force: bool, needs: SourceSet) {
-        self.force.store(force, SeqCst);
+    pub fn reconfigure(&self, py: Python<'_>, settings: &Settings) {
+        let needs = settings.needs();
+        self.force.store(settings.force, SeqCst);
         self.needs.store(needs.bits(), SeqCst);
+        self.event_loops.need(needs);
         self.update_exception_hooks(py);
+    }
+
+    /// Event loops are observed for a collector that counts with these from now on.
+    pub fn watch_loops(&self, observed: Arc<ObservedLoops>) {
+        self.event_loops.watch(observed);
     }
 
     /// The counters of our GC callback.
@@ -106,16 +132,18 @@ impl CPython {
         self.exception_hooks.counters()
     }
 
-    /// Starts to count collections and, where that is needed, exceptions.
+    /// Starts to count collections and, where that is needed, exceptions, and to observe the event loop that runs the
+    /// caller.
     pub fn install(&self, py: Python<'_>) -> PyResult<()> {
         self.update_exception_hooks(py);
-        self.gc_callback.install(py).map(drop)
+        self.gc_callback.install(py)?;
+        ignore_exception(py, self.event_loops.find_first(self.modules.bind(py))).map(drop)
     }
 
-    /// Stops to count, for good.
+    /// Stops to count and to observe event loops, for good.
     pub fn uninstall(&self, py: Python<'_>) -> PyResult<()> {
         self.exception_hooks.remove(py);
-        self.gc_callback.remove(py)
+        self.gc_callback.remove(py).and(self.event_loops.release(py))
     }
 
     /// Reads everything that is needed; installs our GC callback again if the program has removed it.
@@ -125,15 +153,28 @@ impl CPython {
         }
         self.update_exception_hooks(py);
         let needs = self.needs();
-        let gc_count = if needs.contains(Source::GcCount) { self.gc_count(py) } else { None };
-        let blocks = if needs.contains(Source::PythonBlocks) { self.count_blocks(py) } else { None };
+        let modules = self.modules.bind(py);
+        ignore_exception(py, self.event_loops.update(modules))?;
+        let is_needed = |source| needs.contains(source);
+        let tasks =
+            if is_needed(Source::Tasks) { ignore_exception(py, tasks::count(modules))? } else { None };
+        let queue_depth =
+            if is_needed(Source::Executors) { ignore_exception(py, longest_queue(modules))? } else { None };
+        let facts = InterpreterFacts {
+            gc_count: is_needed(Source::GcCount).then(|| self.gc_count(py)).flatten(),
+            blocks: is_needed(Source::PythonBlocks).then(|| self.count_blocks(py)).flatten(),
+            tasks: tasks.flatten(),
+            queue_depth: queue_depth.flatten(),
+            is_gil_reenabled: is_needed(Source::Gil).then(|| self.description.is_gil_reenabled(py)).flatten(),
+            description: is_needed(Source::Description).then(|| self.description.read(py)).flatten(),
+        };
         let gunicorn = if needs.contains(Source::GunicornObjects) {
             self.process.gunicorn_state.read(py)?
         } else {
             None
         };
         Ok(Answer {
-            facts: InterpreterFacts { gc_count, blocks },
+            facts,
             gunicorn,
             environment: self.identity.read(py)?,
             tracers: self.tracers(py, purpose)?,
@@ -181,7 +222,9 @@ impl Interpreter for CPython {
     }
 
     fn enter(&self) -> bool {
-        memory::is_available() && Python::try_attach(|_| ()).is_some()
+        // Only the main thread runs signal handlers, so there is no interrupt to pass on.
+        let look = |py: Python<'_>| drop(self.event_loops.find_first(self.modules.bind(py)));
+        memory::is_available() && Python::try_attach(look).is_some()
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {

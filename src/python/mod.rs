@@ -12,8 +12,11 @@
 mod api;
 mod arguments;
 mod aws_lambda;
+mod description;
 mod environment;
+mod event_loops;
 mod exception_hooks;
+mod executors;
 mod exit;
 mod fork;
 mod gc_callback;

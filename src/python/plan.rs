@@ -85,6 +85,7 @@ impl Plan {
             blocks: interpreter.blocks(),
             ..Counters::default()
         };
+        interpreter.watch_loops(Arc::clone(&counters.event_loops));
         let interpreter = Arc::clone(interpreter) as _;
         Collector::new(Path::new("/"), clock, counters, &self.settings, inputs, interpreter, handover)
     }

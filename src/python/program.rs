@@ -84,6 +84,22 @@ pub fn hexversion(py: Python<'_>) -> PyResult<u32> {
     py.import(intern!(py, "sys"))?.getattr("hexversion")?.extract()
 }
 
+/// Whether gevent or eventlet has replaced threads by greenlets.
+pub fn is_monkey_patched(modules: &Bound<'_, PyDict>) -> PyResult<bool> {
+    let py = modules.py();
+    let is_patched =
+        |module: &Bound<'_, PyString>, function: &Bound<'_, PyString>, what: &Bound<'_, PyString>| {
+            let Some(module) = modules.get_item(module)? else { return Ok(false) };
+            module.getattr_opt(function)?.map_or(Ok(false), |function| function.call1((what,))?.is_truthy())
+        };
+    Ok(is_patched(intern!(py, "gevent.monkey"), intern!(py, "is_module_patched"), intern!(py, "threading"))?
+        || is_patched(
+            intern!(py, "eventlet.patcher"),
+            intern!(py, "is_monkey_patched"),
+            intern!(py, "thread"),
+        )?)
+}
+
 /// Whether the process is a helper of multiprocessing or its like, and not a child of a fork server.
 pub fn is_helper(py: Python<'_>) -> bool {
     let command = words(py, "orig_argv");

@@ -220,8 +220,7 @@ impl Running {
     /// What would run with this plan; nothing does yet.
     pub fn new(py: Python<'_>, process: &'static Process, plan: Plan, is_explicit: bool) -> PyResult<Self> {
         let clock = Clock::start();
-        let (force, needs) = (plan.settings.force, plan.settings.selection.needs());
-        let interpreter = Arc::new(CPython::new(py, process, clock, force, needs, resume_soon)?);
+        let interpreter = Arc::new(CPython::new(py, process, clock, &plan.settings, resume_soon)?);
         let tracers = interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let inputs = plan.identity_inputs(process, tracers);
         let collector = plan.collector(process, inputs, clock, &interpreter, None);
@@ -258,7 +257,7 @@ impl Running {
         let mut messages = process.messages(warnings);
         let tracers = stored.interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let inputs = plan.identity_inputs(process, tracers);
-        stored.interpreter.reconfigure(py, plan.settings.force, plan.settings.selection.needs());
+        stored.interpreter.reconfigure(py, &plan.settings);
         let collector = plan.collector(process, inputs, stored.clock, &stored.interpreter, None);
         let restored = Arc::new(Self { plan: Arc::new(plan), ..stored.with(collector) });
         RUNNING.store(Some(Arc::clone(&restored)));
@@ -374,7 +373,7 @@ impl Running {
         }
         let inputs = plan.identity_inputs(process, tracers);
         let warning = inputs.identity().warning();
-        self.interpreter.reconfigure(py, plan.settings.force, plan.settings.selection.needs());
+        self.interpreter.reconfigure(py, &plan.settings);
         py.detach(|| self.collector.reconfigure(&plan.settings, inputs));
         let reconfigured =
             Self { plan: Arc::new(plan), is_explicit: true, ..self.with(Arc::clone(&self.collector)) };

@@ -15,6 +15,7 @@ use crate::emitter::address::{
 };
 use crate::emitter::origin::Origin;
 use crate::message::MAX_SHOWN;
+use crate::snapshot::{Source, SourceSet};
 
 mod aws_lambda;
 mod parser;
@@ -143,7 +144,22 @@ impl fmt::Display for InvalidArgument {
     }
 }
 
+/// What makes no sense for a single invocation of a function: what threads of ours observe, which do not run there, and
+/// what a program does between its requests.
+const NOT_PER_INVOCATION: [Source; 5] =
+    [Source::OwnCpu, Source::EventLoops, Source::Tasks, Source::Executors, Source::AcceptQueue];
+
 impl Settings {
+    /// The sources that the selected rows need.
+    #[must_use]
+    pub fn needs(&self) -> SourceSet {
+        let needs = self.selection.needs();
+        match self.schedule {
+            Schedule::Periodic => needs,
+            Schedule::PerInvocation => NOT_PER_INVOCATION.into_iter().fold(needs, SourceSet::without),
+        }
+    }
+
     /// Decides every setting: the argument, else the variable, else the default.
     ///
     /// # Errors

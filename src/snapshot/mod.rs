@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub accept_queue: Option<u64>,
     /// What our probes observed since the last flush: not cumulative.
     pub probe: ProbeFacts,
+    /// How long the event loops of the program kept callbacks waiting.
+    pub event_loops: EventLoopFacts,
     /// The garbage collections counted by our callback; `None` if some may have gone uncounted.
     pub collections: Option<Collections>,
     /// Exceptions that nothing handled, by [`Uncaught`], since our hooks count them; `None` where no hook does.
@@ -73,6 +75,8 @@ pub struct ProcessFacts {
     pub thread_times: Option<Vec<ThreadTimes>>,
     /// The limits of the control groups that it is in.
     pub cgroup: CgroupFacts,
+    /// The library that replaces the C library's allocator, if one is mapped.
+    pub allocator: Option<&'static str>,
 }
 
 /// The memory of the process in detail, in bytes.
@@ -154,11 +158,13 @@ pub enum Uncaught {
     Thread,
     /// Where nothing could be raised: in a finaliser, in a callback of C code.
     Unraisable,
+    /// In a task or a future of asyncio, whose result nobody has asked for.
+    NeverRetrieved,
 }
 
 impl Uncaught {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Main, Self::Thread, Self::Unraisable];
+    pub const ALL: [Self; 4] = [Self::Main, Self::Thread, Self::Unraisable, Self::NeverRetrieved];
 }
 
 /// What a thread of ours observes that sleeps and then enters the interpreter; `None` where it did not get there.
@@ -172,6 +178,28 @@ pub struct ProbeFacts {
     pub longest_wait: Option<Duration>,
 }
 
+/// What is observed of the event loops of the program; `None` where none ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventLoopFacts {
+    /// How long a callback waits that becomes ready at a random moment since the last flush: 95 of 100 wait no longer.
+    pub delay_p95: Option<Duration>,
+    /// The longest wait since the last flush, also one that goes on.
+    pub longest_delay: Option<Duration>,
+    /// What each loop that selects has done since it was found, sorted by id.
+    pub times: Vec<LoopTimes>,
+}
+
+/// What an event loop has done since it was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoopTimes {
+    /// A number that no other loop has.
+    pub id: u64,
+    /// Time in which it ran callbacks.
+    pub busy: Duration,
+    /// Time in which it ran callbacks or waited for something to do: in the rest it did not run.
+    pub known: Duration,
+}
+
 /// What only the interpreter knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct InterpreterFacts {
@@ -179,4 +207,50 @@ pub struct InterpreterFacts {
     pub gc_count: Option<[i64; 3]>,
     /// `sys.getallocatedblocks()`, where it was due: memory blocks of Python's own allocator.
     pub blocks: Option<u64>,
+    /// Tasks of asyncio that are alive.
+    pub tasks: Option<u64>,
+    /// What waits for a thread of a pool: the most of any pool.
+    pub queue_depth: Option<u64>,
+    /// Whether a free-threaded build runs with the GIL, although that was not asked for; `None` on other builds.
+    pub is_gil_reenabled: Option<bool>,
+    /// What describes it, as it was within the last minute.
+    pub description: Option<Description>,
+}
+
+/// What describes a process and its interpreter: words of closed sets, by which processes are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// `on`, `off`, or `reenabled` on a free-threaded build.
+    pub gil: &'static str,
+    /// `on` or `off`, if that is known.
+    pub jit: Option<&'static str>,
+    /// `generational`, `incremental` or `free_threaded`.
+    pub gc_implementation: &'static str,
+    /// `enabled` or `disabled`.
+    pub gc: &'static str,
+    /// `pymalloc`, `mimalloc`, `jemalloc`, `tcmalloc` or `malloc`.
+    pub allocator: &'static str,
+    /// The library of event loops that the program has imported, or `none`.
+    pub event_loop: &'static str,
+    /// The server or task queue that runs the program, or `other`.
+    pub server: &'static str,
+    /// What slows the program down for the sake of debugging, or `none`.
+    pub debug: &'static str,
+}
+
+impl Description {
+    /// The words with the keys of their tags.
+    #[must_use]
+    pub const fn tags(&self) -> [(&'static str, Option<&'static str>); 8] {
+        [
+            ("gil", Some(self.gil)),
+            ("jit", self.jit),
+            ("gc_impl", Some(self.gc_implementation)),
+            ("gc", Some(self.gc)),
+            ("allocator", Some(self.allocator)),
+            ("loop", Some(self.event_loop)),
+            ("server", Some(self.server)),
+            ("debug", Some(self.debug)),
+        ]
+    }
 }

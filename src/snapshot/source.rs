@@ -25,6 +25,8 @@ pub enum Source {
     OwnCpu,
     /// Probes of the interpreter: `Snapshot::probe`.
     Probe,
+    /// The program's event loops: `Snapshot::event_loops`.
+    EventLoops,
     /// Garbage collections: `Snapshot::collections`.
     GcCallback,
     /// What collections found: `Collections::collected`, `Collections::uncollectable`.
@@ -33,8 +35,16 @@ pub enum Source {
     GcCount,
     /// `sys.getallocatedblocks()`: `InterpreterFacts::blocks`.
     PythonBlocks,
+    /// Tasks of asyncio: `InterpreterFacts::tasks`.
+    Tasks,
+    /// Pools of threads: `InterpreterFacts::queue_depth`.
+    Executors,
     /// Exceptions that nothing handles: `Snapshot::uncaught`.
     UncaughtExceptions,
+    /// Whether a free-threaded build has its GIL again: `InterpreterFacts::is_gil_reenabled`.
+    Gil,
+    /// What describes the process: `InterpreterFacts::description`, `ProcessFacts::allocator`.
+    Description,
     /// Gunicorn's log records and requests: `Snapshot::gunicorn`.
     Gunicorn,
     /// Gunicorn's own objects: `GunicornFacts::master` and `GunicornFacts::connections`.

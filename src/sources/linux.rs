@@ -11,13 +11,19 @@ use std::path::{Path, PathBuf};
 use nix::sys::stat::stat;
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::{cgroup, descriptors, memory_parts, thread_times, uptime};
+use super::{cgroup, descriptors, mapped_allocator, memory_parts, thread_times, uptime};
 use crate::descriptor::{ClosedStreams, Guarded};
 use crate::snapshot::{CgroupFacts, MemoryParts, ProcessFacts, Source, SourceSet};
 
 /// The sources of files that are opened for each reading.
-const READ_BY_PATH: [Source; 5] =
-    [Source::MemoryParts, Source::Descriptors, Source::Uptime, Source::ThreadTimes, Source::Cgroup];
+const READ_BY_PATH: [Source; 6] = [
+    Source::MemoryParts,
+    Source::Descriptors,
+    Source::Uptime,
+    Source::ThreadTimes,
+    Source::Cgroup,
+    Source::Description,
+];
 
 /// The entries `.` and `..` of a directory, which its link count includes.
 const LINKS_BESIDE_ENTRIES: u64 = 2;
@@ -70,6 +76,7 @@ impl Linux {
             uptime: is_needed(Source::Uptime).then(|| uptime::read(&self.root)).flatten(),
             thread_times: is_needed(Source::ThreadTimes).then(|| thread_times::read(&self.root)).flatten(),
             cgroup: if is_needed(Source::Cgroup) { cgroup::read(&self.root) } else { CgroupFacts::default() },
+            allocator: is_needed(Source::Description).then(|| mapped_allocator::read(&self.root)).flatten(),
         }
     }
 

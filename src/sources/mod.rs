@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::event_loops::EventLoops;
 use self::gc::GcCounters;
 use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
@@ -24,15 +25,20 @@ pub mod budget;
 pub mod cgroup;
 #[cfg(target_os = "linux")]
 pub mod container;
+pub mod description;
 #[cfg(target_os = "linux")]
 pub mod descriptors;
+pub mod event_loops;
 pub mod gc;
 pub mod gunicorn;
 #[cfg(target_os = "linux")]
 pub mod linux;
 #[cfg(target_os = "linux")]
+mod mapped_allocator;
+#[cfg(target_os = "linux")]
 pub mod memory_parts;
 pub mod own_cpu;
+mod pace;
 // On Linux it is the oracle of the tests.
 #[cfg_attr(target_os = "linux", doc(hidden))]
 pub mod portable;
@@ -64,6 +70,8 @@ pub struct Sources {
 /// Counters that threads update, most of them the program's own.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
+    /// The event loops of the program.
+    pub event_loops: Arc<EventLoops>,
     /// Garbage collections.
     pub gc: Arc<GcCounters>,
     /// What Gunicorn does in this process.
@@ -168,7 +176,7 @@ impl Sources {
         mode: Mode,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Snapshot {
-        let Counters { gc, gunicorn, own_cpu, probe, uncaught, .. } = &self.counters;
+        let Counters { event_loops, gc, gunicorn, own_cpu, probe, uncaught, .. } = &self.counters;
         gc.need_objects(needed.contains(Source::GcObjects));
         probe.need(needed.contains(Source::Probe));
         // First, so that no collection that the rest provokes is counted in it.
@@ -195,6 +203,10 @@ impl Sources {
             probe: match mode {
                 Mode::Drain => probe.drain(now),
                 Mode::Read => probe.read(now),
+            },
+            event_loops: match mode {
+                Mode::Drain => event_loops.drain(now),
+                Mode::Read => event_loops.read(now),
             },
             collections: Some(collections),
             gunicorn: match mode {

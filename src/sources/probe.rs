@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fastrand::Rng;
-
-use crate::clock;
+use super::pace::Pace;
 use crate::snapshot::ProbeFacts;
 
 /// The mean time between two probes. Each costs some 30 µs of CPU time, and a busy program a hand-over of the GIL.
@@ -19,9 +17,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The same while the process does little. It does not stop then: a thread that blocks in C code while it holds the GIL
 /// uses no CPU.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
-
-/// A process that uses less than one part in so many of a core does little.
-const IDLE_SHARE: u32 = 20;
 
 /// The most waits that are kept of one interval; if there are more, the latest are.
 const MAX_WAITS: usize = 4096;
@@ -44,9 +39,7 @@ struct Observed {
     count: usize,
     /// Since when the thread has been waiting, if it is.
     waiting_since: Option<Duration>,
-    /// When the last pause was chosen, and the CPU time of the process then.
-    last_pause: Option<(Duration, Duration)>,
-    random: Option<Rng>,
+    pace: Pace,
 }
 
 impl Probe {
@@ -66,19 +59,10 @@ impl Probe {
         self.is_held.store(is_held, SeqCst);
     }
 
-    /// How long to sleep before the next probe: at random, so that it does not fall into step with periodic work.
+    /// How long to sleep before the next probe.
     #[must_use]
     pub fn choose_pause(&self, now: Duration) -> Duration {
-        let cpu = clock::cpu_of_process();
-        let mut observed = self.lock();
-        let last = std::mem::replace(&mut observed.last_pause, cpu.map(|cpu| (now, cpu)));
-        let is_idle = last.zip(cpu).is_some_and(|((then, before), cpu)| {
-            cpu.saturating_sub(before) * IDLE_SHARE < now.saturating_sub(then)
-        });
-        let mean = if is_idle { IDLE_PAUSE } else { PAUSE };
-        let seed = || u64::from(clock::since_epoch().subsec_nanos());
-        let random = observed.random.get_or_insert_with(|| Rng::with_seed(seed()));
-        mean.mul_f64(0.5 + random.f64())
+        self.lock().pace.choose(now, PAUSE, IDLE_PAUSE)
     }
 
     /// The thread woke up so much later than it wanted to, if it slept, and waits for the interpreter from `now` on.
@@ -199,18 +183,6 @@ mod tests {
             wait(&probe, MS, MS);
         }
         assert_eq!(probe.read(SECOND).longest_wait, Some(MS));
-    }
-
-    #[test]
-    fn pauses_vary_around_their_mean() {
-        let probe = Probe::default();
-        let pauses: Vec<_> = (0..200).map(|_| probe.choose_pause(Duration::ZERO)).collect();
-        let (shortest, longest) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
-        assert!(*shortest >= PAUSE / 2 && *longest <= PAUSE * 3 / 2, "{shortest:?} {longest:?}");
-        assert!(*longest > *shortest + PAUSE / 2, "{shortest:?} {longest:?}");
-        // Hours, in which this process has used no CPU to speak of.
-        let idle = (1..100).map(|hour| probe.choose_pause(Duration::from_hours(hour)));
-        assert!(idle.max() > Some(PAUSE * 3 / 2));
     }
 
     #[test]

@@ -44,13 +44,13 @@ mod tests {
     fn what_nothing_watches_is_unknown_and_counts_from_zero_once_something_does() {
         let counters = UncaughtCounters::default();
         counters.count(Uncaught::Thread);
-        assert_eq!(counters.read(), [None; 3]);
+        assert_eq!(counters.read(), [None; 4]);
         counters.watch(Uncaught::Thread, true);
-        assert_eq!(counters.read(), [None, Some(0), None]);
+        assert_eq!(counters.read(), [None, Some(0), None, None]);
         counters.count(Uncaught::Thread);
         counters.watch(Uncaught::Thread, true);
-        assert_eq!(counters.read(), [None, Some(1), None]);
+        assert_eq!(counters.read(), [None, Some(1), None, None]);
         counters.watch(Uncaught::Thread, false);
-        assert_eq!(counters.read(), [None; 3]);
+        assert_eq!(counters.read(), [None; 4]);
     }
 }

@@ -5,8 +5,10 @@ It flushes before: what follows shows in the flush at its exit.
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import code
+import gc
 import os
 import sys
 import threading
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runtime_metrics import RuntimeMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
 
@@ -176,6 +178,71 @@ def not_chained() -> None:
     main()
 
 
+async def _failing() -> None:
+    """A coroutine that raises."""
+    fail(ValueError("in a task"))
+
+
+async def lost_task() -> None:
+    """A task raises, and nobody awaits it."""
+    task = asyncio.ensure_future(_failing())
+    await asyncio.wait([task])
+    del task
+    gc.collect()
+
+
+async def lost_future() -> None:
+    """A future has an exception, and nobody awaits it."""
+    asyncio.get_running_loop().create_future().set_exception(ValueError("in a future"))
+    gc.collect()
+
+
+async def awaited_task() -> None:
+    """A task raises, and is awaited."""
+    task = asyncio.ensure_future(_failing())
+    with suppress(ValueError):
+        await task
+
+
+async def cancelled_task() -> None:
+    """A task is cancelled, and nobody awaits it."""
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def failing_callback() -> None:
+    """A callback of the loop raises, which it reports otherwise."""
+    asyncio.get_running_loop().call_soon(fail, ValueError("in a callback"))
+    await asyncio.sleep(0)
+
+
+async def handled_by_program() -> None:
+    """The program handles what is lost, and calls the handler before it."""
+    loop = asyncio.get_running_loop()
+    previous = loop.get_exception_handler() or type(loop).default_exception_handler
+
+    def handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        print("mine first", file=sys.stderr)
+        previous(loop, context)
+
+    loop.set_exception_handler(handler)
+    await lost_task()
+
+
+ASYNCHRONOUS: dict[str, Callable[[], Awaitable[None]]] = {
+    incident.__name__: incident
+    for incident in (
+        lost_task,
+        lost_future,
+        awaited_task,
+        cancelled_task,
+        failing_callback,
+        handled_by_program,
+    )
+}
+
 INCIDENTS: dict[str, Callable[[], None]] = {
     incident.__name__: incident
     for incident in (
@@ -185,10 +252,31 @@ INCIDENTS: dict[str, Callable[[], None]] = {
     )
 }  # fmt: skip
 
-if __name__ == "__main__":
-    if sys.argv[1] == "failing_hook":
-        sys.excepthook = failing
+
+def measure() -> None:
+    """Enables metrics."""
     if "DD_DOGSTATSD_URL" in os.environ:
         RuntimeMetrics.enable(flush_interval=3600, level="standard")
         assert RuntimeMetrics.flush()
-    INCIDENTS[sys.argv[1]]()
+
+
+def in_loop(incident: Callable[[], Awaitable[None]]) -> None:
+    """Measures an event loop in which something happens."""
+
+    async def run() -> None:
+        measure()
+        await incident()
+
+    if len(sys.argv) > 2:
+        __import__(sys.argv[2]).install()
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "failing_hook":
+        sys.excepthook = failing
+    if sys.argv[1] in ASYNCHRONOUS:
+        in_loop(ASYNCHRONOUS[sys.argv[1]])
+    else:
+        measure()
+        INCIDENTS[sys.argv[1]]()

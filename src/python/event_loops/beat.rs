@@ -1,0 +1,155 @@
+//! What a loop without a selector is asked to call, again and again: how late it does is how long others wait too.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
+
+use super::within_loop;
+use crate::clock::Clock;
+use crate::fork_mark::ForkMark;
+use crate::python::interrupt::ignore_exception;
+use crate::sources::event_loops::{EventLoop, EventLoops, Method};
+
+/// What the loop calls.
+#[pyclass(frozen, module = "runtime_metrics._core")]
+pub struct Beat {
+    observed: Arc<EventLoop>,
+    loops: Arc<EventLoops>,
+    clock: Clock,
+    fork_mark: &'static ForkMark,
+    event_loop: Py<PyWeakrefReference>,
+    /// `sys.get_asyncgen_hooks`.
+    get_hooks: Py<PyAny>,
+    /// Only the thread that runs the loop changes it.
+    timer: Mutex<Timer>,
+}
+
+#[derive(Default)]
+struct Timer {
+    /// The loop's handle of the call, which has this, and the loop.
+    handle: Option<Py<PyWeakrefReference>>,
+    /// A hook that the loop makes anew whenever it is started, and that only lives as long as it runs.
+    run: Option<Py<PyWeakrefReference>>,
+}
+
+#[pymethods]
+impl Beat {
+    fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
+        within_loop(|| {
+            let (py, this) = (slf.py(), slf.get());
+            if !this.observed.is_observed() || this.fork_mark.is_inherited() {
+                return Ok(());
+            }
+            let (now, run) = (this.clock.nanoseconds(), this.run(py));
+            let before = this.timer().run.as_ref().and_then(|before| before.bind(py).upgrade());
+            let is_same_run = match (&before, &run) {
+                (Some(before), Some(run)) => before.is(run),
+                (before, run) => before.is_none() && run.is_none() && this.timer().run.is_none(),
+            };
+            this.observed.beat(now, is_same_run);
+            // It may be closing.
+            ignore_exception(py, Self::schedule(slf)).map(drop)
+        })
+    }
+
+    /// Cancels the next call, in the loop's thread.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+        within_loop(|| {
+            let handle = self.timer().handle.take();
+            let handle = handle.and_then(|handle| handle.bind(py).upgrade());
+            let cancelled = handle.map(|handle| handle.call_method0(intern!(py, "cancel"))).transpose();
+            ignore_exception(py, cancelled).map(drop)
+        })
+    }
+}
+
+impl Beat {
+    /// Begins to beat in the running loop of this thread; `None` if there are too many.
+    pub fn start(
+        event_loop: &Bound<'_, PyAny>,
+        loops: &Arc<EventLoops>,
+        clock: Clock,
+        fork_mark: &'static ForkMark,
+    ) -> PyResult<Option<Py<Self>>> {
+        let py = event_loop.py();
+        let get_hooks = py.import(intern!(py, "sys"))?.getattr(intern!(py, "get_asyncgen_hooks"))?;
+        let event_loop = PyWeakrefReference::new(event_loop)?.unbind();
+        let Some(observed) = loops.add(Method::Beats, clock.nanoseconds()) else { return Ok(None) };
+        let beat = Self {
+            observed,
+            loops: Arc::clone(loops),
+            clock,
+            fork_mark,
+            event_loop,
+            get_hooks: get_hooks.unbind(),
+            timer: Mutex::default(),
+        };
+        let beat = Bound::new(py, beat)?;
+        Self::schedule(&beat)?;
+        Ok(Some(beat.unbind()))
+    }
+
+    /// Sees whether the loop runs; whether it still beats.
+    pub fn check(&self, event_loop: &Bound<'_, PyAny>, now: u64) -> PyResult<bool> {
+        if !event_loop.call_method0(intern!(event_loop.py(), "is_running"))?.is_truthy()? {
+            self.observed.stop(now);
+        }
+        Ok(self.observed.is_observed())
+    }
+
+    /// Beats no more.
+    pub fn end(&self) {
+        self.observed.end();
+    }
+
+    /// Beats no more, and leaves no timer in the loop.
+    pub fn cancel(
+        beat: &Bound<'_, Self>,
+        event_loop: &Bound<'_, PyAny>,
+        is_own_thread: bool,
+    ) -> PyResult<()> {
+        let py = beat.py();
+        beat.get().observed.end();
+        if is_own_thread || !event_loop.call_method0(intern!(py, "is_running"))?.is_truthy()? {
+            return beat.get().stop(py);
+        }
+        let stop = beat.getattr(intern!(py, "stop"))?;
+        event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (stop,)).map(drop)
+    }
+
+    fn schedule(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (py, this) = (slf.py(), slf.get());
+        let Some(event_loop) = this.event_loop.bind(py).upgrade() else { return Ok(()) };
+        let now = this.clock.now();
+        let pause = this.loops.choose_pause(now);
+        let handle = event_loop.call_method1(intern!(py, "call_later"), (pause.as_secs_f64(), slf))?;
+        let handle = PyWeakrefReference::new(&handle)?.unbind();
+        let run = this.run(py).map(|run| PyWeakrefReference::new(&run)).transpose()?;
+        // Dropped when it is unlocked.
+        let before = {
+            let mut timer = this.timer();
+            std::mem::replace(&mut *timer, Timer { handle: Some(handle), run: run.map(Bound::unbind) })
+        };
+        drop(before);
+        this.observed.await_beat(u64::try_from((now + pause).as_nanos()).unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    /// The hook of the run under way.
+    fn run<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        let hooks = self.get_hooks.bind(py).call0().ok()?;
+        hooks.get_item(0).ok().filter(|hook| !hook.is_none())
+    }
+
+    fn timer(&self) -> MutexGuard<'_, Timer> {
+        self.timer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Beat {
+    fn drop(&mut self) {
+        self.observed.end();
+    }
+}

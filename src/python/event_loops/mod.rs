@@ -1,0 +1,387 @@
+//! The event loops of the program: how they are found, and what observes them.
+//!
+//! Nothing of asyncio is patched. A loop is found in the registry of tasks, or by a garbage collection in its thread,
+//! or as it runs the code that calls ours. It is then asked once, from whatever thread, to call us: what observes it is
+//! installed in its own thread. Loops are held weakly.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use once_cell::race::OnceBox;
+use pyo3::ffi::{Py_DecRef, Py_IsNone, PyErr_Clear, PyObject, PyObject_CallNoArgs, PyWeakref_NewRef};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
+
+use self::beat::Beat;
+use self::select::Placed;
+use super::exception_hooks::LoopHandler;
+use super::interrupt::ignore_exception;
+use super::program;
+use crate::clock::Clock;
+use crate::fork_mark::ForkMark;
+use crate::replaceable::Replaceable;
+use crate::snapshot::{Source, SourceSet};
+use crate::sources::event_loops::EventLoops as Observed;
+use crate::sources::uncaught::UncaughtCounters;
+
+mod beat;
+mod select;
+pub mod tasks;
+
+/// How many addresses of loops are kept for collections to compare with.
+const SEEN: usize = 16;
+
+/// The event loops of the program.
+pub struct EventLoops {
+    clock: Clock,
+    fork_mark: &'static ForkMark,
+    is_needed: AtomicBool,
+    /// Whether exceptions that nobody asks for are counted.
+    needs_exceptions: AtomicBool,
+    uncaught: Arc<UncaughtCounters>,
+    watch: Replaceable<Watch>,
+    /// `asyncio._get_running_loop`, once the program has imported asyncio.
+    get_running_loop: OnceBox<Py<PyAny>>,
+    /// A weak reference to a loop that a collection has found, or null.
+    noticed: AtomicPtr<PyObject>,
+    /// The addresses of loops that are known.
+    seen: [AtomicUsize; SEEN],
+}
+
+/// The loops that are known, and the collector's that counts for them.
+struct Watch {
+    observed: Arc<Observed>,
+    /// No Python code runs while it is locked.
+    known: Mutex<Vec<Arc<Known>>>,
+}
+
+/// A loop that is known.
+struct Known {
+    event_loop: Py<PyWeakrefReference>,
+    address: usize,
+    probe: Probe,
+    handler: Option<LoopHandler>,
+}
+
+/// What observes a loop.
+enum Probe {
+    /// It was asked to call us.
+    Requested,
+    /// A function in place of its selector's `select`.
+    Select(Placed),
+    /// Calls at certain times.
+    Beat(Py<Beat>),
+    /// It cannot be observed, or there are too many.
+    Nothing,
+}
+
+impl Known {
+    fn is(&self, event_loop: &Bound<'_, PyAny>) -> bool {
+        self.address == address(event_loop) && self.event_loop.bind(event_loop.py()).upgrade().is_some()
+    }
+
+    /// Restores its handler of exceptions.
+    fn remove_handler(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(handler) = &self.handler else { return Ok(()) };
+        let Some(event_loop) = self.event_loop.bind(py).upgrade() else { return Ok(()) };
+        ignore_exception(py, handler.remove(&event_loop)).map(drop)
+    }
+
+    /// Has what observes it do nothing any more.
+    fn end(&self) {
+        if let Some(handler) = &self.handler {
+            handler.end();
+        }
+        match &self.probe {
+            Probe::Select(placed) => placed.end(),
+            Probe::Beat(beat) => beat.get().end(),
+            Probe::Requested | Probe::Nothing => {}
+        }
+    }
+}
+
+impl Watch {
+    fn known(&self) -> MutexGuard<'_, Vec<Arc<Known>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, event_loop: &Bound<'_, PyAny>) -> Option<Arc<Known>> {
+        self.known().iter().find(|known| known.is(event_loop)).cloned()
+    }
+
+    /// Replaces what was known of a loop.
+    fn know(
+        &self,
+        event_loop: &Bound<'_, PyAny>,
+        probe: Probe,
+        handler: Option<LoopHandler>,
+    ) -> PyResult<()> {
+        let reference = PyWeakrefReference::new(event_loop)?.unbind();
+        let known = Arc::new(Known { event_loop: reference, address: address(event_loop), probe, handler });
+        let before = self.find(event_loop);
+        let mut all = self.known();
+        all.retain(|other| !before.as_ref().is_some_and(|before| Arc::ptr_eq(before, other)));
+        all.push(known);
+        Ok(())
+    }
+
+    fn forget(&self, known: &Arc<Known>) {
+        self.known().retain(|other| !Arc::ptr_eq(known, other));
+    }
+}
+
+impl EventLoops {
+    /// Finds none yet.
+    pub fn new(
+        clock: Clock,
+        fork_mark: &'static ForkMark,
+        needs: SourceSet,
+        uncaught: Arc<UncaughtCounters>,
+    ) -> Self {
+        Self {
+            clock,
+            fork_mark,
+            is_needed: AtomicBool::new(needs.contains(Source::EventLoops)),
+            needs_exceptions: AtomicBool::new(needs.contains(Source::UncaughtExceptions)),
+            uncaught,
+            watch: Replaceable::empty(),
+            get_running_loop: OnceBox::new(),
+            noticed: AtomicPtr::new(ptr::null_mut()),
+            seen: [const { AtomicUsize::new(0) }; SEEN],
+        }
+    }
+
+    /// Sets whether loops are observed, and what is counted in them.
+    pub fn need(&self, needs: SourceSet) {
+        self.is_needed.store(needs.contains(Source::EventLoops), SeqCst);
+        self.needs_exceptions.store(needs.contains(Source::UncaughtExceptions), SeqCst);
+    }
+
+    /// From now on counts for this collector. In a child process nothing is known any more: what the parent installed
+    /// does nothing there.
+    pub fn watch(&self, observed: Arc<Observed>) {
+        let watch = Watch { observed, known: Mutex::default() };
+        let Some(before) = self.watch.swap(Some(Arc::new(watch))) else { return };
+        // A thread that the child does not have may hold its lock for ever.
+        if let Ok(known) = before.known.try_lock() {
+            known.iter().for_each(|known| known.end());
+        }
+        std::mem::forget(before);
+        self.seen.iter().for_each(|seen| seen.store(0, SeqCst));
+    }
+
+    /// Looks for loops, and checks those that are known. May be called in any thread.
+    pub fn update(self: &Arc<Self>, modules: &Bound<'_, PyDict>) -> PyResult<()> {
+        let py = modules.py();
+        let Some(watch) = self.watch.load() else { return Ok(()) };
+        if !self.is_needed.load(SeqCst) {
+            return self.release(py);
+        }
+        // Not while it is locked: this runs code of the program's loops.
+        let known = watch.known().clone();
+        for known in known {
+            if !ignore_exception(py, self.check(py, &known))?.unwrap_or(false) {
+                watch.forget(&known);
+                known.remove_handler(py)?;
+                let seen = self.seen_at(known.address);
+                let _ = seen.compare_exchange(known.address, 0, SeqCst, SeqCst);
+            }
+        }
+        self.attach_running(py)?;
+        self.find(modules)
+    }
+
+    /// Looks for a first loop: a glance while there is none.
+    pub fn find_first(self: &Arc<Self>, modules: &Bound<'_, PyDict>) -> PyResult<()> {
+        let is_first = || self.watch.load().is_some_and(|watch| watch.known().is_empty());
+        if self.is_needed.load(SeqCst) && is_first() { self.find(modules) } else { Ok(()) }
+    }
+
+    /// Called by a garbage collection, in whatever thread collects: remembers the loop that runs there. Locks nothing,
+    /// and allocates nothing but one weak reference for a loop that is not known yet.
+    #[expect(unsafe_code, reason = "PyO3's way to release a reference may allocate.")]
+    pub fn notice(&self, _py: Python<'_>) {
+        if !(self.is_needed.load(SeqCst) && self.noticed.load(SeqCst).is_null()) {
+            return;
+        }
+        let Some(get_running_loop) = self.get_running_loop.get() else { return };
+        // SAFETY: the thread is attached. What is called is a native function, which returns a new reference; so does
+        // the other call. Errors are cleared, as a collection has none.
+        unsafe {
+            let event_loop = PyObject_CallNoArgs(get_running_loop.as_ptr());
+            if event_loop.is_null() {
+                PyErr_Clear();
+                return;
+            }
+            let address = event_loop.addr();
+            if Py_IsNone(event_loop) == 0 && self.seen_at(address).load(SeqCst) != address {
+                let reference = PyWeakref_NewRef(event_loop, ptr::null_mut());
+                if reference.is_null() {
+                    PyErr_Clear();
+                } else {
+                    Py_DecRef(self.noticed.swap(reference, SeqCst));
+                }
+            }
+            Py_DecRef(event_loop);
+        }
+    }
+
+    /// Removes what observes loops, and forgets them.
+    pub fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.need(SourceSet::default());
+        drop(self.take_noticed(py));
+        let Some(watch) = self.watch.load() else { return Ok(()) };
+        let known = std::mem::take(&mut *watch.known());
+        for known in known {
+            let event_loop = known.event_loop.bind(py).upgrade();
+            ignore_exception(py, self.detach(py, &known, event_loop.as_ref()))?;
+        }
+        Ok(())
+    }
+
+    /// Observes the loop that runs the code that called this, if there is one.
+    fn attach_running(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(get_running_loop) = self.get_running_loop.get() else { return Ok(()) };
+        let event_loop = get_running_loop.bind(py).call0()?;
+        if event_loop.is_none() { Ok(()) } else { self.attach(&event_loop) }
+    }
+
+    /// Asks loops that are not known to call us.
+    fn find(self: &Arc<Self>, modules: &Bound<'_, PyDict>) -> PyResult<()> {
+        let py = modules.py();
+        let Some(native) = modules.get_item(intern!(py, "_asyncio"))? else { return Ok(()) };
+        // Greenlets share a thread, and the functions that a loop calls are not those of a thread of ours.
+        if program::is_monkey_patched(modules)? {
+            return Ok(());
+        }
+        if self.get_running_loop.get().is_none()
+            && let Some(get_running_loop) = native.getattr_opt(intern!(py, "_get_running_loop"))?
+        {
+            // If another thread was first, it found the same.
+            let _ = self.get_running_loop.set(Box::new(get_running_loop.unbind()));
+            self.attach_running(py)?;
+        }
+        if let Some(noticed) = self.take_noticed(py) {
+            self.request(&noticed)?;
+        }
+        for event_loop in tasks::some_loops(modules)? {
+            self.request(&event_loop)?;
+        }
+        Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "A collection stores a pointer.")]
+    fn take_noticed<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        let noticed = self.noticed.swap(ptr::null_mut(), SeqCst);
+        // SAFETY: it is null, or a reference that is owned by whoever takes it.
+        let noticed = unsafe { Bound::from_owned_ptr_or_opt(py, noticed) };
+        noticed.and_then(|noticed| noticed.cast_into::<PyWeakrefReference>().ok()?.upgrade())
+    }
+
+    /// Asks a running loop to call us, if it is not known.
+    fn request(self: &Arc<Self>, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = event_loop.py();
+        let Some(watch) = self.watch.load() else { return Ok(()) };
+        if watch.find(event_loop).is_some() {
+            return Ok(());
+        }
+        let requested = || {
+            if event_loop.call_method0(intern!(py, "is_running"))?.is_truthy()? {
+                watch.know(event_loop, Probe::Requested, None)?;
+                let attach = Bound::new(py, Attach(Arc::clone(self)))?;
+                event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (attach,))?;
+            }
+            Ok(())
+        };
+        // It may be closing.
+        ignore_exception(py, requested()).map(drop)
+    }
+
+    /// Observes a loop: each new loop passes here once, in its own thread, while it runs. What else is to be installed in
+    /// a loop belongs here and, to be removed, in [`detach`](Self::detach).
+    fn attach(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = event_loop.py();
+        let Some(watch) = self.watch.load() else { return Ok(()) };
+        let is_attached = |known: Arc<Known>| !matches!(known.probe, Probe::Requested);
+        if !self.is_needed.load(SeqCst) || watch.find(event_loop).is_some_and(is_attached) {
+            return Ok(());
+        }
+        let probe = match ignore_exception(py, self.probe(event_loop, &watch.observed))? {
+            Some(probe) => probe,
+            None => Probe::Nothing,
+        };
+        let handler = if self.needs_exceptions.load(SeqCst) {
+            ignore_exception(py, LoopHandler::install(event_loop, &self.uncaught))?
+        } else {
+            None
+        };
+        if ignore_exception(py, watch.know(event_loop, probe, handler))?.is_some() {
+            self.seen_at(address(event_loop)).store(address(event_loop), SeqCst);
+        }
+        Ok(())
+    }
+
+    fn probe(&self, event_loop: &Bound<'_, PyAny>, observed: &Arc<Observed>) -> PyResult<Probe> {
+        let py = event_loop.py();
+        let placed = select::place(event_loop, observed, self.clock, self.fork_mark);
+        if let Some(placed) = ignore_exception(py, placed)?.flatten() {
+            return Ok(Probe::Select(placed));
+        }
+        let beat = Beat::start(event_loop, observed, self.clock, self.fork_mark)?;
+        Ok(beat.map_or(Probe::Nothing, Probe::Beat))
+    }
+
+    /// Whether a loop is still observed as it was; also sees whether it runs.
+    fn check(&self, py: Python<'_>, known: &Known) -> PyResult<bool> {
+        let Some(event_loop) = known.event_loop.bind(py).upgrade() else { return Ok(false) };
+        let now = self.clock.nanoseconds();
+        match &known.probe {
+            Probe::Select(placed) => placed.check(&event_loop, now),
+            Probe::Beat(beat) => beat.get().check(&event_loop, now),
+            Probe::Requested | Probe::Nothing => Ok(true),
+        }
+    }
+
+    /// Removes what observes a loop: called once for each that is known, in any thread.
+    fn detach(&self, py: Python<'_>, known: &Known, event_loop: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        known.remove_handler(py)?;
+        match (&known.probe, event_loop) {
+            (Probe::Select(placed), _) => placed.remove(py),
+            (Probe::Beat(beat), Some(event_loop)) => {
+                let is_own_thread = self.get_running_loop.get().is_some_and(|get_running_loop| {
+                    get_running_loop.bind(py).call0().is_ok_and(|running| running.is(event_loop))
+                });
+                Beat::cancel(beat.bind(py), event_loop, is_own_thread)
+            }
+            (Probe::Beat(_) | Probe::Requested | Probe::Nothing, _) => Ok(()),
+        }
+    }
+
+    fn seen_at(&self, address: usize) -> &AtomicUsize {
+        // Objects begin at multiples of 16.
+        &self.seen[address / 16 % SEEN]
+    }
+}
+
+fn address(event_loop: &Bound<'_, PyAny>) -> usize {
+    event_loop.as_ptr().addr()
+}
+
+/// What a loop calls once it has been found.
+#[pyclass(frozen, module = "runtime_metrics._core")]
+struct Attach(Arc<EventLoops>);
+
+#[pymethods]
+impl Attach {
+    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        within_loop(|| if self.0.fork_mark.is_inherited() { Ok(()) } else { self.0.attach_running(py) })
+    }
+}
+
+/// Runs our code in a callback of a loop, where a panic, which is a bug of ours, must not reach the program.
+fn within_loop(work: impl FnOnce() -> PyResult<()>) -> PyResult<()> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Ok(()))
+}

@@ -1,0 +1,58 @@
+//! asyncio's registry of tasks, up to CPython 3.13: sets of weak references. How many it has, and which loops a few of
+//! them belong to.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
+
+use crate::python::program::hexversion;
+
+/// From this version on, tasks are no longer in the registry.
+const WITHOUT_REGISTRY: u32 = 0x030e_0000;
+
+/// How many tasks are looked at to find loops. A loop has a task, and there are seldom several with many.
+const MAX_TASKS: usize = 32;
+
+/// How many tasks are alive; `None` if that is not known.
+pub fn count(modules: &Bound<'_, PyDict>) -> PyResult<Option<u64>> {
+    let Some((tasks, eager)) = registry(modules)? else { return Ok(None) };
+    let eager = eager.map_or(Ok(0), |eager| eager.len())?;
+    Ok(u64::try_from(tasks.len()? + eager).ok())
+}
+
+/// The loops of some tasks, each once.
+pub fn some_loops<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let py = modules.py();
+    let mut loops: Vec<Bound<'py, PyAny>> = Vec::new();
+    let Some((tasks, _)) = registry(modules)? else { return Ok(loops) };
+    for reference in tasks.try_iter()?.take(MAX_TASKS) {
+        // If a task is added meanwhile, this is the end.
+        let Ok(reference) = reference else { break };
+        let task = reference.cast::<PyWeakrefReference>().ok().and_then(PyWeakrefMethods::upgrade);
+        let event_loop = task.map(|task| task.call_method0(intern!(py, "get_loop"))).transpose()?;
+        if let Some(event_loop) = event_loop
+            && !loops.iter().any(|known| known.is(&event_loop))
+        {
+            loops.push(event_loop);
+        }
+    }
+    Ok(loops)
+}
+
+/// The set of references to tasks, and that of tasks that have not waited for anything yet, where there is one.
+type Registry<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+
+fn registry<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Option<Registry<'py>>> {
+    let py = modules.py();
+    let Some(module) = modules.get_item(intern!(py, "asyncio.tasks"))? else { return Ok(None) };
+    if hexversion(py)? >= WITHOUT_REGISTRY {
+        return Ok(None);
+    }
+    let (tasks, eager) = match module.getattr_opt(intern!(py, "_scheduled_tasks"))? {
+        Some(tasks) => (Some(tasks), module.getattr_opt(intern!(py, "_eager_tasks"))?),
+        None => (module.getattr_opt(intern!(py, "_all_tasks"))?, None),
+    };
+    // A WeakSet would count those whose removal is postponed.
+    let references = tasks.map(|tasks| tasks.getattr_opt(intern!(py, "data"))).transpose()?.flatten();
+    Ok(references.map(|references| (references, eager)))
+}
