@@ -22,7 +22,10 @@ LINE = re.compile(
 
 @dataclass(frozen=True)
 class Flush:
-    """The values of one flush by name without prefix, their type, their tags and their origin fields."""
+    """The values of one flush by name without prefix, their type, their tags and their origin fields.
+
+    Where a metric has tags of its own, they follow its name: `exceptions.uncaught{source:main}`.
+    """
 
     values: dict[str, float]
     type: str
@@ -133,9 +136,17 @@ def flush_of(datagrams: list[bytes], at: float) -> Flush:
         f"{[line for line in lines if not LINE.fullmatch(line)]}: LINE in tests/receiving.py accepts only a number that"
         " is not negative, of type d or g, with tags; if the library may send these, extend it"
     )
-    values = {match["name"].removeprefix(PREFIX): float(match["value"]) for match in matches}
+    # The first line has no tags of its own.
+    tags = matches[0]["tags"]
+    assert [match[0] for match in matches if not f",{match['tags']}".endswith(f",{tags}")] == []
+
+    def name(match: re.Match[str]) -> str:
+        own = match["tags"][: -len(tags)].rstrip(",")
+        return match["name"].removeprefix(PREFIX) + (f"{{{own}}}" if own else "")
+
+    values = {name(match): float(match["value"]) for match in matches}
     assert len(values) == len(matches), "a name came twice in one flush"
-    ((kind, tags, origin),) = {(match["type"], match["tags"], match["origin"]) for match in matches}
+    ((kind, origin),) = {(match["type"], match["origin"]) for match in matches}
     return Flush(values, kind, tuple(tags.split(",")), origin, at, tuple(datagrams))
 
 

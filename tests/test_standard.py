@@ -55,9 +55,7 @@ def flush(flushes: Flushes) -> Callable[[], Flush]:
 def around(flushes: Flushes) -> Callable[..., tuple[Flush, Flush]]:
     """Runs a program that does a kind of work, in control groups, on a CPU; returns the flushes before and after it."""
 
-    def around(
-        work: str, *cgroups: Path, cpu: int | None = None, **environment: str
-    ) -> tuple[Flush, Flush]:
+    def around(work: str, *cgroups: Path, cpu: int | None = None, **environment: str) -> tuple[Flush, Flush]:
         variables = {"DD_DOGSTATSD_URL": flushes.url, "CGROUPS": " ".join(map(str, cgroups)), **environment}
         pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
         command = [*pin, sys.executable, "-W", "error", str(PROGRAM), work]
@@ -226,6 +224,22 @@ def test_headroom_is_what_the_kernel_could_not_free_and_hits_are_counted(
             full = observe("reading", group, LARGE_FILE=str(path))
     assert full["mem.headroom.percent"] == pytest.approx(calm["mem.headroom.percent"], abs=20)
     assert full["mem.limit_hits"] > 0
+
+
+@checks("runtime.python.mem.time_to_limit")
+def test_a_limit_that_is_not_approached_is_six_hours_away_at_the_first_flush_alone(
+    around: Callable[..., tuple[Flush, Flush]],
+) -> None:
+    def sent(flush: Flush) -> dict[str, float]:
+        return {name: value for name, value in flush.values.items() if name.startswith("mem.time_to_limit")}
+
+    causes = ("python", "fragmentation", "mmap", "native", "other")
+    with limited("memory", 64 * MIB) as group:
+        before, after = around("waiting", group, INTERVAL="60")
+        assert sent(before) == {f"mem.time_to_limit{{cause:{cause}}}": 6 * 3600 for cause in causes}
+        assert sent(after) == {}
+        # An hour between two flushes is too long to see a trend. Growth of hours is simulated in tests/*.rs.
+        assert sent(around("waiting", group)[0]) == {}
 
 
 @checks("runtime.python.mem.oom_kills")

@@ -48,7 +48,9 @@ pub enum Reading {
     /// What is computed of two snapshots.
     Change(fn(&Interval) -> Option<Value>),
     /// What is computed of two snapshots, if it is not 0. A 0 is sent once an hour, which shows that it is watched.
-    Alarm(fn(&Interval) -> Option<u64>),
+    Alarm(ReadAlarm),
+    /// An alarm for each value of a tag.
+    TaggedAlarm(TaggedAlarm),
     /// An aggregate of what was observed since the last flush.
     Aggregate(fn(&Snapshot) -> Option<Value>),
     /// Every single value that was observed since the last flush.
@@ -106,6 +108,32 @@ pub struct Family {
     pub tags: &'static [&'static str],
     /// Its members and their values.
     pub members: fn(&Interval) -> Vec<(Member, Value)>,
+}
+
+/// Computes an alarm of two snapshots.
+pub type ReadAlarm = fn(&Interval) -> Option<u64>;
+
+/// An alarm for each value of a tag.
+#[derive(Clone, Copy, Debug)]
+pub struct TaggedAlarm {
+    /// The key of the tag.
+    pub key: &'static str,
+    /// What it is where there is nothing to report.
+    pub quiet: u64,
+    /// The values that it may have, and what is computed for each.
+    pub values: &'static [(&'static str, ReadAlarm)],
+}
+
+impl TaggedAlarm {
+    fn read(&self, interval: &Interval, mut take: impl FnMut(Member, Value)) {
+        for (value, read) in self.values {
+            let is_sent = |alarm: &u64| *alarm != self.quiet || interval.shows_quiet_alarms();
+            if let Some(alarm) = read(interval).filter(is_sent) {
+                let tag = format!("{}:{value}", self.key);
+                take(Member::Tagged(Tags::from_iter([tag.as_str()])), Value::Whole(alarm));
+            }
+        }
+    }
 }
 
 /// What distinguishes a sample from others of its row.
@@ -168,19 +196,29 @@ impl Reading {
         match self {
             Self::Now(_) => "now",
             Self::Counter(_) | Self::Time(_) | Self::Change(_) => "change",
-            Self::Alarm(_) => "alarm",
+            Self::Alarm(_) | Self::TaggedAlarm(_) => "alarm",
             Self::Aggregate(_) => "aggregate",
             Self::Observations(_) => "observations",
             Self::Family(_) => "family",
         }
     }
 
-    /// What distinguishes its values, if there are several.
+    /// The placeholder for what follows the row's name in the names of its samples, if something does.
     #[must_use]
-    pub fn family(&self) -> Option<&Family> {
+    pub fn suffix(&self) -> Option<&'static str> {
         match self {
-            Self::Family(family) => Some(family),
+            Self::Family(family) => family.suffix,
             _ => None,
+        }
+    }
+
+    /// The keys of the tags that its samples have of their own.
+    #[must_use]
+    pub fn tags(&self) -> Vec<&'static str> {
+        match self {
+            Self::Family(family) => family.tags.to_vec(),
+            Self::TaggedAlarm(alarm) => vec![alarm.key],
+            _ => Vec::new(),
         }
     }
 
@@ -194,6 +232,7 @@ impl Reading {
             Self::Alarm(read) => {
                 read(interval).filter(|value| *value > 0 || interval.shows_quiet_alarms()).map(Value::Whole)
             }
+            Self::TaggedAlarm(alarm) => return alarm.read(interval, take),
             Self::Observations(read) => {
                 read(interval.end()).filter(|all| all.seen > 0).cloned().map(Value::Observed)
             }

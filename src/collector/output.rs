@@ -52,6 +52,10 @@ pub struct Output {
     is_introduced: bool,
 }
 
+/// The sources that are of no use where each invocation sends its own metrics: there, no thread of ours runs, nothing
+/// listens but the runtime, and between invocations no time passes.
+const NEED_A_SCHEDULE: [Source; 3] = [Source::OwnCpu, Source::AcceptQueue, Source::LimitApproach];
+
 /// What a child process takes over of its parent's output.
 #[derive(Clone, Debug)]
 pub struct OutputHandover {
@@ -90,10 +94,9 @@ impl Output {
             selection: settings.selection,
             needs: match settings.schedule {
                 Schedule::Periodic => settings.selection.needs(),
-                // There, no thread of ours runs, and nothing listens but the runtime.
-                Schedule::PerInvocation => {
-                    settings.selection.needs().without(Source::OwnCpu).without(Source::AcceptQueue)
-                }
+                Schedule::PerInvocation => NEED_A_SCHEDULE
+                    .iter()
+                    .fold(settings.selection.needs(), |needs, source| needs.without(*source)),
             },
             // However long an invocation takes, the process is not frozen meanwhile.
             interval: match settings.schedule {

@@ -112,7 +112,8 @@ impl CPython {
         }
         let needs = SourceSet::from_bits(self.needs.load(SeqCst));
         let gc_count = if needs.contains(Source::GcCount) { self.gc_count(py) } else { None };
-        let blocks = if needs.contains(Source::PythonBlocks) { self.count_blocks(py) } else { None };
+        let needs_blocks = needs.contains_any(&[Source::PythonBlocks, Source::LimitApproach]);
+        let blocks = if needs_blocks { self.count_blocks(py) } else { None };
         let gunicorn = if needs.contains(Source::GunicornObjects) {
             self.process.gunicorn_state.read(py)?
         } else {

@@ -56,8 +56,8 @@ pub struct Variable {
 pub fn catalogue() -> Vec<Metric> {
     let row = |metric: &crate::catalogue::metric::Metric| Metric {
         wire: metric.wire.to_string(),
-        suffix: metric.reading.family().and_then(|family| family.suffix),
-        tags: metric.reading.family().map(|family| family.tags.to_vec()).unwrap_or_default(),
+        suffix: metric.reading.suffix(),
+        tags: metric.reading.tags(),
         name: metric.name,
         unit: metric.unit.to_string(),
         kind: metric.reading.kind(),

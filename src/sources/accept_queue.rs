@@ -1,5 +1,5 @@
-//! Connections that wait to be accepted, at the listening sockets of the process: TCP by `TCP_INFO`, Unix sockets by the
-//! kernel's `unix_diag`.
+//! Connections that wait to be accepted, at the listening sockets of the process: TCP by `TCP_INFO`, Unix sockets by
+//! the kernel's `unix_diag`.
 //!
 //! They are the program's, known by their numbers alone, which it may close and reuse at any moment: what is read of a
 //! number says itself whether a listener is behind it.

@@ -119,7 +119,7 @@ WORK: dict[str, Callable[[], None]] = {
 if __name__ == "__main__":
     for path in os.environ.get("CGROUPS", "").split():
         Path(path).write_text(str(os.getpid()))
-    RuntimeMetrics.enable(flush_interval=3600, level="standard")
+    RuntimeMetrics.enable(flush_interval=float(os.environ.get("INTERVAL", "3600")), level="standard")
     assert RuntimeMetrics.flush()
     WORK[sys.argv[1]]()
     assert RuntimeMetrics.flush()
