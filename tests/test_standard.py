@@ -216,6 +216,22 @@ def test_headroom_is_what_the_kernel_could_not_free_and_hits_are_counted(
     assert full["mem.limit_hits"] > 0
 
 
+@checks("runtime.python.mem.time_to_limit")
+def test_a_limit_that_is_not_approached_is_six_hours_away_at_the_first_flush_alone(
+    around: Callable[..., tuple[Flush, Flush]],
+) -> None:
+    def sent(flush: Flush) -> dict[str, float]:
+        return {name: value for name, value in flush.values.items() if name.startswith("mem.time_to_limit")}
+
+    causes = ("python", "fragmentation", "mmap", "native", "other")
+    with limited("memory", 64 * MIB) as group:
+        before, after = around("waiting", group, INTERVAL="60")
+        assert sent(before) == {f"mem.time_to_limit{{cause:{cause}}}": 6 * 3600 for cause in causes}
+        assert sent(after) == {}
+        # An hour between two flushes is too long to see a trend. Growth of hours is simulated in tests/*.rs.
+        assert sent(around("waiting", group)[0]) == {}
+
+
 @checks("runtime.python.mem.oom_kills")
 def test_a_child_that_is_killed_for_lack_of_memory_is_counted(observe: Callable[..., Flush]) -> None:
     with limited("memory", 64 * MIB) as group:

@@ -17,8 +17,9 @@ use runtime_metrics::snapshot::server::{
     Ended, GunicornFacts, MasterFacts, Observations, Requests, ServerStatus, WorkerCounts,
 };
 use runtime_metrics::snapshot::{
-    CgroupFacts, Collections, CpuPeriods, Description, EventLoopFacts, InterpreterFacts, LimitedMemory,
-    LoopTimes, MemoryParts, ProbeFacts, ProcessFacts, ResourceUsage, Snapshot, Source, ThreadTimes, Uncaught,
+    CgroupFacts, Collections, CpuPeriods, Description, EventLoopFacts, GrowthCause, InterpreterFacts,
+    LimitApproach, LimitedMemory, LoopTimes, MemoryParts, ProbeFacts, ProcessFacts, ResourceUsage, Snapshot,
+    Source, ThreadTimes, Uncaught,
 };
 use runtime_metrics::tag::Tags;
 
@@ -290,7 +291,12 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         oom_kills: Some(count),
     };
     let process = ProcessFacts {
-        memory: MemoryParts { anonymous: Some(count), peak: Some(count), swapped: Some(count) },
+        memory: MemoryParts {
+            anonymous: Some(count),
+            peak: Some(count),
+            swapped: Some(count),
+            ..MemoryParts::default()
+        },
         descriptors: Some(count),
         max_descriptors: Some(1024),
         uptime: Some(time),
@@ -306,6 +312,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         usage: snapshot.usage.map(faults),
         process,
         own_cpu: Some(time),
+        limit_approach: (count > 0).then_some(LimitApproach { left: time, cause: GrowthCause::Native }),
         accept_queue: Some(count),
         probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
         event_loops: EventLoopFacts {
@@ -348,6 +355,7 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     if !is_read(Source::Probe) {
         snapshot.probe = ProbeFacts::default();
     }
+    snapshot.limit_approach = snapshot.limit_approach.filter(|_| is_read(Source::LimitApproach));
     snapshot.accept_queue = snapshot.accept_queue.filter(|_| is_read(Source::AcceptQueue));
     snapshot.own_cpu = snapshot.own_cpu.filter(|_| is_read(Source::OwnCpu));
     snapshot.collections = snapshot.collections.filter(|_| is_read(Source::GcCallback));
@@ -438,13 +446,17 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
         "fd.percent:0.29296875",
         "process.uptime:3",
         "collector.cpu:2000000000",
+        "mem.time_to_limit:3",
         "mem.limit_hits:2",
         "mem.oom_kills:2",
         "gc.uncollectable:2",
         "mem.swap:3",
         "mem.faults.major:2000",
-    ]
-    .map(|line| format!("runtime.python.{line}|g|#a:b"));
+    ];
+    let tags = |line: &str| {
+        if line.starts_with("mem.time_to_limit") { "cause:native,a:b" } else { "a:b" }
+    };
+    let expected = expected.map(|line| format!("runtime.python.{line}|g|#{}", tags(line)));
     let of_the_program = [
         "info:1|g|#gil:on,gc_impl:generational,gc:enabled,allocator:jemalloc,loop:uvloop,server:gunicorn,debug:none,",
         "exceptions.uncaught:2|g|#source:main,",
@@ -481,13 +493,37 @@ fn an_alarm_with_nothing_to_report_is_sent_only_where_it_is_to_be_shown() {
     };
     assert_eq!(alarms(&interval), []);
     let shown = alarms(&interval.showing_quiet_alarms());
-    let expected = CATALOGUE.iter().map(|metric| match metric.reading {
-        Reading::Alarm(_) => 1,
-        Reading::TaggedAlarm(alarm) => alarm.values.len(),
-        _ => 0,
-    });
-    assert_eq!(shown.len(), expected.sum::<usize>());
-    assert!(shown.iter().all(|value| *value == Value::Whole(0)), "{shown:?}");
+    let quiet = |metric: &Metric| match metric.reading {
+        Reading::Alarm(_) => vec![Value::Whole(0)],
+        Reading::TaggedAlarm(alarm) => vec![Value::Whole(alarm.quiet); alarm.values.len()],
+        _ => vec![],
+    };
+    assert_eq!(shown, CATALOGUE.iter().flat_map(quiet).collect::<Vec<_>>());
+}
+
+#[test]
+fn while_the_limit_is_not_approached_the_most_that_is_predicted_is_shown_for_each_cause() {
+    let later = everything(&later(), 3);
+    let far = Snapshot { limit_approach: None, ..later.clone() };
+    let lines = |snapshot: &Snapshot, planned| {
+        let earlier = earlier();
+        let interval = Interval::new(&earlier, snapshot, planned).showing_quiet_alarms();
+        let (receiver, sink) = SpyMetricSink::new();
+        let samples = samples(Selection::named("mem.time_to_limit"), &interval);
+        assert!(Emitter::new(sink, tags_of("a:b"), WireType::Gauge).emit(samples));
+        receiver.try_iter().map(|line| String::from_utf8(line).unwrap()).collect::<Vec<_>>()
+    };
+    let expected = |native| {
+        ["python", "fragmentation", "mmap", "native", "other"].map(|cause| {
+            let seconds = if cause == "native" { native } else { 21600 };
+            format!("runtime.python.mem.time_to_limit:{seconds}|g|#cause:{cause},a:b")
+        })
+    };
+    assert_eq!(lines(&far, 10 * SECOND), expected(21600));
+    assert_eq!(lines(&later, 10 * SECOND), expected(3));
+    assert_eq!(lines(&later, 121 * SECOND), Vec::<String>::new(), "too few flushes");
+    let unlimited = Snapshot { process: ProcessFacts::default(), ..far };
+    assert_eq!(lines(&unlimited, 10 * SECOND), Vec::<String>::new());
 }
 
 #[test]

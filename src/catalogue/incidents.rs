@@ -52,6 +52,8 @@ pub const LADDER: &[Clue] = &[
         "gil.wait.max",
         "the interpreter: a thread keeps the GIL, in C code, in a garbage collection, or by computing among many",
     ),
+    Clue::new("event_loop.delay.max", "the program: a callback or coroutine blocks its event loop"),
+    Clue::new("executor.queue_depth", "the program: its pool of threads is too small for what is submitted"),
 ];
 
 /// The incidents.
@@ -155,6 +157,11 @@ pub const INCIDENTS: &[Incident] = &[
     Incident {
         symptom: "Memory grows",
         clues: &[
+            Clue::new(
+                "mem.time_to_limit",
+                "sent at all below its cap of 6 hours: when the limit is reached if it goes \
+                                            on so, and whose memory grows",
+            ),
             Clue::new("mem.rss", "keeps growing under a steady load"),
             Clue::new(
                 "mem.rss.anon",
@@ -173,6 +180,10 @@ pub const INCIDENTS: &[Incident] = &[
     Incident {
         symptom: "Workers vanish",
         clues: &[
+            Clue::new(
+                "mem.time_to_limit",
+                "a few minutes before it: memory has grown steadily until its limit",
+            ),
             Clue::new("mem.headroom.percent", "near 0 before it: the container reaches its memory limit"),
             Clue::new(
                 "mem.limit_hits",
@@ -184,6 +195,22 @@ pub const INCIDENTS: &[Incident] = &[
             Clue::new("gunicorn.workers", "fewer than configured: they are killed or time out"),
             Clue::new("gunicorn.is_running", "CRITICAL: no worker is left, or the master has ended"),
             Clue::new("gunicorn.log.critical", "above 0: a worker was ended for a timeout"),
+        ],
+    },
+    Incident {
+        symptom: "An asynchronous service is slow at moderate load",
+        clues: &[
+            Clue::new("event_loop.utilization", "near 100: the loop has no time left; start more processes"),
+            Clue::new(
+                "event_loop.delay.p95",
+                "high while it is not: some callbacks are long, or make calls that block",
+            ),
+            Clue::new("event_loop.delay.max", "the longest of them"),
+            Clue::new(
+                "asyncio.tasks",
+                "grows without end: tasks are started faster than they end, or never end",
+            ),
+            Clue::new("executor.queue_depth", "above 0: what was moved to threads waits there"),
         ],
     },
     Incident {
@@ -215,6 +242,21 @@ pub const INCIDENTS: &[Incident] = &[
             Clue::new("gunicorn.requests", "lower than usual: the trouble is in front of Gunicorn"),
             Clue::new("gunicorn.worker.requests.active", "near what a worker can serve: too few of them"),
             Clue::new("gunicorn.worker.connections", "near worker_connections: it accepts no more"),
+        ],
+    },
+    Incident {
+        symptom: "It is fast in one place and slow in another",
+        clues: &[
+            Clue::new(
+                "info",
+                "compare its tags: the allocator, the event loop, the garbage collector, or a debugging \
+                               aid that was left on",
+            ),
+            Clue::new(
+                "gil.reenabled",
+                "sent at all: a free-threaded build runs with the GIL, as an extension needs it",
+            ),
+            Clue::new("cpu.limit", "compare it as well: another quota, another machine"),
         ],
     },
     Incident {

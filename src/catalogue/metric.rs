@@ -122,6 +122,8 @@ pub type ReadAlarm = fn(&Interval) -> Option<u64>;
 pub struct TaggedAlarm {
     /// The key of the tag.
     pub key: &'static str,
+    /// What it is where there is nothing to report.
+    pub quiet: u64,
     /// The values that it may have, and what is computed for each.
     pub values: &'static [(&'static str, ReadAlarm)],
 }
@@ -133,7 +135,7 @@ impl TaggedAlarm {
         for (value, read) in self.values {
             let Some(alarm) = read(interval) else { continue };
             is_known = true;
-            if alarm > 0 || interval.shows_quiet_alarms() {
+            if alarm != self.quiet || interval.shows_quiet_alarms() {
                 let tag = format!("{}:{value}", self.key);
                 take(Member::Tagged(Tags::from_iter([tag.as_str()])), Value::Whole(alarm));
             }

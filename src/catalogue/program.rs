@@ -35,6 +35,7 @@ pub const ROWS: &[Metric] = &[
         needs: &[Source::UncaughtExceptions],
         reading: Reading::TaggedAlarm(TaggedAlarm {
             key: "source",
+            quiet: 0,
             values: &[
                 ("main", |interval| uncaught(interval, Uncaught::Main)),
                 ("thread", |interval| uncaught(interval, Uncaught::Thread)),

@@ -1,9 +1,9 @@
 //! The rows of the standard level: why a process is slow, and what will end it.
 
-use super::metric::{Counter, Level, Metric, Reading, Unit, Value, Wire};
+use super::metric::{Counter, Level, Metric, Reading, TaggedAlarm, Unit, Value, Wire};
 use super::usage;
 use crate::interval::Interval;
-use crate::snapshot::{MemoryParts, Snapshot, Source, ThreadTimes};
+use crate::snapshot::{GrowthCause, LimitApproach, MemoryParts, Snapshot, Source, ThreadTimes};
 
 /// Fewer major page faults per second than this are those of a program that starts or maps a file.
 const MIN_FAULT_RATE: f64 = 10.0;
@@ -333,6 +333,38 @@ pub const ROWS: &[Metric] = &[
         opentelemetry: None,
     },
     Metric {
+        name: "runtime.python.mem.time_to_limit",
+        unit: Unit::Second,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Cgroup, Source::LimitApproach],
+        reading: Reading::TaggedAlarm(TaggedAlarm {
+            key: "cause",
+            quiet: LimitApproach::MAX.as_secs(),
+            values: &[
+                ("python", |interval| time_to_limit(interval, GrowthCause::Python)),
+                ("fragmentation", |interval| time_to_limit(interval, GrowthCause::Fragmentation)),
+                ("mmap", |interval| time_to_limit(interval, GrowthCause::Mmap)),
+                ("native", |interval| time_to_limit(interval, GrowthCause::Native)),
+                ("other", |interval| time_to_limit(interval, GrowthCause::Other)),
+            ],
+        }),
+        source: "the memory of runtime.python.mem.headroom.percent, once a minute; /proc/self/status; \
+                 sys.getallocatedblocks(); mallinfo2() of glibc, every 10 minutes while the limit is near, and never \
+                 again once it took longer than 5 ms",
+        description: "When the container will reach its memory limit, if its memory goes on growing as it has for the \
+                      last 15 to 30 minutes: less than 6 hours from now, or not sent. What levels off, or falls again \
+                      and again, does not count; each process begins to watch when it starts. cause is what makes up \
+                      most of the growth of this process: python (objects), fragmentation (what malloc has free and \
+                      cannot use), mmap (mapped files and shared memory), native (other memory, which objects are as \
+                      well if they are few and large, or if blocks are not counted), or other, if this process has \
+                      hardly grown. Where there is nothing to report, 6 hours are sent instead of 0.",
+        absent: "without a memory limit below the machine's memory; with more than 2 minutes between two flushes; \
+                 in AWS Lambda",
+        opentelemetry: None,
+    },
+    Metric {
         name: "runtime.python.mem.limit_hits",
         unit: Unit::Hit,
         level: Level::Standard,
@@ -431,6 +463,13 @@ fn throttled_percent(interval: &Interval) -> Option<Value> {
 fn headroom_percent(snapshot: &Snapshot) -> Option<Value> {
     let memory = snapshot.process.cgroup.memory?;
     percent(memory.limit.saturating_sub(memory.working_set), memory.limit)
+}
+
+fn time_to_limit(interval: &Interval, cause: GrowthCause) -> Option<u64> {
+    let is_watched = interval.planned() <= LimitApproach::MAX_INTERVAL;
+    interval.end().process.cgroup.memory.filter(|_| is_watched)?;
+    let approach = interval.end().limit_approach.filter(|approach| approach.cause == cause);
+    Some(approach.map_or(LimitApproach::MAX, |approach| approach.left).as_secs())
 }
 
 fn descriptor_percent(snapshot: &Snapshot) -> Option<Value> {

@@ -160,9 +160,10 @@ impl CPython {
             if is_needed(Source::Tasks) { ignore_exception(py, tasks::count(modules))? } else { None };
         let queue_depth =
             if is_needed(Source::Executors) { ignore_exception(py, longest_queue(modules))? } else { None };
+        let needs_blocks = needs.contains_any(&[Source::PythonBlocks, Source::LimitApproach]);
         let facts = InterpreterFacts {
             gc_count: is_needed(Source::GcCount).then(|| self.gc_count(py)).flatten(),
-            blocks: is_needed(Source::PythonBlocks).then(|| self.count_blocks(py)).flatten(),
+            blocks: needs_blocks.then(|| self.count_blocks(py)).flatten(),
             tasks: tasks.flatten(),
             queue_depth: queue_depth.flatten(),
             is_gil_reenabled: is_needed(Source::Gil).then(|| self.description.is_gil_reenabled(py)).flatten(),

@@ -146,8 +146,14 @@ impl fmt::Display for InvalidArgument {
 
 /// What makes no sense for a single invocation of a function: what threads of ours observe, which do not run there, and
 /// what a program does between its requests.
-const NOT_PER_INVOCATION: [Source; 5] =
-    [Source::OwnCpu, Source::EventLoops, Source::Tasks, Source::Executors, Source::AcceptQueue];
+const NOT_PER_INVOCATION: [Source; 6] = [
+    Source::OwnCpu,
+    Source::EventLoops,
+    Source::Tasks,
+    Source::Executors,
+    Source::AcceptQueue,
+    Source::LimitApproach,
+];
 
 impl Settings {
     /// The sources that the selected rows need.

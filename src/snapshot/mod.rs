@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub process: ProcessFacts,
     /// CPU time of our own threads since they first started.
     pub own_cpu: Option<Duration>,
+    /// When the memory of the container will reach its limit, if it grows steadily towards it.
+    pub limit_approach: Option<LimitApproach>,
     /// The most connections that wait to be accepted at one listener.
     pub accept_queue: Option<u64>,
     /// What our probes observed since the last flush: not cumulative.
@@ -88,6 +90,10 @@ pub struct MemoryParts {
     pub peak: Option<u64>,
     /// Memory that was swapped out.
     pub swapped: Option<u64>,
+    /// Resident pages of files.
+    pub file: Option<u64>,
+    /// Resident shared memory.
+    pub shared: Option<u64>,
 }
 
 /// What a thread has used of the CPUs since it started.
@@ -132,6 +138,38 @@ pub struct LimitedMemory {
     pub limit: u64,
     /// What is used, without pages of files that the kernel can drop at once.
     pub working_set: u64,
+}
+
+/// Memory that will reach its limit if it goes on growing as it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitApproach {
+    /// The time until then, less than [`MAX`](Self::MAX).
+    pub left: Duration,
+    /// Whose memory has grown.
+    pub cause: GrowthCause,
+}
+
+impl LimitApproach {
+    /// What takes longer is not predicted.
+    pub const MAX: Duration = Duration::from_hours(6);
+
+    /// With more time between two flushes too few of them are seen for a prediction.
+    pub const MAX_INTERVAL: Duration = Duration::from_mins(2);
+}
+
+/// Whose memory makes up most of what this process has grown by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrowthCause {
+    /// Objects of Python.
+    Python,
+    /// What `malloc` has free, and cannot use.
+    Fragmentation,
+    /// Mapped files and shared memory.
+    Mmap,
+    /// Other memory of its own.
+    Native,
+    /// This process has hardly grown: others of the container have, or its page cache.
+    Other,
 }
 
 /// Garbage collections since the callback was installed.

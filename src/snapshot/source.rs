@@ -19,6 +19,8 @@ pub enum Source {
     ThreadTimes,
     /// Limits of control groups: `ProcessFacts::cgroup`.
     Cgroup,
+    /// The trend of the container's memory: `Snapshot::limit_approach`.
+    LimitApproach,
     /// Connections that wait at listeners: `Snapshot::accept_queue`.
     AcceptQueue,
     /// CPU time of our own threads: `Snapshot::own_cpu`.

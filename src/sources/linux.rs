@@ -16,14 +16,18 @@ use crate::descriptor::{ClosedStreams, Guarded};
 use crate::snapshot::{CgroupFacts, MemoryParts, ProcessFacts, Source, SourceSet};
 
 /// The sources of files that are opened for each reading.
-const READ_BY_PATH: [Source; 6] = [
+const READ_BY_PATH: [Source; 7] = [
     Source::MemoryParts,
+    Source::LimitApproach,
     Source::Descriptors,
     Source::Uptime,
     Source::ThreadTimes,
     Source::Cgroup,
     Source::Description,
 ];
+
+/// The sources that need the parts of the process's memory.
+const NEED_MEMORY_PARTS: [Source; 2] = [Source::MemoryParts, Source::LimitApproach];
 
 /// The entries `.` and `..` of a directory, which its link count includes.
 const LINKS_BESIDE_ENTRIES: u64 = 2;
@@ -66,7 +70,7 @@ impl Linux {
         ProcessFacts {
             resident: is_needed(Source::Memory).then(|| self.resident()).flatten(),
             threads: is_needed(Source::Threads).then(|| self.threads()).flatten(),
-            memory: if is_needed(Source::MemoryParts) {
+            memory: if needed.contains_any(&NEED_MEMORY_PARTS) {
                 memory_parts::read(&self.root)
             } else {
                 MemoryParts::default()

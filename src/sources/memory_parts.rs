@@ -14,7 +14,13 @@ pub fn read(root: &Path) -> MemoryParts {
             status.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| *key == name)?;
         rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
     };
-    MemoryParts { anonymous: bytes("RssAnon"), peak: bytes("VmHWM"), swapped: bytes("VmSwap") }
+    MemoryParts {
+        anonymous: bytes("RssAnon"),
+        peak: bytes("VmHWM"),
+        swapped: bytes("VmSwap"),
+        file: bytes("RssFile"),
+        shared: bytes("RssShmem"),
+    }
 }
 
 #[cfg(test)]
@@ -30,9 +36,15 @@ mod tests {
 
     #[test]
     fn sizes_are_in_bytes() {
-        let status =
-            "Name:\tVmSwap: 7 kB\nVmPeak:\t  9 kB\nVmHWM:\t   20 kB\nRssAnon:\t     12 kB\nVmSwap:\t 0 kB\n";
-        let expected = MemoryParts { anonymous: Some(12 << 10), peak: Some(20 << 10), swapped: Some(0) };
+        let status = "Name:\tVmSwap: 7 kB\nVmPeak:\t  9 kB\nVmHWM:\t   20 kB\nRssAnon:\t     12 kB\n\
+                      RssFile:\t      3 kB\nRssShmem:\t     1 kB\nVmSwap:\t 0 kB\n";
+        let expected = MemoryParts {
+            anonymous: Some(12 << 10),
+            peak: Some(20 << 10),
+            swapped: Some(0),
+            file: Some(3 << 10),
+            shared: Some(1 << 10),
+        };
         assert_eq!(parts(status), expected);
     }
 

@@ -11,6 +11,7 @@ use self::event_loops::EventLoops;
 use self::gc::GcCounters;
 use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
+use self::limit_approach::{LimitWatch, Parts};
 use self::own_cpu::OwnCpu;
 use self::probe::Probe;
 use self::python_blocks::PythonBlocks;
@@ -31,8 +32,10 @@ pub mod descriptors;
 pub mod event_loops;
 pub mod gc;
 pub mod gunicorn;
+mod limit_approach;
 #[cfg(target_os = "linux")]
 pub mod linux;
+mod malloc;
 #[cfg(target_os = "linux")]
 mod mapped_allocator;
 #[cfg(target_os = "linux")]
@@ -49,6 +52,7 @@ pub mod reservoir;
 pub mod rusage;
 #[cfg(target_os = "linux")]
 pub mod thread_times;
+pub mod trend;
 pub mod uncaught;
 #[cfg(target_os = "linux")]
 pub mod uptime;
@@ -64,6 +68,7 @@ pub struct Sources {
     process: Process,
     #[cfg(target_os = "linux")]
     accept_queues: accept_queue::AcceptQueues,
+    limit_watch: LimitWatch,
     counters: Counters,
 }
 
@@ -123,6 +128,7 @@ impl Sources {
             process: Process::open(root),
             #[cfg(target_os = "linux")]
             accept_queues: accept_queue::AcceptQueues::new(root),
+            limit_watch: LimitWatch::new(),
             counters,
         }
     }
@@ -156,7 +162,7 @@ impl Sources {
         Drained {
             snapshot,
             missed_collections: self.counters.gc.take_missed(),
-            given_up: self.counters.blocks.take_given_up(),
+            given_up: self.counters.blocks.take_given_up().or_else(|| self.limit_watch.take_given_up()),
         }
     }
 
@@ -176,7 +182,7 @@ impl Sources {
         mode: Mode,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Snapshot {
-        let Counters { event_loops, gc, gunicorn, own_cpu, probe, uncaught, .. } = &self.counters;
+        let Counters { event_loops, gc, gunicorn, own_cpu, probe, uncaught, blocks } = &self.counters;
         gc.need_objects(needed.contains(Source::GcObjects));
         probe.need(needed.contains(Source::Probe));
         // First, so that no collection that the rest provokes is counted in it.
@@ -194,11 +200,20 @@ impl Sources {
         let accept_queue = None;
         let answer = ask_interpreter();
         let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
+        let limit_approach = needed.contains(Source::LimitApproach).then(|| {
+            let memory = process.cgroup.memory;
+            if matches!(mode, Mode::Drain) {
+                let counted = answer.as_ref().and_then(|answer| answer.facts.blocks);
+                self.limit_watch.observe(now, memory, Parts::of(&process.memory, counted), blocks);
+            }
+            self.limit_watch.read(memory)
+        });
         Snapshot {
             at: now,
             usage,
             process,
             own_cpu: needed.contains(Source::OwnCpu).then(|| own_cpu.read()).flatten(),
+            limit_approach: limit_approach.flatten(),
             accept_queue: accept_queue.flatten(),
             probe: match mode {
                 Mode::Drain => probe.drain(now),

@@ -75,7 +75,7 @@ if __name__ == "__main__":
     name, seconds = sys.argv[1:]
     for path in os.environ.get("CGROUPS", "").split():
         Path(path).write_text(str(os.getpid()))
-    RuntimeMetrics.enable(flush_interval=3600, level="standard")
+    RuntimeMetrics.enable(flush_interval=float(os.environ.get("INTERVAL", "3600")), level="standard")
     assert RuntimeMetrics.flush()
     if name in NEIGHBOURS:
         NEIGHBOURS[name]()
