@@ -71,6 +71,7 @@ audit: .venv/.tools .linters/.ready ## known vulnerabilities of what we build fr
 bench: .bench/.ready .servers/.ready ## our cost beside ddtrace's, and beside that of Gunicorn's own metrics
 	$(BIN)/python benches/compare.py .bench/ours/bin/python .bench/ddtrace/bin/python
 	$(BIN)/python benches/per_request.py .servers/bin/python
+	.bench/ours/bin/python benches/event_loop.py
 
 generate: setup ## rewrite the files that derive from the catalogue and from Cargo.lock
 	$(BIN)/python docs/generate.py
