@@ -157,6 +157,34 @@ def test_a_loop_has_its_own_handler_again() -> None:
     asyncio.run(scenario())
 
 
+def test_a_loop_that_is_observed_anew_counts_once(flushes: Flushes) -> None:
+    async def lose_task() -> None:
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lost.set_exception(ValueError("lost"))
+        del lost
+        gc.collect()
+
+    async def scenario() -> None:
+        loop: Any = asyncio.get_running_loop()
+        reported: list[object] = []
+        loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+        RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=3600, level="standard")
+        ours = loop.get_exception_handler()
+        loop.set_exception_handler(lambda loop, context: ours(loop, context))
+        chained = loop.get_exception_handler()
+        # What observes the loop is removed, and comes back at the next flush: with another handler of ours.
+        loop._selector.__dict__.pop("select")
+        assert RuntimeMetrics.flush()
+        assert loop.get_exception_handler() not in (ours, chained)
+        await lose_task()
+        assert reported == ["Future exception was never retrieved"]
+        RuntimeMetrics.disable()
+        assert loop.get_exception_handler() is chained
+
+    asyncio.run(scenario())
+    assert uncaught(flushes.rest()[-1]) == {"asyncio_never_retrieved": 1}
+
+
 def test_without_the_rows_of_event_loops_no_handler_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DD_RUNTIME_METRICS_EXCLUDE", "event_loop.*")
 

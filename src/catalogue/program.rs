@@ -43,8 +43,8 @@ pub const ROWS: &[Metric] = &[
                 ("asyncio_never_retrieved", |interval| uncaught(interval, Uncaught::NeverRetrieved)),
             ],
         }),
-        source: "sys.excepthook, threading.excepthook, sys.unraisablehook and the exception handler of asyncio's loops, \
-                 in which ours call those before them",
+        source: "sys.excepthook, threading.excepthook, sys.unraisablehook and the exception handlers of asyncio's \
+                 loops, in which ours call those before them",
         description: "Exceptions that nothing handled, without SystemExit and KeyboardInterrupt. source:main ends the \
                       program, source:thread a thread of threading, while the rest goes on without it. \
                       source:unraisable was printed where none can be raised, as in a finaliser (__del__). \
