@@ -1,5 +1,5 @@
-//! What waits for a thread: in the queues of `concurrent.futures.ThreadPoolExecutor`, and in front of anyio's limiter of
-//! threads. Both are found in registries that their modules have for themselves.
+//! What waits for a thread: in the queues of `concurrent.futures.ThreadPoolExecutor`, and in front of anyio's limiter
+//! of threads. Both are found in registries that their modules have for themselves.
 
 use pyo3::intern;
 use pyo3::prelude::*;

@@ -6,7 +6,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
-use super::within_loop;
+use super::callback;
 use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
 use crate::python::interrupt::ignore_exception;
@@ -37,7 +37,7 @@ struct Timer {
 #[pymethods]
 impl Beat {
     fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
-        within_loop(|| {
+        callback::shielded(|| {
             let (py, this) = (slf.py(), slf.get());
             if !this.observed.is_observed() || this.fork_mark.is_inherited() {
                 return Ok(());
@@ -56,7 +56,7 @@ impl Beat {
 
     /// Cancels the next call, in the loop's thread.
     fn stop(&self, py: Python<'_>) -> PyResult<()> {
-        within_loop(|| {
+        callback::shielded(|| {
             let handle = self.timer().handle.take();
             let handle = handle.and_then(|handle| handle.bind(py).upgrade());
             let cancelled = handle.map(|handle| handle.call_method0(intern!(py, "cancel"))).transpose();

@@ -4,7 +4,6 @@
 //! or as it runs the code that calls ours. It is then asked once, from whatever thread, to call us: what observes it is
 //! installed in its own thread. Loops are held weakly.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +27,7 @@ use crate::sources::event_loops::EventLoops as Observed;
 use crate::sources::uncaught::UncaughtCounters;
 
 mod beat;
+mod callback;
 mod select;
 pub mod tasks;
 
@@ -300,8 +300,8 @@ impl EventLoops {
         ignore_exception(py, requested()).map(drop)
     }
 
-    /// Observes a loop: each new loop passes here once, in its own thread, while it runs. What else is to be installed in
-    /// a loop belongs here and, to be removed, in [`detach`](Self::detach).
+    /// Observes a loop: each new loop passes here once, in its own thread, while it runs. What else is to be installed
+    /// in a loop belongs here and, to be removed, in [`detach`](Self::detach).
     fn attach(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = event_loop.py();
         let Some(watch) = self.watch.load() else { return Ok(()) };
@@ -377,11 +377,8 @@ struct Attach(Arc<EventLoops>);
 #[pymethods]
 impl Attach {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        within_loop(|| if self.0.fork_mark.is_inherited() { Ok(()) } else { self.0.attach_running(py) })
+        callback::shielded(
+            || if self.0.fork_mark.is_inherited() { Ok(()) } else { self.0.attach_running(py) },
+        )
     }
-}
-
-/// Runs our code in a callback of a loop, where a panic, which is a bug of ours, must not reach the program.
-fn within_loop(work: impl FnOnce() -> PyResult<()>) -> PyResult<()> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Ok(()))
 }

@@ -3,12 +3,16 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::python::program::hexversion;
 
 /// From this version on, tasks are no longer in the registry.
 const WITHOUT_REGISTRY: u32 = 0x030e_0000;
+
+/// Whether this version has it.
+static HAS_REGISTRY: PyOnceLock<bool> = PyOnceLock::new();
 
 /// How many tasks are looked at to find loops. A loop has a task, and there are seldom several with many.
 const MAX_TASKS: usize = 32;
@@ -45,7 +49,8 @@ type Registry<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 fn registry<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Option<Registry<'py>>> {
     let py = modules.py();
     let Some(module) = modules.get_item(intern!(py, "asyncio.tasks"))? else { return Ok(None) };
-    if hexversion(py)? >= WITHOUT_REGISTRY {
+    let has_registry = || hexversion(py).is_ok_and(|version| version < WITHOUT_REGISTRY);
+    if !HAS_REGISTRY.get_or_init(py, has_registry) {
         return Ok(None);
     }
     let (tasks, eager) = match module.getattr_opt(intern!(py, "_scheduled_tasks"))? {
