@@ -160,13 +160,13 @@ fn the_cause_is_what_has_grown() {
         }),
         GrowthCause::Python
     );
-    // The number of objects varies, but little.
+    // The number of objects varies, in a process most of whose memory is not theirs.
     assert_eq!(
         of(|minute| Memory {
             container: bytes(200.0 + 10.0 * minute),
-            anonymous: 50 * MB + bytes(10.0 * minute),
+            anonymous: 100 * MB + bytes(10.0 * minute),
             file: 10 * MB,
-            blocks: Some(200_000 + bytes(minute) / 1000),
+            blocks: Some(10_000 + bytes(minute) / 1000),
         }),
         GrowthCause::Native
     );

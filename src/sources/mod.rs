@@ -192,10 +192,12 @@ impl Sources {
         };
         let (usage, process) = read_process(&mut self.process, needed);
         #[cfg(target_os = "linux")]
-        let accept_queue = needed.contains(Source::AcceptQueue).then(|| {
+        let accept_queue = if needed.contains(Source::AcceptQueue) {
             let is_in_backlog = needed.contains(Source::GunicornBacklog) && gunicorn.is_here();
             self.accept_queues.read(now, !is_in_backlog)
-        });
+        } else {
+            None
+        };
         #[cfg(not(target_os = "linux"))]
         let accept_queue = None;
         let answer = ask_interpreter();
@@ -214,7 +216,7 @@ impl Sources {
             process,
             own_cpu: needed.contains(Source::OwnCpu).then(|| own_cpu.read()).flatten(),
             limit_approach: limit_approach.flatten(),
-            accept_queue: accept_queue.flatten(),
+            accept_queue,
             probe: match mode {
                 Mode::Drain => probe.drain(now),
                 Mode::Read => probe.read(now),
