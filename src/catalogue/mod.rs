@@ -10,6 +10,7 @@ mod gunicorn;
 pub mod metric;
 pub mod selection;
 mod standard;
+mod time_to_limit;
 
 /// What the runtime's own names begin with.
 pub const PREFIX: &str = "runtime.python.";
