@@ -12,6 +12,7 @@ pub mod metric;
 mod program;
 pub mod selection;
 mod standard;
+mod time_to_limit;
 
 /// What the runtime's own names begin with.
 pub const PREFIX: &str = "runtime.python.";

@@ -1,9 +1,10 @@
 //! The rows of the standard level: why a process is slow, and what will end it.
 
-use super::metric::{Counter, Level, Metric, Reading, TaggedAlarm, Unit, Value, Wire};
+use super::metric::{Counter, Level, Metric, Reading, Unit, Value, Wire};
+use super::time_to_limit::TIME_TO_LIMIT;
 use super::usage;
 use crate::interval::Interval;
-use crate::snapshot::{GrowthCause, LimitApproach, MemoryParts, Snapshot, Source, ThreadTimes};
+use crate::snapshot::{MemoryParts, Snapshot, Source, ThreadTimes};
 
 /// Fewer major page faults per second than this are those of a program that starts or maps a file.
 const MIN_FAULT_RATE: f64 = 10.0;
@@ -339,17 +340,7 @@ pub const ROWS: &[Metric] = &[
         by_name: false,
         wire: Wire::Chosen,
         needs: &[Source::Cgroup, Source::LimitApproach],
-        reading: Reading::TaggedAlarm(TaggedAlarm {
-            key: "cause",
-            quiet: LimitApproach::MAX.as_secs(),
-            values: &[
-                ("python", |interval| time_to_limit(interval, GrowthCause::Python)),
-                ("fragmentation", |interval| time_to_limit(interval, GrowthCause::Fragmentation)),
-                ("mmap", |interval| time_to_limit(interval, GrowthCause::Mmap)),
-                ("native", |interval| time_to_limit(interval, GrowthCause::Native)),
-                ("other", |interval| time_to_limit(interval, GrowthCause::Other)),
-            ],
-        }),
+        reading: Reading::TaggedAlarm(TIME_TO_LIMIT),
         source: "the memory of runtime.python.mem.headroom.percent, once a minute; /proc/self/status; \
                  sys.getallocatedblocks(); mallinfo2() of glibc, every 10 minutes while the limit is near, and never \
                  again once it took longer than 5 ms",
@@ -463,13 +454,6 @@ fn throttled_percent(interval: &Interval) -> Option<Value> {
 fn headroom_percent(snapshot: &Snapshot) -> Option<Value> {
     let memory = snapshot.process.cgroup.memory?;
     percent(memory.limit.saturating_sub(memory.working_set), memory.limit)
-}
-
-fn time_to_limit(interval: &Interval, cause: GrowthCause) -> Option<u64> {
-    let is_watched = interval.planned() <= LimitApproach::MAX_INTERVAL;
-    interval.end().process.cgroup.memory.filter(|_| is_watched)?;
-    let approach = interval.end().limit_approach.filter(|approach| approach.cause == cause);
-    Some(approach.map_or(LimitApproach::MAX, |approach| approach.left).as_secs())
 }
 
 fn descriptor_percent(snapshot: &Snapshot) -> Option<Value> {
