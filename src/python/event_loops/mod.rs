@@ -166,10 +166,13 @@ impl EventLoops {
         let watch = Watch { observed, known: Mutex::default() };
         let Some(before) = self.watch.swap(Some(Arc::new(watch))) else { return };
         // A thread that the child does not have may hold its lock for ever.
-        if let Ok(known) = before.known.try_lock() {
+        let is_empty = before.known.try_lock().is_ok_and(|known| {
             known.iter().for_each(|known| known.end());
+            known.is_empty()
+        });
+        if !is_empty {
+            std::mem::forget(before);
         }
-        std::mem::forget(before);
         self.seen.iter().for_each(|seen| seen.store(0, SeqCst));
     }
 
