@@ -9,6 +9,8 @@ use crate::snapshot::server::Observations;
 use crate::snapshot::{Description, Snapshot, Source};
 use crate::tag::Tags;
 
+pub use super::unit::Unit;
+
 /// A row of the catalogue.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
@@ -291,87 +293,6 @@ pub enum Value {
     Real(f64),
     /// Every value that was observed.
     Observed(Observations),
-}
-
-/// The unit of a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// Block of memory of Python's own allocator.
-    Block,
-    /// Byte.
-    Byte,
-    /// Garbage collection.
-    Collection,
-    /// Connection of a client.
-    Connection,
-    /// CPU.
-    Core,
-    /// File descriptor.
-    Descriptor,
-    /// Exception.
-    Exception,
-    /// Page fault.
-    Fault,
-    /// A limit that was reached.
-    Hit,
-    /// Something that waits in a queue.
-    Item,
-    /// Millisecond.
-    Millisecond,
-    /// Nanosecond.
-    Nanosecond,
-    /// Container object.
-    Object,
-    /// Percent: of one core, of what a worker can serve.
-    Percent,
-    /// Process.
-    Process,
-    /// Record of a log.
-    Record,
-    /// HTTP request.
-    Request,
-    /// Second.
-    Second,
-    /// Status of a service check: 0 is OK, 2 is CRITICAL.
-    Status,
-    /// Context switch.
-    Switch,
-    /// Task of asyncio.
-    Task,
-    /// Operating-system thread.
-    Thread,
-    /// Worker process.
-    Worker,
-}
-
-impl fmt::Display for Unit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Block => "block",
-            Self::Byte => "byte",
-            Self::Collection => "collection",
-            Self::Connection => "connection",
-            Self::Core => "core",
-            Self::Descriptor => "descriptor",
-            Self::Exception => "exception",
-            Self::Fault => "fault",
-            Self::Hit => "hit",
-            Self::Item => "item",
-            Self::Millisecond => "millisecond",
-            Self::Nanosecond => "nanosecond",
-            Self::Object => "object",
-            Self::Percent => "percent",
-            Self::Process => "process",
-            Self::Record => "record",
-            Self::Request => "request",
-            Self::Second => "second",
-            Self::Status => "status",
-            Self::Switch => "switch",
-            Self::Task => "task",
-            Self::Thread => "thread",
-            Self::Worker => "worker",
-        })
-    }
 }
 
 /// How much is sent: a level includes the ones before it.

@@ -13,6 +13,7 @@ mod program;
 pub mod selection;
 mod standard;
 mod time_to_limit;
+mod unit;
 
 /// What the runtime's own names begin with.
 pub const PREFIX: &str = "runtime.python.";
