@@ -395,8 +395,8 @@ impl Interpreter for Silent {
         None
     }
 
-    fn enter(&self) -> bool {
-        true
+    fn enter(&self, entered: &dyn Fn()) {
+        entered();
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {

@@ -290,11 +290,11 @@ def test_the_bill_counts_series_and_names() -> None:
         "series in all": names * 600,
         "by series, as distributions": names * 3000,
         "by series, as gauges": names * 600,
-        "by series, without runtime-id": names * 1000,
+        "as distributions, without runtime-id": names * 1000,
         "by name": names,
     }
-    assert bill.startswith("3 processes on each of 200 hosts send\n")
-    assert run("catalogue", "--hosts=1").stdout.startswith("1 process on each of 1 host send")
+    assert bill.startswith("3 processes on each of 200 hosts send at most\n")
+    assert run("catalogue", "--hosts=1").stdout.startswith("1 process on each of 1 host sends at most\n")
 
 
 def test_the_metadata_are_those_of_an_integration() -> None:
@@ -302,7 +302,10 @@ def test_the_metadata_are_those_of_an_integration() -> None:
     rows = list(csv.DictReader(io.StringIO(run("catalogue", "--csv").stdout)))
     assert [row["metric_name"] for row in rows] == [name for name in ALL_NAMES if name.startswith(PREFIX)]
     assert set(rows[0]) == set(catalogue.METADATA)
-    assert {row["orientation"] for row in rows} == {"0", "-1"}
+    better = {row["metric_name"]: row["orientation"] for row in rows}
+    assert better[f"{PREFIX}mem.rss"] == "0"
+    assert better[f"{PREFIX}mem.oom_kills"] == "-1"
+    assert better[f"{PREFIX}mem.time_to_limit"] == "1"
     assert {row["unit_name"] for row in rows} <= {*catalogue.KNOWN_UNITS, *catalogue.UNITS.values(), "item"}
     units = {row["metric_name"]: row["unit_name"] for row in rows}
     assert units[f"{PREFIX}mem.rss"] == "byte"

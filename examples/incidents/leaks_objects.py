@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-METRICS = ("mem.rss", "mem.rss.anon", "mem.python.blocks")
+METRICS = ("mem.rss", "mem.rss.anon", "mem.python.blocks", "mem.headroom.percent", "mem.limit_hits")
 LOOK_AT = "mem.python.blocks grows together with mem.rss.anon: it is Python's memory."
 
 KEPT: list[list[str]] = []

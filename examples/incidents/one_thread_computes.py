@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-METRICS = ("cpu.percent", "cpu.thread.max_percent", "gil.wait.*")
+METRICS = ("cpu.percent", "cpu.thread.max_percent", "gil.wait.*", "cpu.throttled.percent")
 LOOK_AT = "cpu.thread.max_percent is near 100, and so is cpu.percent. gil.wait stays at some 5 ms."
 
 

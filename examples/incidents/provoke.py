@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,7 +60,8 @@ def show(name: str, socket: str, seconds: float | None) -> int:
                     with suppress(KeyboardInterrupt):
                         receiver.wait()
         finally:
-            program.kill()
+            # With what it has started: it has a session of its own.
+            os.killpg(program.pid, signal.SIGKILL)
     return receiver.returncode
 
 

@@ -75,6 +75,11 @@ pub const INCIDENTS: &[Incident] = &[
                 "above 0: the container is stopped for the rest of each period",
             ),
             Clue::new(
+                "event_loop.delay.max",
+                "above some 50 ms while gil.wait.max is low: a callback blocks the event loop",
+            ),
+            Clue::new("executor.queue_depth", "above 0: calls wait for a free thread of a pool"),
+            Clue::new(
                 "accept_queue.depth",
                 "above 0: connections wait before Python sees them; traces show nothing",
             ),
@@ -93,7 +98,7 @@ pub const INCIDENTS: &[Incident] = &[
         clues: &[
             Clue::new(
                 "cpu.percent",
-                "near 100: one core; far above: native code or child threads use several",
+                "near 100: about one core; far above: native code that releases the GIL, in threads",
             ),
             Clue::new(
                 "cpu.thread.max_percent",
@@ -127,7 +132,7 @@ pub const INCIDENTS: &[Incident] = &[
                 "above some 50 ms without throttling: the host is overcommitted, or was paused",
             ),
             Clue::new("mem.swap", "above 0: memory has to be read from a disk first"),
-            Clue::new("mem.faults.major", "sent at all: code and files are read from a disk again and again"),
+            Clue::new("mem.faults.major", "above 0: code and files are read from a disk again and again"),
         ],
     },
     Incident {
@@ -146,7 +151,10 @@ pub const INCIDENTS: &[Incident] = &[
             Clue::new("gc.pause.time", "its share of the time: what collections cost in all"),
             Clue::new("gc.count.gen0", "what was made since the last collection"),
             Clue::new("gc.count.gen1", "how near the next collection of generation 1 is"),
-            Clue::new("gc.count.gen2", "how near the next full collection is"),
+            Clue::new(
+                "gc.count.gen2",
+                "collections of generation 1 since the last full one; a full one may wait longer",
+            ),
             Clue::new(
                 "gc.collected",
                 "0: collections find nothing, so that fewer of them would do; high: cycles, \
@@ -159,20 +167,17 @@ pub const INCIDENTS: &[Incident] = &[
         clues: &[
             Clue::new(
                 "mem.time_to_limit",
-                "sent at all below its cap of 6 hours: when the limit is reached if it goes \
-                                            on so, and whose memory grows",
+                "below 21600 (6 hours): the seconds until the limit is reached at this rate; \
+ the tag cause says whose memory grows",
             ),
             Clue::new("mem.rss", "keeps growing under a steady load"),
-            Clue::new(
-                "mem.rss.anon",
-                "grows with it: allocations; flat: files, such as mapped ones and libraries",
-            ),
+            Clue::new("mem.rss.anon", "grows with it: allocations; flat: mapped files or shared memory"),
             Clue::new(
                 "mem.python.blocks",
                 "grows with it: objects of Python; flat: a native library, or fragmentation",
             ),
             Clue::new("gc.collected", "high: cycles keep objects alive until a collection"),
-            Clue::new("gc.uncollectable", "sent at all: an extension makes cycles that cannot be freed"),
+            Clue::new("gc.uncollectable", "above 0: an extension makes cycles that cannot be freed"),
             Clue::new("thread_count", "grows too: each thread has a stack, and keeps what it refers to"),
             Clue::new("mem.headroom.percent", "how much is left until the container's limit"),
         ],
@@ -182,15 +187,21 @@ pub const INCIDENTS: &[Incident] = &[
         clues: &[
             Clue::new(
                 "mem.time_to_limit",
-                "a few minutes before it: memory has grown steadily until its limit",
+                "fell towards 0 before they vanished: memory grew steadily up to the limit",
             ),
-            Clue::new("mem.headroom.percent", "near 0 before it: the container reaches its memory limit"),
+            Clue::new(
+                "mem.headroom.percent",
+                "was near 0 before they vanished: the container ran out of memory",
+            ),
             Clue::new(
                 "mem.limit_hits",
-                "sent at all: the kernel has had to free memory for the group to go on",
+                "above 0: the container reached its limit, and the kernel had to free memory",
             ),
-            Clue::new("mem.rss.peak", "far above mem.rss: a moment of large use, which the average hides"),
-            Clue::new("mem.oom_kills", "sent at all: the kernel has killed a process of the group"),
+            Clue::new(
+                "mem.rss.peak",
+                "far above mem.rss: a short burst, which mem.rss misses as it is read once per flush",
+            ),
+            Clue::new("mem.oom_kills", "above 0: the kernel has killed a process of the container"),
             Clue::new("process.uptime", "falls back to 0 again and again: the process is restarted"),
             Clue::new("gunicorn.workers", "fewer than configured: they are killed or time out"),
             Clue::new("gunicorn.is_running", "CRITICAL: no worker is left, or the master has ended"),
@@ -239,7 +250,11 @@ pub const INCIDENTS: &[Incident] = &[
             Clue::new("gunicorn.log.error", "above 0: Gunicorn reports errors of its own"),
             Clue::new("gunicorn.log.warning", "above 0: Gunicorn's warnings"),
             Clue::new("gunicorn.request.duration", "high: the application is slow, not the queue before it"),
-            Clue::new("gunicorn.requests", "lower than usual: the trouble is in front of Gunicorn"),
+            Clue::new(
+                "gunicorn.requests",
+                "lower than usual with normal durations: fewer requests arrive; with long ones: \
+ workers are stuck",
+            ),
             Clue::new("gunicorn.worker.requests.active", "near what a worker can serve: too few of them"),
             Clue::new("gunicorn.worker.connections", "near worker_connections: it accepts no more"),
         ],
@@ -254,7 +269,7 @@ pub const INCIDENTS: &[Incident] = &[
             ),
             Clue::new(
                 "gil.reenabled",
-                "sent at all: a free-threaded build runs with the GIL, as an extension needs it",
+                "1: a free-threaded build runs with the GIL, because an extension needs it",
             ),
             Clue::new("cpu.limit", "compare it as well: another quota, another machine"),
         ],

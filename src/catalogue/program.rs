@@ -22,7 +22,7 @@ pub const ROWS: &[Metric] = &[
                       mapped, otherwise pymalloc, mimalloc or malloc, as PYTHONMALLOC has it. `loop`: the first of \
                       uvloop, winloop, rloop, zuvloop, trio, gevent and asyncio that is imported, or none. `server`: \
                       gunicorn, uvicorn, granian, uwsgi, hypercorn, celery, lambda or other. `debug`: the first of \
-                      tracemalloc, settrace, monitoring, asyncio and devmode that is on, or none.",
+                      tracemalloc, settrace, monitoring, asyncio (PYTHONASYNCIODEBUG) and devmode that is on, or none.",
         absent: "while the interpreter does not answer in time, as when C code holds the GIL",
         opentelemetry: None,
     },
@@ -48,9 +48,10 @@ pub const ROWS: &[Metric] = &[
         description: "Exceptions that nothing handled, without SystemExit and KeyboardInterrupt. source:main ends the \
                       program, source:thread a thread of threading, while the rest goes on without it. \
                       source:unraisable was printed where none can be raised, as in a finaliser (__del__). \
-                      source:asyncio_never_retrieved ended a task that nobody has awaited.",
-        absent: "where a hook that the program sets afterwards does not call the one before it; while the hook is \
-                 None; source:asyncio_never_retrieved where runtime.python.event_loop.delay.max is absent or excluded",
+                      source:asyncio_never_retrieved ended a task that nobody has awaited. Not counted where a \
+                      hook that the program sets afterwards does not call the one before it.",
+        absent: "while a hook is None; source:asyncio_never_retrieved where runtime.python.event_loop.delay.max is \
+                 absent or excluded",
         opentelemetry: None,
     },
     Metric {

@@ -200,7 +200,7 @@ pub const ROWS: &[Metric] = &[
         source: "as runtime.python.event_loop.delay.p95",
         description: "The longest that an event loop kept its callbacks waiting: its longest iteration, also one that \
                       goes on. In uvloop the longest delay of a call_later(), which may miss a part of it.",
-        absent: "as runtime.python.event_loop.delay.p95",
+        absent: "without a running event loop of asyncio; in AWS Lambda; where gevent or eventlet has patched threads",
         opentelemetry: None,
     },
     Metric {
@@ -214,8 +214,8 @@ pub const ROWS: &[Metric] = &[
         source: "a function in place of select() of the loop's selector, over the monotonic clock",
         description: "How much of the time the busiest event loop ran callbacks and did not wait for something to do. \
                       Near 100, requests begin to wait for each other.",
-        absent: "as runtime.python.event_loop.delay.p95; for loops without a selector of the standard library, such \
-                 as uvloop's",
+        absent: "without a running event loop of asyncio; in AWS Lambda; where gevent or eventlet has patched threads; \
+                 for loops without a selector of the standard library, such as uvloop's",
         opentelemetry: None,
     },
     Metric {

@@ -28,8 +28,9 @@ pub trait Interpreter: Send + Sync + 'static {
     /// Its answer now; `None` while it shuts down. Calls `entered` as soon as it has the interpreter.
     fn read(&self, entered: &dyn Fn()) -> Option<Answer>;
 
-    /// Enters it and leaves it at once, for which it may have to be waited; whether that was possible.
-    fn enter(&self) -> bool;
+    /// Enters it, for which it may have to be waited, and leaves it soon. Calls `entered` as soon as it has the
+    /// interpreter.
+    fn enter(&self, entered: &dyn Fn());
 
     /// Logs what can be logged from a native thread; returns the rest.
     fn log(&self, messages: Vec<Message>) -> Vec<Message>;
@@ -306,8 +307,11 @@ impl Shared {
             }
             Task::Probe { overslept } => {
                 self.probe.begin(Some(overslept), self.clock.now());
-                let has_entered = self.interpreter.enter();
-                self.probe.end(has_entered.then(|| self.clock.now()));
+                self.interpreter.enter(&|| {
+                    self.probe.end(Some(self.clock.now()));
+                    self.enter();
+                });
+                self.probe.end(None);
             }
             Task::LookUp(look_up) => look_up.run(),
             Task::Log(messages) => {
@@ -413,8 +417,8 @@ mod tests {
             Some(Answer { facts, ..Answer::default() })
         }
 
-        fn enter(&self) -> bool {
-            true
+        fn enter(&self, entered: &dyn Fn()) {
+            entered();
         }
 
         fn log(&self, messages: Vec<Message>) -> Vec<Message> {
@@ -475,8 +479,8 @@ mod tests {
             None
         }
 
-        fn enter(&self) -> bool {
-            true
+        fn enter(&self, entered: &dyn Fn()) {
+            entered();
         }
 
         fn log(&self, _messages: Vec<Message>) -> Vec<Message> {

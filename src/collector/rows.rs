@@ -61,7 +61,9 @@ impl Rows {
             None => "nothing has been flushed yet",
             Some(outcome) if outcome.sent.contains(row) => "sent",
             Some(outcome) if !outcome.quiet.contains(row) => absent,
-            Some(_) if reading.kind() == "alarm" => "0: an alarm is sent while it is not, and once an hour",
+            Some(_) if reading.kind() == "alarm" => {
+                "nothing to report: sent only when there is, and once an hour"
+            }
             Some(_) => "sent",
         };
         rows.map(|(row, metric)| (metric.name, state(row, &metric.reading, metric.absent))).collect()

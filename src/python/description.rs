@@ -108,7 +108,7 @@ impl DescriptionReader {
                 None => "other",
             },
             debug: debug([
-                ("tracemalloc", self.answers(py, "tracemalloc", "is_tracing")),
+                ("tracemalloc", is_tracing_memory(py)),
                 ("settrace", sets_trace(py) || self.answers(py, "threading", "gettrace")),
                 ("monitoring", is_monitored(py)),
                 ("asyncio", is_set("PYTHONASYNCIODEBUG")),
@@ -145,6 +145,12 @@ fn is_gil_enabled(py: Python<'_>) -> Option<bool> {
 /// `None` up to 3.13.
 fn is_jit_enabled(py: Python<'_>) -> Option<bool> {
     sys(py).ok()?.getattr("_jit").ok()?.call_method0("is_enabled").ok()?.extract().ok()
+}
+
+/// Asks what the module `tracemalloc` asks, which need not be imported: `-X tracemalloc` starts it without.
+fn is_tracing_memory(py: Python<'_>) -> bool {
+    let answer = py.import("_tracemalloc").and_then(|module| module.call_method0("is_tracing"));
+    answer.is_ok_and(|answer| answer.is_truthy().unwrap_or(false))
 }
 
 /// Whether this thread has a trace function, which is one of the program where it has called us.

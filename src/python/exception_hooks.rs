@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
+use super::program::hexversion;
 use crate::replaceable::Replaceable;
 use crate::snapshot::Uncaught;
 use crate::sources::uncaught::UncaughtCounters;
@@ -207,7 +208,16 @@ pub struct ExceptionHooks {
     installed: [Replaceable<Installed>; Hook::ALL.len()],
     /// They were removed for good and are not installed again.
     are_removed: AtomicBool,
+    /// The first of them waits for [`GROUPS`].
+    is_waiting: AtomicBool,
 }
+
+/// On CPython 3.10 it shows the parts of exception groups, also in logs, but only where the hook is still the
+/// interpreter's as it is imported.
+const GROUPS: &str = "exceptiongroup";
+
+/// From this version on, the interpreter shows them itself.
+const WITH_GROUPS: u32 = 0x030b_0000;
 
 struct Installed {
     hook: Py<ExceptionHook>,
@@ -273,6 +283,7 @@ impl ExceptionHooks {
             modules,
             installed: Default::default(),
             are_removed: AtomicBool::new(false),
+            is_waiting: AtomicBool::new(false),
         }
     }
 
@@ -298,7 +309,13 @@ impl ExceptionHooks {
 
     /// Removes them for good. What they have counted stays.
     pub fn remove(&self, py: Python<'_>) {
-        self.are_removed.store(true, SeqCst);
+        if !self.are_removed.swap(true, SeqCst) && self.is_waiting.load(SeqCst) {
+            // The interpreter leaves there what has ended the main thread.
+            let last = py.import(intern!(py, "sys")).and_then(|sys| sys.getattr(intern!(py, "last_type")));
+            if last.is_ok_and(|kind| !is_of_an_exit(&kind)) {
+                self.counters.count(Uncaught::Main);
+            }
+        }
         for hook in Hook::ALL {
             drop(self.uninstall(py, hook));
         }
@@ -322,12 +339,27 @@ impl ExceptionHooks {
                 self.counters.watch(place, false);
                 return Ok(());
             };
-            let hook = Installed::new(place, &self.counters, previous)?;
-            module.setattr(attribute, &hook.function)?;
-            installed.store(Some(Arc::new(hook)));
+            let has_to_wait =
+                matches!(hook, Hook::Main) && self.has_to_wait_for_groups(&module, &previous)?;
+            if matches!(hook, Hook::Main) {
+                self.is_waiting.store(has_to_wait, SeqCst);
+            }
+            if !has_to_wait {
+                let hook = Installed::new(place, &self.counters, previous)?;
+                module.setattr(attribute, &hook.function)?;
+                installed.store(Some(Arc::new(hook)));
+            }
             self.counters.watch(place, true);
             Ok(())
         })
+    }
+
+    /// Whether the hook must still be the interpreter's, as a library may be imported that looks at it.
+    fn has_to_wait_for_groups(&self, sys: &Bound<'_, PyAny>, current: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let py = sys.py();
+        Ok(hexversion(py)? < WITH_GROUPS
+            && current.is(&sys.getattr(intern!(py, "__excepthook__"))?)
+            && !self.modules.bind(py).contains(GROUPS)?)
     }
 
     /// If the program has set another hook meanwhile, that may call ours, which from now on only hands on.

@@ -5,6 +5,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::interrupt::ignore_exception;
+
 /// The most threads of pools that are looked at.
 const MAX_THREADS: usize = 512;
 
@@ -13,7 +15,10 @@ const MAX_LOOPS: usize = 64;
 
 /// The most calls that wait for a thread of one pool; `None` without a pool of threads.
 pub fn longest_queue(modules: &Bound<'_, PyDict>) -> PyResult<Option<u64>> {
-    Ok(executors(modules)?.max(limiters(modules)?))
+    let py = modules.py();
+    let of_executors = ignore_exception(py, executors(modules))?.flatten();
+    let of_limiters = ignore_exception(py, limiters(modules))?.flatten();
+    Ok(of_executors.max(of_limiters))
 }
 
 fn executors(modules: &Bound<'_, PyDict>) -> PyResult<Option<u64>> {
@@ -26,7 +31,8 @@ fn executors(modules: &Bound<'_, PyDict>) -> PyResult<Option<u64>> {
     for queue in queues.values() {
         if !seen.contains(&queue.as_ptr()) {
             seen.push(queue.as_ptr());
-            longest = longest.max(Some(queue.call_method0(intern!(py, "qsize"))?.extract()?));
+            let length = queue.call_method0(intern!(py, "qsize")).and_then(|length| length.extract());
+            longest = longest.max(ignore_exception(py, length)?);
         }
     }
     Ok(longest)

@@ -222,10 +222,14 @@ impl Interpreter for CPython {
         .flatten()
     }
 
-    fn enter(&self) -> bool {
-        // Only the main thread runs signal handlers, so there is no interrupt to pass on.
-        let look = |py: Python<'_>| drop(self.event_loops.find_first(self.modules.bind(py)));
-        memory::is_available() && Python::try_attach(look).is_some()
+    fn enter(&self, entered: &dyn Fn()) {
+        if memory::is_available() {
+            Python::try_attach(|py| {
+                entered();
+                // Only the main thread runs signal handlers, so there is no interrupt to pass on.
+                drop(self.event_loops.find_first(self.modules.bind(py)));
+            });
+        }
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {

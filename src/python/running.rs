@@ -261,7 +261,7 @@ impl Running {
         let collector = plan.collector(process, inputs, stored.clock, &stored.interpreter, None);
         let restored = Arc::new(Self { plan: Arc::new(plan), ..stored.with(collector) });
         RUNNING.store(Some(Arc::clone(&restored)));
-        messages.extend(restored.start(py));
+        messages.extend(restored.start(py)?);
         Ok(messages)
     }
 
@@ -346,13 +346,17 @@ impl Running {
     }
 
     /// Starts to count and to send; returns messages if not everything is possible.
-    pub fn start(&self, py: Python<'_>) -> Vec<Message> {
+    pub fn start(&self, py: Python<'_>) -> PyResult<Vec<Message>> {
         if let Err(error) = self.interpreter.install(py) {
             RUNNING.store(None);
-            return vec![not_collected(&error)];
+            // If this fails, a callback stays whose counts are never read.
+            drop(self.interpreter.uninstall(py));
+            return catch_exception(py, Err(error)).map(|refused: PyResult<()>| {
+                refused.err().map(|error| not_collected(&error)).into_iter().collect()
+            });
         }
         self.resume();
-        self.collector.take_messages()
+        Ok(self.collector.take_messages())
     }
 
     /// Gives arguments to a collector that runs, unless the program started it itself; returns a message to be logged.

@@ -63,7 +63,7 @@ pub fn start(
     }
     let inputs = running.plan().identity_inputs(process, Tracers::default());
     messages.extend(inputs.identity().warning());
-    let failures = running.start(py);
+    let failures = running.start(py)?;
     if failures.is_empty() {
         messages.extend(running.plan().announcement(&inputs));
     }

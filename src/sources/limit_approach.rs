@@ -62,6 +62,8 @@ pub struct LimitWatch {
     cause: Option<(Duration, GrowthCause)>,
     /// Blocks were asked for, to decide it.
     has_asked: bool,
+    /// Blocks as they were counted last, for points at which they are not.
+    last_blocks: Option<u64>,
     malloc: Malloc,
 }
 
@@ -82,6 +84,7 @@ impl LimitWatch {
             growth: None,
             cause: None,
             has_asked: false,
+            last_blocks: None,
             malloc: Malloc::new(),
         }
     }
@@ -103,15 +106,20 @@ impl LimitWatch {
             self.forget(memory.limit);
         }
         let observed = Observed { at: now, used: memory.working_set, parts };
+        self.last_blocks = parts.blocks.or(self.last_blocks);
         // A tick that comes a moment early or late does not shift those after it.
         let index = |at: Duration| at.as_secs() / PERIOD.as_secs();
         if self.history.back().is_none_or(|last| index(last.at) < index(now)) {
             self.history.retain(|earlier| now.saturating_sub(earlier.at) <= WINDOW);
-            self.history.push_back(observed);
+            let blocks = parts.blocks.or(self.last_blocks);
+            self.history.push_back(Observed { parts: Parts { blocks, ..parts }, ..observed });
             self.growth = self.steady_growth();
         }
         if self.left(memory).is_some() {
             self.find_cause(observed, blocks);
+        } else {
+            self.cause = None;
+            self.has_asked = false;
         }
     }
 
@@ -134,6 +142,7 @@ impl LimitWatch {
         self.growth = None;
         self.cause = None;
         self.has_asked = false;
+        self.last_blocks = None;
     }
 
     #[expect(clippy::cast_precision_loss, reason = "A trend needs no more precision.")]
@@ -190,7 +199,8 @@ fn cause(first: &Observed, now: &Observed, free: impl FnOnce() -> Option<u64>) -
     } else if is_most(mapped) {
         // Then it is not that of malloc, which need not be asked.
         GrowthCause::Mmap
-    } else if is_most(free().unwrap_or(0).min(anonymous)) {
+    } else if free().is_some_and(|free| free >= anonymous) {
+        // Some of it may be older: only if it could be all of the growth.
         GrowthCause::Fragmentation
     } else {
         GrowthCause::Native

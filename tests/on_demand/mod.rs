@@ -20,8 +20,8 @@ impl Interpreter for Unasked {
         unreachable!("nothing ticks")
     }
 
-    fn enter(&self) -> bool {
-        true
+    fn enter(&self, entered: &dyn Fn()) {
+        entered();
     }
 
     fn log(&self, messages: Vec<Message>) -> Vec<Message> {

@@ -24,7 +24,7 @@ def text(metrics: Sequence[Metric], workers: int, hosts: int) -> str:
     apart, shared = each * workers * hosts, each * hosts
     counts = (
         ("names", names, "metrics, whatever their tags"),
-        ("series of a process", each, "at most: names with distinct tags"),
+        ("series of a process", each, "names with distinct tags"),
         (
             "series in all",
             apart,
@@ -35,7 +35,7 @@ def text(metrics: Sequence[Metric], workers: int, hosts: int) -> str:
         ("by series, as distributions", apart * AGGREGATIONS, "the default"),
         ("by series, as gauges", apart, "DD_RUNTIME_METRICS_WIRE_TYPE=gauge"),
         (
-            "by series, without runtime-id",
+            "as distributions, without runtime-id",
             shared * AGGREGATIONS,
             "DD_RUNTIME_METRICS_RUNTIME_ID_ENABLED=false",
         ),
@@ -43,11 +43,14 @@ def text(metrics: Sequence[Metric], workers: int, hosts: int) -> str:
     )
     return "\n".join(
         (
-            f"{_number(workers, 'process', 'processes')} on each of {_number(hosts, 'host', 'hosts')} send",
+            f"{_number(workers, 'process', 'processes')} on each of {_number(hosts, 'host', 'hosts')}"
+            f" {'sends' if workers == 1 else 'send'} at most",
             *_listed(counts),
             "",
-            "A contract bills one of these as custom metrics, averaged over the hours of a month:",
+            "If a contract bills runtime metrics as custom metrics, it bills one of these, as the average of all hours:",
             *_listed(bills),
+            "",
+            "The metrics of Gunicorn are not included.",
         )
     )
 
@@ -57,4 +60,4 @@ def _number(number: int, one: str, several: str) -> str:
 
 
 def _listed(rows: Iterable[tuple[str, int, str]]) -> list[str]:
-    return [f"  {label:30}{number:>12,}  {remark}".rstrip() for label, number, remark in rows]
+    return [f"  {label:38}{number:>12,}  {remark}".rstrip() for label, number, remark in rows]

@@ -38,8 +38,8 @@ several values, each with its own name or tags.
 {summary}
 
 With `DD_RUNTIME_METRICS_LEVEL=standard`, or `RuntimeMetrics.enable(level="standard")`, these come in addition. An
-**alarm** is sent while it is not zero; a zero comes with the first flush and then once an hour, which shows that it is
-watched:
+**alarm** is sent while it has something to report. Otherwise 0 (for `mem.time_to_limit` 21600, which is 6 hours) is
+sent with the first flush and then once an hour, which shows that it is watched:
 
 {standard}
 
@@ -162,7 +162,8 @@ def metadata(metrics: Iterable[Metric]) -> str:
     for metric in metrics:
         if metric.name.startswith(PREFIX):
             unit = UNITS.get(metric.unit, metric.unit if metric.unit in KNOWN_UNITS else "item")
-            orientation = -1 if metric.kind == "alarm" else 0
+            room = metric.name.removeprefix(PREFIX) in {"mem.time_to_limit", "mem.headroom.percent"}
+            orientation = 1 if room else -1 if metric.kind == "alarm" else 0
             short = metric.name.removeprefix(PREFIX).replace(".", " ").replace("_", " ")
             tags = ",".join(metric.tags)
             description = metric.description
