@@ -204,9 +204,75 @@ def test_what_nothing_handles_is_counted_and_printed_as_ever(flushes: Flushes, i
 
 
 @each_version
-@pytest.mark.parametrize("incident", ["failing_thread", "finaliser", "group", "suggestion", "exiting_thread"])
+@pytest.mark.parametrize(
+    "incident", ["failing_thread", "finaliser", "main", "group", "suggestion", "exiting_thread"]
+)
 def test_on_every_version(flushes: Flushes, installed_in: InstalledIn, version: str, incident: str) -> None:
     assert_counted(flushes, incident, installed_in(version))
+
+
+@each_version
+def test_what_shows_exception_groups_finds_the_hook_of_the_interpreter_where_it_needs_it(
+    flushes: Flushes, installed_in: InstalledIn, version: str, tmp_path: Path
+) -> None:
+    # As the library does.
+    (tmp_path / "exceptiongroup.py").write_text("import sys\nfound = sys.excepthook is sys.__excepthook__\n")
+    program = """
+        import sys
+        from runtime_metrics import RuntimeMetrics
+        RuntimeMetrics.enable(flush_interval=3600, level="standard")
+        import exceptiongroup
+        RuntimeMetrics.flush()
+        print(exceptiongroup.found, sys.excepthook is sys.__excepthook__)
+        raise ValueError
+    """
+    done = subprocess.run(
+        [installed_in(version), "-c", textwrap.dedent(program)],
+        env=os.environ | {"DD_DOGSTATSD_URL": flushes.url, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.split() == [str(version == "3.10"), "False"]
+    *_, last = flushes.rest()
+    assert uncaught(last)["main"] == 1
+
+
+def test_an_interrupt_of_enable_leaves_nothing_behind(run_program: RunProgram, flushes: Flushes) -> None:
+    run_program(
+        """
+        import asyncio, gc, signal, sys, threading
+        from runtime_metrics import RuntimeMetrics
+
+        class Loop(asyncio.SelectorEventLoop):
+            is_armed = False
+
+            def is_running(self):
+                if self.is_armed and threading.current_thread() is threading.main_thread():
+                    signal.raise_signal(signal.SIGINT)
+                return super().is_running()
+
+        loop, begun = Loop(), threading.Event()
+
+        async def main():
+            begun.set()
+            await asyncio.sleep(60)
+
+        threading.Thread(target=lambda: loop.run_until_complete(main()), daemon=True).start()
+        begun.wait()
+        loop.is_armed = True
+        hook, callbacks = sys.excepthook, list(gc.callbacks)
+        try:
+            RuntimeMetrics.enable(flush_interval=3600, level="standard")
+        except KeyboardInterrupt:
+            assert (sys.excepthook, gc.callbacks) == (hook, callbacks)
+            assert RuntimeMetrics.status()["state"] == "off"
+        else:
+            raise AssertionError
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
 
 
 @pytest.mark.parametrize("option", [["-X", "dev"], ["-W", "error"], ["-I"]])

@@ -47,7 +47,7 @@ def text(metrics: Sequence[Metric], workers: int, hosts: int) -> str:
             f" {'sends' if workers == 1 else 'send'} at most",
             *_listed(counts),
             "",
-            "If a contract bills runtime metrics as custom metrics, it bills one of these, as the average of all hours:",
+            "If a contract bills runtime metrics as custom metrics, it bills one of these, averaged over all hours:",
             *_listed(bills),
             "",
             "The metrics of Gunicorn are not included.",
