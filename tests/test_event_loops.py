@@ -224,6 +224,46 @@ def test_disabling_leaves_a_loop_as_it_was(run: Run) -> None:
     run("disabled")
 
 
+def test_a_loop_whose_handles_cannot_be_referred_to_weakly_is_left_too(run: Run) -> None:
+    run("unreferenceable")
+
+
+def test_a_loop_that_is_found_while_metrics_are_disabled_is_left_as_it_was(run: Run) -> None:
+    run("raced")
+
+
+def test_a_loop_that_was_closed_is_not_kept_alive_nor_is_what_its_handler_refers_to(run: Run) -> None:
+    run("closed")
+
+
+def test_a_loop_that_was_closed_makes_room(run: Run) -> None:
+    run("many_closed")
+
+
+def test_a_loop_without_room_gets_no_timer_and_is_observed_once_there_is_room(run: Run) -> None:
+    run("crowded")
+
+
+def test_a_loop_beside_one_with_many_tasks_is_found(run: Run) -> None:
+    run("beside_many_tasks")
+
+
+def test_the_context_of_who_enables_is_not_kept(run: Run) -> None:
+    run("contexts")
+
+
+def test_the_last_flush_has_the_iteration_that_disables(run: Run) -> None:
+    _, sent = run("last_iteration")
+    assert sent[-1]["event_loop.delay.max"] >= 0.5e9
+
+
+def test_runs_within_a_callback_are_iterations_as_the_others_are(run: Run) -> None:
+    _, (_, observed, *_) = run("nested_runs")
+    # The three callbacks that block, and nothing else, take a time to speak of.
+    assert observed["event_loop.delay.max"] >= 0.3e9
+    assert observed["event_loop.utilization"] > 80
+
+
 def test_at_the_default_level_loops_are_left_alone(run: Run) -> None:
     _, sent = run("unobserved")
     assert not any(name.startswith(("event_loop", "asyncio", "executor")) for name in sent[0].values)

@@ -15,7 +15,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType, PyWeakrefMethods, PyWeakrefReference};
 
 use super::program::hexversion;
 use crate::replaceable::Replaceable;
@@ -30,7 +30,7 @@ struct ExceptionHook {
     /// The hook that was there before; None in a loop without a handler.
     previous: Py<PyAny>,
     /// Where the program's hook still calls ours after it was removed, ours only hands on.
-    is_counting: AtomicBool,
+    is_counting: Arc<AtomicBool>,
 }
 
 #[pymethods]
@@ -228,7 +228,7 @@ impl Installed {
     /// A hook of ours that is to replace this one.
     fn new(place: Uncaught, counters: &Arc<UncaughtCounters>, previous: Bound<'_, PyAny>) -> PyResult<Self> {
         let (py, counters) = (previous.py(), Arc::clone(counters));
-        let is_counting = AtomicBool::new(true);
+        let is_counting = Arc::new(AtomicBool::new(true));
         let hook = ExceptionHook { place, counters, previous: previous.unbind(), is_counting };
         let hook = Bound::new(py, hook)?;
         let function = bound_method(&hook)?.unbind();
@@ -243,8 +243,11 @@ impl Installed {
     }
 }
 
-/// Our exception handler of a loop.
-pub struct LoopHandler(Installed);
+/// Our exception handler of a loop. Weak, as the program's, which it has, may refer to the loop.
+pub struct LoopHandler {
+    function: Py<PyWeakrefReference>,
+    is_counting: Arc<AtomicBool>,
+}
 
 impl LoopHandler {
     /// Installs it in a loop, in the loop's thread.
@@ -253,24 +256,29 @@ impl LoopHandler {
         names(py);
         let previous = event_loop.call_method0(intern!(py, "get_exception_handler"))?;
         let handler = Installed::new(Uncaught::NeverRetrieved, counters, previous)?;
+        let function = PyWeakrefReference::new(handler.function.bind(py))?;
         event_loop.call_method1(intern!(py, "set_exception_handler"), (&handler.function,))?;
         counters.watch(Uncaught::NeverRetrieved, true);
-        Ok(Self(handler))
+        Ok(Self { function: function.unbind(), is_counting: Arc::clone(&handler.hook.get().is_counting) })
     }
 
     /// Restores the one before it, unless the program has set another meanwhile, which may call ours.
     pub fn remove(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
-        let (py, handler) = (event_loop.py(), self.0.end());
+        self.end();
+        let py = event_loop.py();
+        let Some(function) = self.function.bind(py).upgrade() else { return Ok(()) };
         let current = event_loop.call_method0(intern!(py, "get_exception_handler"))?;
-        if current.is(&self.0.function) {
-            event_loop.call_method1(intern!(py, "set_exception_handler"), (&handler.previous,))?;
+        if current.is(&function) {
+            let hook = function.getattr(intern!(py, "__self__"))?;
+            let previous = &hook.cast::<ExceptionHook>()?.get().previous;
+            event_loop.call_method1(intern!(py, "set_exception_handler"), (previous,))?;
         }
         Ok(())
     }
 
     /// From now on it only hands on.
     pub fn end(&self) {
-        self.0.end();
+        self.is_counting.store(false, SeqCst);
     }
 }
 

@@ -6,7 +6,9 @@ The second word of the command line may be `uvloop`. Prints what it has measured
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ctypes
+import gc
 import json
 import os
 import random
@@ -14,6 +16,7 @@ import selectors
 import sys
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -212,8 +215,6 @@ def found() -> None:
 
 def callbacks() -> None:
     """Runs a loop without tasks, which collections find."""
-    import gc
-
     enable(flush_interval=0.5)
     loop = asyncio.new_event_loop()
     end = time.monotonic() + TIMEOUT
@@ -418,6 +419,264 @@ def disabled() -> None:
     print(json.dumps(None))
 
 
+class HandleWithoutWeakReferences:
+    """Cancels a call, and cannot be referred to weakly, as in loops that are not written in Python."""
+
+    __slots__ = ("handle",)
+
+    def __init__(self, handle: asyncio.TimerHandle) -> None:
+        """Takes the handle of the call."""
+        self.handle = handle
+
+    def cancel(self) -> None:
+        """Cancels the call."""
+        self.handle.cancel()
+
+
+class OtherLoop(asyncio.SelectorEventLoop):
+    """A loop with handles of its own for what is ours."""
+
+    beats = 0
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Any, *args: Any, **context: Any
+    ) -> Any:
+        """Counts our calls."""
+        handle = super().call_later(delay, callback, *args, **context)
+        if "Beat" not in repr(callback):
+            return handle
+        self.beats += 1
+        return HandleWithoutWeakReferences(handle)
+
+
+def unreferenceable() -> None:
+    """Disables in a loop whose handles cannot be referred to weakly."""
+
+    async def main() -> None:
+        enable()
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, OtherLoop)
+        deadline = time.monotonic() + TIMEOUT
+        while loop.beats < 3 and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        RuntimeMetrics.disable()
+        (beat,) = (timer for timer in loop._scheduled if "Beat" in repr(timer))  # type: ignore[attr-defined]
+        beats = loop.beats
+        while beat in loop._scheduled and time.monotonic() < deadline:  # type: ignore[attr-defined]
+            await asyncio.sleep(0.01)
+        assert beats == loop.beats >= 3
+
+    loop = OtherLoop(OtherSelector())
+    loop.run_until_complete(main())
+    loop.close()
+    print(json.dumps(None))
+
+
+def raced() -> None:
+    """Disables in one thread while a loop is being found in another."""
+    inside, disabled = threading.Event(), threading.Event()
+
+    class Loop(asyncio.SelectorEventLoop):
+        def get_exception_handler(self) -> Any:
+            if not inside.is_set():
+                inside.set()
+                assert disabled.wait(TIMEOUT)
+            return super().get_exception_handler()
+
+    async def main() -> None:
+        RuntimeMetrics.snapshot()
+
+    enable()
+    loop = Loop()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(main()))
+    thread.start()
+    assert inside.wait(TIMEOUT)
+    RuntimeMetrics.disable()
+    disabled.set()
+    thread.join()
+    assert not is_observed(loop)
+    assert loop.get_exception_handler() is None
+    loop.close()
+    print(json.dumps(None))
+
+
+def closed() -> None:
+    """Closes loops, one after the other, whose handlers of exceptions refer to them; each was observed."""
+    gone: list[weakref.ref[Any]] = []
+    enable()
+
+    class App:
+        def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+            self.loop = loop
+            loop.set_exception_handler(self.handle)
+
+        def handle(self, *_: object) -> None:
+            """Has nothing to do."""
+
+    async def main(app: App) -> None:
+        RuntimeMetrics.snapshot()
+        assert app.loop.get_exception_handler() != app.handle
+
+    def run_one() -> None:
+        loop = asyncio.SelectorEventLoop(OtherSelector()) if len(gone) % 2 else asyncio.new_event_loop()
+        app = App(loop)
+        loop.run_until_complete(main(app))
+        loop.close()
+        gone.extend((weakref.ref(loop), weakref.ref(app)))
+
+    for _ in range(4):
+        run_one()
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * len(gone)
+    RuntimeMetrics.disable()
+    print(json.dumps(None))
+
+
+def many_closed() -> None:
+    """Closes loops that have a beat, and keeps them: the next one has room."""
+    enable()
+    loops = []
+
+    async def main() -> int:
+        RuntimeMetrics.snapshot()
+        scheduled = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        return sum("Beat" in repr(timer) for timer in scheduled)
+
+    def run_one() -> int:
+        loops.append(asyncio.SelectorEventLoop(OtherSelector()))
+        return loops[-1].run_until_complete(main())
+
+    beats = [run_one() for _ in range(9)]
+    assert beats == [1] * 8 + [0]
+    for loop in loops[:8]:
+        loop.close()
+    RuntimeMetrics.snapshot()
+    flush()
+    assert loops[-1].run_until_complete(main()) == 1
+    loops[-1].close()
+    RuntimeMetrics.disable()
+    print(json.dumps(None))
+
+
+def crowded() -> None:
+    """Runs more loops than are observed, and later some of them alone."""
+    enable()
+
+    async def main() -> tuple[bool, int]:
+        RuntimeMetrics.snapshot()
+        loop = asyncio.get_running_loop()
+        return is_observed(loop), len(loop._scheduled)  # type: ignore[attr-defined]
+
+    loops = [asyncio.new_event_loop() for _ in range(66)]
+    assert [loop.run_until_complete(main()) for loop in loops] == [(True, 0)] * 64 + [(False, 0)] * 2
+    for loop in loops[:64]:
+        loop.close()
+    RuntimeMetrics.snapshot()
+    flush()
+    assert loops[-1].run_until_complete(main()) == (True, 0)
+    for loop in loops[64:]:
+        loop.close()
+    RuntimeMetrics.disable()
+    print(json.dumps(None))
+
+
+def beside_many_tasks() -> None:
+    """Runs a loop with a task beside one with very many."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    end = threading.Event()
+
+    async def few() -> None:
+        loops.append(asyncio.get_running_loop())
+        while not end.is_set():
+            await asyncio.sleep(0.01)
+
+    async def many() -> None:
+        waiting = [asyncio.ensure_future(asyncio.sleep(3600)) for _ in range(3000)]
+        await few()
+        for task in waiting:
+            task.cancel()
+
+    running = [threading.Thread(target=asyncio.run, args=(work(),)) for work in (many, few)]
+    for thread in running:
+        thread.start()
+    deadline = time.monotonic() + TIMEOUT
+    while len(loops) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    enable()
+    await_that(lambda: all(map(is_observed, loops)), "a loop was not found")
+    end.set()
+    for thread in running:
+        thread.join()
+    RuntimeMetrics.disable()
+    print(json.dumps(None))
+
+
+def contexts() -> None:
+    """Enables in a task whose context has an object."""
+    variable: contextvars.ContextVar[object] = contextvars.ContextVar("variable")
+
+    class Request:
+        """Can be referred to weakly."""
+
+    async def handle() -> weakref.ref[Request]:
+        request = Request()
+        variable.set(request)
+        enable()
+        return weakref.ref(request)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        request = await asyncio.create_task(handle())
+        assert any("Beat" in repr(timer) for timer in loop._scheduled)  # type: ignore[attr-defined]
+        # The task's own callbacks, which have its context, are done then.
+        await asyncio.sleep(0)
+        gc.collect()
+        assert request() is None
+
+    loop = asyncio.SelectorEventLoop(OtherSelector())
+    loop.run_until_complete(main())
+    loop.close()
+    RuntimeMetrics.disable()
+    print(json.dumps(None))
+
+
+def last_iteration() -> None:
+    """Blocks, and disables in the same iteration."""
+
+    async def main() -> None:
+        enable()
+        await asyncio.sleep(0.01)
+        time.sleep(0.5)
+        RuntimeMetrics.disable()
+
+    run(main())
+    print(json.dumps(None))
+
+
+def nested_runs() -> None:
+    """Runs a loop again within its callbacks, with what nest_asyncio does to a loop."""
+
+    async def main() -> None:
+        enable()
+        flush()
+        loop: Any = asyncio.get_running_loop()
+        loop._num_runs_pending = 1
+        await asyncio.sleep(0.01)
+        for _ in range(3):
+            time.sleep(0.3)
+            run_before, loop._thread_id, loop._num_runs_pending = loop._thread_id, threading.get_ident(), 2
+            loop.call_soon(int)
+            loop._run_once()
+            loop._thread_id, loop._num_runs_pending = run_before, 1
+            await asyncio.sleep(0)
+        flush()
+        RuntimeMetrics.disable()
+
+    run(main())
+    print(json.dumps(None))
+
+
 def unobserved() -> None:
     """Enables the default level, which leaves loops alone."""
 
@@ -447,6 +706,15 @@ PROGRAMS: dict[str, Callable[[], None]] = {
             no_pool,
             patched,
             disabled,
+            unreferenceable,
+            raced,
+            closed,
+            many_closed,
+            crowded,
+            beside_many_tasks,
+            contexts,
+            last_iteration,
+            nested_runs,
             unobserved,
         )
     },

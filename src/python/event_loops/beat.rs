@@ -86,8 +86,9 @@ impl Beat {
             get_hooks: get_hooks.unbind(),
             timer: Mutex::default(),
         };
+        // What fails drops it, which ends what was begun, unless the loop has it already.
         let beat = Bound::new(py, beat)?;
-        Self::schedule(&beat)?;
+        Self::schedule(&beat).inspect_err(|_| beat.get().end())?;
         Ok(Some(beat.unbind()))
     }
 
@@ -116,7 +117,8 @@ impl Beat {
             return beat.get().stop(py);
         }
         let stop = beat.getattr(intern!(py, "stop"))?;
-        event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (stop,)).map(drop)
+        let context = callback::without_context(py)?;
+        event_loop.call_method(intern!(py, "call_soon_threadsafe"), (stop,), Some(&context)).map(drop)
     }
 
     fn schedule(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -124,14 +126,14 @@ impl Beat {
         let Some(event_loop) = this.event_loop.bind(py).upgrade() else { return Ok(()) };
         let now = this.clock.now();
         let pause = this.loops.choose_pause(now);
-        let handle = event_loop.call_method1(intern!(py, "call_later"), (pause.as_secs_f64(), slf))?;
-        let handle = PyWeakrefReference::new(&handle)?.unbind();
-        let run = this.run(py).map(|run| PyWeakrefReference::new(&run)).transpose()?;
+        let arguments = (pause.as_secs_f64(), slf);
+        let context = callback::without_context(py)?;
+        let handle = event_loop.call_method(intern!(py, "call_later"), arguments, Some(&context))?;
+        // Not every object can be referred to weakly. Without a handle, the call that is due is the last.
+        let weak = |object: &Bound<'_, PyAny>| PyWeakrefReference::new(object).ok().map(Bound::unbind);
+        let timer = Timer { handle: weak(&handle), run: this.run(py).as_ref().and_then(weak) };
         // Dropped when it is unlocked.
-        let before = {
-            let mut timer = this.timer();
-            std::mem::replace(&mut *timer, Timer { handle: Some(handle), run: run.map(Bound::unbind) })
-        };
+        let before = std::mem::replace(&mut *this.timer(), timer);
         drop(before);
         this.observed.await_beat(u64::try_from((now + pause).as_nanos()).unwrap_or(u64::MAX));
         Ok(())

@@ -6,7 +6,7 @@
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use once_cell::race::OnceBox;
 use pyo3::ffi::{Py_DecRef, Py_IsNone, PyErr_Clear, PyObject, PyObject_CallNoArgs, PyWeakref_NewRef};
@@ -15,7 +15,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
 use self::beat::Beat;
-use self::select::Placed;
+use self::known::{Known, Probe, Watch};
+use self::select::Outcome;
 use super::exception_hooks::LoopHandler;
 use super::interrupt::ignore_exception;
 use super::program;
@@ -23,11 +24,12 @@ use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
 use crate::replaceable::Replaceable;
 use crate::snapshot::{Source, SourceSet};
-use crate::sources::event_loops::EventLoops as Observed;
+use crate::sources::event_loops::{EventLoops as Observed, Method};
 use crate::sources::uncaught::UncaughtCounters;
 
 mod beat;
 mod callback;
+mod known;
 mod select;
 pub mod tasks;
 
@@ -49,88 +51,6 @@ pub struct EventLoops {
     noticed: AtomicPtr<PyObject>,
     /// The addresses of loops that are known.
     seen: [AtomicUsize; SEEN],
-}
-
-/// The loops that are known, and the collector's that counts for them.
-struct Watch {
-    observed: Arc<Observed>,
-    /// No Python code runs while it is locked.
-    known: Mutex<Vec<Arc<Known>>>,
-}
-
-/// A loop that is known.
-struct Known {
-    event_loop: Py<PyWeakrefReference>,
-    address: usize,
-    probe: Probe,
-    handler: Option<LoopHandler>,
-}
-
-/// What observes a loop.
-enum Probe {
-    /// It was asked to call us.
-    Requested,
-    /// A function in place of its selector's `select`.
-    Select(Placed),
-    /// Calls at certain times.
-    Beat(Py<Beat>),
-    /// It cannot be observed, or there are too many.
-    Nothing,
-}
-
-impl Known {
-    fn is(&self, event_loop: &Bound<'_, PyAny>) -> bool {
-        self.address == address(event_loop) && self.event_loop.bind(event_loop.py()).upgrade().is_some()
-    }
-
-    /// Restores its handler of exceptions.
-    fn remove_handler(&self, py: Python<'_>) -> PyResult<()> {
-        let Some(handler) = &self.handler else { return Ok(()) };
-        let Some(event_loop) = self.event_loop.bind(py).upgrade() else { return Ok(()) };
-        ignore_exception(py, handler.remove(&event_loop)).map(drop)
-    }
-
-    /// Has what observes it do nothing any more.
-    fn end(&self) {
-        if let Some(handler) = &self.handler {
-            handler.end();
-        }
-        match &self.probe {
-            Probe::Select(placed) => placed.end(),
-            Probe::Beat(beat) => beat.get().end(),
-            Probe::Requested | Probe::Nothing => {}
-        }
-    }
-}
-
-impl Watch {
-    fn known(&self) -> MutexGuard<'_, Vec<Arc<Known>>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn find(&self, event_loop: &Bound<'_, PyAny>) -> Option<Arc<Known>> {
-        self.known().iter().find(|known| known.is(event_loop)).cloned()
-    }
-
-    /// Replaces what was known of a loop.
-    fn know(
-        &self,
-        event_loop: &Bound<'_, PyAny>,
-        probe: Probe,
-        handler: Option<LoopHandler>,
-    ) -> PyResult<()> {
-        let reference = PyWeakrefReference::new(event_loop)?.unbind();
-        let known = Arc::new(Known { event_loop: reference, address: address(event_loop), probe, handler });
-        let before = self.find(event_loop);
-        let mut all = self.known();
-        all.retain(|other| !before.as_ref().is_some_and(|before| Arc::ptr_eq(before, other)));
-        all.push(known);
-        Ok(())
-    }
-
-    fn forget(&self, known: &Arc<Known>) {
-        self.known().retain(|other| !Arc::ptr_eq(known, other));
-    }
 }
 
 impl EventLoops {
@@ -288,14 +208,20 @@ impl EventLoops {
     fn request(self: &Arc<Self>, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = event_loop.py();
         let Some(watch) = self.watch.load() else { return Ok(()) };
-        if watch.find(event_loop).is_some() {
+        let known = watch.find(event_loop);
+        let observed = &watch.observed;
+        let has_room =
+            |known: &Known| matches!(known.probe, Probe::NoRoom(method) if observed.has_room(method));
+        if known.as_ref().is_some_and(|known| !has_room(known)) {
             return Ok(());
         }
+        let handler = known.and_then(|known| known.handler.clone());
         let requested = || {
             if event_loop.call_method0(intern!(py, "is_running"))?.is_truthy()? {
-                watch.know(event_loop, Probe::Requested, None)?;
+                watch.know(event_loop, Probe::Requested, handler)?;
                 let attach = Bound::new(py, Attach(Arc::clone(self)))?;
-                event_loop.call_method1(intern!(py, "call_soon_threadsafe"), (attach,))?;
+                let context = callback::without_context(py)?;
+                event_loop.call_method(intern!(py, "call_soon_threadsafe"), (attach,), Some(&context))?;
             }
             Ok(())
         };
@@ -308,21 +234,29 @@ impl EventLoops {
     fn attach(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = event_loop.py();
         let Some(watch) = self.watch.load() else { return Ok(()) };
-        let is_attached = |known: Arc<Known>| !matches!(known.probe, Probe::Requested);
-        if !self.is_needed.load(SeqCst) || watch.find(event_loop).is_some_and(is_attached) {
+        let known = watch.find(event_loop);
+        if !self.is_needed.load(SeqCst) || known.as_ref().is_some_and(|known| !known.is_waiting()) {
             return Ok(());
         }
         let probe = match ignore_exception(py, self.probe(event_loop, &watch.observed))? {
             Some(probe) => probe,
             None => Probe::Nothing,
         };
-        let handler = if self.needs_exceptions.load(SeqCst) {
-            ignore_exception(py, LoopHandler::install(event_loop, &self.uncaught))?
-        } else {
-            None
+        let handler = match known.and_then(|known| known.handler.clone()) {
+            None if self.needs_exceptions.load(SeqCst) => {
+                ignore_exception(py, LoopHandler::install(event_loop, &self.uncaught))?.map(Arc::new)
+            }
+            handler => handler,
         };
-        if ignore_exception(py, watch.know(event_loop, probe, handler))?.is_some() {
-            self.seen_at(address(event_loop)).store(address(event_loop), SeqCst);
+        let Some(known) = ignore_exception(py, watch.know(event_loop, probe, handler))? else {
+            return Ok(());
+        };
+        // Another thread may have disabled metrics meanwhile, when this one was not known yet.
+        if !self.is_needed.load(SeqCst) {
+            return if watch.forget(&known) { self.detach(py, &known, Some(event_loop)) } else { Ok(()) };
+        }
+        if !known.is_waiting() {
+            self.seen_at(known.address).store(known.address, SeqCst);
         }
         Ok(())
     }
@@ -330,21 +264,27 @@ impl EventLoops {
     fn probe(&self, event_loop: &Bound<'_, PyAny>, observed: &Arc<Observed>) -> PyResult<Probe> {
         let py = event_loop.py();
         let placed = select::place(event_loop, observed, self.clock, self.fork_mark);
-        if let Some(placed) = ignore_exception(py, placed)?.flatten() {
-            return Ok(Probe::Select(placed));
+        match ignore_exception(py, placed)? {
+            Some(Outcome::Placed(placed)) => return Ok(Probe::Select(placed)),
+            Some(Outcome::NoRoom) => return Ok(Probe::NoRoom(Method::Iterations)),
+            Some(Outcome::Impossible) | None => {}
         }
         let beat = Beat::start(event_loop, observed, self.clock, self.fork_mark)?;
-        Ok(beat.map_or(Probe::Nothing, Probe::Beat))
+        Ok(beat.map_or(Probe::NoRoom(Method::Beats), Probe::Beat))
     }
 
     /// Whether a loop is still observed as it was; also sees whether it runs.
     fn check(&self, py: Python<'_>, known: &Known) -> PyResult<bool> {
         let Some(event_loop) = known.event_loop.bind(py).upgrade() else { return Ok(false) };
+        if event_loop.call_method0(intern!(py, "is_closed"))?.is_truthy()? {
+            known.end();
+            return Ok(false);
+        }
         let now = self.clock.nanoseconds();
         match &known.probe {
             Probe::Select(placed) => placed.check(&event_loop, now),
             Probe::Beat(beat) => beat.get().check(&event_loop, now),
-            Probe::Requested | Probe::Nothing => Ok(true),
+            Probe::Requested | Probe::NoRoom(_) | Probe::Nothing => Ok(true),
         }
     }
 
@@ -352,14 +292,14 @@ impl EventLoops {
     fn detach(&self, py: Python<'_>, known: &Known, event_loop: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         known.remove_handler(py)?;
         match (&known.probe, event_loop) {
-            (Probe::Select(placed), _) => placed.remove(py),
+            (Probe::Select(placed), _) => placed.remove(py, self.clock.nanoseconds()),
             (Probe::Beat(beat), Some(event_loop)) => {
                 let is_own_thread = self.get_running_loop.get().is_some_and(|get_running_loop| {
                     get_running_loop.bind(py).call0().is_ok_and(|running| running.is(event_loop))
                 });
                 Beat::cancel(beat.bind(py), event_loop, is_own_thread)
             }
-            (Probe::Beat(_) | Probe::Requested | Probe::Nothing, _) => Ok(()),
+            (Probe::Beat(_) | Probe::Requested | Probe::NoRoom(_) | Probe::Nothing, _) => Ok(()),
         }
     }
 
@@ -367,10 +307,6 @@ impl EventLoops {
         // Objects begin at multiples of 16.
         &self.seen[address / 16 % SEEN]
     }
-}
-
-fn address(event_loop: &Bound<'_, PyAny>) -> usize {
-    event_loop.as_ptr().addr()
 }
 
 /// What a loop calls once it has been found.

@@ -35,6 +35,16 @@ struct Select {
     run: AtomicPtr<PyObject>,
 }
 
+/// What became of a loop's `select`.
+pub enum Outcome {
+    /// It was put in place.
+    Placed(Placed),
+    /// There are too many already.
+    NoRoom,
+    /// The loop has no selector of the standard library, or that is not as it was made.
+    Impossible,
+}
+
 /// A `select` that was put in place.
 pub struct Placed {
     observed: Arc<EventLoop>,
@@ -94,6 +104,11 @@ impl Select {
         let Some(event_loop) = self.event_loop.bind(py).upgrade() else { return true };
         let Ok(run) = event_loop.getattr(intern!(py, "_thread_id")) else { return true };
         if self.run.load(SeqCst) == run.as_ptr() {
+            return true;
+        }
+        // nest_asyncio runs a loop within a callback of it, and then goes on with the run before.
+        let pending = event_loop.getattr_opt(intern!(py, "_num_runs_pending"));
+        if pending.is_ok_and(|pending| pending.is_some_and(|pending| pending.gt(1).unwrap_or(false))) {
             return true;
         }
         // SAFETY: the old one was owned here; the new one is from now on.
@@ -156,24 +171,23 @@ impl Drop for Select {
     }
 }
 
-/// Puts a function in place of `select` of a running loop's selector; `None` if that is not one of the standard library
-/// or is not as it was made.
+/// Puts a function in place of `select` of a running loop's selector.
 pub fn place(
     event_loop: &Bound<'_, PyAny>,
     observed: &EventLoops,
     clock: Clock,
     fork_mark: &'static ForkMark,
-) -> PyResult<Option<Placed>> {
+) -> PyResult<Outcome> {
     let py = event_loop.py();
     let attribute = |name| event_loop.getattr_opt(name);
     let (Some(selector), Some(run)) =
         (attribute(intern!(py, "_selector"))?, attribute(intern!(py, "_thread_id"))?)
     else {
-        return Ok(None);
+        return Ok(Outcome::Impossible);
     };
     let class = selector.get_type();
     if run.is_none() || class.module()? != "selectors" {
-        return Ok(None);
+        return Ok(Outcome::Impossible);
     }
     let original = class.getattr(intern!(py, "select"))?;
     let current = selector.getattr(intern!(py, "select"))?;
@@ -183,11 +197,13 @@ pub fn place(
     let is_original =
         current.getattr_opt(intern!(py, "__func__"))?.is_some_and(|function| function.is(&original));
     if !(is_ours || is_original) {
-        return Ok(None);
+        return Ok(Outcome::Impossible);
     }
     let weak_selector = PyWeakrefReference::new(&selector)?;
     let weak_loop = PyWeakrefReference::new(event_loop)?;
-    let Some(observed) = observed.add(Method::Iterations, clock.nanoseconds()) else { return Ok(None) };
+    let Some(observed) = observed.add(Method::Iterations, clock.nanoseconds()) else {
+        return Ok(Outcome::NoRoom);
+    };
     let select = Select {
         observed: Arc::clone(&observed),
         clock,
@@ -200,7 +216,8 @@ pub fn place(
     // If this fails, `Select` is dropped and ends what was begun.
     let function = function(&Bound::new(py, select)?)?;
     selector.setattr(intern!(py, "select"), &function)?;
-    Ok(Some(Placed { observed, selector: weak_selector.unbind(), function: function.as_ptr().addr() }))
+    let function = function.as_ptr().addr();
+    Ok(Outcome::Placed(Placed { observed, selector: weak_selector.unbind(), function }))
 }
 
 #[expect(unsafe_code, reason = "PyO3 makes no function without its wrapper.")]
@@ -230,10 +247,20 @@ impl Placed {
     }
 
     /// Removes the function, unless the program has put something in its place.
-    pub fn remove(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn remove(&self, py: Python<'_>, now: u64) -> PyResult<()> {
         let selector = self.selector.bind(py).upgrade().filter(|selector| self.is_in_place(selector));
-        self.observed.end();
-        selector.map_or(Ok(()), |selector| selector.delattr(intern!(py, "select")))
+        let Some(selector) = selector else {
+            self.observed.end();
+            return Ok(());
+        };
+        let function = selector.getattr(intern!(py, "select"))?;
+        let select = function.getattr(intern!(py, "__self__"))?;
+        if select.cast::<Select>()?.get().is_same_run(py) {
+            self.observed.end_running(now);
+        } else {
+            self.observed.end();
+        }
+        selector.delattr(intern!(py, "select"))
     }
 
     /// Has the function do nothing but call the original.

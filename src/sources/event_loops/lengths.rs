@@ -69,11 +69,15 @@ impl Lengths {
         })
     }
 
-    /// Takes over the lengths so far.
-    pub fn copy_to(&self, totals: &mut Totals) {
-        for (bucket, total) in self.0.iter().zip(&mut totals.0) {
-            *total = Group { count: bucket.count.load(Relaxed), sum: bucket.sum.load(Relaxed) };
-        }
+    /// The same; `before` becomes the lengths so far. Each bucket is read once, so that what is added meanwhile is in
+    /// this interval or in the next.
+    pub fn take_since<'a>(&'a self, before: &'a mut Totals) -> impl Iterator<Item = Group> + 'a {
+        self.0.iter().zip(&mut before.0).filter_map(|(bucket, before)| {
+            let total = Group { count: bucket.count.load(Relaxed), sum: bucket.sum.load(Relaxed) };
+            let last = std::mem::replace(before, total);
+            let (count, sum) = (total.count.saturating_sub(last.count), total.sum.saturating_sub(last.sum));
+            (count > 0).then_some(Group { count, sum })
+        })
     }
 }
 
@@ -223,7 +227,7 @@ mod tests {
     fn only_what_was_added_since_is_in_an_interval() {
         let (lengths, mut before) = (Lengths::new(), Totals::new());
         lengths.add(5 * MS);
-        lengths.copy_to(&mut before);
+        assert_eq!(lengths.take_since(&mut before).count(), 1);
         assert_eq!(lengths.since(&before).count(), 0);
         lengths.add(5 * MS);
         let groups: Vec<_> = lengths.since(&before).collect();

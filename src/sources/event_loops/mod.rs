@@ -32,6 +32,7 @@ const IDLE_BEAT: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub struct EventLoops {
     observed: Mutex<Observed>,
+    pace: Mutex<Pace>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +40,16 @@ struct Observed {
     loops: Vec<Interval>,
     /// How many loops there have been.
     count: u64,
-    pace: Pace,
+}
+
+impl Observed {
+    fn has_room(&self, method: Method) -> bool {
+        let max = match method {
+            Method::Iterations => MAX_SELECTING,
+            Method::Beats => MAX_BEATING,
+        };
+        self.loops.iter().filter(|other| other.event_loop.method == method).count() < max
+    }
 }
 
 /// A loop, and what was known of it at the last flush.
@@ -178,6 +188,17 @@ impl EventLoop {
         self.has_ended.store(true, Relaxed);
     }
 
+    /// The same while it runs: its iteration counts as far as it has come.
+    pub fn end_running(&self, now: u64) {
+        if let State::Runs(since) = self.state()
+            && self.is_observed()
+        {
+            self.add(now.saturating_sub(since));
+            self.set(State::Stopped(now));
+        }
+        self.end();
+    }
+
     /// Whether it still reports.
     #[must_use]
     pub fn is_observed(&self) -> bool {
@@ -224,13 +245,8 @@ impl EventLoops {
     /// Begins to observe a loop that runs a callback at `now`; `None` if there are too many.
     #[must_use]
     pub fn add(&self, method: Method, now: u64) -> Option<Arc<EventLoop>> {
-        let max = match method {
-            Method::Iterations => MAX_SELECTING,
-            Method::Beats => MAX_BEATING,
-        };
         let mut observed = self.lock();
-        let others = observed.loops.iter().filter(|other| other.event_loop.method == method);
-        if others.count() >= max {
+        if !observed.has_room(method) {
             return None;
         }
         observed.count += 1;
@@ -245,31 +261,39 @@ impl EventLoops {
         Some(event_loop)
     }
 
+    /// Whether another loop can be observed.
+    #[must_use]
+    pub fn has_room(&self, method: Method) -> bool {
+        self.lock().has_room(method)
+    }
+
     /// The time until the next beat of a loop.
     #[must_use]
     pub fn choose_pause(&self, now: Duration) -> Duration {
-        self.lock().pace.choose(now, BEAT, IDLE_BEAT)
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.choose(now, BEAT, IDLE_BEAT)
     }
 
     /// What was observed since the last flush.
     #[must_use]
     pub fn read(&self, now: Duration) -> EventLoopFacts {
-        facts(&self.lock().loops, nanoseconds(now))
+        let mut reading = Reading::default();
+        self.lock().loops.iter_mut().for_each(|interval| reading.add(interval, nanoseconds(now), false));
+        // Not while it is locked: threads of the program wait for that.
+        reading.facts()
     }
 
     /// The same, and begins a new interval.
     #[must_use]
     pub fn drain(&self, now: Duration) -> EventLoopFacts {
-        let (now, mut observed) = (nanoseconds(now), self.lock());
-        let facts = facts(&observed.loops, now);
-        observed.loops.retain_mut(|interval| {
-            let event_loop = &interval.event_loop;
-            interval.time = event_loop.time(now, event_loop.state());
-            event_loop.lengths.copy_to(&mut interval.lengths);
-            event_loop.longest.store(0, Relaxed);
-            event_loop.is_observed()
+        let mut reading = Reading::default();
+        self.lock().loops.retain_mut(|interval| {
+            // It may end while it is read.
+            let is_observed = interval.event_loop.is_observed();
+            reading.add(interval, nanoseconds(now), true);
+            is_observed
         });
-        facts
+        reading.facts()
     }
 
     fn lock(&self) -> MutexGuard<'_, Observed> {
@@ -281,36 +305,54 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn facts(loops: &[Interval], now: u64) -> EventLoopFacts {
-    let (mut evidence, mut observed) = (Vec::new(), 0);
-    let (mut longest, mut times) = (None, Vec::new());
-    for Interval { id, event_loop, lengths, time } in loops {
+/// What was read of all loops.
+#[derive(Debug, Default)]
+struct Reading {
+    evidence: Vec<Evidence>,
+    /// The time that the evidence is about.
+    observed: u64,
+    longest: Option<u64>,
+    times: Vec<LoopTimes>,
+}
+
+impl Reading {
+    /// Reads a loop, and begins a new interval of it if that is wanted. Everything is read once, as the loop runs on.
+    fn add(&mut self, interval: &mut Interval, now: u64, is_drained: bool) {
+        let Interval { id, event_loop, lengths, time } = interval;
         let state = event_loop.state();
         let until = event_loop.time(now, state);
         let spent = until.saturating_sub(*time);
-        let groups: Vec<_> = event_loop.lengths.since(lengths).collect();
+        let (groups, longest): (Vec<_>, _) = if is_drained {
+            *time = until;
+            (event_loop.lengths.take_since(lengths).collect(), event_loop.longest.swap(0, Relaxed))
+        } else {
+            (event_loop.lengths.since(lengths).collect(), event_loop.longest.load(Relaxed))
+        };
         let count = groups.iter().map(|group| group.count).sum::<u64>();
         let going_on = event_loop.going_on(now, state);
         if event_loop.method == Method::Iterations {
-            observed += spent;
-            evidence.extend(groups.into_iter().map(Evidence::Iterations));
+            self.observed += spent;
+            self.evidence.extend(groups.into_iter().map(Evidence::Iterations));
             let busy = event_loop.busy.load(Relaxed) + going_on.unwrap_or(0);
             let [busy, known] = [busy, until + going_on.unwrap_or(0)].map(Duration::from_nanos);
-            times.push(LoopTimes { id: *id, busy, known });
+            self.times.push(LoopTimes { id: *id, busy, known });
         } else if count > 0 {
-            observed += spent;
+            self.observed += spent;
             #[expect(clippy::cast_precision_loss, reason = "A percentile needs no more precision.")]
             let weight = spent as f64 / count as f64;
-            evidence.extend(groups.into_iter().map(|group| Evidence::Delays { group, weight }));
+            self.evidence.extend(groups.into_iter().map(|group| Evidence::Delays { group, weight }));
         }
         let has_run = count > 0 || (event_loop.method == Method::Iterations && spent > 0);
-        let ended = has_run.then(|| event_loop.longest.load(Relaxed));
-        longest = longest.max(ended).max(going_on);
+        self.longest = self.longest.max(has_run.then_some(longest)).max(going_on);
     }
-    EventLoopFacts {
-        delay_p95: (observed > 0).then(|| Duration::from_nanos(percentile(&evidence, observed))),
-        longest_delay: longest.map(Duration::from_nanos),
-        times,
+
+    fn facts(self) -> EventLoopFacts {
+        let Self { evidence, observed, longest, times } = self;
+        EventLoopFacts {
+            delay_p95: (observed > 0).then(|| Duration::from_nanos(percentile(&evidence, observed))),
+            longest_delay: longest.map(Duration::from_nanos),
+            times,
+        }
     }
 }
 
@@ -474,6 +516,18 @@ mod tests {
         }
         assert_eq!(loops.drain(SECOND).longest_delay, Some(at(70)));
         assert_eq!(loops.drain(2 * SECOND), EventLoopFacts::default());
-        assert!(loops.add(Method::Beats, 0).is_some());
+        assert!(loops.has_room(Method::Beats) && loops.add(Method::Beats, 0).is_some());
+    }
+
+    #[test]
+    fn an_iteration_in_which_its_loop_is_left_counts_as_far_as_it_has_come() {
+        let loops = EventLoops::default();
+        let event_loop = added(&loops, Method::Iterations, 0);
+        select(&event_loop, 0, 900);
+        event_loop.end_running(1000 * MS);
+        event_loop.end_running(1500 * MS);
+        let facts = loops.drain(SECOND);
+        assert_eq!((delays(&facts), times(&facts)), ((Some(at(50)), Some(at(100))), vec![(at(100), SECOND)]));
+        assert_eq!(loops.drain(2 * SECOND), EventLoopFacts::default());
     }
 }
