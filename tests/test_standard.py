@@ -342,7 +342,9 @@ def test_the_queue_is_not_that_of_another_process(flush: Callable[[], Flush], tm
             assert flush()["accept_queue.depth"] == 0
 
 
-def test_a_forked_child_searches_for_listeners_anew(run_program: RunProgram, flushes: Flushes) -> None:
+def test_a_listener_of_the_first_minute_is_found_at_once_in_a_child_as_well(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
     run_program(
         """
         import os, socket
@@ -355,6 +357,8 @@ def test_a_forked_child_searches_for_listeners_anew(run_program: RunProgram, flu
                 clients = [socket.create_connection(later.getsockname()) for _ in range(3)]
                 assert RuntimeMetrics.flush()
                 if (child := os.fork()) == 0:
+                    own = socket.create_server(("127.0.0.1", 0))
+                    clients += [socket.create_connection(own.getsockname()) for _ in range(5)]
                     assert RuntimeMetrics.flush()
                     RuntimeMetrics.disable()
                     os._exit(0)
@@ -366,8 +370,7 @@ def test_a_forked_child_searches_for_listeners_anew(run_program: RunProgram, flu
         DD_DOGSTATSD_URL=flushes.url,
     )
     first, second, of_child, *_ = [flush["accept_queue.depth"] for flush in flushes.rest()[:3]]
-    # The parent knows its first listener, and looks for others once a minute.
-    assert (first, second, of_child) == (0, 0, 3)
+    assert (first, second, of_child) == (0, 3, 5)
 
 
 @checks("runtime.python.gc.collected")
