@@ -91,6 +91,7 @@ def test_a_program_without_anything_is_described_so(
         ("import asyncio", [], {}, {"loop": "asyncio"}),
         ("import tracemalloc", [], {}, {}),
         ("import tracemalloc; tracemalloc.start()", ["-X", "dev"], {}, {"debug": "tracemalloc"}),
+        ("", ["-X", "tracemalloc"], {}, {"debug": "tracemalloc"}),
         ("import sys; sys.settrace(lambda *_: None)", [], {}, {"debug": "settrace"}),
         ("import threading; threading.settrace(lambda *_: None)", [], {}, {"debug": "settrace"}),
         ("", [], {"PYTHONASYNCIODEBUG": "1"}, {"debug": "asyncio"}),
