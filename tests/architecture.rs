@@ -69,6 +69,7 @@ const HOMES: [(&str, &[&str]); 14] = [
             "sources/",
             "emitter/",
             "clock.rs",
+            "collector/pthread.rs",
             "collector/thread.rs",
             "fork_mark.rs",
             "descriptor.rs",

@@ -1,12 +1,16 @@
 //! A whole collector on a real socket, with an interpreter that the test plays.
 #![cfg(target_os = "linux")]
 
+use std::collections::BTreeSet;
+use std::ffi::{c_int, c_void};
+use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::libc;
 use runtime_metrics::catalogue::CATALOGUE;
 use runtime_metrics::catalogue::metric::{Level, Metric, Value, Wire};
 use runtime_metrics::catalogue::selection::Selection;
@@ -71,6 +75,27 @@ impl Interpreter for FakeInterpreter {
         self.logged.lock().unwrap().extend(messages);
         Vec::new()
     }
+}
+
+/// The kernel ids of the threads that have registered a destructor.
+static WITH_DESTRUCTORS: Mutex<BTreeSet<libc::pid_t>> = Mutex::new(BTreeSet::new());
+
+/// In place of the C library's function, which allocates memory and ends the process if there is none.
+#[expect(unsafe_code, reason = "Only the linker puts a function in the place of another.")]
+#[unsafe(no_mangle)]
+extern "C" fn __cxa_thread_atexit_impl(
+    destructor: extern "C" fn(*mut c_void),
+    value: *mut c_void,
+    library: *mut c_void,
+) -> c_int {
+    type Register = extern "C" fn(extern "C" fn(*mut c_void), *mut c_void, *mut c_void) -> c_int;
+    WITH_DESTRUCTORS.lock().unwrap().insert(nix::unistd::gettid().as_raw());
+    // SAFETY: the name is a string that ends, and the C library's function has this type.
+    let register = unsafe {
+        let next = libc::dlsym(libc::RTLD_NEXT, c"__cxa_thread_atexit_impl".as_ptr());
+        std::mem::transmute::<*mut c_void, Register>(next)
+    };
+    register(destructor, value, library)
 }
 
 /// Who has this tag.
@@ -716,4 +741,26 @@ fn a_failure_is_logged_through_the_interpreter_once() {
     }
     assert_eq!(warnings(), 1);
     collector.stop(None, TIMEOUT, false);
+}
+
+#[test]
+fn no_thread_of_ours_needs_memory_of_the_c_library_to_begin() {
+    let of_the_standard_library = || nix::unistd::gettid().as_raw();
+    let registered = std::thread::spawn(of_the_standard_library).join().unwrap();
+    assert!(WITH_DESTRUCTORS.lock().unwrap().contains(&registered));
+    let running = Running::start(SHORT);
+    running.lines_where(|lines| names(lines, "gc.count") > 0);
+    let mut ours = BTreeSet::new();
+    for task in fs::read_dir("/proc/self/task").unwrap() {
+        let task = task.unwrap();
+        // Another test's thread may end meanwhile.
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        if name.starts_with("rtm-") {
+            ours.insert(task.file_name().to_str().unwrap().parse::<i32>().unwrap());
+        }
+    }
+    assert!(ours.len() >= 2, "{ours:?}");
+    let needing = WITH_DESTRUCTORS.lock().unwrap().intersection(&ours).copied().collect::<Vec<_>>();
+    assert!(needing.is_empty(), "{needing:?}");
+    running.stop();
 }

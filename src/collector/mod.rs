@@ -44,6 +44,8 @@ mod messages;
 mod output;
 mod pipeline;
 mod postponement;
+#[cfg(unix)]
+mod pthread;
 mod reader;
 mod rows;
 mod sampler;

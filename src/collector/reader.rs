@@ -261,7 +261,7 @@ impl Reader {
         if state.phase == Phase::NotRunning && !state.halting {
             let shared = Arc::clone(&self.shared);
             // If it cannot start, the request stays unanswered; the next one tries again.
-            if let Ok(started) = thread::spawn("rtm-reader", STACK, Box::new(move || shared.run())) {
+            if let Ok(started) = thread::spawn(c"rtm-reader", STACK, Box::new(move || shared.run())) {
                 *thread = Some(started);
                 state.phase = Phase::Parked;
             }

@@ -81,7 +81,7 @@ impl Sampler {
                 shared.lock().again = again.map(|after| shared.clock.now() + after);
             }
         };
-        *thread = Some(thread::spawn("rtm-sampler", STACK, Box::new(run))?);
+        *thread = Some(thread::spawn(c"rtm-sampler", STACK, Box::new(run))?);
         schedule.running = true;
         Ok(())
     }

@@ -1,10 +1,13 @@
 //! Native threads: how they start, and how they are joined before a fork.
 
+use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
+#[cfg(unix)]
+use super::pthread::{self, Handle};
 use crate::memory;
 
 /// How often to check whether the kernel has released a thread that has ended; mostly the first check is the last.
@@ -12,7 +15,7 @@ const MAX_CHECKS: usize = 10_000;
 
 /// A thread of ours.
 pub struct Thread {
-    handle: JoinHandle<()>,
+    handle: Handle,
     /// Its kernel id, once it runs.
     id: Arc<AtomicU64>,
 }
@@ -23,8 +26,7 @@ impl Thread {
     /// The kernel counts it for some microseconds after it can be joined, and CPython asks the kernel whether a process
     /// that forks has threads.
     pub fn join(self) {
-        // Its panics have been caught.
-        drop(self.handle.join());
+        self.handle.join();
         let id = self.id.load(SeqCst);
         for _ in 0..MAX_CHECKS {
             if !is_counted(id) {
@@ -35,18 +37,9 @@ impl Thread {
     }
 
     /// Whether the caller runs on this thread.
-    #[cfg(target_os = "linux")]
     #[must_use]
     pub fn is_current(&self) -> bool {
-        // thread::current() would end the process if there is no memory.
-        self.id.load(SeqCst) == kernel_id()
-    }
-
-    /// Whether the caller runs on this thread.
-    #[cfg(not(target_os = "linux"))]
-    #[must_use]
-    pub fn is_current(&self) -> bool {
-        self.handle.thread().id() == thread::current().id()
+        self.handle.is_current()
     }
 }
 
@@ -56,34 +49,57 @@ impl Thread {
 /// # Errors
 ///
 /// If the system cannot start another thread, or if memory is short.
-pub fn spawn(name: &str, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
-    // The standard library needs some for the thread that starts another first.
+pub fn spawn(name: &'static CStr, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<Thread> {
+    // The C library needs some for the thread's start.
     if !(memory::is_available() && memory::is_available_for_thread(stack)) {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
     let id = Arc::new(AtomicU64::new(0));
     let own_id = Arc::clone(&id);
-    let run = move || {
+    let run = Box::new(move || {
         own_id.store(kernel_id(), SeqCst);
         run();
-    };
-    let spawn = || thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(run);
+    });
     #[cfg(unix)]
-    let handle = {
-        use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-        let mut blocked = SigSet::all();
-        for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT] {
-            blocked.remove(fault);
-        }
-        // A thread inherits the mask of the one that starts it.
-        let before = blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
-        let thread = spawn();
-        before.thread_set_mask()?;
-        thread?
-    };
+    let handle = without_signals(|| pthread::spawn(name, stack, run))?;
     #[cfg(not(unix))]
-    let handle = spawn()?;
+    let handle = Handle::spawn(name, stack, run)?;
     Ok(Thread { handle, id })
+}
+
+/// Starts a thread with all signals blocked but those of faults: it inherits the mask of the one that starts it.
+#[cfg(unix)]
+fn without_signals(spawn: impl FnOnce() -> io::Result<Handle>) -> io::Result<Handle> {
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+    let mut blocked = SigSet::all();
+    for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL, Signal::SIGABRT] {
+        blocked.remove(fault);
+    }
+    let before = blocked.thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let handle = spawn();
+    before.thread_set_mask()?;
+    handle
+}
+
+/// A thread of the standard library.
+#[cfg(not(unix))]
+struct Handle(thread::JoinHandle<()>);
+
+#[cfg(not(unix))]
+impl Handle {
+    fn spawn(name: &CStr, stack: usize, run: Box<dyn FnOnce() + Send>) -> io::Result<Self> {
+        let name = name.to_string_lossy().into_owned();
+        thread::Builder::new().name(name).stack_size(stack).spawn(run).map(Self)
+    }
+
+    fn join(self) {
+        // Its panics were printed.
+        drop(self.0.join());
+    }
+
+    fn is_current(&self) -> bool {
+        self.0.thread().id() == thread::current().id()
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -143,7 +159,7 @@ mod tests {
     fn a_thread_that_was_joined_is_gone() {
         assert!(is_counted(kernel_id()));
         for _ in 0..200 {
-            let thread = spawn("ended", STACK, Box::new(|| ())).unwrap();
+            let thread = spawn(c"ended", STACK, Box::new(|| ())).unwrap();
             let id = Arc::clone(&thread.id);
             thread.join();
             let id = id.load(SeqCst);
@@ -161,7 +177,7 @@ mod tests {
         let before = SigSet::thread_get_mask().unwrap();
         let (masks, received) = mpsc::channel();
         let run = move || masks.send(SigSet::thread_get_mask().unwrap()).unwrap();
-        spawn("masked", STACK, Box::new(run)).unwrap();
+        spawn(c"masked", STACK, Box::new(run)).unwrap();
         let mask = received.recv_timeout(Duration::from_mins(1)).unwrap();
         assert!(mask.contains(nix::sys::signal::SIGTERM) && mask.contains(nix::sys::signal::SIGINT));
         assert_eq!(SigSet::thread_get_mask().unwrap(), before);
