@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 import psutil
-from serving import ROOT, SERVERS, SETTINGS, TIMEOUT, Datagrams
+from serving import ROOT, SERVERS, TIMEOUT, Datagrams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -206,15 +206,13 @@ class Gunicorn:
             "RECORDED": str(self.recorded),
             "TMPDIR": self._temporary.name,
         }
-        # Fixtures of a module start it before the fixture of each test cleans the environment.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
         command = f"gunicorn --no-control-socket --bind unix:{self.path} {options}"
         program, *arguments = shlex.split(command.format(statsd=self.statsd.url, folder=folder))
         with self._stderr.open("wb") as stderr:
             self.process = psutil.Popen(
                 [str(SERVERS / "bin" / program), *arguments],
                 cwd=ROOT / "tests" / "servers",
-                env=inherited | settings | environment,
+                env=os.environ | settings | environment,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 start_new_session=True,
