@@ -14,7 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from catalogue_names import PERCENT_NAMES, PREFIX, TIMELESS_NAMES, assert_complete, is_complete
+from catalogue_names import (
+    PERCENT_NAMES,
+    PREFIX,
+    TIMELESS_NAMES,
+    assert_complete,
+    each_level,
+    is_complete,
+)
 from datadog_receiver import DatadogReceiver, Forwarded, arrived, forwarded, rejected
 from lambda_runtime import FUNCTIONS, LAMBDA, Answer, Environment, environment, init_error
 from launching import wheel
@@ -72,6 +79,7 @@ def plain(name: str) -> dict[str, str]:
 # Freezes
 
 
+@each_level
 def test_each_invocation_sends_one_set_between_its_event_and_its_answer(tmp_path: Path) -> None:
     variables = plain("echo") | {"DD_RUNTIME_METRICS_INTERVAL": "0.1"}
     with environment(OURS, tmp_path, variables) as running:
