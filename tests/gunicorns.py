@@ -116,6 +116,10 @@ class Lines(Datagrams[list[Line]]):
         """The lines of all metrics whose names start with this."""
         return [line for lines in list(self) for line in lines if line.name.startswith(name)]
 
+    def of(self, name: str) -> list[Line]:
+        """The lines of this metric."""
+        return [line for line in self.named(name) if line.name == name]
+
     def sums(self, name: str) -> dict[str, float]:
         """The sums of the counters whose names start with this, without those that are 0."""
         sums: defaultdict[str, float] = defaultdict(float)
