@@ -22,7 +22,7 @@ PYTEST := $(BIN)/python -m pytest --durations 15
 # Options and names for release/wheels.py.
 WHEELS ?=
 
-.PHONY: help setup venvs compiled library demo lambda test test-platforms lint audit bench generate check wheel wheels sdist layer clean
+.PHONY: help setup venvs compiled library demo lambda test test-platforms lint audit bench generate availability check wheel wheels sdist layer clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -76,6 +76,10 @@ bench: .bench/.ready .servers/.ready ## our cost beside ddtrace's, and beside th
 generate: setup ## rewrite the files that derive from the catalogue and from Cargo.lock
 	$(BIN)/python docs/generate.py
 	$(BIN)/python release/crates.py
+
+availability: venvs ## record which metrics come in which environment, and rewrite the page that shows it
+	RECORD=1 $(PYTEST) tests/test_availability.py
+	$(BIN)/python docs/generate.py
 
 check: ## what CI runs
 	$(MAKE) --jobs 3 venvs compiled

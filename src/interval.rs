@@ -157,9 +157,33 @@ impl<'a> Interval<'a> {
         Some(100.0 * time.as_secs_f64() / elapsed.as_secs_f64())
     }
 
+    /// Whether its length allows a percentage of time, and of CPU time.
+    #[must_use]
+    pub fn length(&self) -> Length {
+        let elapsed = self.elapsed();
+        if elapsed > self.planned.saturating_mul(MAX_INTERVALS) {
+            Length::TooLong
+        } else if elapsed < MIN_CPU_INTERVAL {
+            Length::TooShort
+        } else {
+            Length::Regular
+        }
+    }
+
     fn elapsed(&self) -> Duration {
         self.later.at.saturating_sub(self.earlier.at)
     }
+}
+
+/// What the length of an interval allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// Too short for a percentage of CPU time.
+    TooShort,
+    /// Every value.
+    Regular,
+    /// No percentage: the process must have been suspended or frozen.
+    TooLong,
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, TypeVar
 
+import pytest
+
 from runtime_metrics import _core
 
 if TYPE_CHECKING:
@@ -56,20 +58,22 @@ TIMELESS_NAMES = [name for name in NAMES if name not in PERCENT_NAMES]
 
 # The level of all processes that choose none: what holds at the default level has to hold at the standard level, too.
 LEVEL = os.environ.get("LEVEL", "default")
-
-# What a flush may contain in addition at that level.
-ADDITIONAL_NAMES = {
-    metric.name.removeprefix(PREFIX) for metric in CATALOGUE if "default" != metric.level == LEVEL
-}
+LEVEL_VARIABLE = "DD_RUNTIME_METRICS_LEVEL"
 
 # What every flush contains.
 CERTAIN_NAMES = [name for name in NAMES if name not in INTERPRETER_NAMES + PERCENT_NAMES]
 
 
+def of_default_level(names: Iterable[str]) -> set[str]:
+    """These names without those that the level of this test's processes adds, whose tags may follow them."""
+    level = os.environ.get(LEVEL_VARIABLE, "default")
+    added = {metric.name.removeprefix(PREFIX) for metric in CATALOGUE if "default" != metric.level == level}
+    return {name for name in names if name.partition("{")[0] not in added}
+
+
 def is_complete(names: Iterable[str]) -> bool:
-    """Whether these are the names of the default level, each once. Percentages may be missing."""
-    given = sorted(set(names) - ADDITIONAL_NAMES)
-    return given in (sorted(NAMES), sorted(TIMELESS_NAMES))
+    """Whether these are the names of the default level, and of what its level adds. Percentages may be missing."""
+    return sorted(of_default_level(names)) in (sorted(NAMES), sorted(TIMELESS_NAMES))
 
 
 def assert_complete(*flushes: Iterable[str]) -> None:
@@ -81,7 +85,7 @@ def assert_complete(*flushes: Iterable[str]) -> None:
     for names in flushes:
         missing, unexpected = (
             set(NAMES).difference(names, PERCENT_NAMES),
-            set(names).difference(NAMES, ADDITIONAL_NAMES),
+            of_default_level(names).difference(NAMES),
         )
         assert not missing, (
             f"{sorted(missing)} did not arrive. Every process sends each `{PREFIX}` row of the default level: if its"
@@ -91,6 +95,18 @@ def assert_complete(*flushes: Iterable[str]) -> None:
             f"{sorted(unexpected)} arrived, but no row of the default level in the catalogue has such a name"
         )
 
+
+def also_at_standard(argument: str, values: Iterable[str], *again: str) -> pytest.MarkDecorator:
+    """Parametrizes a test by values of an argument, and with these again at the standard level."""
+    cases = [
+        *(pytest.param(value, LEVEL, id=value or None) for value in values),
+        *(pytest.param(value, "standard", id=f"{value} at standard") for value in again),
+    ]
+    return pytest.mark.parametrize((argument, "level"), cases, indirect=["level"])
+
+
+# At both levels.
+each_level = pytest.mark.parametrize("level", ["default", "standard"], indirect=True)
 
 # The tests that check each metric.
 CHECKED_BY: dict[str, list[str]] = {name: [] for name in ALL_NAMES}

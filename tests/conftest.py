@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
-from catalogue_names import LEVEL
+from catalogue_names import LEVEL, LEVEL_VARIABLE
 from launching import install_into, interpreter, virtual_environment, wheel
 from receiving import Flushes
 from serving import SETTINGS, Reports
@@ -31,14 +31,30 @@ for variable in ("COLUMNS", "LINES"):
     os.environ.pop(variable, None)
 
 
+# No test depends on what its shell exports.
+for variable in [name for name in os.environ if name.startswith(SETTINGS)]:
+    del os.environ[variable]
+
+
+def set_level(level: str) -> None:
+    """Has processes that choose none use this level."""
+    if level == "default":
+        os.environ.pop(LEVEL_VARIABLE, None)
+    else:
+        os.environ[LEVEL_VARIABLE] = level
+
+
+# Also for what several tests share.
+set_level(LEVEL)
+
+
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test depends on what its shell exports."""
-    for name in os.environ:
-        if name.startswith(SETTINGS):
-            monkeypatch.delenv(name)
-    if LEVEL != "default":
-        monkeypatch.setenv("DD_RUNTIME_METRICS_LEVEL", LEVEL)
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The level of the test, where it is parametrized by that."""
+    level: str = getattr(request, "param", LEVEL)
+    set_level(level)
+    yield level
+    set_level(LEVEL)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 import psutil
-from serving import ROOT, SERVERS, SETTINGS, TIMEOUT, Datagrams
+from serving import ROOT, SERVERS, TIMEOUT, Datagrams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -116,6 +116,10 @@ class Lines(Datagrams[list[Line]]):
         """The lines of all metrics whose names start with this."""
         return [line for lines in list(self) for line in lines if line.name.startswith(name)]
 
+    def of(self, name: str) -> list[Line]:
+        """The lines of this metric."""
+        return [line for line in self.named(name) if line.name == name]
+
     def sums(self, name: str) -> dict[str, float]:
         """The sums of the counters whose names start with this, without those that are 0."""
         sums: defaultdict[str, float] = defaultdict(float)
@@ -206,15 +210,13 @@ class Gunicorn:
             "RECORDED": str(self.recorded),
             "TMPDIR": self._temporary.name,
         }
-        # Fixtures of a module start it before the fixture of each test cleans the environment.
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
         command = f"gunicorn --no-control-socket --bind unix:{self.path} {options}"
         program, *arguments = shlex.split(command.format(statsd=self.statsd.url, folder=folder))
         with self._stderr.open("wb") as stderr:
             self.process = psutil.Popen(
                 [str(SERVERS / "bin" / program), *arguments],
                 cwd=ROOT / "tests" / "servers",
-                env=inherited | settings | environment,
+                env=os.environ | settings | environment,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 start_new_session=True,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from catalogue_names import LEVEL_VARIABLE
 from namespaces import Namespace, need_tools
 from receiving import Flush, flush_of
 from runtime_api import Invocation, RuntimeApi
@@ -185,7 +186,10 @@ class Environment:
             "LAMBDA_TASK_ROOT": str(functions),
             "PYTHONDONTWRITEBYTECODE": "1",
             "_HANDLER": handler,
-        } | variables
+        }
+        if level := os.environ.get(LEVEL_VARIABLE):
+            self.variables[LEVEL_VARIABLE] = level
+        self.variables |= variables
         self.began = time.time()
         with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
             self.process = subprocess.Popen(

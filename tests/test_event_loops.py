@@ -187,6 +187,24 @@ def test_a_forked_child_counts_its_own_loop_and_its_parent_does_not(run: Run) ->
     assert of_parent[1]["event_loop.delay.max"] < 0.8e9
 
 
+@pytest.mark.parametrize("kind", ["own", "inherited"])
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_in_a_child_that_a_loop_forks_all_is_in_place_and_counts_for_the_child_alone(
+    run: Run, installed_in: InstalledIn, version: str, kind: str
+) -> None:
+    _, sent = run("forked", kind, python=installed_in(version))
+    parent = sent[0].tag("runtime-id")
+    _, of_parent, *_ = [flush for flush in sent if flush.tag("runtime-id") == parent]
+    _, of_child = [flush for flush in sent if flush.tag("runtime-id") != parent]
+    never_retrieved = "exceptions.uncaught{source:asyncio_never_retrieved}"
+    assert (of_child[never_retrieved], of_child["gc.collections.gen2"]) == (1, 1)
+    assert of_child["event_loop.delay.max"] >= 0.2e9
+    assert of_child["event_loop.utilization"] > 0
+    assert never_retrieved not in of_parent.values
+    assert of_parent["gc.collections.gen2"] == 3
+    assert of_parent["event_loop.utilization"] > 0
+
+
 @checks("runtime.python.asyncio.tasks")
 def test_tasks_that_never_end_are_counted_and_threads_are_not(
     observe: Observe,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from catalogue_names import is_complete
+from catalogue_names import also_at_standard, is_complete
 from receiving import Flushes
 from test_fork import PROGRAMS, Programs
 
@@ -68,7 +68,15 @@ def program(tmp_path: Path) -> Programs:
     return Programs(tmp_path)
 
 
-@pytest.mark.parametrize("cause", ENDS)
+AGAIN = [
+    "end of the main module",
+    "unhandled exception",
+    "SIGINT (Ctrl-C)",
+    "child of `os.fork()` that ends normally",
+]
+
+
+@also_at_standard("cause", ENDS, *AGAIN)
 def test_a_process_ends_with_one_last_sample_or_with_none(program: Programs, cause: str) -> None:
     assert_end(program, ENDS[cause], cause)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from catalogue_names import FIRST, assert_complete
+from catalogue_names import FIRST, LEVEL, also_at_standard, assert_complete
 from launching import each_version
 from receiving import Flush, flush_of, unnamed
 
@@ -196,7 +196,7 @@ UNHOOKED = [
 ]
 
 
-@pytest.mark.parametrize("kind", HOOKED)
+@also_at_standard("kind", HOOKED, "os.fork", "thread", "finaliser", "daemon")
 def test_parent_and_child_are_measured_separately(program: Programs, kind: str) -> None:
     run = program("forks.py", kind)
     assert_measured(run, "parent")
@@ -500,12 +500,12 @@ def test_two_thousand_forks_of_a_busy_process_lose_no_child_and_no_interval(
     assert max(flush["cpu.time.user"] + flush["cpu.time.sys"] for flush in last_samples) < 1
 
 
-@pytest.mark.parametrize("modules", ["before", "after", "never"])
+@also_at_standard("modules", ["before", "after", "never"], "after")
 @each_version
 def test_python_does_not_warn_of_forks_without_other_threads(
-    program: Programs, installed_in: InstalledIn, version: str, modules: str
+    program: Programs, installed_in: InstalledIn, version: str, modules: str, level: str
 ) -> None:
-    python, forks = installed_in(version), 300
+    python, forks = installed_in(version), 300 if level == LEVEL else 15
     run = program("many_forks.py", str(forks), "--modules", modules, python=python, options=(), udp=True)
     assert run.fact("parent")["statuses"] == {"ended": forks}
     assert (run.fact("parent")["warnings"], run.fact("parent")["kinds"]) == (0, [])

@@ -39,7 +39,7 @@ STUB = ROOT / "python" / "runtime_metrics" / "_core.pyi"
 
 def test_generated_files_are_up_to_date() -> None:
     generated = runpy.run_path(str(ROOT / "docs" / "generate.py"))["generated"]()
-    assert len(generated) == 5
+    assert len(generated) == 6
     for path, text in generated.items():
         assert path.read_text() == text, f"{path.name}: {GENERATE}"
 

@@ -141,7 +141,7 @@ def end_of(folder: Path, worker_class: str, cause: str, config: str) -> End:
         assert server.master.wait(TIMEOUT) == 0
         server.lines.stop()
         answered, samples = (
-            [line.value for line in server.lines.named(name) if line.pid == pid]
+            [line.value for line in server.lines.of(name) if line.pid == pid]
             for name in ("gunicorn.request.status.200", "runtime.python.mem.rss")
         )
         return End(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from catalogue_names import checks
+from catalogue_names import also_at_standard, checks
 from gunicorns import CLASSES, NEEDS, OURS
 from masters import States, running_master
 from serving import OUR_ERRORS, SERVERS, TIMEOUT, need
@@ -452,7 +452,7 @@ def identities(server: Master) -> dict[int, set[str]]:
     return seen
 
 
-@pytest.mark.parametrize("preload", ["", "--preload"])
+@also_at_standard("preload", ["", "--preload"], "--preload")
 def test_the_master_and_each_worker_report_themselves(tmp_path: Path, preload: str) -> None:
     need("gunicorn")
     with (
@@ -477,7 +477,7 @@ def test_the_master_and_each_worker_report_themselves(tmp_path: Path, preload: s
 
 def sizes(server: Master, pid: int) -> list[float]:
     """The resident sizes that a process has reported, oldest first."""
-    return [line.value for line in server.lines.named("runtime.python.mem.rss") if line.pid == pid]
+    return [line.value for line in server.lines.of("runtime.python.mem.rss") if line.pid == pid]
 
 
 def test_a_reload_gives_every_worker_a_new_identity_and_keeps_the_masters(tmp_path: Path) -> None:

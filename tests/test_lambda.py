@@ -9,12 +9,23 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from catalogue_names import PERCENT_NAMES, PREFIX, TIMELESS_NAMES, assert_complete, is_complete
+from catalogue_names import (
+    CATALOGUE,
+    LEVEL,
+    PERCENT_NAMES,
+    PREFIX,
+    TIMELESS_NAMES,
+    assert_complete,
+    each_level,
+    is_complete,
+    of_default_level,
+)
 from datadog_receiver import DatadogReceiver, Forwarded, arrived, forwarded, rejected
 from lambda_runtime import FUNCTIONS, LAMBDA, Answer, Environment, environment, init_error
 from launching import wheel
@@ -72,6 +83,7 @@ def plain(name: str) -> dict[str, str]:
 # Freezes
 
 
+@each_level
 def test_each_invocation_sends_one_set_between_its_event_and_its_answer(tmp_path: Path) -> None:
     variables = plain("echo") | {"DD_RUNTIME_METRICS_INTERVAL": "0.1"}
     with environment(OURS, tmp_path, variables) as running:
@@ -478,6 +490,12 @@ def test_without_a_destination_one_warning_names_both_remedies(tmp_path: Path) -
     assert "DD_FLUSH_TO_LOG=true" in warning
 
 
+def assert_each_twice(points: list[dict[str, Any]]) -> None:
+    """Fails unless each name of the default level is there twice."""
+    names = Counter(point["m"].removeprefix(PREFIX) for point in points)
+    assert {name: names[name] for name in of_default_level(names)} == dict.fromkeys(TIMELESS_NAMES, 2)
+
+
 def test_without_an_extension_metrics_go_to_the_log_if_the_variable_is_set(tmp_path: Path) -> None:
     began = int(time.time())
     answers, running = served(
@@ -485,10 +503,10 @@ def test_without_an_extension_metrics_go_to_the_log_if_the_variable_is_set(tmp_p
     )
     assert [answer.datagrams for answer in answers] == [()] * 2
     points = [json.loads(line) for line in running.output().splitlines() if line.startswith("{")]
-    assert len(points) == 2 * (len(TIMELESS_NAMES) + 3)
     assert all(sorted(point) == ["e", "m", "t", "v"] for point in points)
     sets = [point for point in points if point["m"].startswith(PREFIX)]
-    assert sorted(point["m"] for point in sets) == sorted(2 * [PREFIX + name for name in TIMELESS_NAMES])
+    assert len(points) == len(sets) + 2 * 3
+    assert_each_twice(sets)
     assert all(began <= point["e"] <= time.time() for point in sets)
     assert all(isinstance(point["v"], (int, float)) for point in points)
     order, seconds, datetime, *_ = points
@@ -530,6 +548,7 @@ def test_the_lines_of_an_invocation_are_written_at_once(run_program: RunProgram)
     handler(2, None)
     sys.stdout = stdout
     print([text.count("\\n") for text in Log.writes])
+    print(Log.writes[2], end="")
     """
     output = run_program(
         program,
@@ -538,7 +557,10 @@ def test_the_lines_of_an_invocation_are_written_at_once(run_program: RunProgram)
         DD_RUNTIME_METRICS_EXCLUDE=",".join(PERCENT_NAMES),
         DD_RUNTIME_METRICS_LAMBDA_EXTENSION="/nowhere/datadog-agent",
     )
-    assert output == f"[1, 0, {len(TIMELESS_NAMES)}, 0]\n"
+    counts, *lines = output.splitlines()
+    assert counts == f"[1, 0, {len(lines)}, 0]"
+    names = {json.loads(line)["m"].removeprefix(PREFIX) for line in lines}
+    assert of_default_level(names) == set(TIMELESS_NAMES)
 
 
 def test_what_a_function_flushes_itself_is_written_to_its_log(run_program: RunProgram) -> None:
@@ -559,7 +581,7 @@ def test_what_a_function_flushes_itself_is_written_to_its_log(run_program: RunPr
     ).partition("returned")
     assert rest == "\n"
     points = [json.loads(line) for line in flushed.splitlines()]
-    assert sorted(point["m"] for point in points) == sorted(2 * [PREFIX + name for name in TIMELESS_NAMES])
+    assert_each_twice(points)
     assert all(began <= point["e"] <= time.time() for point in points)
 
 
@@ -657,11 +679,19 @@ def test_tags_that_the_extension_adds_are_not_sent_and_not_contradicted(tmp_path
         assert not re.search("functionname|region|account_id|memorysize", ",".join(answer.flush.tags))
 
 
-def test_no_line_has_more_tags_than_the_extension_takes(tmp_path: Path) -> None:
+def most_own_tags(level: str) -> int:
+    """The most tags that a metric has of its own at a level."""
+    of_runtime = [metric for metric in CATALOGUE if metric.name.startswith(PREFIX)]
+    return max(len(metric.tags) for metric in of_runtime if metric.level in ("default", level))
+
+
+@each_level
+def test_no_line_has_more_tags_than_the_extension_takes(tmp_path: Path, level: str) -> None:
     tags = ",".join(f"tag{number}:x" for number in range(150))
     answers, running = served(OURS, tmp_path, [1, 2], plain("echo") | {"DD_TAGS": tags})
     for answer in answers:
-        assert len(answer.flush.tags) == 100
+        # There is room for those that a metric has of its own.
+        assert len(answer.flush.tags) == 100 - most_own_tags(level)
         assert answer.flush.tags[-1].startswith("cold_start:")
     assert running.output().count("user tags are not sent") == 1
 
@@ -672,9 +702,11 @@ def test_datadogs_receiver_accepts_every_line(tmp_path: Path) -> None:
         elsewhere = {"DD_DOGSTATSD_URL": f"unix://{tmp_path}/agent", "DD_SERVICE": "elsewhere"}
         many = {"DD_TAGS": ",".join(f"tag{number}:x" for number in range(150)), "DD_SERVICE": "many"}
         gauges = {"DD_RUNTIME_METRICS_WIRE_TYPE": "gauge", "DD_SERVICE": "gauges"}
+        # Of the others that an invocation sends, none has several lines.
+        each_once = {"DD_RUNTIME_METRICS_EXCLUDE": ",".join([*PERCENT_NAMES, "exceptions.uncaught"])}
 
         def sent(name: str, handler: str, variables: dict[str, str], frozen: float = 0) -> list[bytes]:
-            (answer,), _ = served(handler, tmp_path / name, [1], ANY_LENGTH | variables, frozen=frozen)
+            (answer,), _ = served(handler, tmp_path / name, [1], each_once | variables, frozen=frozen)
             return list(answer.datagrams)
 
         sets = together(
@@ -686,11 +718,13 @@ def test_datadogs_receiver_accepts_every_line(tmp_path: Path) -> None:
         )
         assert sets[2] == []
         agent.settimeout(TIMEOUT)
-        while b"".join(sets[2]).count(b"\n") < len(TIMELESS_NAMES):
+        names = re.findall(r"^[^:]+", b"".join(sets[1]).decode(), re.MULTILINE)
+        assert of_default_level(name.removeprefix(PREFIX) for name in names) == set(TIMELESS_NAMES)
+        while b"".join(sets[2]).count(b"\n") < len(names):
             sets[2].append(agent.recv(65536))
     datagrams = [datagram.decode() for sent in sets for datagram in sent]
     lines = [line for datagram in datagrams for line in datagram.splitlines()]
-    assert len(lines) == 5 * len(TIMELESS_NAMES) + 3
+    assert len(lines) == 5 * len(names) + 3
     receiver = DatadogReceiver(tmp_path)
     try:
         for datagram in datagrams:
@@ -701,7 +735,7 @@ def test_datadogs_receiver_accepts_every_line(tmp_path: Path) -> None:
         tags = {}
         for service in ("coffee", "early", "elsewhere", "many", "gauges"):
             taken = arrived(receiver.log, service)
-            assert sorted(line.name for line in taken) == sorted(PREFIX + name for name in TIMELESS_NAMES)
+            assert sorted(line.name for line in taken) == sorted(names)
             assert {line.type for line in taken} == {"g" if service == "gauges" else "d"}
             assert forwarded(receiver.log, service) == {
                 line.name: Forwarded(float(line.value), line.type, line.tags | origin) for line in taken
@@ -709,7 +743,7 @@ def test_datadogs_receiver_accepts_every_line(tmp_path: Path) -> None:
             tags[service] = taken[0].tags
         assert "proactive_initialization:true" in tags["early"]
         assert {"functionname:coffee", "executedversion:LATEST", "memorysize:128"} <= tags["elsewhere"]
-        assert len(tags["many"]) == 100
+        assert len(tags["many"]) == 100 - most_own_tags(LEVEL)
         # The receiver aggregates in buckets of ten seconds.
         sketch = r'metric: "coffee_house\.(\w+)"[^{]*dogsketches: \[Dogsketch \{ ts: (\d+), cnt: 1,'
         stamped = dict(re.findall(sketch, receiver.log))
@@ -719,7 +753,7 @@ def test_datadogs_receiver_accepts_every_line(tmp_path: Path) -> None:
         }
         assert sent_times.keys() == {"seconds", "datetime"}
         assert rejected(receiver.log) == []
-        assert all(not receiver.rejects(line) for line in lines[: len(TIMELESS_NAMES) + 3])
+        assert all(not receiver.rejects(line) for line in lines[: len(names) + 3])
     finally:
         receiver.stop()
 

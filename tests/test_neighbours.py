@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import pytest
+from catalogue_names import also_at_standard
 from test_fork import ProgramRun, Programs, total
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def test_a_hub_is_measured_and_not_delayed(program: Programs, library: str, patc
     assert run.ids("parent").isdisjoint(run.ids("child"))
 
 
-@pytest.mark.parametrize("patched", ["before", "after"])
+@also_at_standard("patched", ["before", "after"], "after")
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_warning_of_ours_adds_no_dummy_thread_in_a_hub(
     program: Programs, bare: Callable[[str], ProgramRun], tmp_path: Path, library: str, patched: str
@@ -79,7 +80,7 @@ def test_a_warning_of_ours_adds_no_dummy_thread_in_a_hub(
     assert run.fact("child")["threads"] == without_us.fact("child")["threads"]
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
+@also_at_standard("order", ["before", "after"], "after")
 @pytest.mark.parametrize("kind", ["isolated", "legacy"])
 def test_a_sub_interpreter_does_not_disturb_the_main_one(
     program: Programs, tmp_path: Path, kind: str, order: str

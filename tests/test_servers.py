@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from catalogue_names import also_at_standard
 from serving import need, serving
 
 from runtime_metrics.cli.run import BOOTSTRAP
@@ -129,8 +130,9 @@ SERVERS = {
 }
 
 
-@pytest.mark.parametrize("server", [pytest.param(server, id=name) for name, server in SERVERS.items()])
-def test_every_process_reports_itself(server: Server, tmp_path: Path) -> None:
+@also_at_standard("name", SERVERS, "uwsgi", "uwsgi, lazy", "uvicorn uvloop")
+def test_every_process_reports_itself(name: str, tmp_path: Path) -> None:
+    server = SERVERS[name]
     need(*server.needs.split())
     settings = application(tmp_path, server.enable_in)
     with serving(server.command, tmp_path, **settings) as service:

@@ -6,6 +6,7 @@
 use self::metric::{Counter, Level, Metric, Reading, Unit, Value, Wire};
 use crate::snapshot::{Collections, ResourceUsage, Snapshot, Source};
 
+pub mod absence;
 mod gunicorn;
 pub mod incidents;
 pub mod metric;

@@ -73,6 +73,14 @@ impl Selection {
             .map(|(_, metric)| metric.name)
     }
 
+    /// The most tags that a metric of the runtime among its rows has of its own.
+    #[must_use]
+    pub fn max_own_tags(self) -> usize {
+        let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| self.contains(*row));
+        let of_runtime = rows.filter(|(_, metric)| metric.name.starts_with(PREFIX));
+        of_runtime.map(|(_, metric)| metric.reading.tags().len()).max().unwrap_or(0)
+    }
+
     /// The sources that its rows need.
     #[must_use]
     pub fn needs(self) -> SourceSet {
@@ -186,6 +194,14 @@ mod tests {
         assert!(!without.is_empty() && names(without).iter().all(|name| !name.starts_with("gc.")));
         let with = without.with(Selection::named("gc.pause.max"));
         assert_eq!(names(with.without(without)), ["gc.pause.max"]);
+    }
+
+    #[test]
+    fn the_most_tags_of_its_own_has_what_describes_the_process() {
+        let standard = Selection::at(Level::Standard);
+        assert_eq!(standard.max_own_tags(), crate::snapshot::Description::default().tags().len());
+        assert_eq!(standard.without(Selection::named("info")).max_own_tags(), 1);
+        assert_eq!(Selection::at(Level::Default).max_own_tags(), 0);
     }
 
     #[test]

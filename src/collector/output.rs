@@ -253,12 +253,12 @@ impl Output {
         self.emitter.transport().due_look_up(now)
     }
 
-    /// The delivery status.
+    /// The delivery status, where the last flush gave this snapshot.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self, snapshot: &Snapshot) -> Status {
         let status = self.emitter.status();
         let left_to_ddtrace = self.left_to(self.inputs.tracers.worker.sends());
-        let rows = self.rows.states(self.selection, left_to_ddtrace);
+        let rows = self.rows.states(self.selection, left_to_ddtrace, self.needs, snapshot);
         let status = Status { left_to_ddtrace, rows, ..status };
         match self.sink {
             Sink::Socket => status,

@@ -23,8 +23,10 @@ use crate::sources::{InterpreterAnswer, Sources};
 pub struct Pipeline {
     sources: Sources,
     output: Output,
-    /// The last flush's facts.
+    /// The facts at the beginning of the interval: those of the last flush, unless an invocation has begun since.
     earlier: Snapshot,
+    /// Then, those of the last flush.
+    flushed: Option<Snapshot>,
     messages: Vec<Message>,
     warned_gc_callback_removed: bool,
     warned_server_unreadable: bool,
@@ -39,6 +41,7 @@ impl Pipeline {
             sources,
             output,
             earlier,
+            flushed: None,
             messages: Vec::new(),
             warned_gc_callback_removed: false,
             warned_server_unreadable: false,
@@ -48,7 +51,9 @@ impl Pipeline {
     /// Takes a new baseline for an invocation: what has gathered since the last one is not sent.
     pub fn begin_invocation(&mut self, now: impl FnOnce() -> Duration, invocation: InvocationFacts) {
         self.messages.extend(self.output.set_invocation(invocation));
-        self.earlier = self.sources.baseline(now(), self.output.needs());
+        let baseline = self.sources.baseline(now(), self.output.needs());
+        let before = std::mem::replace(&mut self.earlier, baseline);
+        self.flushed.get_or_insert(before);
     }
 
     /// Takes the first of two readings where a source needs two; gives the time until the flush is due.
@@ -96,6 +101,7 @@ impl Pipeline {
         }
         later.collections = collections;
         self.earlier = later;
+        self.flushed = None;
         everything_sent
     }
 
@@ -135,7 +141,7 @@ impl Pipeline {
     /// The delivery status.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.output.status()
+        self.output.status(self.flushed.as_ref().unwrap_or(&self.earlier))
     }
 
     /// What a child process can take over.

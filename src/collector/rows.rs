@@ -1,11 +1,14 @@
 //! What becomes of each row at a flush: when those are due that are sent only now and then, and which had a value.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::catalogue::CATALOGUE;
-use crate::catalogue::metric::{Reading, Sample};
+use crate::catalogue::absence::Flush;
+use crate::catalogue::metric::{Metric, Sample};
 use crate::catalogue::selection::{Outcome, Selection, append_samples};
-use crate::interval::Interval;
+use crate::interval::{Interval, Length};
+use crate::snapshot::{Snapshot, SourceSet};
 
 /// How often an alarm is sent that has nothing to report, so that it is known to be watched.
 const QUIET_ALARM_INTERVAL: Duration = Duration::from_hours(1);
@@ -19,7 +22,15 @@ pub struct Rows {
     quiet_alarms_due: Duration,
     description_due: Duration,
     /// `None` before the first flush.
-    outcome: Option<Outcome>,
+    last: Option<Last>,
+}
+
+/// What became of the rows, and the length of the interval, as it was and as it was planned.
+#[derive(Debug)]
+struct Last {
+    outcome: Outcome,
+    length: Length,
+    planned: Duration,
 }
 
 impl Rows {
@@ -37,7 +48,8 @@ impl Rows {
         if now >= self.description_due {
             interval = interval.showing_description();
         }
-        self.outcome = Some(append_samples(samples, selection, &interval));
+        let outcome = append_samples(samples, selection, &interval);
+        self.last = Some(Last { outcome, length: interval.length(), planned: interval.planned() });
     }
 
     /// What was appended at `now` has been sent.
@@ -52,20 +64,34 @@ impl Rows {
         }
     }
 
-    /// Each selected row by name: `sent`, or why it is not. `left_out` are those that ddtrace sends.
+    /// Each selected row by name: `sent`, or why it is not. `left_out` are those that ddtrace sends; these sources were
+    /// `read` at the last flush, and gave this snapshot.
     #[must_use]
-    pub fn states(&self, selection: Selection, left_out: Selection) -> Vec<(&'static str, &'static str)> {
+    pub fn states(
+        &self,
+        selection: Selection,
+        left_out: Selection,
+        read: SourceSet,
+        snapshot: &Snapshot,
+    ) -> Vec<(&'static str, Cow<'static, str>)> {
         let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| selection.contains(*row));
-        let state = |row, reading: &Reading, absent| match self.outcome {
-            _ if left_out.contains(row) => "ddtrace sends it",
-            None => "nothing has been flushed yet",
-            Some(outcome) if outcome.sent.contains(row) => "sent",
-            Some(outcome) if !outcome.quiet.contains(row) => absent,
-            Some(_) if reading.kind() == "alarm" => {
-                "nothing to report: sent only when there is, and once an hour"
+        let state = |row, metric: &Metric| {
+            let Some(Last { outcome, length, planned }) = &self.last else {
+                return "nothing has been flushed yet".into();
+            };
+            let is_quiet = outcome.quiet.contains(row);
+            if outcome.sent.contains(row) || (is_quiet && metric.reading.kind() != "alarm") {
+                "sent".into()
+            } else if is_quiet {
+                "nothing to report: sent only when there is, and once an hour".into()
+            } else {
+                Flush { snapshot, read, length: *length, planned: *planned }.reason(metric)
             }
-            Some(_) => "sent",
         };
-        rows.map(|(row, metric)| (metric.name, state(row, &metric.reading, metric.absent))).collect()
+        rows.map(|(row, metric)| {
+            let state = if left_out.contains(row) { "ddtrace sends it".into() } else { state(row, metric) };
+            (metric.name, state)
+        })
+        .collect()
     }
 }

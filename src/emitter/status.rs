@@ -1,5 +1,6 @@
 //! The delivery status: whether sending works, where to, and what has been sent and lost.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub struct Status {
     /// What is not sent as ddtrace sends it.
     pub left_to_ddtrace: Selection,
     /// Each selected row by name: `sent`, or why it was not at the last flush.
-    pub rows: Vec<(&'static str, &'static str)>,
+    pub rows: Vec<(&'static str, Cow<'static, str>)>,
 }
 
 /// Whether sending works.

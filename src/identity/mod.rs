@@ -26,7 +26,7 @@ pub use self::process_tags::Entrypoint;
 /// refuses lines with more.
 const MAX_TAGS: usize = 100;
 
-/// How many of them may be a metric's own, outside AWS Lambda: client telemetry has three.
+/// How many of them may be a metric's own, outside AWS Lambda, if no selected one has more: client telemetry has three.
 const MAX_OWN_TAGS: usize = 3;
 
 /// What an identity is made of.
@@ -42,6 +42,8 @@ pub struct IdentityInputs {
     pub entrypoint: Option<Entrypoint>,
     /// How many bytes of a line its tags may take, if there is a limit.
     pub max_tag_bytes: Option<usize>,
+    /// The most tags that a selected metric has of its own.
+    pub max_own_tags: usize,
     /// The variables that identify the process.
     pub environment: Arc<Environment>,
     /// What the tracers in this process report.
@@ -170,8 +172,8 @@ impl IdentityInputs {
     fn join(&self, leading: &[String], user: &[String], trailing: &[String]) -> Identity {
         let size = |tags: &[String]| tags.iter().map(|tag| tag.len() + 1).sum::<usize>();
         let max_bytes = self.max_tag_bytes.unwrap_or(usize::MAX);
-        let max_tags = if self.function.is_some() { MAX_TAGS } else { MAX_TAGS - MAX_OWN_TAGS };
-        let max_user_tags = max_tags.saturating_sub(leading.len() + trailing.len());
+        let own = if self.function.is_some() { 0 } else { MAX_OWN_TAGS }.max(self.max_own_tags);
+        let max_user_tags = MAX_TAGS.saturating_sub(own + leading.len() + trailing.len());
         let mut room = max_bytes.saturating_sub(size(leading) + size(trailing));
         let fitting = user.iter().take(max_user_tags).take_while(|tag| {
             let fits = tag.len() < room;
@@ -416,6 +418,8 @@ mod tests {
         assert_eq!(with(Some(function(false))), (100, text(55)));
         // With room for those that a metric has of its own.
         assert_eq!(with(None), (97, text(58)));
+        let inputs = IdentityInputs { max_own_tags: 8, ..app([("DD_TAGS", &numbered_tags(150))]) };
+        assert_eq!(inputs.identity().tags.iter().count(), 92);
     }
 
     #[test]

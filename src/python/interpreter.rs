@@ -7,6 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::absence;
 use super::description::DescriptionReader;
 use super::environment::IdentityReader;
 use super::event_loops::{EventLoops, tasks};
@@ -158,14 +159,28 @@ impl CPython {
         let is_needed = |source| needs.contains(source);
         let tasks =
             if is_needed(Source::Tasks) { ignore_exception(py, tasks::count(modules))? } else { None };
+        let tasks = tasks.flatten();
+        let no_tasks = if is_needed(Source::Tasks) && tasks.is_none() {
+            ignore_exception(py, absence::of_tasks(modules))?
+        } else {
+            None
+        };
+        let no_event_loop = if is_needed(Source::EventLoops) {
+            ignore_exception(py, absence::of_event_loops(modules))?.flatten()
+        } else {
+            None
+        };
         let queue_depth =
             if is_needed(Source::Executors) { ignore_exception(py, longest_queue(modules))? } else { None };
         let needs_blocks = needs.contains_any(&[Source::PythonBlocks, Source::LimitApproach]);
         let facts = InterpreterFacts {
             gc_count: is_needed(Source::GcCount).then(|| self.gc_count(py)).flatten(),
             blocks: needs_blocks.then(|| self.count_blocks(py)).flatten(),
-            tasks: tasks.flatten(),
-            queue_depth: queue_depth.flatten(),
+            tasks,
+            no_tasks,
+            queue_depth: queue_depth.and_then(Result::ok),
+            no_queue_depth: queue_depth.and_then(Result::err),
+            no_event_loop,
             is_gil_reenabled: is_needed(Source::Gil).then(|| self.description.is_gil_reenabled(py)).flatten(),
             description: is_needed(Source::Description).then(|| self.description.read(py)).flatten(),
         };

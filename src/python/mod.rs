@@ -9,6 +9,7 @@
 //! `exit` ← `fork` ← `hooks` ← `aws_lambda` ← `api`, and the small files beside them; `tests/architecture.rs` fails on
 //! a circle. What a lower file needs of a higher one it is given.
 
+mod absence;
 mod api;
 mod arguments;
 mod aws_lambda;

@@ -63,6 +63,7 @@ impl Plan {
             runtime_id: self.settings.runtime_id.then(|| process.runtime_id()),
             entrypoint: self.entrypoint.clone(),
             max_tag_bytes: Some(max_tag_bytes(self.settings.origin.max_length())),
+            max_own_tags: self.settings.selection.max_own_tags(),
             environment: Arc::new(self.environment.identity()),
             tracers,
             function: self.settings.aws_lambda.map(Function::new),

@@ -31,7 +31,8 @@ use crate::settings::variables::Variable;
 ///     packets_sent, bytes_sent: What the kernel accepted, without what is known to have been refused.
 ///     packets_dropped, bytes_dropped: What was lost, even if that became known only after the kernel had accepted it.
 ///     left_to_ddtrace: The names of metrics that are not sent as ddtrace sends them itself.
-///     selected: Each metric that is selected, by name: "sent" if the last flush had a value of it, otherwise why not.
+///     selected: Each metric that is selected, by name: "sent" if the last flush had a value of it, otherwise why not:
+///         the reason that applied, or all that there may be, where it is not known which.
 ///
 /// Raises:
 ///     MemoryError: Memory is short.
@@ -89,7 +90,7 @@ pub fn status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         values.set_item("left_to_ddtrace", left.unwrap_or_default())?;
         let selected = py.get_type::<PyDict>().call0()?;
         for (name, state) in status.into_iter().flat_map(|status| status.rows) {
-            selected.set_item(name, state)?;
+            selected.set_item(name, &*state)?;
         }
         values.set_item("selected", selected)
     })?;

@@ -146,7 +146,8 @@ impl fmt::Display for InvalidArgument {
 
 /// What makes no sense for a single invocation of a function: what threads of ours observe, which do not run there, and
 /// what a program does between its requests.
-const NOT_PER_INVOCATION: [Source; 6] = [
+const NOT_PER_INVOCATION: [Source; 7] = [
+    Source::Probe,
     Source::OwnCpu,
     Source::EventLoops,
     Source::Tasks,

@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
+mod absence;
 pub mod server;
 mod source;
 
 use self::server::GunicornFacts;
 
+pub use self::absence::{Absence, Withheld};
 pub use self::source::{Source, SourceSet};
 
 /// All facts at one instant.
@@ -27,6 +29,8 @@ pub struct Snapshot {
     pub limit_approach: Option<LimitApproach>,
     /// The most connections that wait to be accepted at one listener.
     pub accept_queue: Option<u64>,
+    /// Why those are not known.
+    pub no_accept_queue: Option<Absence>,
     /// What our probes observed since the last flush: not cumulative.
     pub probe: ProbeFacts,
     /// How long the event loops of the program kept callbacks waiting.
@@ -37,8 +41,12 @@ pub struct Snapshot {
     pub uncaught: [Option<u64>; Uncaught::ALL.len()],
     /// What only the interpreter knows; `None` if it did not answer in time.
     pub interpreter: Option<InterpreterFacts>,
+    /// Why it was not asked for the blocks of its allocator.
+    pub blocks_withheld: Option<Withheld>,
     /// What Gunicorn does in this process, if it runs here.
     pub gunicorn: GunicornFacts,
+    /// The sources that this operating system does not have.
+    pub unsupported: SourceSet,
 }
 
 /// What the process has used since it started: all its threads, also ended ones, not its children.
@@ -105,6 +113,11 @@ pub struct ThreadTimes {
     pub cpu: Duration,
     /// Time in which it could have run, but others did.
     pub delay: Duration,
+}
+
+impl ThreadTimes {
+    /// Of more threads nothing is known.
+    pub const MAX: u64 = 256;
 }
 
 /// The limits of the control groups that the process is in; all of them hold for the whole group.
@@ -247,8 +260,14 @@ pub struct InterpreterFacts {
     pub blocks: Option<u64>,
     /// Tasks of asyncio that are alive.
     pub tasks: Option<u64>,
+    /// Why those are not known.
+    pub no_tasks: Option<Absence>,
     /// What waits for a thread of a pool: the most of any pool.
     pub queue_depth: Option<u64>,
+    /// Why that is not known.
+    pub no_queue_depth: Option<Absence>,
+    /// Why no event loop can be observed.
+    pub no_event_loop: Option<Absence>,
     /// Whether a free-threaded build runs with the GIL, although that was not asked for; `None` on other builds.
     pub is_gil_reenabled: Option<bool>,
     /// What describes it, as it was within the last minute.

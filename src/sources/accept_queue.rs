@@ -15,6 +15,7 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 use crate::descriptor::Guarded;
+use crate::snapshot::Absence;
 
 /// Only lower numbers are looked at. A system call for each of so many takes 1 ms.
 const MAX_NUMBER: RawFd = 4096;
@@ -34,6 +35,8 @@ const LISTENS: u8 = 10;
 pub struct AcceptQueues {
     descriptors: PathBuf,
     listeners: Vec<Listener>,
+    /// Whether one of those that were found could not be read since.
+    is_incomplete: bool,
     /// The first reading, and the last search.
     searched: Option<(Duration, Duration)>,
 }
@@ -54,20 +57,28 @@ impl AcceptQueues {
     /// Of this process; `root` is `/` except in tests. Nothing is searched for yet.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { descriptors: root.join("proc/self/fd"), listeners: Vec::new(), searched: None }
+        Self {
+            descriptors: root.join("proc/self/fd"),
+            listeners: Vec::new(),
+            is_incomplete: false,
+            searched: None,
+        }
     }
 
-    /// The most connections that wait at one listener, of those over TCP only if asked for; `None` without a listener.
-    #[must_use]
-    pub fn read(&mut self, now: Duration, with_tcp: bool) -> Option<u64> {
+    /// The most connections that wait at one listener, of those over TCP only if asked for.
+    ///
+    /// # Errors
+    ///
+    /// Why that is not known; `None` if a listener could not be read.
+    pub fn read(&mut self, now: Duration, with_tcp: bool) -> Result<u64, Option<Absence>> {
         let (first, last) = self.searched.unwrap_or((now, Duration::ZERO));
         let since = |then| now.saturating_sub(then);
         if since(last) >= PERIOD || since(first) < PERIOD {
             self.find();
             self.searched = Some((first, now));
         }
-        let mut diagnosis = None;
-        let mut largest = None;
+        let (mut diagnosis, mut largest) = (None, None);
+        let found = self.listeners.len();
         self.listeners.retain(|listener| {
             let depth = match listener.family {
                 Family::Tcp if !with_tcp => return true,
@@ -81,11 +92,16 @@ impl AcceptQueues {
             // What is no listener any more, or cannot be read, is left alone until the next search.
             depth.is_some()
         });
-        largest
+        self.is_incomplete |= self.listeners.len() < found;
+        let is_none_left = self.listeners.is_empty();
+        // Otherwise those are left that were not asked for.
+        let absence = if is_none_left { Absence::NoListener } else { Absence::InBacklog };
+        largest.ok_or((!is_none_left || !self.is_incomplete).then_some(absence))
     }
 
     fn find(&mut self) {
         self.listeners.clear();
+        self.is_incomplete = false;
         // From Linux 6.2 on the directory's size is the number of open descriptors, most of which have low numbers.
         let open = fs::metadata(&self.descriptors).map_or(0, |directory| directory.len());
         let mut seen = 0;
@@ -299,15 +315,15 @@ mod tests {
         };
         let [first, second_largest] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let _clients = [full(&first, 40), full(&second_largest, 20)];
-        assert_eq!(queues.read(61 * second, true), Some(40));
+        assert_eq!(queues.read(61 * second, true), Ok(40));
         let later = TcpListener::bind("127.0.0.1:0").unwrap();
         let _more = full(&later, 60);
         // Another file has its number by then.
         drop(first);
         let _files = [(); 3].map(|()| File::open("/proc/self/stat").unwrap());
-        assert_eq!(queues.read(119 * second, true), Some(20));
-        assert_eq!(queues.read(121 * second, true), Some(60));
-        assert!(queues.read(122 * second, false) < Some(20), "without TCP");
+        assert_eq!(queues.read(119 * second, true), Ok(20));
+        assert_eq!(queues.read(121 * second, true), Ok(60));
+        assert!(queues.read(122 * second, false).ok() < Some(20), "without TCP");
     }
 
     #[test]
@@ -321,6 +337,23 @@ mod tests {
         };
         let expected = [true, true, false, true];
         assert_eq!([(1, 2), (50, 60), (50, 61), (50, 110)].map(|(last, now)| searches(last, now)), expected);
+    }
+
+    #[test]
+    fn it_tells_why_nothing_is_known() {
+        let mut queues = AcceptQueues::new(Path::new("/"));
+        // It is not searched again, so that no listener of another test is found.
+        let now = Duration::from_secs(90);
+        queues.searched = Some((Duration::ZERO, now));
+        assert_eq!(queues.read(now, true), Err(Some(Absence::NoListener)));
+        let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+        queues.listeners = vec![Listener { number: listening.as_raw_fd(), family: Family::Tcp }];
+        assert_eq!(queues.read(now, false), Err(Some(Absence::InBacklog)));
+        // As where the kernel does not diagnose it.
+        queues.listeners[0].family = Family::Unix;
+        for _ in 0..2 {
+            assert_eq!(queues.read(now, true), Err(None));
+        }
     }
 
     #[test]

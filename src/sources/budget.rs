@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
+use crate::snapshot::Withheld;
+
 /// The time at which a read that was given up is due.
 const NEVER: u64 = u64::MAX;
 
@@ -42,18 +44,6 @@ pub struct Budget {
     excesses: AtomicU32,
     /// It was given up, and nobody knows yet.
     has_news: AtomicBool,
-}
-
-/// Why a read is not made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Withheld {
-    /// The last one cost so much that the next one is due only then.
-    Until(Duration),
-    /// The last ones cost so much that none is made any more.
-    GivenUp {
-        /// What the last one cost.
-        cost: Duration,
-    },
 }
 
 impl Budget {

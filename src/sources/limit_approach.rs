@@ -7,11 +7,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::budget::Withheld;
 use super::malloc::Malloc;
 use super::python_blocks::PythonBlocks;
 use super::trend::{self, Point};
-use crate::snapshot::{GrowthCause, LimitApproach, LimitedMemory, MemoryParts};
+use crate::snapshot::{GrowthCause, LimitApproach, LimitedMemory, MemoryParts, Withheld};
 
 /// The time between two points, at least.
 const PERIOD: Duration = Duration::from_mins(1);

@@ -62,6 +62,21 @@ type Process = linux::Linux;
 #[cfg(not(target_os = "linux"))]
 type Process = portable::Portable;
 
+/// What this operating system does not have.
+const UNSUPPORTED: &[Source] = if cfg!(target_os = "linux") {
+    &[]
+} else {
+    &[
+        Source::Threads,
+        Source::MemoryParts,
+        Source::Descriptors,
+        Source::Uptime,
+        Source::ThreadTimes,
+        Source::Cgroup,
+        Source::AcceptQueue,
+    ]
+};
+
 /// Every source of one collector.
 #[derive(Debug)]
 pub struct Sources {
@@ -196,10 +211,12 @@ impl Sources {
             let is_in_backlog = needed.contains(Source::GunicornBacklog) && gunicorn.is_here();
             self.accept_queues.read(now, !is_in_backlog)
         } else {
-            None
+            Err(None)
         };
         #[cfg(not(target_os = "linux"))]
-        let accept_queue = None;
+        let accept_queue = Err(None);
+        // Before it may be asked for them.
+        let blocks_withheld = blocks.withheld(now);
         let answer = ask_interpreter();
         let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
         let limit_approach = needed.contains(Source::LimitApproach).then(|| {
@@ -216,7 +233,8 @@ impl Sources {
             process,
             own_cpu: needed.contains(Source::OwnCpu).then(|| own_cpu.read()).flatten(),
             limit_approach: limit_approach.flatten(),
-            accept_queue,
+            accept_queue: accept_queue.ok(),
+            no_accept_queue: accept_queue.err().flatten(),
             probe: match mode {
                 Mode::Drain => probe.drain(now),
                 Mode::Read => probe.read(now),
@@ -236,6 +254,8 @@ impl Sources {
                 Default::default()
             },
             interpreter: answer.map(|answer| answer.facts),
+            blocks_withheld,
+            unsupported: UNSUPPORTED.iter().copied().collect(),
         }
     }
 }

@@ -10,16 +10,13 @@ use std::time::Duration;
 
 use crate::snapshot::ThreadTimes;
 
-/// The most threads that are looked at.
-const MAX_THREADS: u64 = 256;
-
 /// Reads them below `root`, which is `/` except in tests; `None` if there are too many threads, or if the kernel keeps
 /// no such statistics.
 #[must_use]
 pub fn read(root: &Path) -> Option<Vec<ThreadTimes>> {
     let tasks = root.join("proc/self/task");
     // The link count includes `.` and `..`.
-    if fs::metadata(&tasks).ok()?.nlink() > MAX_THREADS + 2 {
+    if fs::metadata(&tasks).ok()?.nlink() > ThreadTimes::MAX + 2 {
         return None;
     }
     let mut times = Vec::new();

@@ -10,6 +10,7 @@ import contextvars
 import ctypes
 import gc
 import json
+import logging
 import os
 import random
 import selectors
@@ -282,6 +283,48 @@ async def forking() -> None:
         os._exit(0)
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         await asyncio.sleep(0.01)
+
+
+async def forked() -> None:
+    """Forks; the child runs a loop of its own, or goes on with this one. There a task fails, and a call blocks."""
+    (kind,) = sys.argv[2:]
+    logging.getLogger("asyncio").disabled = True
+    gc.disable()
+    loop = asyncio.get_running_loop()
+    for _ in range(3):
+        gc.collect()
+
+    async def fail() -> None:
+        raise ValueError
+
+    async def child() -> None:
+        flush()
+        assert is_observed(asyncio.get_running_loop())
+        gc.collect()
+        failing = asyncio.create_task(fail())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        del failing
+        time.sleep(0.2)
+        await asyncio.sleep(0)
+        flush()
+
+    if (pid := os.fork()) == 0:
+        status = 1
+        try:
+            if kind == "own":
+                asyncio.events._set_running_loop(None)
+                asyncio.new_event_loop().run_until_complete(child())
+            else:
+                asyncio.events._set_running_loop(loop)
+                await child()
+            status = 0
+        finally:
+            os._exit(status)
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        await asyncio.sleep(0.01)
+    assert ended == (pid, 0)
+    assert is_observed(loop)
 
 
 def full_pool() -> None:
@@ -694,7 +737,7 @@ def unobserved() -> None:
     print(json.dumps(None))
 
 
-OBSERVED = (blocking, computing, idle, holding, busy_thread, varied, tasks, threads, nested, forking)
+OBSERVED = (blocking, computing, idle, holding, busy_thread, varied, tasks, threads, nested, forking, forked)
 PROGRAMS: dict[str, Callable[[], None]] = {
     **{work.__name__: observed(work) for work in OBSERVED},
     **{
