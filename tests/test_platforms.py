@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the compilers here are shell scripts")
 
-TOOL = Path(__file__).parent.parent / "tools" / "platforms.py"
+TOOLS = Path(__file__).parent.parent / "tools"
 RELEASE = "1.95.0"
 WINDOWS = "x86_64-pc-windows-msvc"
 
@@ -20,8 +20,7 @@ WINDOWS = "x86_64-pc-windows-msvc"
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A tree with the tool, and a compiler for this platform alone."""
-    (tmp_path / "tools").mkdir()
-    shutil.copy(TOOL, tmp_path / "tools")
+    shutil.copytree(TOOLS, tmp_path / "tools")
     (tmp_path / "bin").mkdir()
     for name, prints in {
         "rustc": f'[ "$1" = --version ] && echo "rustc {RELEASE}-nightly (0 0)" || echo "{tmp_path}/sysroot"',
