@@ -27,9 +27,16 @@ class Row:
     built: str = "no"
     run: str = "no"
 
+    def words(self) -> list[str]:
+        """The same, as a word for each."""
+        return [
+            "failed" if FAILED in cell else "no" if cell.startswith("no") else "yes"
+            for cell in (self.checked, self.built, self.run)
+        ]
+
     def failed(self) -> bool:
         """Whether anything failed that could be done."""
-        return any(cell.startswith(FAILED) for cell in (self.checked, self.built, self.run))
+        return any(FAILED in cell for cell in (self.checked, self.built, self.run))
 
 
 def debian(command: str, *words: str) -> str:
@@ -61,22 +68,43 @@ def tests(done: subprocess.CompletedProcess[str]) -> str:
     failed = re.findall(r"^test (\S+) \.\.\. FAILED", done.stdout, re.MULTILINE)
     if done.returncode or not passed:
         return f"{FAILED}: {', '.join(failed) or 'it did not end'}; {passed} Rust tests passed"
-    return f"all {passed} Rust tests that are not Linux's own"
+    return f"all {passed} Rust tests"
 
 
 def cargo(
     target: str, *words: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs cargo for a target, and shows what it prints."""
-    print(f"\n{target}: cargo {' '.join(words)}", flush=True)
-    command = [sys.executable, str(ROOT / "tools/platforms.py"), "cargo", target, *words]
+    tool = [sys.executable, str(ROOT / "tools/platforms.py"), "cargo", target, *words]
+    return show(f"{target}: cargo {' '.join(words)}", tool, environment)
+
+
+def show(
+    title: str, command: list[str], environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command, and shows what it prints."""
+    print(f"\n{title}", flush=True)
     variables = os.environ | (environment or {})
     lines = []
     with subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        cwd=ROOT,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line)
     return subprocess.CompletedProcess(command, process.returncode, "".join(lines))
+
+
+def script(path: Path, *lines: str) -> Path:
+    """Writes a command of these lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return path
