@@ -62,8 +62,12 @@ def cargo(target: str, *words: str) -> int:
     """Runs cargo for a target; returns its exit status."""
     first, *rest = words
     options = ["--locked", "--target", target, "--target-dir", str(FOLDER / "target")]
-    # Without what a debugger needs, the standard library is built sooner.
-    environment = os.environ | {"PYO3_NO_PYTHON": "1", "CARGO_PROFILE_DEV_DEBUG": "false"}
+    # Without what a debugger needs, the standard library is built sooner. An extension module looks for no libpython.
+    environment = os.environ | {
+        "PYO3_NO_PYTHON": "1",
+        "PYO3_BUILD_EXTENSION_MODULE": "1",
+        "CARGO_PROFILE_DEV_DEBUG": "false",
+    }
     library = source()
     if library and not is_installed(target):
         options += ["-Z", "build-std"]
