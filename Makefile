@@ -19,8 +19,9 @@ AUTOSTART := $(addprefix autostart/,pyproject.toml README.md LICENSE runtime_met
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --durations 15
 
-# Options and names for release/wheels.py.
+# Options and names for release/wheels.py, and names for tests/platforms/targets.py.
 WHEELS ?=
+PLATFORMS ?=
 
 .PHONY: help setup venvs compiled library demo lambda test test-platforms lint audit bench generate availability check wheel wheels sdist layer clean
 
@@ -50,8 +51,8 @@ test: venvs ## every test: those that wait side by side, then those that measure
 	$(PYTEST) --numprocesses $(WORKERS) -m "not measures"
 	$(PYTEST) -m measures
 
-test-platforms: library ## what can be checked, built and run here for other platforms, as a table
-	$(PYTHON) tests/platforms/targets.py
+test-platforms: library .venv/.tools ## what can be checked, built and run here for other platforms, as a table
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tests/platforms/targets.py $(PLATFORMS)
 
 lint: setup ## formatting, lints, types and licences
 	cargo fmt --check

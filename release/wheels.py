@@ -24,11 +24,11 @@ import wheel_checks
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "dist" / "wheels"
 
-# The source of the toolchain's standard library, as in Debian's package rust-src: where there is one, cargo builds the
+# The source of the toolchain's standard library, as `make library` unpacks it: where there is one, cargo builds the
 # library for a target that the toolchain has none for.
 SOURCES = [
     *filter(None, [os.environ.get("RUST_LIBRARY_SOURCE")]),
-    *map(str, ROOT.glob(".platforms/rust-src/usr/src/rustc-*/library")),
+    *map(str, ROOT.glob(".platforms/library/*/library")),
 ]
 
 

@@ -1,8 +1,9 @@
-"""The lints for other platforms run where Rust's standard library for them is there, and otherwise say so."""
+"""What is done for other platforms: lints where Rust's standard library is there, and a program that runs here too."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the compilers here are shell scripts")
 
-TOOL = Path(__file__).parent.parent / "tools" / "platforms.py"
+TOOLS = Path(__file__).parent.parent / "tools"
 RELEASE = "1.95.0"
 WINDOWS = "x86_64-pc-windows-msvc"
 
@@ -20,8 +21,7 @@ WINDOWS = "x86_64-pc-windows-msvc"
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A tree with the tool, and a compiler for this platform alone."""
-    (tmp_path / "tools").mkdir()
-    shutil.copy(TOOL, tmp_path / "tools")
+    shutil.copytree(TOOLS, tmp_path / "tools")
     (tmp_path / "bin").mkdir()
     for name, prints in {
         "rustc": f'[ "$1" = --version ] && echo "rustc {RELEASE}-nightly (0 0)" || echo "{tmp_path}/sysroot"',
@@ -73,3 +73,48 @@ def test_an_installed_standard_library_is_used_as_it_is(tree: Path) -> None:
     assert "did not run for aarch64-apple-darwin, x86_64-apple-darwin: " in missing
     assert installed.startswith(" clippy ")
     assert "build-std" not in installed
+
+
+@pytest.mark.parametrize(("excluded", "timeout"), [("", 60), ("mem.rss", 2)])
+def test_the_program_of_every_platform_is_right_here_and_notices_what_is_missing(
+    excluded: str, timeout: int
+) -> None:
+    program = TOOLS.parent / "tests" / "programs" / "family.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", program],
+        env=os.environ | {"DD_RUNTIME_METRICS_EXCLUDE": excluded, "TIMEOUT": str(timeout)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+    )
+    assert (done.returncode == 0) == (not excluded), done.stderr
+    assert done.stdout.endswith(" metrics of 3 processes\n") == (not excluded)
+    assert not excluded or re.search(f"{{.*'runtime.python.{excluded}'.*}} missing", done.stderr)
+
+
+def test_the_table_keeps_the_rows_that_were_not_asked_for(tmp_path: Path) -> None:
+    shutil.copytree(TOOLS.parent / "tests" / "platforms", tmp_path / "tests" / "platforms")
+    (tmp_path / "docs").mkdir()
+    pages = tmp_path / "docs" / "platforms.md", tmp_path / "README.md"
+    for page in pages:
+        page.write_text(
+            "a\n<!-- platforms: written by `make test-platforms` -->\n<!-- end of platforms -->\nb\n"
+        )
+
+    def make(*rows: tuple[str, str, str, str]) -> int:
+        program = f"""
+import targets
+targets.PLATFORMS = [lambda row=row: targets.Row(*row) for row in {rows}]
+raise SystemExit(targets.main([]))
+"""
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "tests" / "platforms")}
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode
+
+    assert make(("a-b", "clippy", "no: why", "no"), ("c-d", "clippy", "wheel", "**failed**: x")) == 1
+    assert make(("c-d", "clippy", "wheel", "all 3 tests")) == 0
+    full, short = (page.read_text().splitlines() for page in pages)
+    assert full[5:7] == ["| a-b | clippy | no: why | no |", "| c-d | clippy | wheel | all 3 tests |"]
+    assert short[5:7] == ["| a-b | yes | no | no |", "| c-d | yes | yes | yes |"]
+    assert (full[0], full[-1]) == ("a", "b")

@@ -1,7 +1,6 @@
 """Builds for platforms other than this one, with nothing installed: all of it is in .platforms/, which git ignores.
 
     python tools/platforms.py library               fetch the source of Rust's standard library, from Debian's packages
-    python tools/platforms.py packages NAME...      unpack packages of this Debian, with what they depend on
     python tools/platforms.py cargo TARGET WORD...  run cargo for a target
     python tools/platforms.py lint                  run clippy for each target of LINTED
 
@@ -17,13 +16,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from debian import FOLDER, attempt, download, output, release
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / ".platforms"
+ROOT = FOLDER.parent
 LINTED = ("x86_64-pc-windows-msvc", "aarch64-apple-darwin", "x86_64-apple-darwin")
 
 # Debian's releases that may have the source of this compiler's version, the smallest list of packages first.
@@ -35,24 +31,14 @@ def main(command: str, *words: str) -> str | int:
     if command == "library":
         # Without it everything else goes on.
         if reason := "" if source() else attempt(fetch_library):
-            print(reason)
+            print(f"{reason}: `rustup component add rust-src`")
         return 0
-    if command == "packages":
-        return attempt(unpack, *words) or 0
     if command == "cargo":
         target, *rest = words
         return missing(target) or cargo(target, *rest)
     if command == "lint":
         return lint()
     return f"unknown command {command}"
-
-
-def attempt(fetch: Callable[..., str], *names: str) -> str:
-    """Why something could not be fetched; empty if it could."""
-    try:
-        return fetch(*names)
-    except (OSError, subprocess.CalledProcessError) as error:
-        return f"it could not be fetched: {error}"
 
 
 def lint() -> int:
@@ -76,8 +62,12 @@ def cargo(target: str, *words: str) -> int:
     """Runs cargo for a target; returns its exit status."""
     first, *rest = words
     options = ["--locked", "--target", target, "--target-dir", str(FOLDER / "target")]
-    # Without what a debugger needs, the standard library is built sooner.
-    environment = os.environ | {"PYO3_NO_PYTHON": "1", "CARGO_PROFILE_DEV_DEBUG": "false"}
+    # Without what a debugger needs, the standard library is built sooner. An extension module looks for no libpython.
+    environment = os.environ | {
+        "PYO3_NO_PYTHON": "1",
+        "PYO3_BUILD_EXTENSION_MODULE": "1",
+        "CARGO_PROFILE_DEV_DEBUG": "false",
+    }
     library = source()
     if library and not is_installed(target):
         options += ["-Z", "build-std"]
@@ -93,7 +83,7 @@ def is_installed(target: str) -> bool:
 
 def source() -> Path | None:
     """The source of the standard library of this compiler's version."""
-    folders = (sysroot() / "lib/rustlib/src/rust/library", FOLDER / "library" / release() / "library")
+    folders = (sysroot() / "lib/rustlib/src/rust/library", FOLDER / "library" / compiler() / "library")
     return next((folder for folder in folders if (folder / "Cargo.lock").exists()), None)
 
 
@@ -102,94 +92,39 @@ def sysroot() -> Path:
     return Path(output("rustc", "--print", "sysroot"))
 
 
-def release() -> str:
+def compiler() -> str:
     """The compiler's version, without the name of a channel."""
     return output("rustc", "--version").split()[1].partition("-")[0]
 
 
 def fetch_library() -> str:
     """Unpacks the source of the standard library; returns why it could not."""
-    if not shutil.which("apt-get"):
-        return "this is not Debian: `rustup component add rust-src`"
-    # A list of packages of its own: the system's is left as it is.
-    apt = FOLDER / "apt"
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (apt / folder).mkdir(parents=True, exist_ok=True)
-    (apt / "status").touch()
-    (apt / "apt.conf").write_text(
-        f'Dir::Etc::SourceList "{apt}/sources.list"; Dir::Etc::SourceParts "-"; Dir::State::Lists "{apt}/lists";\n'
-        f'Dir::State::Status "{apt}/status"; Dir::Cache "{apt}/cache"; APT::Sandbox::User "root";\n'
-    )
-    # As the system's own: from the same mirror, and signed by the same keys.
-    mirrors = output("apt-get", "indextargets", "--format", "$(REPO_URI)", "Label: Debian").split()
-    key = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    for suite in SUITES if mirrors else ():
-        (apt / "sources.list").write_text(f"deb [signed-by={key}] {mirrors[0]} {suite} main\n")
-        environment = os.environ | {"APT_CONFIG": str(apt / "apt.conf")}
-        subprocess.run(["apt-get", "--quiet=2", "update"], env=environment, check=False)
-        rows = output("apt-cache", "madison", "rust-src", env=environment).splitlines()
-        versions = [row.split("|")[1].strip() for row in rows]
-        for version in versions:
-            if version.startswith(f"{release()}+"):
-                package = download(apt, f"rust-src={version}", env=environment)
-                unpack_library(package)
-                shutil.rmtree(apt)
-                return ""
-    return f"Debian has no source of Rust {release()}: `rustup component add rust-src`"
+    for suite in SUITES:
+        with release(suite) as environment:
+            rows = output("apt-cache", "madison", "rust-src", env=environment).splitlines()
+            versions = {row.split("|")[1].strip() for row in rows}
+            for version in versions:
+                if version.startswith(f"{compiler()}+"):
+                    packages = FOLDER / "packages"
+                    download(packages, f"rust-src={version}", env=environment)
+                    unpack_library(next(packages.glob("*.deb")))
+                    shutil.rmtree(packages)
+                    return ""
+    return f"Debian has no source of Rust {compiler()}"
 
 
 def unpack_library(package: Path) -> None:
     """Unpacks the standard library alone: the package has the compiler, too."""
-    folder = FOLDER / "library" / release()
+    folder = FOLDER / "library" / compiler()
     part = folder.with_name("part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     contents = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(package)], stdout=subprocess.PIPE)
-    inner = f"./usr/src/rustc-{release()}/library"
+    inner = f"./usr/src/rustc-{compiler()}/library"
     command = ["tar", "--extract", "--directory", str(part), "--strip-components", "4", inner]
     subprocess.run(command, stdin=contents.stdout, check=True)
     contents.wait()
     part.rename(folder)
-
-
-def unpack(*names: str) -> str:
-    """Unpacks packages, and those that they depend on and this machine lacks; returns why it could not."""
-    if not shutil.which("apt-get"):
-        return "this is not Debian"
-    root, unpacked = FOLDER / "root", FOLDER / "root" / ".unpacked"
-    known = set(unpacked.read_text().split()) if unpacked.exists() else set()
-    if known.issuperset(names):
-        return ""
-    options = ("--option", "Debug::NoLocking=1", "--no-install-recommends")
-    uris = output("apt-get", "--print-uris", "--quiet=2", *options, "install", *names)
-    if not uris:
-        return f"apt-get knows no package {' '.join(names)}: `apt-get update`"
-    root.mkdir(parents=True, exist_ok=True)
-    for file in (line.split()[1] for line in uris.splitlines()):
-        name = file.partition("_")[0]
-        if name not in known:
-            package = download(FOLDER / "packages", name)
-            subprocess.run(["dpkg-deb", "--extract", str(package), str(root)], check=True)
-            package.unlink()
-            known.add(name)
-    unpacked.write_text("\n".join(sorted(known | set(names))))
-    return ""
-
-
-def download(folder: Path, package: str, env: dict[str, str] | None = None) -> Path:
-    """Downloads a package into a folder; returns its file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["apt-get", "--quiet=2", "--option", "APT::Sandbox::User=root", "download", package]
-    subprocess.run(command, cwd=folder, env=env, check=True)
-    return next(folder.glob(f"{package.partition('=')[0]}_*.deb"))
-
-
-def output(*command: str, env: dict[str, str] | None = None) -> str:
-    """What a command prints; empty if it fails."""
-    done = subprocess.run(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
-    )
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 if __name__ == "__main__":

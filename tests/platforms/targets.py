@@ -1,80 +1,25 @@
-"""Checks, builds and runs this library for other platforms, as far as this machine can, and prints a table of it.
+"""Checks, builds and runs this library for other platforms, as far as this machine can, and makes a table of it.
 
-    python tests/platforms/targets.py [NAME...]    # all of PLATFORMS, or those of these names
+    make test-platforms                     # all of PLATFORMS
+    make test-platforms PLATFORMS=musl      # those of these names: the other rows stay as they are
 
-Each platform is a function that fills in a row. Run is more than built, built more than checked. The exit status is 1
-if anything failed; what could not be done is no failure, and has its reason in the table.
+Each platform is a function that returns a row. Run is more than built, built more than checked. The table is printed,
+and written into docs/platforms.md and the README. The exit status is 1 if anything failed; what could not be done is no
+failure, and has its reason in the table.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from linux import aarch64, musl
+from rows import ROOT, Row, clippy
+from windows import windows
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
-FOLDER = ROOT / ".platforms"
-TOOL = [sys.executable, str(ROOT / "tools/platforms.py")]
-FAILED = "**failed**"
-
-
-@dataclass
-class Row:
-    """What was done for a platform: a word, what was found, or "no" and the reason."""
-
-    target: str
-    checked: str = "no"
-    built: str = "no"
-    run: str = "no"
-
-    def failed(self) -> bool:
-        """Whether anything failed that could be done."""
-        return any(cell.startswith(FAILED) for cell in (self.checked, self.built, self.run))
-
-
-def windows() -> Row:
-    """Windows: clippy for MSVC, and the Rust tests, built by mingw, under Wine."""
-    row = Row("x86_64-pc-windows", checked=clippy("x86_64-pc-windows-msvc"))
-    target, root = "x86_64-pc-windows-gnu", FOLDER / "root"
-    if reason := packages("gcc-mingw-w64-x86-64-posix", "wine64"):
-        row.built = row.run = f"no: {reason}"
-        return row
-    dlls, gcc = FOLDER / "dlls", root / "usr/bin/x86_64-w64-mingw32-gcc-posix"
-    dlls.mkdir(exist_ok=True)
-    # Wine loads the one that it depends on from the path alone.
-    shutil.copy(root / "usr/x86_64-w64-mingw32/lib/zlib1.dll", dlls)
-    stub = [
-        str(gcc),
-        "-shared",
-        "-o",
-        str(dlls / "bcryptprimitives.dll"),
-        str(HERE / "bcryptprimitives.c"),
-        "-ladvapi32",
-    ]
-    subprocess.run(stub, check=True)
-    # Not below this folder: one of Wine's drives leads to /, and cargo would follow it for a source distribution.
-    with tempfile.TemporaryDirectory() as prefix:
-        runner = wine(root, dlls, prefix)
-        environment = {
-            "PATH": f"{gcc.parent}:{os.environ['PATH']}",
-            "CARGO_TARGET_X86_64_PC_WINDOWS_GNU_LINKER": str(gcc),
-            "CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER": str(runner),
-        }
-        row.built = built(cargo(target, "test", "--no-run", environment=environment))
-        if row.built == "yes":
-            row.run = tests(cargo(target, "test", "--tests", "--no-fail-fast", environment=environment))
-        subprocess.run([runner, "wineboot", "--kill"], check=False)
-    return row
+    from collections.abc import Callable, Collection
 
 
 def macos_arm64() -> Row:
@@ -87,93 +32,59 @@ def macos_x86_64() -> Row:
     return macos("x86_64-apple-darwin")
 
 
-PLATFORMS: tuple[Callable[[], Row], ...] = (windows, macos_arm64, macos_x86_64)
-
-
 def macos(target: str) -> Row:
     """Clippy alone."""
     return Row(target, clippy(target), "no: needs Apple's SDK", "no: needs a Mac")
 
 
-def wine(root: Path, dlls: Path, prefix: str) -> Path:
-    """A command that runs a program of Windows; unpacked, Wine finds nothing by itself."""
-    folder = root / "usr/lib/wine"
-    server = folder / "wineserver"
-    # Debian's own is a script, for an installed Wine.
-    server.unlink(missing_ok=True)
-    server.symlink_to("wineserver64")
-    variables = {
-        "LD_LIBRARY_PATH": root / "usr/lib/x86_64-linux-gnu",
-        "WINEDEBUG": "-all",
-        # No prompt to install Mono and Gecko, no entries in a menu.
-        "WINEDLLOVERRIDES": "mscoree=;mshtml=;winemenubuilder.exe=",
-        "WINEPATH": "Z:" + str(dlls).replace("/", "\\"),
-        "WINEPREFIX": prefix,
-    }
-    exports = "".join(f"export {name}='{value}'\n" for name, value in variables.items())
-    command = FOLDER / "wine.sh"
-    command.write_text(f"#!/bin/sh\n{exports}exec '{folder}/wine64' \"$@\"\n")
-    command.chmod(0o755)
-    subprocess.run([command, "wineboot", "--init"], check=True, timeout=600)
-    return command
+# A row each, in this order.
+PLATFORMS: tuple[Callable[[], Row], ...] = (
+    aarch64,
+    musl,
+    windows,
+    macos_arm64,
+    macos_x86_64,
+)
+
+PAGE, README = ROOT / "docs/platforms.md", ROOT / "README.md"
+HEAD = "| target | checked | built | run |\n| --- | --- | --- | --- |\n"
+TABLE = re.compile(
+    r"(?<=<!-- platforms: written by `make test-platforms` -->\n).*?(?=<!-- end of platforms -->)", re.DOTALL
+)
 
 
-def packages(*names: str) -> str:
-    """Has Debian's packages unpacked below .platforms/root; returns why that was not possible."""
-    done = subprocess.run([*TOOL, "packages", *names], stderr=subprocess.PIPE, text=True, check=False)
-    return done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
+def written() -> dict[str, Row]:
+    """The rows of the page, by target: those that were not asked for stay as they are."""
+    lines = re.findall(r"^\| (\w+-.*) \|$", table(PAGE.read_text())[0], re.MULTILINE)
+    return {row.target: row for row in (Row(*line.split(" | ")) for line in lines)}
 
 
-def clippy(target: str) -> str:
-    """Whether clippy passes, of the library with Python and of its tests."""
-    done = cargo(target, "clippy", "--all-targets", "--features", "python")
-    return "clippy" if done.returncode == 0 else built(done)
+def write(rows: Collection[Row]) -> None:
+    """Writes the table into the page, and a word for each cell into the README."""
+    full = [(row.target, row.checked, row.built, row.run) for row in rows]
+    short = [(row.target, *row.words()) for row in rows]
+    for path, lines in ((PAGE, full), (README, short)):
+        text = path.read_text()
+        body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        new = f"\n{HEAD}{body}\n"
+        old = table(text)
+        path.write_text(text[: old.start()] + new + text[old.end() :])
 
 
-def built(done: subprocess.CompletedProcess[str]) -> str:
-    """Whether cargo succeeded; why it could not begin."""
-    if done.returncode == 0:
-        return "yes"
-    last = done.stdout.strip().rpartition("\n")[2]
-    return f"no: {last}" if last.startswith("`rustup") else FAILED
-
-
-def tests(done: subprocess.CompletedProcess[str]) -> str:
-    """How many of the Rust tests passed; the names of the others."""
-    passed = sum(
-        int(count) for count in re.findall(r"^test result: .* (\d+) passed", done.stdout, re.MULTILINE)
-    )
-    failed = re.findall(r"^test (\S+) \.\.\. FAILED", done.stdout, re.MULTILINE)
-    if done.returncode or not passed:
-        return f"{FAILED}: {', '.join(failed) or 'it did not end'}; {passed} Rust tests passed"
-    return f"all {passed} Rust tests that are not Linux's own"
-
-
-def cargo(
-    target: str, *words: str, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Runs cargo for a target, and shows what it prints."""
-    print(f"\n{target}: cargo {' '.join(words)}", flush=True)
-    command = [*TOOL, "cargo", target, *words]
-    variables = os.environ | (environment or {})
-    lines = []
-    with subprocess.Popen(
-        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            lines.append(line)
-    return subprocess.CompletedProcess(command, process.returncode, "".join(lines))
+def table(text: str) -> re.Match[str]:
+    """Where the table of a document is."""
+    found = TABLE.search(text)
+    assert found is not None
+    return found
 
 
 def main(names: list[str]) -> int:
-    """Prints the table."""
-    rows = [platform() for platform in PLATFORMS if not names or platform.__name__ in names]
-    print("\n| target | checked | built | run |\n| --- | --- | --- | --- |")
-    for row in rows:
-        print(f"| {row.target} | {row.checked} | {row.built} | {row.run} |")
-    return int(any(row.failed() for row in rows) or not rows)
+    """Prints the table, and writes it into the documents."""
+    done = [platform() for platform in PLATFORMS if not names or platform.__name__ in names]
+    rows = written() | {row.target: row for row in done}
+    write([*rows.values()])
+    print(table(PAGE.read_text())[0])
+    return int(any(row.failed() for row in done) or not done)
 
 
 if __name__ == "__main__":
