@@ -15,6 +15,7 @@ use super::executors::longest_queue;
 use super::gc_callback::Installation;
 use super::interrupt::ignore_exception;
 use super::process::Process;
+use super::program::is_free_threaded;
 use super::{log, tracers};
 use crate::clock::Clock;
 use crate::collector::{Answer, Interpreter};
@@ -47,7 +48,7 @@ pub struct CPython {
     exception_hooks: ExceptionHooks,
     description: DescriptionReader,
     get_count: Py<PyAny>,
-    /// `sys.getallocatedblocks`, where there is one.
+    /// `sys.getallocatedblocks`, where there is one that can be called.
     count_blocks: Option<Py<PyAny>>,
     blocks: Arc<PythonBlocks>,
     identity: IdentityReader,
@@ -74,6 +75,9 @@ impl CPython {
         let needs = settings.needs();
         let sys = py.import(intern!(py, "sys"))?;
         let modules = sys.getattr(intern!(py, "modules"))?.cast_into::<PyDict>()?.unbind();
+        // Without a GIL it looks at the memory of other threads while they use it.
+        let count_blocks =
+            if is_free_threaded() { None } else { sys.getattr_opt(intern!(py, "getallocatedblocks"))? };
         let exception_hooks = ExceptionHooks::new(py, modules.clone_ref(py));
         let event_loops = EventLoops::new(clock, fork_mark, needs, exception_hooks.counters());
         let event_loops = Arc::new(event_loops);
@@ -94,7 +98,7 @@ impl CPython {
                 settings.aws_lambda.is_some(),
             )?,
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
-            count_blocks: sys.getattr_opt(intern!(py, "getallocatedblocks"))?.map(Bound::unbind),
+            count_blocks: count_blocks.map(Bound::unbind),
             blocks: Arc::default(),
             identity: IdentityReader::new(py)?,
             modules,
