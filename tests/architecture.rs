@@ -75,6 +75,10 @@ const HOMES: [(&str, &[&str]); 14] = [
             "descriptor.rs",
             "memory.rs",
             "stderr.rs",
+            // A function of CPython that is not in the stable ABI.
+            "python/stopped_world.rs",
+            // To wait while other threads go on.
+            "python/turn.rs",
         ],
     ),
     ("uuid::", &["python/process.rs"]),

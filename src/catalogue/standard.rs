@@ -169,7 +169,7 @@ pub const ROWS: &[Metric] = &[
                       that of a native library, or fragmented.",
         absent: "more often than once a minute if counting them took longer than 0.2 ms, or once in 10 minutes if \
                  longer than 1 ms; any more, after a warning, if it took longer than 5 ms twice in a row; with \
-                 PYTHONMALLOC=malloc; while the interpreter does not answer in time",
+                 PYTHONMALLOC=malloc; on free-threaded builds; while the interpreter does not answer in time",
         opentelemetry: None,
     },
     Metric {

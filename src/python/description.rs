@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::environment;
-use super::program::hexversion;
+use super::program::{hexversion, is_free_threaded};
 use crate::clock::Clock;
 use crate::replaceable::Replaceable;
 use crate::snapshot::Description;
@@ -49,12 +49,11 @@ pub struct DescriptionReader {
 impl DescriptionReader {
     /// A reader that has read nothing yet; `is_function` is true in AWS Lambda.
     pub fn new(py: Python<'_>, clock: Clock, modules: Py<PyDict>, is_function: bool) -> PyResult<Self> {
-        let version = sys(py)?.getattr(intern!(py, "version"))?;
         Ok(Self {
             clock,
             modules,
             hexversion: hexversion(py)?,
-            is_free_threaded: version.cast::<PyString>()?.to_string_lossy().contains("free-threading build"),
+            is_free_threaded: is_free_threaded(),
             is_function,
             last: Replaceable::empty(),
         })

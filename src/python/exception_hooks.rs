@@ -15,22 +15,24 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
-use pyo3::types::{PyDict, PyString, PyTuple, PyType, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
+use super::native_function::owner_of;
 use super::program::hexversion;
+use super::turn::Turn;
 use crate::replaceable::Replaceable;
 use crate::snapshot::Uncaught;
 use crate::sources::uncaught::UncaughtCounters;
 
 /// What a hook of ours is a method of.
 #[pyclass(frozen, module = "runtime_metrics._core")]
-struct ExceptionHook {
+pub struct ExceptionHook {
     place: Uncaught,
     counters: Arc<UncaughtCounters>,
     /// The hook that was there before; None in a loop without a handler.
-    previous: Py<PyAny>,
+    pub previous: Py<PyAny>,
     /// Where the program's hook still calls ours after it was removed, ours only hands on.
-    is_counting: Arc<AtomicBool>,
+    pub is_counting: Arc<AtomicBool>,
 }
 
 #[pymethods]
@@ -173,14 +175,14 @@ fn bound_method<'py>(hook: &Bound<'py, ExceptionHook>) -> PyResult<Bound<'py, Py
 
 /// The hooks of modules; a loop has its own.
 #[derive(Clone, Copy)]
-enum Hook {
+pub enum Hook {
     Main,
     Thread,
     Unraisable,
 }
 
 impl Hook {
-    const ALL: [Self; 3] = [Self::Main, Self::Thread, Self::Unraisable];
+    pub const ALL: [Self; 3] = [Self::Main, Self::Thread, Self::Unraisable];
 
     fn place(self) -> Uncaught {
         match self {
@@ -191,7 +193,7 @@ impl Hook {
     }
 
     /// Its module and its attribute.
-    fn names(self, py: Python<'_>) -> (&Bound<'_, PyString>, &Bound<'_, PyString>) {
+    pub fn names(self, py: Python<'_>) -> (&Bound<'_, PyString>, &Bound<'_, PyString>) {
         match self {
             Self::Main => (intern!(py, "sys"), intern!(py, "excepthook")),
             Self::Thread => (intern!(py, "threading"), intern!(py, "excepthook")),
@@ -219,14 +221,24 @@ const GROUPS: &str = "exceptiongroup";
 /// From this version on, the interpreter shows them itself.
 const WITH_GROUPS: u32 = 0x030b_0000;
 
-struct Installed {
-    hook: Py<ExceptionHook>,
-    function: Py<PyAny>,
+/// How often a hook is read again that the program has set meanwhile.
+const MAX_TRIES: usize = 100;
+
+/// A hook, and the function that is called.
+pub struct Installed {
+    pub hook: Py<ExceptionHook>,
+    pub function: Py<PyAny>,
 }
 
 impl Installed {
     /// A hook of ours that is to replace this one.
-    fn new(place: Uncaught, counters: &Arc<UncaughtCounters>, previous: Bound<'_, PyAny>) -> PyResult<Self> {
+    pub fn new(
+        place: Uncaught,
+        counters: &Arc<UncaughtCounters>,
+        previous: Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        names(previous.py());
+        let previous = programs_own(previous);
         let (py, counters) = (previous.py(), Arc::clone(counters));
         let is_counting = Arc::new(AtomicBool::new(true));
         let hook = ExceptionHook { place, counters, previous: previous.unbind(), is_counting };
@@ -243,49 +255,9 @@ impl Installed {
     }
 }
 
-/// Our exception handler of a loop. Weak, as the program's, which it has, may refer to the loop.
-pub struct LoopHandler {
-    function: Py<PyWeakrefReference>,
-    is_counting: Arc<AtomicBool>,
-}
-
-impl LoopHandler {
-    /// Installs it in a loop, in the loop's thread.
-    pub fn install(event_loop: &Bound<'_, PyAny>, counters: &Arc<UncaughtCounters>) -> PyResult<Self> {
-        let py = event_loop.py();
-        names(py);
-        let previous = event_loop.call_method0(intern!(py, "get_exception_handler"))?;
-        let handler = Installed::new(Uncaught::NeverRetrieved, counters, previous)?;
-        let function = PyWeakrefReference::new(handler.function.bind(py))?;
-        event_loop.call_method1(intern!(py, "set_exception_handler"), (&handler.function,))?;
-        counters.watch(Uncaught::NeverRetrieved, true);
-        Ok(Self { function: function.unbind(), is_counting: Arc::clone(&handler.hook.get().is_counting) })
-    }
-
-    /// Restores the one before it, unless the program has set another meanwhile, which may call ours.
-    pub fn remove(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.end();
-        let py = event_loop.py();
-        let Some(function) = self.function.bind(py).upgrade() else { return Ok(()) };
-        let current = event_loop.call_method0(intern!(py, "get_exception_handler"))?;
-        if current.is(&function) {
-            let hook = function.getattr(intern!(py, "__self__"))?;
-            let previous = &hook.cast::<ExceptionHook>()?.get().previous;
-            event_loop.call_method1(intern!(py, "set_exception_handler"), (previous,))?;
-        }
-        Ok(())
-    }
-
-    /// From now on it only hands on.
-    pub fn end(&self) {
-        self.is_counting.store(false, SeqCst);
-    }
-}
-
 impl ExceptionHooks {
     /// Hooks that are not installed yet, in modules of these.
-    pub fn new(py: Python<'_>, modules: Py<PyDict>) -> Self {
-        names(py);
+    pub fn new(modules: Py<PyDict>) -> Self {
         Self {
             counters: Arc::default(),
             modules,
@@ -302,12 +274,12 @@ impl ExceptionHooks {
 
     /// Installs what is wanted and not installed, unless they were removed for good; otherwise removes what is. To be
     /// called again and again, as a program may import `threading` late.
-    pub fn update(&self, py: Python<'_>, are_wanted: bool) {
+    pub fn update(&self, py: Python<'_>, are_wanted: bool, is_current: impl Fn() -> bool) {
         for hook in Hook::ALL {
             let is_installed = self.installed[hook as usize].load().is_some();
             // Where that fails, as there is no memory, nothing is counted.
             if are_wanted && !is_installed {
-                drop(self.install(py, hook));
+                drop(self.install(py, hook, &is_current));
             } else if is_installed && !are_wanted {
                 self.counters.watch(hook.place(), false);
                 drop(self.uninstall(py, hook));
@@ -329,7 +301,7 @@ impl ExceptionHooks {
         }
     }
 
-    fn install(&self, py: Python<'_>, hook: Hook) -> PyResult<()> {
+    fn install(&self, py: Python<'_>, hook: Hook, is_current: &impl Fn() -> bool) -> PyResult<()> {
         let place = hook.place();
         let (module, attribute) = hook.names(py);
         let Some(module) = self.modules.bind(py).get_item(module)? else {
@@ -337,29 +309,41 @@ impl ExceptionHooks {
             self.counters.watch(place, true);
             return Ok(());
         };
-        with_critical_section(&module, || {
-            let installed = &self.installed[hook as usize];
-            if self.are_removed.load(SeqCst) || installed.load().is_some() {
-                return Ok(());
-            }
+        let (_turn, lock) = (Turn::wait(py), dict_of(&module));
+        for _ in 0..MAX_TRIES {
             // Its import may still be under way; or the program wants the interpreter's own, which None stands for.
-            let Some(previous) = module.getattr_opt(attribute)?.filter(|hook| !hook.is_none()) else {
+            let Some(before) = module.getattr_opt(attribute)?.filter(|hook| !hook.is_none()) else {
                 self.counters.watch(place, false);
                 return Ok(());
             };
-            let has_to_wait =
-                matches!(hook, Hook::Main) && self.has_to_wait_for_groups(&module, &previous)?;
+            let has_to_wait = matches!(hook, Hook::Main) && self.has_to_wait_for_groups(&module, &before)?;
             if matches!(hook, Hook::Main) {
                 self.is_waiting.store(has_to_wait, SeqCst);
             }
-            if !has_to_wait {
-                let hook = Installed::new(place, &self.counters, previous)?;
-                module.setattr(attribute, &hook.function)?;
-                installed.store(Some(Arc::new(hook)));
+            if has_to_wait {
+                self.counters.watch(place, true);
+                return Ok(());
             }
-            self.counters.watch(place, true);
-            Ok(())
-        })
+            // Made first, as that may let another thread set a hook.
+            let new = Installed::new(place, &self.counters, before.clone())?;
+            let is_settled = with_critical_section(&lock, || {
+                let installed = &self.installed[hook as usize];
+                if self.are_removed.load(SeqCst) || installed.load().is_some() || !is_current() {
+                    return Ok(true);
+                }
+                if !module.getattr_opt(attribute)?.is_some_and(|current| current.is(&before)) {
+                    return Ok(false);
+                }
+                module.setattr(attribute, &new.function)?;
+                installed.store(Some(Arc::new(new)));
+                self.counters.watch(place, true);
+                Ok::<_, PyErr>(true)
+            })?;
+            if is_settled {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Whether the hook must still be the interpreter's, as a library may be imported that looks at it.
@@ -372,15 +356,35 @@ impl ExceptionHooks {
 
     /// If the program has set another hook meanwhile, that may call ours, which from now on only hands on.
     fn uninstall(&self, py: Python<'_>, hook: Hook) -> PyResult<()> {
-        let Some(installed) = self.installed[hook as usize].swap(None) else { return Ok(()) };
         let (module, attribute) = hook.names(py);
-        let hook = installed.end();
-        let Some(module) = self.modules.bind(py).get_item(module)? else { return Ok(()) };
-        with_critical_section(&module, || {
+        let installed = &self.installed[hook as usize];
+        let Some(module) = self.modules.bind(py).get_item(module)? else {
+            if let Some(installed) = installed.swap(None) {
+                installed.end();
+            }
+            return Ok(());
+        };
+        let _turn = Turn::wait(py);
+        with_critical_section(&dict_of(&module), || {
+            let Some(installed) = installed.swap(None) else { return Ok(()) };
+            let hook = installed.end();
             if module.getattr_opt(attribute)?.is_some_and(|current| current.is(&installed.function)) {
                 module.setattr(attribute, &hook.previous)?;
             }
             Ok(())
         })
     }
+}
+
+/// What has the lock that guards a module's attributes where there is no GIL.
+fn dict_of<'py>(module: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+    module.cast::<PyModule>().map_or_else(|_| module.clone(), |module| module.dict().into_any())
+}
+
+/// The program's hook: where another thread is disabling metrics, that thread's may still stand before it.
+pub fn programs_own(mut hook: Bound<'_, PyAny>) -> Bound<'_, PyAny> {
+    while let Some(ours) = owner_of::<ExceptionHook>(&hook) {
+        hook = ours.get().previous.bind(hook.py()).clone();
+    }
+    hook
 }

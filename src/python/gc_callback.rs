@@ -17,6 +17,9 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyList, PyString};
 
 use super::event_loops::EventLoops;
+use super::native_function::owner_of;
+use super::stopped_world::with_world_stopped;
+use super::turn::Turn;
 use crate::clock::Clock;
 use crate::collector::Postponement;
 use crate::fork_mark::ForkMark;
@@ -31,6 +34,8 @@ pub struct GcCallback {
     postponement: &'static Postponement,
     resume_soon: fn() -> bool,
     event_loops: Arc<EventLoops>,
+    /// It was removed for good and is not installed again.
+    is_removed: AtomicBool,
 }
 
 /// The method that gc calls, with the phase and facts about the collection.
@@ -119,16 +124,15 @@ fn bound_method<'py>(callback: &Bound<'py, GcCallback>) -> PyResult<Bound<'py, P
 
 /// The callback, and the list that it is installed in.
 ///
-/// Several threads may install it at once, and the program may change the list meanwhile. Without a GIL, the list's own
-/// lock makes what is looked up and what is changed one step: nothing in between runs Python code or waits, which would
-/// release it.
+/// Several threads may install it at once, and the program may change the list meanwhile. The list's own lock makes
+/// what is looked up and what is changed one step: nothing in between runs Python code or waits, which would release
+/// it. But a collection walks through the list without that lock, so where it could do so meanwhile it is stopped.
 pub struct Installation {
+    callback: Py<GcCallback>,
     observe: Py<PyAny>,
     callbacks: Py<PyList>,
     /// It was installed before.
     is_installed: AtomicBool,
-    /// It was removed for good and is not installed again.
-    is_removed: AtomicBool,
 }
 
 impl Installation {
@@ -146,42 +150,78 @@ impl Installation {
         event_loops: Arc<EventLoops>,
     ) -> PyResult<Self> {
         keys(py);
+        let is_removed = AtomicBool::new(false);
         let callback = Bound::new(
             py,
-            GcCallback { counters, clock, fork_mark, postponement, resume_soon, event_loops },
+            GcCallback { counters, clock, fork_mark, postponement, resume_soon, event_loops, is_removed },
         )?;
         let observe = bound_method(&callback)?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
         Ok(Self {
+            callback: callback.unbind(),
             observe,
             callbacks: callbacks.cast_into::<PyList>()?.unbind(),
             is_installed: AtomicBool::new(false),
-            is_removed: AtomicBool::new(false),
         })
     }
 
-    /// Installs the callback, unless it was removed for good; whether the program had removed it.
-    pub fn install(&self, py: Python<'_>) -> PyResult<bool> {
+    /// Installs the callback if it is wanted and was not removed for good; whether the program had removed it.
+    ///
+    /// It takes the place of one that another thread, which is disabling metrics, has not removed yet.
+    pub fn install(&self, py: Python<'_>, is_wanted: impl Fn() -> bool) -> PyResult<bool> {
         let callbacks = self.callbacks.bind(py);
+        let is_there = || self.is_removed() || self.position(callbacks).is_some();
+        if is_there() {
+            return Ok(false);
+        }
+        let _turn = Turn::wait(py);
         with_critical_section(callbacks, || {
-            if self.is_removed.load(SeqCst) || self.position(callbacks).is_some() {
+            if is_there() {
                 return Ok(false);
             }
-            callbacks.append(&self.observe)?;
-            Ok(self.is_installed.swap(true, SeqCst))
+            if !is_wanted() {
+                return Ok(self.is_installed.load(SeqCst));
+            }
+            with_world_stopped(py, || {
+                // The lock was released if another thread was stopping the world.
+                if is_there() || !is_wanted() {
+                    return Ok(false);
+                }
+                let other = callbacks
+                    .iter()
+                    .enumerate()
+                    .find_map(|(at, entry)| Some((at, owner_of::<GcCallback>(&entry)?)));
+                match other {
+                    Some((at, other)) => {
+                        other.get().is_removed.store(true, SeqCst);
+                        callbacks.set_item(at, &self.observe)?;
+                    }
+                    None => callbacks.append(&self.observe)?,
+                }
+                Ok(self.is_installed.swap(true, SeqCst))
+            })
         })
     }
 
     /// Removes the callback for good.
     pub fn remove(&self, py: Python<'_>) -> PyResult<()> {
         let callbacks = self.callbacks.bind(py);
+        let _turn = Turn::wait(py);
         with_critical_section(callbacks, || {
-            self.is_removed.store(true, SeqCst);
-            self.position(callbacks).map_or(Ok(()), |at| callbacks.del_item(at))
+            self.callback.get().is_removed.store(true, SeqCst);
+            if self.position(callbacks).is_none() {
+                return Ok(());
+            }
+            with_world_stopped(py, || self.position(callbacks).map_or(Ok(()), |at| callbacks.del_item(at)))
         })
     }
 
+    fn is_removed(&self) -> bool {
+        self.callback.get().is_removed.load(SeqCst)
+    }
+
     fn position(&self, callbacks: &Bound<'_, PyList>) -> Option<usize> {
-        callbacks.iter().position(|entry| entry.is(&self.observe))
+        // Unlike an iterator, this needs no lock.
+        (0..callbacks.len()).find(|at| callbacks.get_item(*at).is_ok_and(|entry| entry.is(&self.observe)))
     }
 }

@@ -16,6 +16,7 @@ use super::executors::longest_queue;
 use super::gc_callback::Installation;
 use super::interrupt::ignore_exception;
 use super::process::Process;
+use super::program::is_free_threaded;
 use super::{log, tracers};
 use crate::clock::Clock;
 use crate::collector::{Answer, Interpreter};
@@ -48,7 +49,7 @@ pub struct CPython {
     exception_hooks: ExceptionHooks,
     description: DescriptionReader,
     get_count: Py<PyAny>,
-    /// `sys.getallocatedblocks`, where there is one.
+    /// `sys.getallocatedblocks`, where there is one that can be called.
     count_blocks: Option<Py<PyAny>>,
     blocks: Arc<PythonBlocks>,
     identity: IdentityReader,
@@ -58,24 +59,30 @@ pub struct CPython {
     force: AtomicBool,
     /// The sources that the selected rows need, as bits.
     needs: AtomicU64,
+    /// Whether this is the interpreter that what runs reads: it may have been disabled, and another enabled.
+    is_current: fn(&Self) -> bool,
 }
 
 impl CPython {
     /// Finds what will be called; installs nothing yet. The GC callback calls `resume_soon` where it notices a fork, or
-    /// that threads are due.
+    /// that threads are due. Callback and hooks are installed only while `is_current` says so.
     pub fn new(
         py: Python<'_>,
         process: &'static Process,
         clock: Clock,
         settings: &Settings,
         resume_soon: fn() -> bool,
+        is_current: fn(&Self) -> bool,
     ) -> PyResult<Self> {
         let gc_counters = Arc::new(GcCounters::new());
         let (counters, fork_mark) = (Arc::clone(&gc_counters), &process.fork_mark);
         let needs = settings.needs();
         let sys = py.import(intern!(py, "sys"))?;
         let modules = sys.getattr(intern!(py, "modules"))?.cast_into::<PyDict>()?.unbind();
-        let exception_hooks = ExceptionHooks::new(py, modules.clone_ref(py));
+        // Without a GIL it looks at the memory of other threads while they use it.
+        let count_blocks =
+            if is_free_threaded() { None } else { sys.getattr_opt(intern!(py, "getallocatedblocks"))? };
+        let exception_hooks = ExceptionHooks::new(modules.clone_ref(py));
         let event_loops = EventLoops::new(clock, fork_mark, needs, exception_hooks.counters());
         let event_loops = Arc::new(event_loops);
         let seen = Arc::clone(&event_loops);
@@ -95,12 +102,13 @@ impl CPython {
                 settings.aws_lambda.is_some(),
             )?,
             get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
-            count_blocks: sys.getattr_opt(intern!(py, "getallocatedblocks"))?.map(Bound::unbind),
+            count_blocks: count_blocks.map(Bound::unbind),
             blocks: Arc::default(),
             identity: IdentityReader::new(py)?,
             modules,
             force: AtomicBool::new(settings.force),
             needs: AtomicU64::new(needs.bits()),
+            is_current,
         })
     }
 
@@ -137,7 +145,7 @@ impl CPython {
     /// caller.
     pub fn install(&self, py: Python<'_>) -> PyResult<()> {
         self.update_exception_hooks(py);
-        self.gc_callback.install(py)?;
+        self.gc_callback.install(py, || (self.is_current)(self))?;
         ignore_exception(py, self.event_loops.find_first(self.modules.bind(py))).map(drop)
     }
 
@@ -149,7 +157,7 @@ impl CPython {
 
     /// Reads everything that is needed; installs our GC callback again if the program has removed it.
     pub fn answer(&self, py: Python<'_>, purpose: Purpose) -> PyResult<Answer> {
-        if self.gc_callback.install(py).unwrap_or(false) {
+        if self.gc_callback.install(py, || (self.is_current)(self)).unwrap_or(false) {
             self.gc_counters.mark_missed();
         }
         self.update_exception_hooks(py);
@@ -203,7 +211,8 @@ impl CPython {
     }
 
     fn update_exception_hooks(&self, py: Python<'_>) {
-        self.exception_hooks.update(py, self.needs().contains(Source::UncaughtExceptions));
+        let are_needed = self.needs().contains(Source::UncaughtExceptions);
+        self.exception_hooks.update(py, are_needed, || (self.is_current)(self));
     }
 
     fn needs(&self) -> SourceSet {

@@ -27,6 +27,9 @@ mod interpreter;
 mod interrupt;
 mod invocations;
 mod log;
+mod loop_handler;
+mod native_function;
+mod orphans;
 mod pending;
 mod plan;
 mod process;
@@ -36,9 +39,11 @@ mod running;
 mod server;
 mod start;
 mod status;
+mod stopped_world;
 mod tables;
 mod thread_local;
 mod tracers;
+mod turn;
 
 /// The native core of `runtime_metrics`.
 #[pyo3::pymodule(gil_used = false)]

@@ -1,5 +1,6 @@
 //! What the interpreter knows about the program it runs: its modules, how it was started, by which interpreter.
 
+use std::ffi::CStr;
 use std::path::Path;
 
 use pyo3::intern;
@@ -82,6 +83,14 @@ fn uwsgi_command(uwsgi: &Bound<'_, PyAny>) -> Vec<String> {
 /// `sys.hexversion`.
 pub fn hexversion(py: Python<'_>) -> PyResult<u32> {
     py.import(intern!(py, "sys"))?.getattr("hexversion")?.extract()
+}
+
+/// Whether this build of CPython can do without a GIL.
+#[expect(unsafe_code, reason = "The program may have replaced sys.version.")]
+pub fn is_free_threaded() -> bool {
+    // SAFETY: it returns a static string.
+    let version = unsafe { CStr::from_ptr(pyo3::ffi::Py_GetVersion()) };
+    version.to_string_lossy().contains("free-threading build")
 }
 
 /// Whether gevent or eventlet has replaced threads by greenlets.

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,10 @@ use pyo3::prelude::*;
 
 use super::interpreter::{CPython, Purpose};
 use super::interrupt::catch_exception;
-use super::pending;
 use super::plan::Plan;
 use super::process::Process;
 use super::program::module_of_caller;
-use super::rq;
+use super::{orphans, pending, rq, turn};
 use crate::clock::Clock;
 use crate::collector::{Collector, Inheritance, RETRY_DELAY, Step};
 use crate::identity::tracers::Tracers;
@@ -66,6 +66,11 @@ pub fn current(py: Python<'_>) -> Option<Arc<Running>> {
     RUNNING.load()
 }
 
+/// Whether what runs reads this interpreter.
+fn is_current(interpreter: &CPython) -> bool {
+    RUNNING.load().is_some_and(|running| ptr::eq(&raw const *running.interpreter, interpreter))
+}
+
 /// Whether something runs.
 pub fn is_running() -> bool {
     RUNNING.load().is_some()
@@ -112,8 +117,12 @@ pub fn become_child(py: Python<'_>) {
         return;
     }
     rq::become_child();
+    turn::become_child();
     FORKING.with_borrow_mut(|forking| std::mem::take(&mut **forking)).into_iter().for_each(abandon);
-    let Some(inherited) = RUNNING.load() else { return };
+    let Some(inherited) = RUNNING.load() else {
+        drop(orphans::remove(py));
+        return;
+    };
     let running = Arc::new(inherited.for_child(process));
     RUNNING.store(Some(Arc::clone(&running)));
     abandon(inherited);
@@ -220,7 +229,8 @@ impl Running {
     /// What would run with this plan; nothing does yet.
     pub fn new(py: Python<'_>, process: &'static Process, plan: Plan, is_explicit: bool) -> PyResult<Self> {
         let clock = Clock::start();
-        let interpreter = Arc::new(CPython::new(py, process, clock, &plan.settings, resume_soon)?);
+        let interpreter =
+            Arc::new(CPython::new(py, process, clock, &plan.settings, resume_soon, is_current)?);
         let tracers = interpreter.tracers(py, Purpose::Inspect)?.unwrap_or_default();
         let inputs = plan.identity_inputs(process, tracers);
         let collector = plan.collector(process, inputs, clock, &interpreter, None);

@@ -7,8 +7,8 @@ use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::beat::Beat;
 use super::select::Placed;
-use crate::python::exception_hooks::LoopHandler;
 use crate::python::interrupt::ignore_exception;
+use crate::python::loop_handler::LoopHandler;
 use crate::sources::event_loops::{EventLoops as Observed, Method};
 
 /// The loops that are known, and the collector's that counts for them.

@@ -14,6 +14,7 @@ use pyo3::ffi::{
 };
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::clock::Clock;
@@ -260,7 +261,11 @@ impl Placed {
         } else {
             self.observed.end();
         }
-        selector.delattr(intern!(py, "select"))
+        // Another collector may have put its own there meanwhile.
+        with_critical_section(&selector, || match selector.getattr(intern!(py, "select"))? {
+            current if current.is(&function) => selector.delattr(intern!(py, "select")),
+            _ => Ok(()),
+        })
     }
 
     /// Has the function do nothing but call the original.

@@ -1,0 +1,32 @@
+//! What a child process inherits of a collector that another thread of its parent was disabling at the fork: nothing in
+//! the child removes it.
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use super::exception_hooks::{ExceptionHook, Hook, programs_own};
+use super::gc_callback::GcCallback;
+use super::native_function::owner_of;
+
+/// Removes any callback and any hook of ours, in a child process that has one thread and in which nothing runs.
+pub fn remove(py: Python<'_>) -> PyResult<()> {
+    let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
+    let callbacks = callbacks.cast::<PyList>()?;
+    let is_ours =
+        |at: &usize| callbacks.get_item(*at).is_ok_and(|entry| owner_of::<GcCallback>(&entry).is_some());
+    while let Some(at) = (0..callbacks.len()).find(is_ours) {
+        callbacks.del_item(at)?;
+    }
+    let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+    for hook in Hook::ALL {
+        let (module, attribute) = hook.names(py);
+        let Ok(module) = modules.get_item(module) else { continue };
+        if let Some(current) = module.getattr_opt(attribute)?
+            && owner_of::<ExceptionHook>(&current).is_some()
+        {
+            module.setattr(attribute, programs_own(current))?;
+        }
+    }
+    Ok(())
+}
