@@ -268,10 +268,11 @@ impl Shared {
                     false
                 }
                 Task::Read | Task::LookUp(_) | Task::Log(_) => {
-                    let _ = self.own_cpu.count(&mut counted);
+                    let (used, probes) = (self.own_cpu.count(&mut counted), std::mem::take(&mut probes));
+                    self.probe.spend(used, probes);
                     // A request waits for the interpreter as a probe does, and takes the place of the next one: but not
                     // of each, where requests come faster than probes.
-                    matches!(task, Task::Read) && std::mem::take(&mut probes) > 0
+                    matches!(task, Task::Read) && probes > 0
                 }
             };
             self.serve(task);
