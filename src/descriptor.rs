@@ -105,14 +105,15 @@ impl ClosedStreams {
     #[must_use]
     pub fn take() -> Self {
         use std::fs::OpenOptions;
+        use std::os::fd::AsRawFd;
         use std::os::unix::fs::OpenOptionsExt;
 
         let mut taken = Vec::new();
         let open = || OpenOptions::new().read(true).custom_flags(nix::libc::O_PATH).open("/");
-        while let Ok(opened) = open().map(Guarded::new)
-            && opened.is_standard_stream()
+        while let Ok(opened) = open()
+            && opened.as_raw_fd() < FIRST_NUMBER
         {
-            taken.push(opened);
+            taken.push(Guarded::new(opened));
         }
         Self { taken }
     }

@@ -33,7 +33,7 @@ fn it_agrees_with_sysinfo() {
     barrier.wait();
 
     let needed = [Source::ResourceUsage, Source::Memory, Source::Threads].into_iter().collect();
-    let ours = Linux::open(Path::new("/")).read(needed);
+    let ours = Linux::open(Path::new("/")).read(Duration::ZERO, needed);
     let (usage, theirs) = Portable::open(Path::new("/")).read(needed);
     let used = rusage::read().unwrap();
 

@@ -258,7 +258,8 @@ pub const ROWS: &[Metric] = &[
         needs: &[Source::AcceptQueue],
         reading: Reading::Now(|s| s.accept_queue.map(Value::Whole)),
         source: "getsockopt(TCP_INFO); unix_diag of the kernel for Unix sockets; listeners are searched for once a \
-                 minute and, in the first minute, at each flush, among descriptors below 4096, up to 256 of them",
+                 minute and, in the first minute, at each flush that finds another number of descriptors open, among \
+                 those below 4096, up to 256 of them",
         description: "Connections that wait until the program accepts them, at the listening socket with the most of \
                       them: requests that no trace shows yet. Processes that share a listener, as workers do, all \
                       report its queue: take the maximum or the average, never the sum.",

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
+use super::interpreter::Answer;
 use super::output::Output;
-use super::reader::Answer;
 use super::{Collector, FLUSH_TIMEOUT};
 use crate::clock::Clock;
 use crate::emitter::Distribution;

@@ -39,6 +39,7 @@ use crate::sources::{Counters, Sources};
 
 mod checkout;
 mod fork;
+mod interpreter;
 mod invocation;
 mod messages;
 mod output;
@@ -52,10 +53,10 @@ mod sampler;
 mod thread;
 
 pub use self::fork::{Inheritance, Refusal};
+pub use self::interpreter::{Answer, Interpreter};
 pub use self::invocation::{InvocationGuard, send_custom};
 pub use self::output::{OutputHandover, introduction};
 pub use self::postponement::{Postponement, RETRY_DELAY, Step};
-pub use self::reader::{Answer, Interpreter};
 
 /// A tick waits for the interpreter at most a tenth of its interval, and never longer than this.
 const MAX_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -131,11 +132,11 @@ impl Collector {
         let pipeline = Pipeline::new(sources, output, clock.now());
         Arc::new_cyclic(|collector: &Weak<Self>| {
             let collector = Weak::clone(collector);
-            let tick = move || own_cpu.measure(|| collector.upgrade()?.tick());
+            let tick = move || collector.upgrade()?.tick();
             Self {
                 clock,
                 pipeline: Checkout::new(Box::new(pipeline)),
-                sampler: Sampler::new(clock, settings.interval, tick),
+                sampler: Sampler::new(clock, settings.interval, own_cpu, tick),
                 reader,
                 schedule: settings.schedule,
                 root: root.to_owned(),

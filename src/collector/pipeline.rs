@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
+use super::interpreter::Answer;
 use super::output::{Output, OutputHandover};
-use super::reader::Answer;
 use crate::catalogue::metric::Sample;
 use crate::catalogue::selection::samples;
 use crate::emitter::Distribution;

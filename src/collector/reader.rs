@@ -7,52 +7,18 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::interpreter::{Answer, Interpreter};
 use super::messages::Messages;
 use super::thread::{self, Thread};
 use crate::clock::Clock;
 use crate::emitter::LookUp;
-use crate::identity::tracers::Tracers;
 use crate::message::Message;
-use crate::settings::variables::Environment;
-use crate::snapshot::InterpreterFacts;
 use crate::sources::Counters;
-use crate::sources::gunicorn::objects::GunicornObjects;
-use crate::sources::own_cpu::OwnCpu;
+use crate::sources::own_cpu::{Counted, OwnCpu};
 use crate::sources::probe::Probe;
 
 /// Python code may run on it, in a log handler of the program: 400 nested calls through C need more than 256 kB.
 const STACK: usize = 2 * 1024 * 1024;
-
-/// The interpreter, which `src/python` implements. Reading and logging may wait without bound.
-pub trait Interpreter: Send + Sync + 'static {
-    /// Its answer now; `None` while it shuts down. Calls `entered` as soon as it has the interpreter.
-    fn read(&self, entered: &dyn Fn()) -> Option<Answer>;
-
-    /// Enters it, for which it may have to be waited, and leaves it soon. Calls `entered` as soon as it has the
-    /// interpreter.
-    fn enter(&self, entered: &dyn Fn());
-
-    /// Logs what can be logged from a native thread; returns the rest.
-    fn log(&self, messages: Vec<Message>) -> Vec<Message>;
-
-    /// Writes warnings where that needs no interpreter and does not wait; returns the rest.
-    fn write(&self, messages: Vec<Message>) -> Vec<Message> {
-        messages
-    }
-}
-
-/// What the interpreter answers: facts, and apart from them what identifies the process.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
-    /// The interpreter's own facts.
-    pub facts: InterpreterFacts,
-    /// The state of Gunicorn's own objects, or why it could not be read; `None` without Gunicorn.
-    pub gunicorn: Option<Result<GunicornObjects, String>>,
-    /// The variables that identify the process.
-    pub environment: Arc<Environment>,
-    /// What tracers in this process say; `None` if one of them failed to answer.
-    pub tracers: Option<Tracers>,
-}
 
 /// The outstanding requests, and the thread that serves them, which starts with the first.
 pub struct Reader {
@@ -66,6 +32,9 @@ struct Shared {
     own_cpu: Arc<OwnCpu>,
     probe: Arc<Probe>,
     outstanding: Mutex<Outstanding>,
+    /// The thread waits for it: a request, or that it is to end.
+    requested: Condvar,
+    /// Others wait for it: an answer, or what the thread does.
     changed: Condvar,
 }
 
@@ -80,6 +49,10 @@ struct Outstanding {
     /// It stays halted.
     closed: bool,
     phase: Phase,
+    /// How many wait for an answer, and how many for another phase. Mostly nobody does, and then a system call is saved
+    /// at each change.
+    await_answer: usize,
+    await_phase: usize,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -107,6 +80,7 @@ impl Reader {
             own_cpu: Arc::clone(&counters.own_cpu),
             probe: Arc::clone(&counters.probe),
             outstanding: Mutex::default(),
+            requested: Condvar::new(),
             changed: Condvar::new(),
         };
         Self { shared: Arc::new(shared), thread: Mutex::default() }
@@ -127,11 +101,14 @@ impl Reader {
         let waiting = |state: &mut Outstanding| {
             state.answer.is_none() && !state.halting && state.phase != Phase::NotRunning
         };
+        let mut state = self.shared.lock();
+        state.await_answer += 1;
         let (mut state, _) = self
             .shared
             .changed
-            .wait_timeout_while(self.shared.lock(), within, waiting)
+            .wait_timeout_while(state, within, waiting)
             .unwrap_or_else(PoisonError::into_inner);
+        state.await_answer -= 1;
         state.answer.take()
     }
 
@@ -180,6 +157,7 @@ impl Reader {
     pub fn begin_halt(&self) {
         let was_halting = std::mem::replace(&mut self.shared.lock().halting, true);
         if !was_halting {
+            self.shared.requested.notify_one();
             self.shared.changed.notify_all();
         }
     }
@@ -194,7 +172,10 @@ impl Reader {
     /// detached, needs it as well, so this takes no longer; a thread that attached later would crash.
     pub fn await_interpreter(&self) {
         let entering = |state: &mut Outstanding| state.phase == Phase::Entering;
-        drop(self.shared.changed.wait_while(self.shared.lock(), entering));
+        let mut state = self.shared.lock();
+        state.await_phase += 1;
+        let waited = self.shared.changed.wait_while(state, entering);
+        waited.unwrap_or_else(PoisonError::into_inner).await_phase -= 1;
     }
 
     /// Asks the thread to end and waits for it, at most `within`; whether it has ended. A look-up in progress is not
@@ -208,9 +189,13 @@ impl Reader {
         }
         let busy =
             |state: &mut Outstanding| matches!(state.phase, Phase::Parked | Phase::Entering | Phase::Calling);
-        let changed = &self.shared.changed;
-        let waited = changed.wait_timeout_while(self.shared.lock(), within, busy);
-        let ended = waited.unwrap_or_else(PoisonError::into_inner).0.phase == Phase::NotRunning;
+        let mut state = self.shared.lock();
+        state.await_phase += 1;
+        let waited = self.shared.changed.wait_timeout_while(state, within, busy);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.await_phase -= 1;
+        let ended = state.phase == Phase::NotRunning;
+        drop(state);
         if let Some(thread) = thread.take_if(|_| ended) {
             thread.join();
         }
@@ -249,7 +234,7 @@ impl Reader {
         if !are_held {
             // The thread may have looked, and not be waiting yet.
             drop(self.shared.lock());
-            self.shared.changed.notify_all();
+            self.shared.requested.notify_one();
         }
     }
 
@@ -267,22 +252,36 @@ impl Reader {
             }
         }
         drop(state);
-        self.shared.changed.notify_all();
+        self.shared.requested.notify_one();
     }
 }
 
 impl Shared {
     fn run(&self) {
-        let mut probe_due = None;
+        let (mut probe_due, mut probes, mut counted) = (None, 0, Counted::default());
         while let Some(task) = self.next(&mut probe_due) {
             let unless_it_returns = EndOfThread(self);
-            self.own_cpu.measure(|| self.serve(task));
+            // Probes are many, and cost less than to count each: they are counted before the facts are read.
+            let is_replaced = match task {
+                Task::Probe { .. } => {
+                    probes += 1;
+                    false
+                }
+                Task::Read | Task::LookUp(_) | Task::Log(_) => {
+                    let (used, probes) = (self.own_cpu.count(&mut counted), std::mem::take(&mut probes));
+                    self.probe.spend(used, probes);
+                    // A request waits for the interpreter as a probe does, and takes the place of the next one: but not
+                    // of each, where requests come faster than probes.
+                    matches!(task, Task::Read) && probes > 0
+                }
+            };
+            self.serve(task);
             std::mem::forget(unless_it_returns);
             // What is late by now is late because of us.
-            probe_due.take_if(|due| *due <= self.clock.now());
-            self.lock().phase = Phase::Parked;
-            self.changed.notify_all();
+            probe_due.take_if(|due| is_replaced || *due <= self.clock.now());
+            self.enter_phase(Phase::Parked);
         }
+        let _ = self.own_cpu.count(&mut counted);
         self.changed.notify_all();
     }
 
@@ -298,7 +297,7 @@ impl Shared {
                     if is_probe {
                         self.probe.end(Some(self.clock.now()));
                     }
-                    self.enter();
+                    self.enter_phase(Phase::Calling);
                 });
                 self.probe.end(None);
                 let mut state = self.lock();
@@ -309,7 +308,7 @@ impl Shared {
                 self.probe.begin(Some(overslept), self.clock.now());
                 self.interpreter.enter(&|| {
                     self.probe.end(Some(self.clock.now()));
-                    self.enter();
+                    self.enter_phase(Phase::Calling);
                 });
                 self.probe.end(None);
             }
@@ -321,9 +320,14 @@ impl Shared {
         }
     }
 
-    fn enter(&self) {
-        self.lock().phase = Phase::Calling;
-        self.changed.notify_all();
+    fn enter_phase(&self, phase: Phase) {
+        let mut state = self.lock();
+        state.phase = phase;
+        let is_awaited = state.await_phase > 0 || (state.await_answer > 0 && state.answer.is_some());
+        drop(state);
+        if is_awaited {
+            self.changed.notify_all();
+        }
     }
 
     /// The next request; `None` when the thread is to end. From then on it counts as ended, and the next request starts
@@ -354,9 +358,9 @@ impl Shared {
             }
             state = match until_probe {
                 Some(Ok(left)) => {
-                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                    self.requested.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
                 }
-                _ => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                _ => self.requested.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
     }
@@ -401,6 +405,7 @@ mod tests {
 
     use super::*;
     use crate::message::Severity;
+    use crate::snapshot::InterpreterFacts;
 
     /// More than the time after which a warning is late.
     const LATE: Duration = Duration::from_secs(10);

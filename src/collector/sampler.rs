@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::thread::{self, Thread};
 use crate::clock::Clock;
+use crate::sources::own_cpu::{Counted, OwnCpu};
 
 /// Reading, formatting and sending need little.
 const STACK: usize = 256 * 1024;
@@ -18,6 +19,7 @@ const STACK: usize = 256 * 1024;
 pub struct Sampler {
     shared: Arc<Shared>,
     tick: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
+    own_cpu: Arc<OwnCpu>,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -39,10 +41,11 @@ struct Timetable {
 
 impl Sampler {
     /// A sampler that does not run yet: `tick` will be called every `interval`, first one interval from now, and once
-    /// more after the time that a call returns.
+    /// more after the time that a call returns. The thread counts its CPU time.
     pub fn new(
         clock: Clock,
         interval: Duration,
+        own_cpu: Arc<OwnCpu>,
         tick: impl Fn() -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
         let schedule = Timetable {
@@ -54,7 +57,7 @@ impl Sampler {
             closed: false,
         };
         let shared = Shared { clock, schedule: Mutex::new(schedule), changed: Condvar::new() };
-        Self { shared: Arc::new(shared), tick: Arc::new(tick), thread: Mutex::default() }
+        Self { shared: Arc::new(shared), tick: Arc::new(tick), own_cpu, thread: Mutex::default() }
     }
 
     /// Starts the thread. After a [`halt`](Self::halt) it continues the schedule; once [closed](Self::close) it never
@@ -74,11 +77,14 @@ impl Sampler {
             return Ok(());
         }
         let (shared, tick) = (Arc::clone(&self.shared), Arc::clone(&self.tick));
+        let own_cpu = Arc::clone(&self.own_cpu);
         let run = move || {
+            let mut counted = Counted::default();
             while shared.wait() {
                 // A bug of ours costs a tick; the panic hook has printed it.
                 let again = catch_unwind(AssertUnwindSafe(|| tick())).ok().flatten();
                 shared.lock().again = again.map(|after| shared.clock.now() + after);
+                let _ = own_cpu.count(&mut counted);
             }
         };
         *thread = Some(thread::spawn(c"rtm-sampler", STACK, Box::new(run))?);
@@ -167,7 +173,7 @@ mod tests {
 
     fn ticking(interval: Duration) -> (Sampler, mpsc::Receiver<()>) {
         let (ticks, received) = mpsc::channel();
-        let sampler = Sampler::new(Clock::start(), interval, move || {
+        let sampler = Sampler::new(Clock::start(), interval, Arc::default(), move || {
             ticks.send(()).unwrap();
             None
         });
@@ -188,7 +194,7 @@ mod tests {
 
     #[test]
     fn halting_does_not_wait_for_the_next_tick() {
-        let sampler = Sampler::new(Clock::start(), 100 * LONG, || panic!("no tick was due"));
+        let sampler = Sampler::new(Clock::start(), 100 * LONG, Arc::default(), || panic!("no tick was due"));
         sampler.run().unwrap();
         assert!(sampler.halt(LONG));
     }
@@ -231,7 +237,7 @@ mod tests {
         let (release, held) = mpsc::channel::<()>();
         let held = Mutex::new(held);
         let (ticks, received) = mpsc::channel();
-        let sampler = Sampler::new(Clock::start(), Duration::from_millis(10), move || {
+        let sampler = Sampler::new(Clock::start(), Duration::from_millis(10), Arc::default(), move || {
             ticks.send(()).unwrap();
             assert!(held.lock().unwrap().recv().is_err(), "held until the test lets go");
             None
@@ -250,7 +256,7 @@ mod tests {
     fn missed_ticks_are_not_made_up_for() {
         let (ticks, received) = mpsc::channel();
         let interval = Duration::from_millis(50);
-        let sampler = Sampler::new(Clock::start(), interval, move || {
+        let sampler = Sampler::new(Clock::start(), interval, Arc::default(), move || {
             ticks.send(Instant::now()).unwrap();
             std::thread::sleep(3 * interval);
             None

@@ -5,10 +5,8 @@
 //! number says itself whether a listener is behind it.
 
 use std::ffi::c_int;
-use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::{OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::libc;
@@ -24,21 +22,29 @@ const MAX_NUMBER: RawFd = 4096;
 const MAX_LISTENERS: usize = 256;
 
 /// The time between two searches for listeners. For as long after the first reading, which may be before the program
-/// listens, they are searched for at each one until there are some.
+/// listens, they are searched for at each one that finds another number of descriptors open.
 const PERIOD: Duration = Duration::from_mins(1);
 
 /// The state of a listening socket of either family, `TCP_LISTEN`.
 const LISTENS: u8 = 10;
 
 /// The listeners of the process, as far as they are known.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct AcceptQueues {
-    descriptors: PathBuf,
     listeners: Vec<Listener>,
     /// Whether one of those that were found could not be read since.
     is_incomplete: bool,
-    /// The first reading, and the last search.
-    searched: Option<(Duration, Duration)>,
+    /// When they were read for the first time.
+    first: Option<Duration>,
+    last: Search,
+}
+
+/// A search for listeners.
+#[derive(Clone, Copy, Debug, Default)]
+struct Search {
+    at: Duration,
+    /// How many descriptors were open.
+    open: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,28 +60,16 @@ enum Family {
 }
 
 impl AcceptQueues {
-    /// Of this process; `root` is `/` except in tests. Nothing is searched for yet.
-    #[must_use]
-    pub fn new(root: &Path) -> Self {
-        Self {
-            descriptors: root.join("proc/self/fd"),
-            listeners: Vec::new(),
-            is_incomplete: false,
-            searched: None,
-        }
-    }
-
-    /// The most connections that wait at one listener, of those over TCP only if asked for.
+    /// The most connections that wait at one listener, of those over TCP only if asked for. `open` is the number of
+    /// descriptors that are open, where that is known.
     ///
     /// # Errors
     ///
     /// Why that is not known; `None` if a listener could not be read.
-    pub fn read(&mut self, now: Duration, with_tcp: bool) -> Result<u64, Option<Absence>> {
-        let (first, last) = self.searched.unwrap_or((now, Duration::ZERO));
-        let since = |then| now.saturating_sub(then);
-        if since(last) >= PERIOD || since(first) < PERIOD {
-            self.find();
-            self.searched = Some((first, now));
+    pub fn read(&mut self, now: Duration, with_tcp: bool, open: Option<u64>) -> Result<u64, Option<Absence>> {
+        if self.is_search_due(now, open) {
+            self.find(open);
+            self.last = Search { at: now, open };
         }
         let (mut diagnosis, mut largest) = (None, None);
         let found = self.listeners.len();
@@ -99,11 +93,20 @@ impl AcceptQueues {
         largest.ok_or((!is_none_left || !self.is_incomplete).then_some(absence))
     }
 
-    fn find(&mut self) {
+    fn is_search_due(&mut self, now: Duration, open: Option<u64>) -> bool {
+        let Some(first) = self.first else {
+            self.first = Some(now);
+            return true;
+        };
+        let since = |then| now.saturating_sub(then);
+        let is_new = since(first) < PERIOD;
+        since(self.last.at) >= PERIOD || (is_new && (open.is_none() || open != self.last.open))
+    }
+
+    fn find(&mut self, open: Option<u64>) {
         self.listeners.clear();
         self.is_incomplete = false;
-        // From Linux 6.2 on the directory's size is the number of open descriptors, most of which have low numbers.
-        let open = fs::metadata(&self.descriptors).map_or(0, |directory| directory.len());
+        // Most of them have low numbers, so that the search is over when it has seen as many.
         let mut seen = 0;
         for number in 0..MAX_NUMBER {
             match listener(number) {
@@ -111,7 +114,7 @@ impl AcceptQueues {
                 Err(Closed) => continue,
             }
             seen += 1;
-            if seen == open || self.listeners.len() == MAX_LISTENERS {
+            if Some(seen) == open || self.listeners.len() == MAX_LISTENERS {
                 break;
             }
         }
@@ -305,9 +308,7 @@ mod tests {
     /// Other tests of this process may have listeners as well, but not with so many connections.
     #[test]
     fn the_largest_queue_counts_and_a_listener_is_known_until_it_is_closed_and_found_within_a_minute() {
-        let mut queues = AcceptQueues::new(Path::new("/"));
-        // In the first minute, each reading searches.
-        queues.searched = Some((Duration::ZERO, Duration::ZERO));
+        let mut queues = AcceptQueues { first: Some(Duration::ZERO), ..AcceptQueues::default() };
         let second = Duration::from_secs(1);
         let full = |listening: &TcpListener, connections| -> Vec<_> {
             let address = listening.local_addr().unwrap();
@@ -315,52 +316,55 @@ mod tests {
         };
         let [first, second_largest] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
         let _clients = [full(&first, 40), full(&second_largest, 20)];
-        assert_eq!(queues.read(61 * second, true), Ok(40));
+        assert_eq!(queues.read(61 * second, true, None), Ok(40));
         let later = TcpListener::bind("127.0.0.1:0").unwrap();
         let _more = full(&later, 60);
         // Another file has its number by then.
         drop(first);
         let _files = [(); 3].map(|()| File::open("/proc/self/stat").unwrap());
-        assert_eq!(queues.read(119 * second, true), Ok(20));
-        assert_eq!(queues.read(121 * second, true), Ok(60));
-        assert!(queues.read(122 * second, false).ok() < Some(20), "without TCP");
+        assert_eq!(queues.read(119 * second, true, None), Ok(20));
+        assert_eq!(queues.read(121 * second, true, None), Ok(60));
+        assert!(queues.read(122 * second, false, None).ok() < Some(20), "without TCP");
     }
 
     #[test]
     fn a_program_that_listens_soon_after_its_start_does_not_have_to_wait_for_the_next_search() {
-        let mut queues = AcceptQueues::new(Path::new("/"));
         let second = Duration::from_secs(1);
-        let mut searches = |last: u32, now: u32| {
-            queues.searched = Some((second, last * second));
-            let _ = queues.read(now * second, true);
-            queues.searched == Some((second, now * second))
+        let is_due = |last: u32, now: u32, open| {
+            let last = Search { at: last * second, open: Some(7) };
+            AcceptQueues { first: Some(second), last, ..AcceptQueues::default() }
+                .is_search_due(now * second, open)
         };
-        let expected = [true, true, false, true];
-        assert_eq!([(1, 2), (50, 60), (50, 61), (50, 110)].map(|(last, now)| searches(last, now)), expected);
+        // Something was opened or closed, or that is not known.
+        assert!(is_due(1, 2, Some(8)) && is_due(50, 60, Some(6)) && is_due(1, 2, None));
+        assert!(!is_due(1, 2, Some(7)) && !is_due(1, 60, Some(7)));
+        // Later only a minute counts.
+        assert!(!is_due(50, 61, Some(8)) && !is_due(50, 61, None) && is_due(50, 110, Some(7)));
+        assert!(AcceptQueues::default().is_search_due(second, Some(7)));
     }
 
     #[test]
     fn it_tells_why_nothing_is_known() {
-        let mut queues = AcceptQueues::new(Path::new("/"));
         // It is not searched again, so that no listener of another test is found.
         let now = Duration::from_secs(90);
-        queues.searched = Some((Duration::ZERO, now));
-        assert_eq!(queues.read(now, true), Err(Some(Absence::NoListener)));
+        let last = Search { at: now, open: None };
+        let mut queues = AcceptQueues { first: Some(Duration::ZERO), last, ..AcceptQueues::default() };
+        assert_eq!(queues.read(now, true, None), Err(Some(Absence::NoListener)));
         let listening = TcpListener::bind("127.0.0.1:0").unwrap();
         queues.listeners = vec![Listener { number: listening.as_raw_fd(), family: Family::Tcp }];
-        assert_eq!(queues.read(now, false), Err(Some(Absence::InBacklog)));
+        assert_eq!(queues.read(now, false, None), Err(Some(Absence::InBacklog)));
         // As where the kernel does not diagnose it.
         queues.listeners[0].family = Family::Unix;
         for _ in 0..2 {
-            assert_eq!(queues.read(now, true), Err(None));
+            assert_eq!(queues.read(now, true, None), Err(None));
         }
     }
 
     #[test]
     fn where_descriptors_are_not_counted_all_numbers_are_looked_at() {
         let listening = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut queues = AcceptQueues::new(Path::new("/nowhere"));
-        queues.find();
+        let mut queues = AcceptQueues::default();
+        queues.find(None);
         let expected = Listener { number: listening.as_raw_fd(), family: Family::Tcp };
         assert!(queues.listeners.contains(&expected));
     }

@@ -3,88 +3,105 @@
 //! A limit of any visible ancestor holds as well. In a container only its own groups are visible, so the root of the
 //! mounted file system is one of them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::container::hierarchies;
+use super::kernel_file;
 use crate::snapshot::{CgroupFacts, CpuPeriods, LimitedMemory};
 
 const ROOT: &str = "sys/fs/cgroup";
 
-/// Reads the facts below `root`, which is `/` except in tests.
-#[must_use]
-pub fn read(root: &Path) -> CgroupFacts {
-    let cgroups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-    let cpu = Groups::find(root, &cgroups, "cpu");
-    let memory = Groups::find(root, &cgroups, "memory");
-    let quotas = cpu.all().filter_map(|group| group.quota());
-    let limited = memory.all().find(|group| group.limit().is_some());
-    CgroupFacts {
-        cpus: quotas.chain(affinity()).reduce(f64::min),
-        periods: cpu.all().find(|group| group.quota().is_some()).and_then(|group| group.periods()),
-        memory: memory.all().filter_map(|group| group.memory()).reduce(tighter),
-        limit_hits: limited.and_then(|group| group.limit_hits()),
-        oom_kills: memory.all().find_map(|group| group.oom_kills()),
+/// The time between two searches for the groups that the process is in and that have something to read. What they have
+/// is read each time.
+const PERIOD: Duration = Duration::from_mins(1);
+
+/// The groups that have something to read, the process's own first.
+#[derive(Debug, Default)]
+pub struct Cgroups {
+    /// When they were searched for.
+    searched: Option<Duration>,
+    /// Those with a quota of CPU time.
+    cpu: Vec<Group>,
+    /// Those with a limit of memory.
+    memory: Vec<Group>,
+    /// The first that counts kills.
+    kills: Option<Group>,
+}
+
+impl Cgroups {
+    /// Reads the facts at `now`, below `root`, which is `/` except in tests.
+    #[must_use]
+    pub fn read(&mut self, now: Duration, root: &Path) -> CgroupFacts {
+        if self.searched.is_none_or(|searched| now.saturating_sub(searched) >= PERIOD) {
+            self.find(root);
+            self.searched = Some(now);
+        }
+        CgroupFacts {
+            cpus: self.cpu.iter().filter_map(Group::quota).chain(affinity()).reduce(f64::min),
+            periods: self.cpu.first().and_then(Group::periods),
+            memory: self.memory.iter().filter_map(Group::memory).reduce(tighter),
+            limit_hits: self.memory.first().and_then(Group::limit_hits),
+            oom_kills: self.kills.as_ref().and_then(Group::oom_kills),
+        }
+    }
+
+    fn find(&mut self, root: &Path) {
+        let cgroups = kernel_file::read(&root.join("proc/self/cgroup")).unwrap_or_default();
+        self.cpu = groups(root, &cgroups, "cpu");
+        self.cpu.retain(|group| group.quota().is_some());
+        self.memory = groups(root, &cgroups, "memory");
+        let kills = self.memory.iter().position(|group| group.oom_kills().is_some());
+        self.kills = kills.map(|first| self.memory[first].clone());
+        self.memory.retain(|group| group.limit().is_some());
     }
 }
 
-/// The groups of one controller, the process's own first.
-struct Groups {
-    version: Version,
-    directories: Vec<PathBuf>,
-}
-
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Version {
     One,
     Two,
 }
 
-struct Group<'a> {
+/// A group of one controller.
+#[derive(Clone, Debug)]
+struct Group {
     version: Version,
-    directory: &'a Path,
+    directory: PathBuf,
 }
 
-impl Groups {
-    fn find(root: &Path, cgroups: &str, controller: &str) -> Self {
-        let of_version_1 = hierarchies(cgroups)
-            .find(|(controllers, _)| controllers.split(',').any(|name| name == controller));
-        let (version, mounted, path) = if let Some((_, path)) = of_version_1 {
-            (Version::One, root.join(ROOT).join(controller), path)
-        } else {
-            let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
-            (Version::Two, root.join(ROOT), unified.map_or("/", |(_, path)| path))
-        };
-        // A path that leads out of the namespace cannot be followed.
-        let inner = Path::new(if path.split('/').any(|name| name == "..") {
-            ""
-        } else {
-            path.trim_start_matches('/')
-        });
-        Self { version, directories: inner.ancestors().map(|ancestor| mounted.join(ancestor)).collect() }
-    }
-
-    fn all(&self) -> impl Iterator<Item = Group<'_>> {
-        self.directories.iter().map(|directory| Group { version: self.version, directory })
-    }
+/// The groups of a controller, the process's own first.
+fn groups(root: &Path, cgroups: &str, controller: &str) -> Vec<Group> {
+    let of_version_1 =
+        hierarchies(cgroups).find(|(controllers, _)| controllers.split(',').any(|name| name == controller));
+    let (version, mounted, path) = if let Some((_, path)) = of_version_1 {
+        (Version::One, root.join(ROOT).join(controller), path)
+    } else {
+        let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
+        (Version::Two, root.join(ROOT), unified.map_or("/", |(_, path)| path))
+    };
+    // A path that leads out of the namespace cannot be followed.
+    let leads_out = path.split('/').any(|name| name == "..");
+    let inner = Path::new(if leads_out { "" } else { path.trim_start_matches('/') });
+    inner.ancestors().map(|ancestor| Group { version, directory: mounted.join(ancestor) }).collect()
 }
 
-impl Group<'_> {
+impl Group {
     /// The CPUs that its quota amounts to; `None` without one.
     fn quota(&self) -> Option<f64> {
-        let (quota, period) = match self.version {
-            Version::One => (self.file("cpu.cfs_quota_us")?, self.file("cpu.cfs_period_us")?),
+        let (quota, period): (u32, u32) = match self.version {
+            // Without a quota it is -1.
+            Version::One => (self.number("cpu.cfs_quota_us")?, self.number("cpu.cfs_period_us")?),
             Version::Two => {
                 let max = self.file("cpu.max")?;
                 let (quota, period) = max.trim().split_once(' ')?;
-                (quota.to_owned(), period.to_owned())
+                (quota.parse().ok()?, period.parse().ok()?)
             }
         };
-        let quota: u32 = quota.trim().parse().ok()?;
-        let period: u32 = period.trim().parse().ok()?;
         (period > 0).then(|| f64::from(quota) / f64::from(period))
     }
 
@@ -109,7 +126,7 @@ impl Group<'_> {
             Version::Two => ("memory.current", "inactive_file"),
         };
         let inactive = value(&self.file("memory.stat")?, inactive)?;
-        Some(LimitedMemory { limit, working_set: self.number(usage)?.saturating_sub(inactive) })
+        Some(LimitedMemory { limit, working_set: self.number::<u64>(usage)?.saturating_sub(inactive) })
     }
 
     fn limit_hits(&self) -> Option<u64> {
@@ -133,10 +150,10 @@ impl Group<'_> {
     }
 
     fn file(&self, name: &str) -> Option<String> {
-        fs::read_to_string(self.directory.join(name)).ok()
+        kernel_file::read(&self.directory.join(name)).ok()
     }
 
-    fn number(&self, name: &str) -> Option<u64> {
+    fn number<T: FromStr>(&self, name: &str) -> Option<T> {
         self.file(name)?.trim().parse().ok()
     }
 }
@@ -168,17 +185,23 @@ fn memory_of_machine() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn write(root: &Path, files: &[(&str, &str)]) {
+        for (path, content) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+    }
 
     /// Writes files, given as lines `path: content`, and reads the facts.
     fn facts(files: &[(&str, &str)]) -> CgroupFacts {
         let root = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        read(root.path())
+        write(root.path(), files);
+        Cgroups::default().read(Duration::ZERO, root.path())
     }
 
     const MEMORY_STAT: &str = "anon 5\nfile 9\ninactive_file 100\nactive_file 3\n";
@@ -281,6 +304,32 @@ mod tests {
             ("sys/other/cpu.max", "1000 100000\n"),
         ]);
         assert_eq!(facts.cpus, Some(0.1));
+    }
+
+    #[test]
+    fn a_limit_is_seen_to_change_at_once_and_to_come_or_go_within_a_minute() {
+        let root = tempfile::tempdir().unwrap();
+        let group = "sys/fs/cgroup/web.service";
+        let (max, memory) = (format!("{group}/cpu.max"), format!("{group}/memory.max"));
+        let stat =
+            [(format!("{group}/memory.stat"), MEMORY_STAT), (format!("{group}/memory.current"), "150\n")];
+        write(root.path(), &stat.each_ref().map(|(path, content)| (path.as_str(), *content)));
+        write(root.path(), &[("proc/self/cgroup", "0::/\n"), (&max, "10000 100000\n"), (&memory, "max\n")]);
+        let mut cgroups = Cgroups::default();
+        let mut read = |second| cgroups.read(Duration::from_secs(second), root.path());
+        assert_eq!(read(10).cpus, affinity());
+        // It enters a group, as it may when it is started.
+        write(root.path(), &[("proc/self/cgroup", "0::/web.service\n")]);
+        assert_eq!(read(69).cpus, affinity());
+        assert_eq!(read(70).cpus, Some(0.1));
+        write(root.path(), &[(&max, "20000 100000\n"), (&memory, "1000\n")]);
+        let changed = read(80);
+        assert_eq!((changed.cpus, changed.memory), (Some(0.2), None));
+        assert_eq!(read(130).memory, Some(LimitedMemory { limit: 1000, working_set: 50 }));
+        write(root.path(), &[(&max, "max 100000\n"), (&memory, "2000\n")]);
+        let changed = read(140);
+        assert_eq!(changed.cpus, affinity());
+        assert_eq!(changed.memory.map(|memory| memory.limit), Some(2000));
     }
 
     #[test]

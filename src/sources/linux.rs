@@ -7,11 +7,15 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::stat::stat;
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::{cgroup, descriptors, mapped_allocator, memory_parts, thread_times, uptime};
+use super::cgroup::Cgroups;
+use super::thread_times::Threads;
+use super::uptime::Uptime;
+use super::{descriptors, mapped_allocator, memory_parts};
 use crate::descriptor::{ClosedStreams, Guarded};
 use crate::snapshot::{CgroupFacts, MemoryParts, ProcessFacts, Source, SourceSet};
 
@@ -29,6 +33,9 @@ const READ_BY_PATH: [Source; 7] = [
 /// The sources that need the parts of the process's memory.
 const NEED_MEMORY_PARTS: [Source; 2] = [Source::MemoryParts, Source::LimitApproach];
 
+/// The sources that need the number of open descriptors.
+const NEED_DESCRIPTORS: [Source; 2] = [Source::Descriptors, Source::AcceptQueue];
+
 /// The entries `.` and `..` of a directory, which its link count includes.
 const LINKS_BESIDE_ENTRIES: u64 = 2;
 
@@ -41,6 +48,9 @@ pub struct Linux {
     tasks: PathBuf,
     root: PathBuf,
     page_size: Option<u64>,
+    uptime: Uptime,
+    thread_times: Threads,
+    cgroups: Cgroups,
 }
 
 impl Linux {
@@ -55,17 +65,21 @@ impl Linux {
             tasks: process.join("task"),
             root: root.to_owned(),
             page_size: page_size.and_then(|size| size.try_into().ok()),
+            uptime: Uptime::default(),
+            thread_times: Threads::default(),
+            cgroups: Cgroups::default(),
         };
         linux.reopen();
         linux
     }
 
-    /// Reads what is needed of the process.
+    /// Reads what is needed of the process at `now`.
     #[must_use]
-    pub fn read(&mut self, needed: SourceSet) -> ProcessFacts {
+    pub fn read(&mut self, now: Duration, needed: SourceSet) -> ProcessFacts {
         let is_needed = |source| needed.contains(source);
         // Before others are opened here.
-        let descriptors = is_needed(Source::Descriptors).then(|| descriptors::count(&self.root)).flatten();
+        let needs_descriptors = needed.contains_any(&NEED_DESCRIPTORS);
+        let descriptors = needs_descriptors.then(|| descriptors::count(&self.root)).flatten();
         let _closed_streams = needed.contains_any(&READ_BY_PATH).then(ClosedStreams::take);
         ProcessFacts {
             resident: is_needed(Source::Memory).then(|| self.resident()).flatten(),
@@ -77,9 +91,15 @@ impl Linux {
             },
             descriptors,
             max_descriptors: is_needed(Source::Descriptors).then(descriptors::max).flatten(),
-            uptime: is_needed(Source::Uptime).then(|| uptime::read(&self.root)).flatten(),
-            thread_times: is_needed(Source::ThreadTimes).then(|| thread_times::read(&self.root)).flatten(),
-            cgroup: if is_needed(Source::Cgroup) { cgroup::read(&self.root) } else { CgroupFacts::default() },
+            uptime: is_needed(Source::Uptime).then(|| self.uptime.read(&self.root)).flatten(),
+            thread_times: is_needed(Source::ThreadTimes)
+                .then(|| self.thread_times.read(&self.root))
+                .flatten(),
+            cgroup: if is_needed(Source::Cgroup) {
+                self.cgroups.read(now, &self.root)
+            } else {
+                CgroupFacts::default()
+            },
             allocator: is_needed(Source::Description).then(|| mapped_allocator::read(&self.root)).flatten(),
         }
     }
@@ -132,7 +152,7 @@ mod tests {
     }
 
     fn read(linux: &mut Linux) -> ProcessFacts {
-        linux.read([Source::Memory, Source::Threads].into_iter().collect())
+        linux.read(Duration::ZERO, [Source::Memory, Source::Threads].into_iter().collect())
     }
 
     #[test]
@@ -188,7 +208,7 @@ mod tests {
     #[test]
     fn what_is_not_needed_is_not_read() {
         let (_root, mut linux) = process("1 300 1");
-        assert_eq!(linux.read(SourceSet::default()), ProcessFacts::default());
-        assert!(linux.read([Source::Memory].into_iter().collect()).resident.is_some());
+        assert_eq!(linux.read(Duration::ZERO, SourceSet::default()), ProcessFacts::default());
+        assert!(linux.read(Duration::ZERO, [Source::Memory].into_iter().collect()).resident.is_some());
     }
 }

@@ -1,30 +1,37 @@
 //! The parts of the process's memory, from `/proc/self/status`.
 
-use std::fs;
 use std::path::Path;
 
+use super::kernel_file;
 use crate::snapshot::MemoryParts;
 
 /// Reads them below `root`, which is `/` except in tests; what the kernel does not list is unknown.
 #[must_use]
 pub fn read(root: &Path) -> MemoryParts {
-    let status = fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
-    let bytes = |name: &str| {
-        let (_, rest) =
-            status.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| *key == name)?;
-        rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
-    };
-    MemoryParts {
-        anonymous: bytes("RssAnon"),
-        peak: bytes("VmHWM"),
-        swapped: bytes("VmSwap"),
-        file: bytes("RssFile"),
-        shared: bytes("RssShmem"),
+    let status = kernel_file::read(&root.join("proc/self/status")).unwrap_or_default();
+    let mut parts = MemoryParts::default();
+    for (name, value) in status.lines().filter_map(|line| line.split_once(':')) {
+        let part = match name {
+            "RssAnon" => &mut parts.anonymous,
+            "VmHWM" => &mut parts.peak,
+            "VmSwap" => &mut parts.swapped,
+            "RssFile" => &mut parts.file,
+            "RssShmem" => &mut parts.shared,
+            _ => continue,
+        };
+        *part = bytes(value);
     }
+    parts
+}
+
+fn bytes(value: &str) -> Option<u64> {
+    value.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn parts(status: &str) -> MemoryParts {

@@ -32,6 +32,8 @@ pub mod descriptors;
 pub mod event_loops;
 pub mod gc;
 pub mod gunicorn;
+#[cfg(target_os = "linux")]
+mod kernel_file;
 mod limit_approach;
 #[cfg(target_os = "linux")]
 pub mod linux;
@@ -142,7 +144,7 @@ impl Sources {
         Self {
             process: Process::open(root),
             #[cfg(target_os = "linux")]
-            accept_queues: accept_queue::AcceptQueues::new(root),
+            accept_queues: accept_queue::AcceptQueues::default(),
             limit_watch: LimitWatch::new(),
             counters,
         }
@@ -205,11 +207,11 @@ impl Sources {
             Mode::Drain => gc.drain(),
             Mode::Read => gc.read(),
         };
-        let (usage, process) = read_process(&mut self.process, needed);
+        let (usage, process) = read_process(&mut self.process, now, needed);
         #[cfg(target_os = "linux")]
         let accept_queue = if needed.contains(Source::AcceptQueue) {
             let is_in_backlog = needed.contains(Source::GunicornBacklog) && gunicorn.is_here();
-            self.accept_queues.read(now, !is_in_backlog)
+            self.accept_queues.read(now, !is_in_backlog, process.descriptors)
         } else {
             Err(None)
         };
@@ -261,13 +263,21 @@ impl Sources {
 }
 
 #[cfg(target_os = "linux")]
-fn read_process(linux: &mut Process, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
+fn read_process(
+    linux: &mut Process,
+    now: Duration,
+    needed: SourceSet,
+) -> (Option<ResourceUsage>, ProcessFacts) {
     let usage = needed.contains(Source::ResourceUsage).then(rusage::read).flatten();
-    (usage, linux.read(needed))
+    (usage, linux.read(now, needed))
 }
 
 #[cfg(all(unix, not(target_os = "linux")))]
-fn read_process(portable: &mut Process, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
+fn read_process(
+    portable: &mut Process,
+    _now: Duration,
+    needed: SourceSet,
+) -> (Option<ResourceUsage>, ProcessFacts) {
     let exact = needed.contains(Source::ResourceUsage).then(rusage::read).flatten();
     let rest = if exact.is_some() { needed.without(Source::ResourceUsage) } else { needed };
     let (summed, process) = portable.read(rest);
@@ -275,6 +285,10 @@ fn read_process(portable: &mut Process, needed: SourceSet) -> (Option<ResourceUs
 }
 
 #[cfg(not(unix))]
-fn read_process(portable: &mut Process, needed: SourceSet) -> (Option<ResourceUsage>, ProcessFacts) {
+fn read_process(
+    portable: &mut Process,
+    _now: Duration,
+    needed: SourceSet,
+) -> (Option<ResourceUsage>, ProcessFacts) {
     portable.read(needed)
 }

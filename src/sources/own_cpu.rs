@@ -1,4 +1,4 @@
-//! CPU time of our own threads, which they measure themselves while a selected row needs it.
+//! CPU time of our own threads, which they count themselves while a selected row needs it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,19 +12,30 @@ pub struct OwnCpu {
     nanoseconds: AtomicU64,
 }
 
+/// How much of one thread's CPU time has been counted: nothing yet. `None` after a time in which nothing was.
+#[derive(Debug)]
+pub struct Counted(Option<Duration>);
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self(Some(Duration::ZERO))
+    }
+}
+
 impl OwnCpu {
-    /// Does some work of one of our threads, and counts the CPU time that it takes.
-    pub fn measure<T>(&self, work: impl FnOnce() -> T) -> T {
-        let before = if self.is_needed.load(Relaxed) { clock::cpu_of_thread() } else { None };
-        let result = work();
-        if let (Some(before), Some(now)) = (before, before.and_then(|_| clock::cpu_of_thread())) {
-            let used = now.saturating_sub(before).as_nanos();
-            self.nanoseconds.fetch_add(u64::try_from(used).unwrap_or(u64::MAX), Relaxed);
+    /// Counts what the calling thread has used since the last call, and returns it; each thread has a [`Counted`] of
+    /// its own.
+    pub fn count(&self, counted: &mut Counted) -> Option<Duration> {
+        let now = if self.is_needed.load(Relaxed) { clock::cpu_of_thread() } else { None };
+        let used = counted.0.zip(now).map(|(before, now)| now.saturating_sub(before));
+        if let Some(used) = used {
+            self.nanoseconds.fetch_add(u64::try_from(used.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         }
-        result
+        counted.0 = now;
+        used
     }
 
-    /// The CPU time so far, without the work that is going on; from the first call on it is counted.
+    /// The CPU time that was counted so far; from the first call on it is.
     ///
     /// `None` where the system has no such clock.
     pub fn read(&self) -> Option<Duration> {
@@ -35,22 +46,57 @@ impl OwnCpu {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use std::thread;
+
     use super::*;
+
+    const WORK: Duration = Duration::from_millis(5);
 
     fn work() {
         let start = clock::cpu_of_thread().unwrap();
-        while clock::cpu_of_thread().unwrap() < start + Duration::from_millis(5) {}
+        while clock::cpu_of_thread().unwrap() < start + WORK {}
+    }
+
+    /// Runs it in a thread of its own, whose clock begins at zero.
+    fn in_a_thread(run: impl FnOnce(&mut Counted) + Send) {
+        thread::scope(|scope| drop(scope.spawn(|| run(&mut Counted::default()))));
     }
 
     #[test]
-    fn work_is_counted_once_somebody_reads() {
+    fn a_thread_counts_from_its_start_on_what_others_do_not() {
         let own_cpu = OwnCpu::default();
-        own_cpu.measure(work);
         assert_eq!(own_cpu.read(), Some(Duration::ZERO));
-        own_cpu.measure(work);
-        let once = own_cpu.read().unwrap();
-        assert!(once >= Duration::from_millis(5));
-        own_cpu.measure(work);
-        assert!(own_cpu.read().unwrap() >= once + Duration::from_millis(5));
+        for threads in 1..=2 {
+            in_a_thread(|counted| {
+                work();
+                assert!(own_cpu.count(counted) >= Some(WORK));
+            });
+            assert!(own_cpu.read().unwrap() >= threads * WORK);
+        }
+        in_a_thread(|counted| {
+            let _ = own_cpu.count(counted);
+            let before = own_cpu.read().unwrap();
+            work();
+            let _ = own_cpu.count(counted);
+            let after = own_cpu.read().unwrap();
+            assert!(after >= before + WORK);
+            assert!(after < before + clock::cpu_of_thread().unwrap(), "it is counted once");
+        });
+    }
+
+    #[test]
+    fn what_is_used_before_somebody_reads_is_not_counted() {
+        let own_cpu = OwnCpu::default();
+        in_a_thread(|counted| {
+            work();
+            let _ = own_cpu.count(counted);
+            assert_eq!(own_cpu.read(), Some(Duration::ZERO));
+            work();
+            let _ = own_cpu.count(counted);
+            assert_eq!(own_cpu.read(), Some(Duration::ZERO));
+            work();
+            let _ = own_cpu.count(counted);
+            assert!(own_cpu.read().unwrap() >= WORK);
+        });
     }
 }

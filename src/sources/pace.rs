@@ -10,26 +10,51 @@ use crate::clock;
 /// A process that uses less than one part in so many of a core does little.
 const IDLE_SHARE: u32 = 20;
 
+/// How long it is taken for granted that a process does little, or does not: to find out, the kernel adds up the CPU
+/// time of every thread.
+const REVIEW: Duration = Duration::from_secs(2);
+
 /// The pauses of something that is repeated.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// When the last pause was chosen, and the CPU time of the process then.
-    last: Option<(Duration, Duration)>,
+    last: Option<Review>,
     random: Option<Rng>,
+}
+
+/// What was found out about the process.
+#[derive(Clone, Copy, Debug)]
+struct Review {
+    at: Duration,
+    /// Its CPU time then.
+    cpu: Duration,
+    /// It has done little.
+    is_idle: bool,
 }
 
 impl Pace {
     /// The next pause: `busy` on average, or `idle` while the process does little.
     pub fn choose(&mut self, now: Duration, busy: Duration, idle: Duration) -> Duration {
-        let cpu = clock::cpu_of_process();
-        let last = std::mem::replace(&mut self.last, cpu.map(|cpu| (now, cpu)));
-        let is_idle = last.zip(cpu).is_some_and(|((then, before), cpu)| {
-            cpu.saturating_sub(before) * IDLE_SHARE < now.saturating_sub(then)
-        });
-        let mean = if is_idle { idle } else { busy };
+        let mean = if self.is_idle(now) { idle } else { busy };
         let seed = || u64::from(clock::since_epoch().subsec_nanos());
         let random = self.random.get_or_insert_with(|| Rng::with_seed(seed()));
         mean.mul_f64(0.5 + random.f64())
+    }
+
+    /// Whether the process does little; unknown at first, and where there is no such clock, it does not.
+    fn is_idle(&mut self, now: Duration) -> bool {
+        if let Some(last) = self.last
+            && now.saturating_sub(last.at) < REVIEW
+        {
+            return last.is_idle;
+        }
+        let review = clock::cpu_of_process().map(|cpu| {
+            let is_idle = self
+                .last
+                .is_some_and(|last| cpu.saturating_sub(last.cpu) * IDLE_SHARE < now.saturating_sub(last.at));
+            Review { at: now, cpu, is_idle }
+        });
+        self.last = review;
+        review.is_some_and(|review| review.is_idle)
     }
 }
 

@@ -11,12 +11,19 @@ use std::time::Duration;
 use super::pace::Pace;
 use crate::snapshot::ProbeFacts;
 
-/// The mean time between two probes. Each costs some 30 µs of CPU time, and a busy program a hand-over of the GIL.
+/// The mean time between two probes, where that is cheap enough. Each costs a busy program a hand-over of the GIL.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The same while the process does little. It does not stop then: a thread that blocks in C code while it holds the GIL
 /// uses no CPU.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// The thread that probes may use one part in so many of the time. A probe takes 10 to 100 µs, depending on the machine
+/// and on how often the thread is woken until it has the GIL.
+const BUDGET_SHARE: u32 = 25_000;
+
+/// The mean time between two probes however much they cost.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// The most waits that are kept of one interval; if there are more, the latest are.
 const MAX_WAITS: usize = 4096;
@@ -39,6 +46,8 @@ struct Observed {
     count: usize,
     /// Since when the thread has been waiting, if it is.
     waiting_since: Option<Duration>,
+    /// What a probe costs, as far as that is known.
+    cost: Duration,
     pace: Pace,
 }
 
@@ -62,7 +71,16 @@ impl Probe {
     /// How long to sleep before the next probe.
     #[must_use]
     pub fn choose_pause(&self, now: Duration) -> Duration {
-        self.lock().pace.choose(now, PAUSE, IDLE_PAUSE)
+        let mut observed = self.lock();
+        let affordable = (observed.cost * BUDGET_SHARE).min(MAX_PAUSE);
+        observed.pace.choose(now, PAUSE.max(affordable), IDLE_PAUSE.max(affordable))
+    }
+
+    /// The thread has used so much for these probes, and for one request to the interpreter.
+    pub fn spend(&self, used: Option<Duration>, probes: u32) {
+        if let Some(used) = used.filter(|_| probes > 0) {
+            self.lock().cost = used / (probes + 1);
+        }
     }
 
     /// The thread woke up so much later than it wanted to, if it slept, and waits for the interpreter from `now` on.
@@ -183,6 +201,20 @@ mod tests {
             wait(&probe, MS, MS);
         }
         assert_eq!(probe.read(SECOND).longest_wait, Some(MS));
+    }
+
+    #[test]
+    fn probes_that_cost_more_than_they_may_are_made_less_often() {
+        let mean = |cost: Option<Duration>| {
+            let probe = Probe::default();
+            probe.spend(cost.map(|cost| 20 * cost), 19);
+            (0..1000).map(|_| probe.choose_pause(SECOND)).sum::<Duration>() / 1000
+        };
+        let is_about = |pause: Duration, expected: Duration| pause.abs_diff(expected) < expected / 10;
+        let micros = |micros| Some(Duration::from_micros(micros));
+        assert!(is_about(mean(None), PAUSE) && is_about(mean(micros(10)), PAUSE));
+        assert!(is_about(mean(micros(40)), SECOND));
+        assert!(is_about(mean(micros(10_000)), MAX_PAUSE));
     }
 
     #[test]

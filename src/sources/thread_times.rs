@@ -1,6 +1,6 @@
 //! What each thread has used of the CPUs, and how long it had to wait for one, from `/proc/self/task/*/schedstat`.
 //!
-//! A thread costs some 6 µs, so many threads are not looked at.
+//! A thread that has run costs some 6 µs, so many threads are not looked at.
 
 use std::fs;
 use std::io;
@@ -8,31 +8,54 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::kernel_file;
+use crate::clock;
 use crate::snapshot::ThreadTimes;
 
-/// Reads them below `root`, which is `/` except in tests; `None` if there are too many threads, or if the kernel keeps
-/// no such statistics.
-#[must_use]
-pub fn read(root: &Path) -> Option<Vec<ThreadTimes>> {
-    let tasks = root.join("proc/self/task");
-    // The link count includes `.` and `..`.
-    if fs::metadata(&tasks).ok()?.nlink() > ThreadTimes::MAX + 2 {
-        return None;
-    }
-    let mut times = Vec::new();
-    for entry in fs::read_dir(&tasks).ok()? {
-        let entry = entry.ok()?;
-        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        match fs::read_to_string(entry.path().join("schedstat")) {
-            Ok(text) => times.push(parse(id, &text)?),
-            Err(error) if has_ended(&error) => {}
-            // Left out, a thread would count as a new one the next time.
-            Err(_) => return None,
+/// The threads of a process, as they were read last.
+#[derive(Debug, Default)]
+pub struct Threads {
+    last: Vec<ThreadTimes>,
+}
+
+impl Threads {
+    /// Reads them below `root`, which is `/` except in tests; `None` if there are too many threads, or if the kernel
+    /// keeps no such statistics.
+    #[must_use]
+    pub fn read(&mut self, root: &Path) -> Option<Vec<ThreadTimes>> {
+        let tasks = root.join("proc/self/task");
+        // The link count includes `.` and `..`.
+        if fs::metadata(&tasks).ok()?.nlink() > ThreadTimes::MAX + 2 {
+            return None;
         }
+        let mut times = Vec::with_capacity(self.last.len() + 2);
+        for entry in fs::read_dir(&tasks).ok()? {
+            let entry = entry.ok()?;
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            if let Some(unchanged) = self.unchanged(id) {
+                times.push(unchanged);
+                continue;
+            }
+            match kernel_file::read(&entry.path().join("schedstat")) {
+                Ok(text) => times.push(parse(id, &text)?),
+                Err(error) if has_ended(&error) => {}
+                // Left out, a thread would count as a new one the next time.
+                Err(_) => return None,
+            }
+        }
+        times.sort_unstable_by_key(|thread| thread.id);
+        self.last.clone_from(&times);
+        // The reader itself has used some: the kernel writes zeros where it keeps no statistics.
+        times.iter().any(|thread| !thread.cpu.is_zero()).then_some(times)
     }
-    times.sort_unstable_by_key(|thread| thread.id);
-    // The reader itself has used some: the kernel writes zeros where it keeps no statistics.
-    times.iter().any(|thread| !thread.cpu.is_zero()).then_some(times)
+
+    /// What was read of a thread, if that has not run since: then it has not waited either, as the kernel counts a wait
+    /// when it ends. Its clock costs a tenth of the file.
+    fn unchanged(&self, id: u32) -> Option<ThreadTimes> {
+        let at = self.last.binary_search_by_key(&id, |thread| thread.id).ok()?;
+        let thread = self.last[at];
+        (clock::cpu_of_thread_with(id)? == thread.cpu).then_some(thread)
+    }
 }
 
 fn has_ended(error: &io::Error) -> bool {
@@ -47,7 +70,14 @@ fn parse(id: u32, text: &str) -> Option<ThreadTimes> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
+
+    fn read(root: &Path) -> Option<Vec<ThreadTimes>> {
+        Threads::default().read(root)
+    }
 
     fn threads(schedstats: &[(&str, &str)]) -> Option<Vec<ThreadTimes>> {
         let root = tempfile::tempdir().unwrap();
@@ -118,11 +148,37 @@ mod tests {
     #[test]
     fn the_kernel_counts_the_threads_of_this_process() {
         let own = nix::unistd::gettid().as_raw().unsigned_abs();
-        let cpu = || {
-            let threads = read(Path::new("/")).expect("Linux keeps the statistics");
+        let mut threads = Threads::default();
+        let mut cpu = || {
+            let threads = threads.read(Path::new("/")).expect("Linux keeps the statistics");
             threads.iter().find(|thread| thread.id == own).expect("this thread").cpu
         };
         let before = cpu();
         while cpu() < before + Duration::from_millis(20) {}
+    }
+
+    #[test]
+    fn a_thread_that_has_not_run_is_not_read_again() {
+        let (ids, received) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let sleeper = thread::spawn(move || {
+            ids.send(nix::unistd::gettid().as_raw().unsigned_abs()).unwrap();
+            assert!(ended.recv().is_err());
+        });
+        let id = received.recv().unwrap();
+        let file = format!("/proc/self/task/{id}/schedstat");
+        let in_file = || parse(id, &fs::read_to_string(&file).unwrap()).unwrap();
+        let mut threads = Threads::default();
+        // It may not sleep yet.
+        while threads.unchanged(id).is_none() {
+            let _ = threads.read(Path::new("/"));
+        }
+        let unchanged = threads.unchanged(id);
+        assert_eq!(unchanged, Some(in_file()));
+        let own = nix::unistd::gettid().as_raw().unsigned_abs();
+        assert_eq!(threads.unchanged(own), None, "this thread runs");
+        drop(end);
+        sleeper.join().unwrap();
+        assert_eq!(threads.unchanged(id), None, "it has ended");
     }
 }

@@ -1,26 +1,36 @@
 //! How long the process has been running, from field 22 of `/proc/self/stat`.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use nix::unistd::{SysconfVar, sysconf};
 
+use super::kernel_file;
 use crate::clock;
 
 /// The field after the command's name that holds the start, counted from zero.
 const START: usize = 19;
 
-/// Time since the process started, or was forked, exact to 10 ms; below `root`, which is `/` except in tests. Time in
-/// which the machine was suspended is included.
-#[must_use]
-pub fn read(root: &Path) -> Option<Duration> {
-    clock::since_boot()?.checked_sub(started(root)?)
+/// When a process started, which is read once.
+#[derive(Debug, Default)]
+pub struct Uptime {
+    /// Since boot.
+    started: Option<Duration>,
+}
+
+impl Uptime {
+    /// Time since this process started, or was forked, exact to 10 ms; below `root`, which is `/` except in tests. Time
+    /// in which the machine was suspended is included.
+    #[must_use]
+    pub fn read(&mut self, root: &Path) -> Option<Duration> {
+        self.started = self.started.or_else(|| started(root));
+        clock::since_boot()?.checked_sub(self.started?)
+    }
 }
 
 /// When it started, since boot.
 fn started(root: &Path) -> Option<Duration> {
-    let stat = fs::read_to_string(root.join("proc/self/stat")).ok()?;
+    let stat = kernel_file::read(&root.join("proc/self/stat")).ok()?;
     // The name is in parentheses, and may contain some.
     let (_, fields) = stat.rsplit_once(") ")?;
     let ticks: u64 = fields.split(' ').nth(START)?.parse().ok()?;
@@ -30,6 +40,8 @@ fn started(root: &Path) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -47,12 +59,16 @@ mod tests {
             );
         }
         fs::write(root.path().join("proc/self/stat"), "12 (python) S 1\n").unwrap();
-        assert_eq!(read(root.path()), None);
-        assert_eq!(read(Path::new("/nowhere")), None);
+        assert_eq!(Uptime::default().read(root.path()), None);
+        assert_eq!(Uptime::default().read(Path::new("/nowhere")), None);
     }
 
     #[test]
     fn this_process_has_started_a_moment_ago() {
-        assert!(read(Path::new("/")).unwrap() < Duration::from_mins(10));
+        let mut uptime = Uptime::default();
+        let first = uptime.read(Path::new("/")).unwrap();
+        assert!(first < Duration::from_mins(10));
+        // It is not looked for again.
+        while uptime.read(Path::new("/nowhere")).unwrap() == first {}
     }
 }

@@ -101,7 +101,8 @@ impl EventLoops {
         let py = modules.py();
         let Some(watch) = self.watch.load() else { return Ok(()) };
         if !self.is_needed.load(SeqCst) {
-            return self.release(py);
+            // They were needed before.
+            return if watch.known().is_empty() { Ok(()) } else { self.release(py) };
         }
         // Not while it is locked: this runs code of the program's loops.
         let known = watch.known().clone();
@@ -172,17 +173,19 @@ impl EventLoops {
         if event_loop.is_none() { Ok(()) } else { self.attach(&event_loop) }
     }
 
-    /// Asks loops that are not known to call us.
+    /// Asks loops that are not known to call us. Mostly there is none, which is to cost as little as can be.
     fn find(self: &Arc<Self>, modules: &Bound<'_, PyDict>) -> PyResult<()> {
         let py = modules.py();
+        let is_ready = self.get_running_loop.get().is_some();
+        if is_ready && self.noticed.load(SeqCst).is_null() && !tasks::are_there(modules)? {
+            return Ok(());
+        }
         let Some(native) = modules.get_item(intern!(py, "_asyncio"))? else { return Ok(()) };
         // Greenlets share a thread, and the functions that a loop calls are not those of a thread of ours.
         if program::is_monkey_patched(modules)? {
             return Ok(());
         }
-        if self.get_running_loop.get().is_none()
-            && let Some(get_running_loop) = native.getattr_opt(intern!(py, "_get_running_loop"))?
-        {
+        if !is_ready && let Some(get_running_loop) = native.getattr_opt(intern!(py, "_get_running_loop"))? {
             // If another thread was first, it found the same.
             let _ = self.get_running_loop.set(Box::new(get_running_loop.unbind()));
             self.attach_running(py)?;

@@ -14,8 +14,17 @@ use crate::python::program::hexversion;
 /// From this version on, tasks are no longer in the registry.
 const WITHOUT_REGISTRY: u32 = 0x030e_0000;
 
-/// Whether this version has it.
-static HAS_REGISTRY: PyOnceLock<bool> = PyOnceLock::new();
+/// It, once asyncio is imported; `None` in a version that does not have it. asyncio never replaces the sets. To look
+/// for what an interpreter does not have would cost more than all else here: it is an exception each time.
+static REGISTRY: PyOnceLock<Option<Registry>> = PyOnceLock::new();
+
+/// asyncio's own sets.
+struct Registry {
+    /// References to tasks. A `WeakSet` would count those whose removal is postponed.
+    tasks: Py<PyAny>,
+    /// Tasks that have not waited for anything yet, where there are some.
+    eager: Option<Py<PyAny>>,
+}
 
 /// How many tasks are looked at each time to find loops. A loop has a task, and there are seldom several with many.
 const MAX_TASKS: usize = 128;
@@ -28,16 +37,24 @@ static LEFT_OUT: AtomicUsize = AtomicUsize::new(0);
 
 /// How many tasks are alive; `None` if that is not known.
 pub fn count(modules: &Bound<'_, PyDict>) -> PyResult<Option<u64>> {
-    let Some((tasks, eager)) = registry(modules)? else { return Ok(None) };
-    let eager = eager.map_or(Ok(0), |eager| eager.len())?;
-    Ok(u64::try_from(tasks.len()? + eager).ok())
+    let py = modules.py();
+    let Some(Registry { tasks, eager }) = registry(modules)? else { return Ok(None) };
+    let eager = eager.as_ref().map_or(Ok(0), |eager| eager.bind(py).len())?;
+    Ok(u64::try_from(tasks.bind(py).len()? + eager).ok())
+}
+
+/// Whether there may be loops that [`some_loops`] finds.
+pub fn are_there(modules: &Bound<'_, PyDict>) -> PyResult<bool> {
+    let Some(Registry { tasks, .. }) = registry(modules)? else { return Ok(false) };
+    Ok(!tasks.bind(modules.py()).is_empty()?)
 }
 
 /// The loops of some tasks, each once.
 pub fn some_loops<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let py = modules.py();
     let mut loops: Vec<Bound<'py, PyAny>> = Vec::new();
-    let Some((tasks, _)) = registry(modules)? else { return Ok(loops) };
+    let Some(Registry { tasks, .. }) = registry(modules)? else { return Ok(loops) };
+    let tasks = tasks.bind(py);
     let last = LEFT_OUT.load(Relaxed);
     let left_out = if last < tasks.len()?.min(MAX_LEFT_OUT) { last } else { 0 };
     LEFT_OUT.store(left_out + MAX_TASKS, Relaxed);
@@ -55,21 +72,36 @@ pub fn some_loops<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Vec<Bound<'py, 
     Ok(loops)
 }
 
-/// The set of references to tasks, and that of tasks that have not waited for anything yet, where there is one.
-type Registry<'py> = (Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
-
-fn registry<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Option<Registry<'py>>> {
+fn registry<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Option<&'py Registry>> {
     let py = modules.py();
+    if let Some(registry) = REGISTRY.get(py) {
+        return Ok(registry.as_ref());
+    }
     let Some(module) = modules.get_item(intern!(py, "asyncio.tasks"))? else { return Ok(None) };
-    let has_registry = || hexversion(py).is_ok_and(|version| version < WITHOUT_REGISTRY);
-    if !HAS_REGISTRY.get_or_init(py, has_registry) {
+    // As long as it is, the sets may be replaced by those of the native module.
+    if is_being_imported(&module)? {
+        return Ok(None);
+    }
+    let found = find(&module)?;
+    Ok(REGISTRY.get_or_init(py, || found).as_ref())
+}
+
+fn is_being_imported(module: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = module.py();
+    let is_initializing =
+        module.getattr(intern!(py, "__spec__"))?.getattr_opt(intern!(py, "_initializing"))?;
+    is_initializing.map_or(Ok(false), |is_initializing| is_initializing.is_truthy())
+}
+
+fn find(module: &Bound<'_, PyAny>) -> PyResult<Option<Registry>> {
+    let py = module.py();
+    if hexversion(py)? >= WITHOUT_REGISTRY {
         return Ok(None);
     }
     let (tasks, eager) = match module.getattr_opt(intern!(py, "_scheduled_tasks"))? {
         Some(tasks) => (Some(tasks), module.getattr_opt(intern!(py, "_eager_tasks"))?),
         None => (module.getattr_opt(intern!(py, "_all_tasks"))?, None),
     };
-    // A WeakSet would count those whose removal is postponed.
-    let references = tasks.map(|tasks| tasks.getattr_opt(intern!(py, "data"))).transpose()?.flatten();
-    Ok(references.map(|references| (references, eager)))
+    let tasks = tasks.map(|tasks| tasks.getattr_opt(intern!(py, "data"))).transpose()?.flatten();
+    Ok(tasks.map(|tasks| Registry { tasks: tasks.unbind(), eager: eager.map(Bound::unbind) }))
 }
