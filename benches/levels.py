@@ -84,7 +84,7 @@ def main() -> None:
         for which, one in rounds():
             found.setdefault(which, []).append(one)
         print_costs(found)
-        ratio = figures("throughput", "ours", 5 * chosen.rounds)["ratio"]
+        ratio = figures("throughput", "ours", 4 * chosen.rounds)["ratio"]
         verdict = "yes" if ratio >= MIN_THROUGHPUT else "**no**"
         print(
             f"\nRequests/s, divided by those without it: {ratio:.4f}; at least {MIN_THROUGHPUT}: {verdict}."
