@@ -76,9 +76,9 @@ def main() -> None:
             for _ in range(chosen.rounds):
                 for group in GROUPS:
                     with ThreadPoolExecutor(len(group)) as pool:
-                        yield from zip(
-                            group, pool.map(lambda which: figures(*which, chosen.seconds), group), strict=True
-                        )
+                        workloads, subjects = zip(*group, strict=True)
+                        taken = pool.map(figures, workloads, subjects, [chosen.seconds] * len(group))
+                        yield from zip(group, taken, strict=True)
 
         found: dict[tuple[str, str], list[Figures]] = {}
         for which, one in rounds():
