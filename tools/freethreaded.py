@@ -1,7 +1,8 @@
 """A free-threaded CPython 3.14, with nothing installed: in .platforms/, which git ignores.
 
-    python tools/freethreaded.py interpreter      print the path of one, which is fetched if there is none
-    python tools/freethreaded.py run [SECONDS]    build a wheel and run programs with it, one of them for that long
+    python tools/freethreaded.py interpreter        print the path of one, which is fetched if there is none
+    python tools/freethreaded.py run [SECONDS]      build a wheel and run programs with it, one of them for that long
+    python tools/freethreaded.py try WHEEL SECONDS  run them with a wheel that is there
 
 `python3.14t` is used where there is one. Otherwise the package freeze-core, with which programs are made that need no
 Python, has the interpreter and its native modules. The modules in Python are those of Debian's package of CPython 3.14,
@@ -19,6 +20,8 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from debian import download, output, release
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".platforms" / "python3.14t"
@@ -68,8 +71,12 @@ def main(command: str, *words: str) -> str | int:
         if command == "run":
             print(run(build(), *map(float, words)))
             return 0
+        if command == "try":
+            wheel, seconds = words
+            print(run(Path(wheel), float(seconds)))
+            return 0
     except UnavailableError as error:
-        return f"no free-threaded CPython: {error}"
+        return f"no: {error}"
     except WrongError as error:
         return str(error)
     return f"unknown command {command}"
@@ -133,26 +140,14 @@ def fetch_core(folder: Path) -> Path:
 
 
 def fetch_library(folder: Path, library: Path) -> None:
-    """Unpacks the modules in Python, of a release that has this version: with lists of packages beside the system's."""
-    for parts in ("lists/partial", "cache/archives/partial"):
-        (folder / parts).mkdir(parents=True)
-    (folder / "status").touch()
-    (folder / "apt.conf").write_text(
-        f'Dir::Etc::SourceList "{folder}/sources.list"; Dir::Etc::SourceParts "-";\n'
-        f'Dir::State::Lists "{folder}/lists"; Dir::State::Status "{folder}/status";\n'
-        f'Dir::Cache "{folder}/cache"; APT::Sandbox::User "root";\n'
-    )
-    # As the system's own: from the same mirror, and signed by the same keys.
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Label: Debian"]
-    mirrors = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False).stdout.split()
-    if not mirrors:
-        raise UnavailableError("this is not Debian")
-    key = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    lines = [f"deb [signed-by={key}] {mirrors[0]} {suite} main\n" for suite in SUITES]
-    (folder / "sources.list").write_text("".join(lines))
-    environment = os.environ | {"APT_CONFIG": str(folder / "apt.conf")}
-    subprocess.run(["apt-get", "--quiet=2", "update"], env=environment, check=True)
-    subprocess.run(["apt-get", "--quiet=2", "download", *LIBRARY], cwd=folder, env=environment, check=True)
+    """Unpacks the modules in Python, of the first of Debian's releases that has this version."""
+    for suite in SUITES:
+        with release(suite) as environment:
+            if output("apt-cache", "show", *LIBRARY, env=environment):
+                download(folder, *LIBRARY, env=environment)
+                break
+    else:
+        raise UnavailableError(f"Debian has no {' '.join(LIBRARY)}")
     for package in folder.glob("*.deb"):
         subprocess.run(["dpkg-deb", "--extract", package, folder / "root"], check=True)
     library.parent.mkdir()
@@ -185,18 +180,18 @@ def build() -> Path:
 def run(wheel: Path, seconds: float = 10) -> str:
     """Runs our programs with a wheel; returns what was seen."""
     python = interpreter()
-    seen = [output(python, "-c", "import platform; print('CPython', platform.python_version())").strip()]
+    seen = [printed(python, "-c", "import platform; print('CPython', platform.python_version())").strip()]
     with tempfile.TemporaryDirectory() as folder:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
         for level in ("default", "standard"):
-            facts = json.loads(output(python, str(PROGRAMS / "two_forks.py"), level, packages=folder))
+            facts = json.loads(printed(python, str(PROGRAMS / "two_forks.py"), level, packages=folder))
             names = facts["names"]
             if facts["is_gil_enabled"] or facts["statuses"] != [0, 0] or len(names) != 3 or len({*names}) > 1:
                 raise WrongError(f"two_forks.py: {facts}")
             seen.append(f"{names[0]} metrics of 3 processes at level {level}")
         program = str(PROGRAMS / "at_once.py")
-        facts = json.loads(output(python, program, str(seconds), packages=folder, timeout=seconds + 600))
+        facts = json.loads(printed(python, program, str(seconds), packages=folder, timeout=seconds + 600))
         if facts["is_gil_enabled"] or facts["wrong"]:
             raise WrongError(f"at_once.py: {facts}")
         done = facts["done"]
@@ -204,7 +199,7 @@ def run(wheel: Path, seconds: float = 10) -> str:
     return ", ".join(seen)
 
 
-def output(python: str, *words: str, packages: str = "", timeout: float = 120) -> str:
+def printed(python: str, *words: str, packages: str = "", timeout: float = 120) -> str:
     """What a program prints; it may write nothing to standard error."""
     command = [python, "-W", "error", "-X", "faulthandler", *words]
     environment = os.environ | {"PYTHONPATH": packages}
@@ -217,20 +212,6 @@ def output(python: str, *words: str, packages: str = "", timeout: float = 120) -
     if done.returncode or done.stderr:
         raise WrongError(f"{words[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout
-
-
-def row(seconds: float = 10) -> tuple[str, str, str]:
-    """A row of the table of platforms: whether this one was checked, built and run, or why not."""
-    # Its source is that of the other builds.
-    checked, built = "clippy", "no"
-    try:
-        wheel = build()
-        built = "wheel"
-        return checked, built, run(wheel, seconds)
-    except UnavailableError as error:
-        return checked, built, f"no: {error}"
-    except WrongError as error:
-        return checked, built, f"**failed**: {error}"
 
 
 if __name__ == "__main__":

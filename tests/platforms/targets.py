@@ -14,6 +14,7 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from free_threaded import free_threaded
 from linux import aarch64, musl
 from rows import ROOT, Row, clippy
 from windows import windows
@@ -41,6 +42,7 @@ def macos(target: str) -> Row:
 PLATFORMS: tuple[Callable[[], Row], ...] = (
     aarch64,
     musl,
+    free_threaded,
     windows,
     macos_arm64,
     macos_x86_64,
