@@ -46,8 +46,9 @@ pub fn cpu_of_thread() -> Option<Duration> {
 /// CPU time that a thread of this process has used, by its kernel id; `None` if there is no such thread.
 #[cfg(target_os = "linux")]
 #[must_use]
-pub fn cpu_of_thread_with(id: u32) -> Option<Duration> {
-    // The id of such a clock: CPUCLOCK_PERTHREAD_MASK and CPUCLOCK_SCHED of the kernel, below the thread's id.
+pub fn cpu_of_thread_by_id(id: u32) -> Option<Duration> {
+    // The id of such a clock: CPUCLOCK_PERTHREAD_MASK and CPUCLOCK_SCHED of the kernel, and above them the complement
+    // of the thread's id.
     let clock = !i32::try_from(id).ok()? << 3 | 6;
     clock_gettime(ClockId::from_raw(clock)).ok().map(Duration::from)
 }

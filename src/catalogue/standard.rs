@@ -19,7 +19,7 @@ pub const ROWS: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::Probe],
         reading: Reading::Aggregate(|s| nanoseconds(s.probe.overslept?)),
-        source: "a thread of runtime-metrics that sleeps for some 0.5 seconds at a time",
+        source: "a thread of runtime-metrics that sleeps for 0.5 to 2 seconds at a time, as for gil.wait.max",
         description: "How much later than it wanted a sleeping thread was woken, at most. It needs nothing of Python: \
                       where this is high, it is the machine or its limits, not the program.",
         absent: "in AWS Lambda; for an interval without a probe",
@@ -34,7 +34,8 @@ pub const ROWS: &[Metric] = &[
         needs: &[Source::Probe],
         reading: Reading::Aggregate(|s| nanoseconds(s.probe.wait_p95?)),
         source: "a thread of runtime-metrics that enters the interpreter every 0.5 seconds, or every second while the \
-                 process is idle",
+                 process is idle; less often, down to every 2 seconds, where that costs more than 20 µs of CPU each \
+                 time",
         description: "How long a thread waits for the GIL: 95 of 100 waits took no longer. A single thread that \
                       computes hands it over after 5 milliseconds (sys.getswitchinterval()), so up to some ten times \
                       that means busy, not contended. On free-threaded builds threads wait only where all are stopped.",
@@ -50,7 +51,8 @@ pub const ROWS: &[Metric] = &[
         needs: &[Source::Probe],
         reading: Reading::Aggregate(|s| nanoseconds(s.probe.longest_wait?)),
         source: "a thread of runtime-metrics that enters the interpreter every 0.5 seconds, or every second while the \
-                 process is idle",
+                 process is idle; less often, down to every 2 seconds, where that costs more than 20 µs of CPU each \
+                 time",
         description: "The longest that a thread waited for the GIL, also if it still waits: a C extension that keeps \
                       it for seconds shows while it does.",
         absent: "in AWS Lambda; for an interval without a probe",
@@ -94,7 +96,8 @@ pub const ROWS: &[Metric] = &[
         wire: Wire::Chosen,
         needs: &[Source::Cgroup],
         reading: Reading::Now(|s| s.process.cgroup.cpus.map(Value::Real)),
-        source: "cpu.max of the cgroup and its ancestors, or cpu.cfs_quota_us; sched_getaffinity",
+        source: "cpu.max of the cgroup and its ancestors, or cpu.cfs_quota_us; sched_getaffinity. Which cgroups have \
+                 limits is looked up once a minute, here and below",
         description: "How many CPUs the process may use: the smallest quota of a cgroup that holds for it, or the CPUs \
                       that it may run on.",
         absent: "on anything but Linux",

@@ -1,7 +1,8 @@
-//! Threads straight from the C library, for ours may begin while the program takes the last memory that there is.
+//! Threads straight from the C library, because ours may start while the program is using up its memory.
 //!
 //! A thread of the standard library first registers a destructor of its own. For that the C library allocates memory,
-//! and ends the process if there is none ("failed to register TLS destructor").
+//! and ends the process if there is none ("failed to register TLS destructor"). The price is that a panic, which is a
+//! bug of ours, is reported as one of an unnamed thread.
 
 #![expect(unsafe_code, reason = "nix does not have these calls.")]
 
@@ -13,11 +14,17 @@ use std::ptr;
 
 use nix::libc::{self, c_int, pthread_attr_t, pthread_t};
 
+/// For a thread whose own stack is too small: the C library keeps there what libraries have in thread-local data.
+const LARGE_STACK: usize = 2 * 1024 * 1024;
+
 /// A thread that goes on by itself if this is dropped.
 pub struct Handle(pthread_t);
 
-/// What a thread begins with.
-struct Beginning {
+// SAFETY: any thread may join, detach or compare it. With musl it is a pointer.
+unsafe impl Send for Handle {}
+
+/// What a thread starts with.
+struct Start {
     name: &'static CStr,
     run: Box<dyn FnOnce() + Send>,
 }
@@ -32,18 +39,23 @@ pub fn spawn(name: &'static CStr, stack: usize, run: Box<dyn FnOnce() + Send>) -
     let attributes = attributes.as_mut_ptr();
     // SAFETY: there is room for the attributes, and whoever uses them below does so while they are initialised.
     check(unsafe { libc::pthread_attr_init(attributes) })?;
-    let beginning = Box::into_raw(Box::new(Beginning { name, run }));
+    let start = Box::into_raw(Box::new(Start { name, run }));
     let mut thread = MaybeUninit::uninit();
-    // SAFETY: as above.
-    let created = check(unsafe { libc::pthread_attr_setstacksize(attributes, stack) }).and_then(|()| {
-        // SAFETY: as above; `begin` takes what it is given, which nobody else uses from then on.
-        check(unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes, begin, beginning.cast()) })
+    let mut create = |stack| {
+        // SAFETY: as above.
+        check(unsafe { libc::pthread_attr_setstacksize(attributes, stack) })?;
+        // SAFETY: as above; if it succeeds, `run_from` takes what it is given, which nobody else uses from then on.
+        check(unsafe { libc::pthread_create(thread.as_mut_ptr(), attributes, run_from, start.cast()) })
+    };
+    let created = create(stack).or_else(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => create(LARGE_STACK),
+        _ => Err(error),
     });
     // SAFETY: as above, and they are not used again.
     unsafe { libc::pthread_attr_destroy(attributes) };
     if let Err(error) = created {
         // SAFETY: it was allocated above, and there is no thread that has it.
-        drop(unsafe { Box::from_raw(beginning) });
+        drop(unsafe { Box::from_raw(start) });
         return Err(error);
     }
     // SAFETY: it was written, as a thread was created.
@@ -68,14 +80,14 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: the thread was neither joined nor detached. In a child process, where it is not, the call fails.
+        // SAFETY: the thread was neither joined nor detached. A child process, where it is not, keeps the handle.
         unsafe { libc::pthread_detach(self.0) };
     }
 }
 
-extern "C" fn begin(beginning: *mut c_void) -> *mut c_void {
+extern "C" fn run_from(start: *mut c_void) -> *mut c_void {
     // SAFETY: it is from `spawn`, which gives it to this thread alone.
-    let Beginning { name, run } = *unsafe { Box::from_raw(beginning.cast::<Beginning>()) };
+    let Start { name, run } = *unsafe { Box::from_raw(start.cast::<Start>()) };
     set_name(name);
     // The panic hook has printed it, and no caller here could receive it.
     drop(catch_unwind(AssertUnwindSafe(run)));

@@ -15,7 +15,7 @@ use crate::emitter::LookUp;
 use crate::message::Message;
 use crate::sources::Counters;
 use crate::sources::own_cpu::{Counted, OwnCpu};
-use crate::sources::probe::Probe;
+use crate::sources::probe::{Meter, Probe};
 
 /// Python code may run on it, in a log handler of the program: 400 nested calls through C need more than 256 kB.
 const STACK: usize = 2 * 1024 * 1024;
@@ -51,8 +51,8 @@ struct Outstanding {
     phase: Phase,
     /// How many wait for an answer, and how many for another phase. Mostly nobody does, and then a system call is saved
     /// at each change.
-    await_answer: usize,
-    await_phase: usize,
+    answer_waiters: usize,
+    phase_waiters: usize,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -102,13 +102,13 @@ impl Reader {
             state.answer.is_none() && !state.halting && state.phase != Phase::NotRunning
         };
         let mut state = self.shared.lock();
-        state.await_answer += 1;
+        state.answer_waiters += 1;
         let (mut state, _) = self
             .shared
             .changed
             .wait_timeout_while(state, within, waiting)
             .unwrap_or_else(PoisonError::into_inner);
-        state.await_answer -= 1;
+        state.answer_waiters -= 1;
         state.answer.take()
     }
 
@@ -173,9 +173,9 @@ impl Reader {
     pub fn await_interpreter(&self) {
         let entering = |state: &mut Outstanding| state.phase == Phase::Entering;
         let mut state = self.shared.lock();
-        state.await_phase += 1;
+        state.phase_waiters += 1;
         let waited = self.shared.changed.wait_while(state, entering);
-        waited.unwrap_or_else(PoisonError::into_inner).await_phase -= 1;
+        waited.unwrap_or_else(PoisonError::into_inner).phase_waiters -= 1;
     }
 
     /// Asks the thread to end and waits for it, at most `within`; whether it has ended. A look-up in progress is not
@@ -190,10 +190,10 @@ impl Reader {
         let busy =
             |state: &mut Outstanding| matches!(state.phase, Phase::Parked | Phase::Entering | Phase::Calling);
         let mut state = self.shared.lock();
-        state.await_phase += 1;
+        state.phase_waiters += 1;
         let waited = self.shared.changed.wait_timeout_while(state, within, busy);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.await_phase -= 1;
+        state.phase_waiters -= 1;
         let ended = state.phase == Phase::NotRunning;
         drop(state);
         if let Some(thread) = thread.take_if(|_| ended) {
@@ -258,30 +258,28 @@ impl Reader {
 
 impl Shared {
     fn run(&self) {
-        let (mut probe_due, mut probes, mut counted) = (None, 0, Counted::default());
+        let (mut probe_due, mut meter, mut counted) = (None, Meter::default(), Counted::default());
         while let Some(task) = self.next(&mut probe_due) {
             let unless_it_returns = EndOfThread(self);
-            // Probes are many, and cost less than to count each: they are counted before the facts are read.
-            let is_replaced = match task {
-                Task::Probe { .. } => {
-                    probes += 1;
-                    false
-                }
-                Task::Read | Task::LookUp(_) | Task::Log(_) => {
-                    let (used, probes) = (self.own_cpu.count(&mut counted), std::mem::take(&mut probes));
-                    self.probe.spend(used, probes);
-                    // A request waits for the interpreter as a probe does, and takes the place of the next one: but not
-                    // of each, where requests come faster than probes.
-                    matches!(task, Task::Read) && probes > 0
-                }
-            };
+            let (is_probe, mut is_replaced) = (matches!(task, Task::Probe { .. }), false);
+            if is_probe {
+                meter.add_probe();
+            } else {
+                self.own_cpu.count(&mut counted);
+                // A request waits for the interpreter as a probe does, and takes the place of the next one: but not of
+                // each, where requests come faster than probes.
+                is_replaced = self.probe.charge(&mut meter) && matches!(task, Task::Read);
+            }
             self.serve(task);
+            if !is_probe {
+                self.probe.restart(&mut meter);
+            }
             std::mem::forget(unless_it_returns);
             // What is late by now is late because of us.
             probe_due.take_if(|due| is_replaced || *due <= self.clock.now());
             self.enter_phase(Phase::Parked);
         }
-        let _ = self.own_cpu.count(&mut counted);
+        self.own_cpu.count(&mut counted);
         self.changed.notify_all();
     }
 
@@ -323,7 +321,7 @@ impl Shared {
     fn enter_phase(&self, phase: Phase) {
         let mut state = self.lock();
         state.phase = phase;
-        let is_awaited = state.await_phase > 0 || (state.await_answer > 0 && state.answer.is_some());
+        let is_awaited = state.phase_waiters > 0 || (state.answer_waiters > 0 && state.answer.is_some());
         drop(state);
         if is_awaited {
             self.changed.notify_all();

@@ -84,7 +84,7 @@ impl Sampler {
                 // A bug of ours costs a tick; the panic hook has printed it.
                 let again = catch_unwind(AssertUnwindSafe(|| tick())).ok().flatten();
                 shared.lock().again = again.map(|after| shared.clock.now() + after);
-                let _ = own_cpu.count(&mut counted);
+                own_cpu.count(&mut counted);
             }
         };
         *thread = Some(thread::spawn(c"rtm-sampler", STACK, Box::new(run))?);

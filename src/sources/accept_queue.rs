@@ -100,7 +100,9 @@ impl AcceptQueues {
         };
         let since = |then| now.saturating_sub(then);
         let is_new = since(first) < PERIOD;
-        since(self.last.at) >= PERIOD || (is_new && (open.is_none() || open != self.last.open))
+        // A socket that was open before may listen by now.
+        let may_be_another = self.listeners.is_empty() || open.is_none() || open != self.last.open;
+        since(self.last.at) >= PERIOD || (is_new && may_be_another)
     }
 
     fn find(&mut self, open: Option<u64>) {
@@ -332,7 +334,8 @@ mod tests {
         let second = Duration::from_secs(1);
         let is_due = |last: u32, now: u32, open| {
             let last = Search { at: last * second, open: Some(7) };
-            AcceptQueues { first: Some(second), last, ..AcceptQueues::default() }
+            let listeners = vec![Listener { number: 3, family: Family::Tcp }];
+            AcceptQueues { first: Some(second), last, listeners, ..AcceptQueues::default() }
                 .is_search_due(now * second, open)
         };
         // Something was opened or closed, or that is not known.
@@ -341,6 +344,9 @@ mod tests {
         // Later only a minute counts.
         assert!(!is_due(50, 61, Some(8)) && !is_due(50, 61, None) && is_due(50, 110, Some(7)));
         assert!(AcceptQueues::default().is_search_due(second, Some(7)));
+        let last = Search { at: second, open: Some(7) };
+        let mut none_found = AcceptQueues { first: Some(second), last, ..AcceptQueues::default() };
+        assert!(none_found.is_search_due(2 * second, Some(7)));
     }
 
     #[test]

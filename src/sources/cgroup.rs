@@ -3,6 +3,7 @@
 //! A limit of any visible ancestor holds as well. In a container only its own groups are visible, so the root of the
 //! mounted file system is one of them.
 
+use std::array;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -37,17 +38,28 @@ impl Cgroups {
     /// Reads the facts at `now`, below `root`, which is `/` except in tests.
     #[must_use]
     pub fn read(&mut self, now: Duration, root: &Path) -> CgroupFacts {
+        // What another group has counted is no growth of these.
+        let mut is_new = [false; 3];
         if self.searched.is_none_or(|searched| now.saturating_sub(searched) >= PERIOD) {
+            let before = self.counting().map(Option::<&Group>::cloned);
             self.find(root);
+            is_new =
+                array::from_fn(|at| self.searched.is_some() && self.counting()[at] != before[at].as_ref());
             self.searched = Some(now);
         }
+        let [cpu, memory, kills] = array::from_fn(|at| self.counting()[at].filter(|_| !is_new[at]));
         CgroupFacts {
             cpus: self.cpu.iter().filter_map(Group::quota).chain(affinity()).reduce(f64::min),
-            periods: self.cpu.first().and_then(Group::periods),
+            periods: cpu.and_then(Group::periods),
             memory: self.memory.iter().filter_map(Group::memory).reduce(tighter),
-            limit_hits: self.memory.first().and_then(Group::limit_hits),
-            oom_kills: self.kills.as_ref().and_then(Group::oom_kills),
+            limit_hits: memory.and_then(Group::limit_hits),
+            oom_kills: kills.and_then(Group::oom_kills),
         }
+    }
+
+    /// The groups whose counters are read.
+    fn counting(&self) -> [Option<&Group>; 3] {
+        [self.cpu.first(), self.memory.first(), self.kills.as_ref()]
     }
 
     fn find(&mut self, root: &Path) {
@@ -61,14 +73,14 @@ impl Cgroups {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Version {
     One,
     Two,
 }
 
 /// A group of one controller.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Group {
     version: Version,
     directory: PathBuf,
@@ -330,6 +342,21 @@ mod tests {
         let changed = read(140);
         assert_eq!(changed.cpus, affinity());
         assert_eq!(changed.memory.map(|memory| memory.limit), Some(2000));
+    }
+
+    #[test]
+    fn what_another_group_has_counted_is_no_growth() {
+        let root = tempfile::tempdir().unwrap();
+        for (group, kills) in [("a", "3"), ("b", "5000")] {
+            let events = format!("max 0\noom_kill {kills}\n");
+            write(root.path(), &[(&format!("sys/fs/cgroup/{group}/memory.events.local"), &events)]);
+        }
+        write(root.path(), &[("proc/self/cgroup", "0::/a\n")]);
+        let mut cgroups = Cgroups::default();
+        let mut read = |second| cgroups.read(Duration::from_secs(second), root.path()).oom_kills;
+        assert_eq!([read(10), read(70)], [Some(3); 2]);
+        write(root.path(), &[("proc/self/cgroup", "0::/b\n")]);
+        assert_eq!([read(120), read(130), read(140)], [Some(3), None, Some(5000)]);
     }
 
     #[test]

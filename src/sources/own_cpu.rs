@@ -12,7 +12,7 @@ pub struct OwnCpu {
     nanoseconds: AtomicU64,
 }
 
-/// How much of one thread's CPU time has been counted: nothing yet. `None` after a time in which nothing was.
+/// How much of a thread's CPU time has been counted; `None` while counting is off.
 #[derive(Debug)]
 pub struct Counted(Option<Duration>);
 
@@ -23,19 +23,17 @@ impl Default for Counted {
 }
 
 impl OwnCpu {
-    /// Counts what the calling thread has used since the last call, and returns it; each thread has a [`Counted`] of
-    /// its own.
-    pub fn count(&self, counted: &mut Counted) -> Option<Duration> {
+    /// Counts what the calling thread has used since the last call; each thread has a [`Counted`] of its own.
+    pub fn count(&self, counted: &mut Counted) {
         let now = if self.is_needed.load(Relaxed) { clock::cpu_of_thread() } else { None };
-        let used = counted.0.zip(now).map(|(before, now)| now.saturating_sub(before));
-        if let Some(used) = used {
+        if let Some((before, now)) = counted.0.zip(now) {
+            let used = now.saturating_sub(before);
             self.nanoseconds.fetch_add(u64::try_from(used.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         }
         counted.0 = now;
-        used
     }
 
-    /// The CPU time that was counted so far; from the first call on it is.
+    /// The CPU time that was counted so far; counting starts with the first call.
     ///
     /// `None` where the system has no such clock.
     pub fn read(&self) -> Option<Duration> {
@@ -69,15 +67,15 @@ mod tests {
         for threads in 1..=2 {
             in_a_thread(|counted| {
                 work();
-                assert!(own_cpu.count(counted) >= Some(WORK));
+                own_cpu.count(counted);
             });
             assert!(own_cpu.read().unwrap() >= threads * WORK);
         }
         in_a_thread(|counted| {
-            let _ = own_cpu.count(counted);
+            own_cpu.count(counted);
             let before = own_cpu.read().unwrap();
             work();
-            let _ = own_cpu.count(counted);
+            own_cpu.count(counted);
             let after = own_cpu.read().unwrap();
             assert!(after >= before + WORK);
             assert!(after < before + clock::cpu_of_thread().unwrap(), "it is counted once");
@@ -89,13 +87,13 @@ mod tests {
         let own_cpu = OwnCpu::default();
         in_a_thread(|counted| {
             work();
-            let _ = own_cpu.count(counted);
+            own_cpu.count(counted);
             assert_eq!(own_cpu.read(), Some(Duration::ZERO));
             work();
-            let _ = own_cpu.count(counted);
+            own_cpu.count(counted);
             assert_eq!(own_cpu.read(), Some(Duration::ZERO));
             work();
-            let _ = own_cpu.count(counted);
+            own_cpu.count(counted);
             assert!(own_cpu.read().unwrap() >= WORK);
         });
     }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::pace::Pace;
+use crate::clock;
 use crate::snapshot::ProbeFacts;
 
 /// The mean time between two probes, where that is cheap enough. Each costs a busy program a hand-over of the GIL.
@@ -35,6 +36,28 @@ pub struct Probe {
     /// No probe may begin.
     is_held: AtomicBool,
     observed: Mutex<Observed>,
+}
+
+/// Counts the probes that a thread makes between two of its other tasks, as counting what each costs would take another
+/// system call.
+#[derive(Debug)]
+pub struct Meter {
+    probes: u32,
+    /// The thread's CPU time before the first of them; at its start it has used none.
+    restarted: Option<Duration>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self { probes: 0, restarted: Some(Duration::ZERO) }
+    }
+}
+
+impl Meter {
+    /// Counts one that is about to be made.
+    pub fn add_probe(&mut self) {
+        self.probes += 1;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -76,10 +99,21 @@ impl Probe {
         observed.pace.choose(now, PAUSE.max(affordable), IDLE_PAUSE.max(affordable))
     }
 
-    /// The thread has used so much for these probes, and for one request to the interpreter.
-    pub fn spend(&self, used: Option<Duration>, probes: u32) {
-        if let Some(used) = used.filter(|_| probes > 0) {
-            self.lock().cost = used / (probes + 1);
+    /// Sees what the probes of the calling thread have cost since the meter was restarted; whether there were any.
+    pub fn charge(&self, meter: &mut Meter) -> bool {
+        let probes = std::mem::take(&mut meter.probes);
+        if probes > 0
+            && let Some((before, now)) = meter.restarted.zip(clock::cpu_of_thread())
+        {
+            self.lock().cost = now.saturating_sub(before) / probes;
+        }
+        probes > 0
+    }
+
+    /// What the thread has used up to now is not that of the probes that follow.
+    pub fn restart(&self, meter: &mut Meter) {
+        if self.is_wanted() {
+            meter.restarted = clock::cpu_of_thread();
         }
     }
 
@@ -205,16 +239,36 @@ mod tests {
 
     #[test]
     fn probes_that_cost_more_than_they_may_are_made_less_often() {
-        let mean = |cost: Option<Duration>| {
+        let mean = |cost: Duration| {
             let probe = Probe::default();
-            probe.spend(cost.map(|cost| 20 * cost), 19);
+            probe.lock().cost = cost;
             (0..1000).map(|_| probe.choose_pause(SECOND)).sum::<Duration>() / 1000
         };
         let is_about = |pause: Duration, expected: Duration| pause.abs_diff(expected) < expected / 10;
-        let micros = |micros| Some(Duration::from_micros(micros));
-        assert!(is_about(mean(None), PAUSE) && is_about(mean(micros(10)), PAUSE));
+        let micros = Duration::from_micros;
+        assert!(is_about(mean(Duration::ZERO), PAUSE) && is_about(mean(micros(10)), PAUSE));
         assert!(is_about(mean(micros(40)), SECOND));
         assert!(is_about(mean(micros(10_000)), MAX_PAUSE));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_what_probes_have_cost_is_charged_to_them() {
+        let work = |until: Duration| while clock::cpu_of_thread().unwrap() < until {};
+        let (probe, mut meter) = (Probe::default(), Meter::default());
+        probe.need(true);
+        let start = clock::cpu_of_thread().unwrap();
+        work(start + 5 * MS);
+        assert!(!probe.charge(&mut meter));
+        probe.restart(&mut meter);
+        let restarted = clock::cpu_of_thread().unwrap();
+        meter.add_probe();
+        meter.add_probe();
+        work(restarted + 2 * MS);
+        assert!(probe.charge(&mut meter));
+        let (cost, used) = (probe.lock().cost, clock::cpu_of_thread().unwrap().saturating_sub(restarted));
+        assert!(cost >= MS && cost <= used / 2 + MS, "{cost:?} of {used:?}");
+        assert!(!probe.charge(&mut meter));
     }
 
     #[test]

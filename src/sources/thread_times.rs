@@ -50,11 +50,11 @@ impl Threads {
     }
 
     /// What was read of a thread, if that has not run since: then it has not waited either, as the kernel counts a wait
-    /// when it ends. Its clock costs a tenth of the file.
+    /// when it ends, or when the thread is moved to another CPU. Its clock costs a tenth of the file.
     fn unchanged(&self, id: u32) -> Option<ThreadTimes> {
         let at = self.last.binary_search_by_key(&id, |thread| thread.id).ok()?;
         let thread = self.last[at];
-        (clock::cpu_of_thread_with(id)? == thread.cpu).then_some(thread)
+        (clock::cpu_of_thread_by_id(id)? == thread.cpu).then_some(thread)
     }
 }
 
