@@ -4,6 +4,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::event_loops::tasks::WITHOUT_REGISTRY;
 use super::interrupt::ignore_exception;
 use super::program;
 use crate::snapshot::Absence;
@@ -18,8 +19,11 @@ pub fn of_event_loops(modules: &Bound<'_, PyDict>) -> PyResult<Option<Absence>> 
     Ok(is_patched.unwrap_or(false).then_some(Absence::Greenlets))
 }
 
-/// Why tasks were not counted.
-pub fn of_tasks(modules: &Bound<'_, PyDict>) -> PyResult<Absence> {
-    let is_imported = modules.contains(intern!(modules.py(), "asyncio.tasks"))?;
-    Ok(if is_imported { Absence::NoTaskRegistry } else { Absence::NoAsyncio })
+/// Why tasks were not counted, as far as that is known.
+pub fn of_tasks(modules: &Bound<'_, PyDict>) -> PyResult<Option<Absence>> {
+    let py = modules.py();
+    if !modules.contains(intern!(py, "asyncio.tasks"))? {
+        return Ok(Some(Absence::NoAsyncio));
+    }
+    Ok((program::hexversion(py)? >= WITHOUT_REGISTRY).then_some(Absence::NoTaskRegistry))
 }

@@ -221,7 +221,7 @@ const GROUPS: &str = "exceptiongroup";
 /// From this version on, the interpreter shows them itself.
 const WITH_GROUPS: u32 = 0x030b_0000;
 
-/// How often a hook is read again that the program has set meanwhile.
+/// How often to try again if the program sets a hook meanwhile.
 const MAX_TRIES: usize = 100;
 
 /// A hook, and the function that is called.
@@ -272,8 +272,8 @@ impl ExceptionHooks {
         Arc::clone(&self.counters)
     }
 
-    /// Installs what is wanted and not installed, unless they were removed for good; otherwise removes what is. To be
-    /// called again and again, as a program may import `threading` late.
+    /// Installs what is wanted and not installed, unless they were removed for good or `is_current` denies it;
+    /// otherwise removes what is. To be called again and again, as a program may import `threading` late.
     pub fn update(&self, py: Python<'_>, are_wanted: bool, is_current: impl Fn() -> bool) {
         for hook in Hook::ALL {
             let is_installed = self.installed[hook as usize].load().is_some();
@@ -364,15 +364,18 @@ impl ExceptionHooks {
             }
             return Ok(());
         };
-        let _turn = Turn::wait(py);
-        with_critical_section(&dict_of(&module), || {
-            let Some(installed) = installed.swap(None) else { return Ok(()) };
+        let turn = Turn::wait(py);
+        let removed = with_critical_section(&dict_of(&module), || {
+            let Some(installed) = installed.swap(None) else { return Ok(None) };
             let hook = installed.end();
             if module.getattr_opt(attribute)?.is_some_and(|current| current.is(&installed.function)) {
                 module.setattr(attribute, &hook.previous)?;
             }
-            Ok(())
-        })
+            Ok(Some(installed))
+        });
+        // It may be the last to refer to a hook of the program, whose end may run code of the program.
+        drop(turn);
+        removed.map(drop)
     }
 }
 

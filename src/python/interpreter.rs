@@ -149,7 +149,7 @@ impl CPython {
         ignore_exception(py, self.event_loops.find_first(self.modules.bind(py))).map(drop)
     }
 
-    /// Stops to count and to observe event loops, for good.
+    /// Stops counting and observing event loops, for good.
     pub fn uninstall(&self, py: Python<'_>) -> PyResult<()> {
         self.exception_hooks.remove(py);
         self.gc_callback.remove(py).and(self.event_loops.release(py))
@@ -169,7 +169,7 @@ impl CPython {
             if is_needed(Source::Tasks) { ignore_exception(py, tasks::count(modules))? } else { None };
         let tasks = tasks.flatten();
         let no_tasks = if is_needed(Source::Tasks) && tasks.is_none() {
-            ignore_exception(py, absence::of_tasks(modules))?
+            ignore_exception(py, absence::of_tasks(modules))?.flatten()
         } else {
             None
         };

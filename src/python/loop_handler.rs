@@ -13,7 +13,7 @@ use super::native_function::owner_of;
 use crate::snapshot::Uncaught;
 use crate::sources::uncaught::UncaughtCounters;
 
-/// Our exception handler of a loop. Weak, as the program's, which it has, may refer to the loop.
+/// Our exception handler of a loop. Held weakly: it refers to the program's handler, which may refer to the loop.
 pub struct LoopHandler {
     function: Py<PyWeakrefReference>,
     is_counting: Arc<AtomicBool>,
@@ -40,16 +40,16 @@ impl LoopHandler {
         let previous = &hook.get().previous;
         // asyncio's loops have it here. Their methods are Python code, in which another thread may set a handler.
         let attribute = intern!(py, "_exception_handler");
-        with_critical_section(event_loop, || match event_loop.getattr_opt(attribute)? {
-            Some(current) if current.is(&function) => event_loop.setattr(attribute, previous),
-            Some(_) => Ok(()),
-            None => {
-                let current = event_loop.call_method0(intern!(py, "get_exception_handler"))?;
-                if current.is(&function) {
-                    event_loop.call_method1(intern!(py, "set_exception_handler"), (previous,))?;
-                }
-                Ok(())
+        with_critical_section(event_loop, || {
+            if event_loop.getattr_opt(attribute)?.is_some_and(|current| current.is(&function)) {
+                return event_loop.setattr(attribute, previous);
             }
+            // Other loops have it elsewhere; a subclass of asyncio's may wrap what it is given.
+            let current = event_loop.call_method0(intern!(py, "get_exception_handler"))?;
+            if current.is(&function) {
+                event_loop.call_method1(intern!(py, "set_exception_handler"), (previous,))?;
+            }
+            Ok(())
         })
     }
 

@@ -20,13 +20,19 @@ pub fn remove(py: Python<'_>) -> PyResult<()> {
     }
     let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
     for hook in Hook::ALL {
-        let (module, attribute) = hook.names(py);
-        let Ok(module) = modules.get_item(module) else { continue };
-        if let Some(current) = module.getattr_opt(attribute)?
-            && owner_of::<ExceptionHook>(&current).is_some()
-        {
-            module.setattr(attribute, programs_own(current))?;
-        }
+        // Another hook of ours is to be removed if this one cannot be.
+        drop(remove_hook(&modules, hook));
     }
     Ok(())
+}
+
+fn remove_hook(modules: &Bound<'_, PyAny>, hook: Hook) -> PyResult<()> {
+    let (module, attribute) = hook.names(modules.py());
+    let module = modules.get_item(module)?;
+    match module.getattr_opt(attribute)? {
+        Some(current) if owner_of::<ExceptionHook>(&current).is_some() => {
+            module.setattr(attribute, programs_own(current))
+        }
+        _ => Ok(()),
+    }
 }

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::path::Path;
 
+use once_cell::race::OnceBool;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyString};
@@ -88,9 +89,12 @@ pub fn hexversion(py: Python<'_>) -> PyResult<u32> {
 /// Whether this build of CPython can do without a GIL.
 #[expect(unsafe_code, reason = "The program may have replaced sys.version.")]
 pub fn is_free_threaded() -> bool {
-    // SAFETY: it returns a static string.
-    let version = unsafe { CStr::from_ptr(pyo3::ffi::Py_GetVersion()) };
-    version.to_string_lossy().contains("free-threading build")
+    static IS_FREE_THREADED: OnceBool = OnceBool::new();
+    IS_FREE_THREADED.get_or_init(|| {
+        // SAFETY: it returns a static string.
+        let version = unsafe { CStr::from_ptr(pyo3::ffi::Py_GetVersion()) };
+        version.to_string_lossy().contains("free-threading build")
+    })
 }
 
 /// Whether gevent or eventlet has replaced threads by greenlets.

@@ -19,6 +19,7 @@ use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
+use crate::python::native_function::owner_of;
 use crate::sources::event_loops::{EventLoop, EventLoops, Method};
 
 /// What is called in place of `select`.
@@ -255,16 +256,17 @@ impl Placed {
             return Ok(());
         };
         let function = selector.getattr(intern!(py, "select"))?;
-        let select = function.getattr(intern!(py, "__self__"))?;
-        if select.cast::<Select>()?.get().is_same_run(py) {
-            self.observed.end_running(now);
-        } else {
-            self.observed.end();
+        match owner_of::<Select>(&function) {
+            Some(select) if select.get().is_same_run(py) => self.observed.end_running(now),
+            _ => self.observed.end(),
         }
-        // Another collector may have put its own there meanwhile.
-        with_critical_section(&selector, || match selector.getattr(intern!(py, "select"))? {
-            current if current.is(&function) => selector.delattr(intern!(py, "select")),
-            _ => Ok(()),
+        // Another collector, or the program, may have put its own there meanwhile.
+        with_critical_section(&selector, || {
+            let current = selector.getattr(intern!(py, "select"))?;
+            if current.as_ptr().addr() != self.function {
+                return Ok(());
+            }
+            selector.delattr(intern!(py, "select"))
         })
     }
 

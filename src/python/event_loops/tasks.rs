@@ -12,10 +12,10 @@ use crate::python::interrupt::ignore_exception;
 use crate::python::program::hexversion;
 
 /// From this version on, tasks are no longer in the registry.
-const WITHOUT_REGISTRY: u32 = 0x030e_0000;
+pub const WITHOUT_REGISTRY: u32 = 0x030e_0000;
 
-/// It, once asyncio is imported; `None` in a version that does not have it. asyncio never replaces the sets. To look
-/// for what an interpreter does not have would cost more than all else here: it is an exception each time.
+/// asyncio's registry, once asyncio is imported; `None` in a version without one. Its sets are never replaced. Looking
+/// up an attribute that a version does not have raises an exception, which costs more than everything else here.
 static REGISTRY: PyOnceLock<Option<Registry>> = PyOnceLock::new();
 
 /// asyncio's own sets.
@@ -88,8 +88,8 @@ fn registry<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Option<&'py Registry>
 
 fn is_being_imported(module: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = module.py();
-    let is_initializing =
-        module.getattr(intern!(py, "__spec__"))?.getattr_opt(intern!(py, "_initializing"))?;
+    let Some(spec) = module.getattr_opt(intern!(py, "__spec__"))? else { return Ok(false) };
+    let is_initializing = spec.getattr_opt(intern!(py, "_initializing"))?;
     is_initializing.map_or(Ok(false), |is_initializing| is_initializing.is_truthy())
 }
 
