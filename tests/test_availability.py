@@ -177,5 +177,7 @@ def test_what_comes_in_an_environment_is_what_the_table_says(
     assert missing == absent or RECORDS, "run `make availability`, and read what it has changed"
 
 
-def test_the_table_has_the_environments_of_these_tests() -> None:
-    assert list(json.loads(TABLE.read_text())) == list(ENVIRONMENTS)
+def test_the_table_has_the_environments_of_these_tests_and_metrics_that_there_are() -> None:
+    table = json.loads(TABLE.read_text())
+    assert list(table) == list(ENVIRONMENTS)
+    assert {metric for absent in table.values() for metric in absent} <= {*STANDARD}

@@ -505,7 +505,7 @@ def test_two_thousand_forks_of_a_busy_process_lose_no_child_and_no_interval(
 def test_python_does_not_warn_of_forks_without_other_threads(
     program: Programs, installed_in: InstalledIn, version: str, modules: str, level: str
 ) -> None:
-    python, forks = installed_in(version), 300 if level == LEVEL else 15
+    python, forks = installed_in(version), 300 if level == LEVEL else 50
     run = program("many_forks.py", str(forks), "--modules", modules, python=python, options=(), udp=True)
     assert run.fact("parent")["statuses"] == {"ended": forks}
     assert (run.fact("parent")["warnings"], run.fact("parent")["kinds"]) == (0, [])

@@ -162,43 +162,72 @@ def test_a_child_that_is_forked_while_metrics_are_disabled_has_nothing_of_ours(
     assert statuses == [0]
 
 
-def test_a_handler_that_a_loop_gets_meanwhile_stays(flushes: Flushes) -> None:
-    def handler(_event_loop: asyncio.AbstractEventLoop, _context: dict[str, Any]) -> None:
-        """The program's own."""
+async def is_handled(event_loop: asyncio.AbstractEventLoop, url: str) -> None:
+    """Enables metrics, until the loop has a handler of ours."""
+    RuntimeMetrics.enable(dogstatsd_url=url, flush_interval=3600, level="standard")
+    RuntimeMetrics.flush()
+    for _ in range(500):
+        if event_loop.get_exception_handler() is not None:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError
 
+
+def test_a_loops_handler_is_removed_in_one_step(flushes: Flushes) -> None:
     class Loop(asyncio.SelectorEventLoop):
-        is_replacing = has_replaced = False
+        """Another thread could set a handler wherever its Python code runs."""
+
+        calls = 0
 
         def get_exception_handler(self) -> Hook:
-            before = super().get_exception_handler()
-            if self.is_replacing:
-                # As another thread does.
-                self.set_exception_handler(handler)
-                self.has_replaced = True
-            return before
+            self.calls += 1
+            return super().get_exception_handler()
+
+        def set_exception_handler(self, handler: Hook) -> None:
+            self.calls += 1
+            super().set_exception_handler(handler)
 
     async def work(event_loop: Loop) -> None:
-        RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=3600, level="standard")
-        RuntimeMetrics.flush()
-        for _ in range(20):
-            await asyncio.sleep(0.01)
-        assert event_loop.get_exception_handler() is not None
-        event_loop.is_replacing = True
+        await is_handled(event_loop, flushes.url)
+        event_loop.calls = 0
         RuntimeMetrics.disable()
-        event_loop.is_replacing = False
+        assert event_loop.calls == 0
+        assert event_loop.get_exception_handler() is None
 
     event_loop = Loop()
     try:
         event_loop.run_until_complete(work(event_loop))
-        # It need not have been asked.
-        assert event_loop.get_exception_handler() is (handler if event_loop.has_replaced else None)
+    finally:
+        event_loop.close()
+
+
+def test_a_loop_that_wraps_its_handler_gets_its_own_back(flushes: Flushes) -> None:
+    class Loop(asyncio.SelectorEventLoop):
+        handler: Hook = None
+
+        def get_exception_handler(self) -> Hook:
+            return self.handler
+
+        def set_exception_handler(self, handler: Hook) -> None:
+            self.handler = handler
+            super().set_exception_handler(handler and (lambda *words: handler(*words)))
+
+    async def work(event_loop: Loop) -> None:
+        await is_handled(event_loop, flushes.url)
+        RuntimeMetrics.disable()
+        assert event_loop.get_exception_handler() is None
+
+    event_loop = Loop()
+    try:
+        event_loop.run_until_complete(work(event_loop))
     finally:
         event_loop.close()
 
 
 def test_where_no_free_threaded_build_can_be_had_one_line_says_why(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
-    shutil.copy(ROOT / "tools" / "freethreaded.py", tmp_path / "tools")
+    for name in ("freethreaded.py", "debian.py"):
+        shutil.copy(ROOT / "tools" / name, tmp_path / "tools")
     command = [sys.executable, str(tmp_path / "tools" / "freethreaded.py"), "interpreter"]
     done = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")

@@ -12,7 +12,7 @@ from serving import ROOT
 
 SOAK = ROOT / "benches" / "soak.py"
 # More, for longer: `python benches/soak.py 50000`.
-TICKS = 2000
+TICKS = 10_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -76,7 +76,7 @@ def main(command: str, *words: str) -> str | int:
             print(run(Path(wheel), float(seconds)))
             return 0
     except UnavailableError as error:
-        return f"no: {error}"
+        return f"no free-threaded CPython: {error}"
     except WrongError as error:
         return str(error)
     return f"unknown command {command}"

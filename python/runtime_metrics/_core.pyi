@@ -100,7 +100,7 @@ def status() -> Status:
         packets_dropped, bytes_dropped: What was lost, even if that became known only after the kernel had accepted it.
         left_to_ddtrace: The names of metrics that are not sent as ddtrace sends them itself.
         selected: Each metric that is selected, by name: "sent" if the last flush had a value of it, otherwise why not:
-            the reason that applied, or all that there may be, where it is not known which.
+            the reason, or every possible one where the actual one is unknown.
 
     Raises:
         MemoryError: Memory is short.

@@ -53,7 +53,7 @@ impl Flush<'_> {
         } else if self.snapshot.interpreter.is_none()
             && needs_any_of(&|source| OF_INTERPRETER.contains(&source))
         {
-            Some("the interpreter did not answer in time")
+            Some(NO_ANSWER)
         } else {
             None
         }
@@ -72,12 +72,15 @@ impl Flush<'_> {
             "cpu.percent" => snapshot.usage.map_or(Some(NO_USAGE), |_| self.reason_of_percent()),
             "mem.rss" => Some("/proc/self/statm cannot be read"),
             "thread_count" => Some("/proc/self/task cannot be read"),
+            "gil.wait.p95" if snapshot.probe.longest_wait.is_some() => {
+                Some("no probe was answered in the interval")
+            }
             "os.hiccup.max" | "gil.wait.p95" | "gil.wait.max" => Some("no probe in the interval"),
             "cpu.run_delay" => reason_of_threads(process),
             "cpu.thread.max_percent" => reason_of_threads(process).or_else(|| self.reason_of_percent()),
             "cpu.throttled.percent" => Some(match cgroup.periods {
-                None => "no CPU quota",
-                Some(_) => "the container did not run in the interval",
+                None => "no CPU quota was found",
+                Some(_) => "the container did not run in the interval, or its quota is new",
             }),
             "mem.rss.anon" | "mem.rss.peak" | "mem.swap" => {
                 Some("/proc/self/status cannot be read, or does not list it")
@@ -91,9 +94,13 @@ impl Flush<'_> {
             "mem.python.blocks" => return Some(self.reason_of_blocks()),
             "event_loop.delay.p95" | "event_loop.delay.max" | "event_loop.utilization" => {
                 let is_observed = snapshot.event_loops.longest_delay.is_some();
-                let no_loop =
-                    || interpreter.no_event_loop.map_or("no event loop of asyncio was running", text);
-                if is_observed { self.reason_of_percent().or(NO_SELECTOR) } else { Some(no_loop()) }
+                if is_observed {
+                    Some(self.reason_of_loop(metric))
+                } else if snapshot.interpreter.is_none() {
+                    Some(NO_ANSWER)
+                } else {
+                    interpreter.no_event_loop.map(text).or(Some("no running event loop of asyncio was found"))
+                }
             }
             "asyncio.tasks" => interpreter.no_tasks.map(text),
             "executor.queue_depth" => interpreter.no_queue_depth.map(text),
@@ -110,14 +117,25 @@ impl Flush<'_> {
     fn reason_of_percent(&self) -> Option<&'static str> {
         match self.length {
             Length::TooShort => Some("the interval was too short"),
-            Length::TooLong => Some("the interval was too long: the process was suspended or frozen"),
+            Length::TooLong => Some(SUSPENDED),
             Length::Regular => None,
+        }
+    }
+
+    /// Why a loop that was observed has no such value.
+    fn reason_of_loop(&self, metric: &Metric) -> &'static str {
+        if !metric.name.ends_with("utilization") {
+            "no iteration of an event loop ended in the interval"
+        } else if self.length == Length::TooLong {
+            SUSPENDED
+        } else {
+            "no event loop has a selector of the standard library"
         }
     }
 
     fn reason_of_blocks(&self) -> Cow<'static, str> {
         match self.snapshot.blocks_withheld {
-            None => "Python does not use its own allocator (PYTHONMALLOC)".into(),
+            None => "Python does not use its own allocator (PYTHONMALLOC), or has no GIL".into(),
             Some(Withheld::Until(due)) => {
                 let seconds = due.saturating_sub(self.snapshot.at).as_secs();
                 format!("not due for another {seconds} s, as the last read took so long").into()
@@ -129,22 +147,25 @@ impl Flush<'_> {
     }
 }
 
+const NO_ANSWER: &str = "the interpreter did not answer in time";
 const NO_USAGE: &str = "getrusage is refused";
 const NO_DESCRIPTORS: &str = "/proc/self/fd cannot be read";
-const NO_SELECTOR: Option<&str> = Some("no event loop has a selector of the standard library");
+const SUSPENDED: &str = "the interval was too long: the process was suspended or frozen";
 
 fn reason_of_threads(process: &ProcessFacts) -> Option<&'static str> {
-    if process.threads.is_some_and(|count| count > ThreadTimes::MAX) {
-        Some("more than 256 threads")
-    } else if process.thread_times.is_none() {
-        Some("/proc/self/task/*/schedstat cannot be read, or has no times")
-    } else {
-        None
+    const UNREADABLE: &str = "/proc/self/task/*/schedstat cannot be read, or has no times";
+    const UNREADABLE_OR_MANY: &str =
+        "more than 256 threads, or /proc/self/task/*/schedstat cannot be read, or has no times";
+    match (process.threads, &process.thread_times) {
+        (Some(count), _) if count > ThreadTimes::MAX => Some("more than 256 threads"),
+        (_, Some(_)) => None,
+        (Some(_), None) => Some(UNREADABLE),
+        (None, None) => Some(UNREADABLE_OR_MANY),
     }
 }
 
 fn reason_of_memory_limit(cgroup: &CgroupFacts) -> Option<&'static str> {
-    cgroup.memory.is_none().then_some("no memory limit below the machine's memory")
+    cgroup.memory.is_none().then_some("no memory limit below the machine's memory was found")
 }
 
 fn text(absence: Absence) -> &'static str {
@@ -233,7 +254,7 @@ mod tests {
         assert_eq!(reason("executor.queue_depth", &answered(facts)), "no pool of threads was found");
         for name in ["event_loop.delay.p95", "event_loop.delay.max", "event_loop.utilization"] {
             assert_eq!(reason(name, &answered(facts)), "gevent or eventlet has patched threads", "{name}");
-            assert_eq!(reason(name, &unknown()), "no event loop of asyncio was running", "{name}");
+            assert_eq!(reason(name, &unknown()), "no running event loop of asyncio was found", "{name}");
         }
         let event_loops = EventLoopFacts { longest_delay: Some(SECOND), ..EventLoopFacts::default() };
         let beating = Snapshot { event_loops, ..unknown() };
@@ -242,8 +263,8 @@ mod tests {
 
     #[test]
     fn a_control_group_without_a_limit_is_the_reason() {
-        assert_eq!(reason("cpu.throttled.percent", &unknown()), "no CPU quota");
-        let memory = "no memory limit below the machine's memory";
+        assert_eq!(reason("cpu.throttled.percent", &unknown()), "no CPU quota was found");
+        let memory = "no memory limit below the machine's memory was found";
         for name in ["mem.headroom.percent", "mem.limit_hits", "mem.time_to_limit"] {
             assert_eq!(reason(name, &unknown()), memory, "{name}");
         }
@@ -286,5 +307,18 @@ mod tests {
         }
         let workers = CATALOGUE.iter().find(|metric| metric.name == "gunicorn.workers").unwrap();
         assert_eq!(flush(&snapshot).reason(workers), workers.absent);
+    }
+
+    #[test]
+    fn every_name_with_a_reason_is_in_the_catalogue() {
+        let source = include_str!("absence.rs");
+        let (_, rest) = source.split_once("match metric.name.strip_prefix(PREFIX)? {").unwrap();
+        let (arms, _) = rest.split_once("_ => None,").unwrap();
+        let is_pattern = |line: &&str| line.starts_with('"') || line.starts_with("| \"");
+        let patterns = arms.lines().map(str::trim).filter(is_pattern);
+        let names = patterns.flat_map(|line| line.split("=>").next().unwrap().split(" | "));
+        let names = names.map(|name| name.trim_matches(['|', ' ']).split('"').nth(1).unwrap());
+        let names: Vec<_> = names.map(|name| metric(name).name).collect();
+        assert!(names.len() > 20, "{names:?}");
     }
 }

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 
 import interpreters
-from rows import FAILED, ROOT, Row, show
+from rows import FAILED, ROOT, Row, clippy, show
 
 # How long threads do all at once.
 SECONDS = "60"
 
 
 def free_threaded() -> Row:
-    """CPython 3.14 without a GIL, on this machine. Clippy is that of the other builds, as the source is."""
-    row = Row("x86_64-unknown-linux-gnu, CPython 3.14t", checked="clippy, by `make lint`")
+    """CPython 3.14 without a GIL, on this machine."""
+    target = "x86_64-unknown-linux-gnu"
+    row = Row(f"{target}, CPython 3.14t", checked=clippy(target))
     wheel, row.built = interpreters.wheel("cp314-cp314t-manylinux_2_17_x86_64")
     if wheel is None:
         row.run = "no: there is no wheel"

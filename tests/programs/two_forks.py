@@ -25,16 +25,31 @@ def is_gil_enabled() -> bool:
     return bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
-def child() -> NoReturn:
-    """Has a full snapshot, and lives for some intervals."""
+def child(level: str) -> NoReturn:
+    """Has a snapshot at once, and lives until it has sent all."""
     status = 1
     try:
-        names = len(RuntimeMetrics.snapshot())
-        time.sleep(4 * INTERVAL)
-        # A change has a value once there is a second reading: until then cpu.percent is missing.
-        status = 0 if names >= len(RuntimeMetrics.snapshot()) - 1 and not RuntimeMetrics.disable() else 2
+        status = 2
+        if RuntimeMetrics.snapshot():
+            live(level)
+            RuntimeMetrics.disable()
+            status = 0
     finally:
         os._exit(status)
+
+
+def live(level: str) -> None:
+    """Lives until what is not known from the start has been: changes, and what a probe observes."""
+    missing = {"cpu.percent"}
+    if level == "standard":
+        missing |= {"cpu.thread.max_percent", "os.hiccup.max", "gil.wait.p95", "gil.wait.max"}
+    deadline = time.monotonic() + TIMEOUT
+    while missing:
+        assert time.monotonic() < deadline, missing
+        missing -= {name.removeprefix("runtime.python.") for name in RuntimeMetrics.snapshot()}
+        time.sleep(INTERVAL / 20)
+    # Until it is sent.
+    time.sleep(2 * INTERVAL)
 
 
 def main(level: Literal["default", "standard"]) -> None:
@@ -47,12 +62,10 @@ def main(level: Literal["default", "standard"]) -> None:
     children = []
     for _ in range(2):
         if (pid := os.fork()) == 0:
-            child()
+            child(level)
         children.append(pid)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    wait_for_flush = time.monotonic() + 2 * INTERVAL
-    while time.monotonic() < wait_for_flush:
-        sum(range(10_000))
+    live(level)
     snapshot = len(RuntimeMetrics.snapshot())
     RuntimeMetrics.disable()
     names: dict[str, set[str]] = {}
