@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,11 +195,8 @@ def test_a_loops_handler_is_removed_in_one_step(flushes: Flushes) -> None:
         assert event_loop.calls == 0
         assert event_loop.get_exception_handler() is None
 
-    event_loop = Loop()
-    try:
+    with closing(Loop()) as event_loop:
         event_loop.run_until_complete(work(event_loop))
-    finally:
-        event_loop.close()
 
 
 def test_a_loop_that_wraps_its_handler_gets_its_own_back(flushes: Flushes) -> None:
@@ -217,11 +215,8 @@ def test_a_loop_that_wraps_its_handler_gets_its_own_back(flushes: Flushes) -> No
         RuntimeMetrics.disable()
         assert event_loop.get_exception_handler() is None
 
-    event_loop = Loop()
-    try:
+    with closing(Loop()) as event_loop:
         event_loop.run_until_complete(work(event_loop))
-    finally:
-        event_loop.close()
 
 
 def test_where_no_free_threaded_build_can_be_had_one_line_says_why(tmp_path: Path) -> None:
