@@ -524,6 +524,15 @@ def test_python_warns_of_forks_beside_threads_as_often_as_without_us(
     assert (ours["warnings"], ours["kinds"]) == (bare["warnings"], bare["kinds"])
 
 
+def test_a_child_does_not_wait_for_what_another_thread_was_doing_for_the_first_time() -> None:
+    command = [sys.executable, "-W", "error", str(PROGRAMS / "first_uses.py")]
+    # In one process of five, a child waited for ever.
+    for _ in range(20):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert set(json.loads(done.stdout)) == {0}
+
+
 def test_a_pool_whose_initializer_enables_again_is_not_warned(
     run_program: RunProgram, flushes: Flushes
 ) -> None:

@@ -1,12 +1,12 @@
 //! Why the interpreter has no fact about the program.
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::event_loops::tasks::WITHOUT_REGISTRY;
 use super::interrupt::ignore_exception;
 use super::program;
+use crate::python::interned::intern;
 use crate::snapshot::Absence;
 
 /// Why no event loop can be observed; `None` if one could.

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::environment;
 use super::program::{hexversion, is_free_threaded};
 use crate::clock::Clock;
+use crate::python::interned::intern;
 use crate::replaceable::Replaceable;
 use crate::snapshot::Description;
 use crate::sources::description::{allocator, debug, gc_implementation, gil, is_gil_reenabled, jit};

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString};
 
 use super::interrupt::ignore_exception;
+use crate::python::interned::intern;
 use crate::replaceable::Replaceable;
 use crate::settings::variables::{Environment, Variable};
 

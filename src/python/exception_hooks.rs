@@ -12,7 +12,6 @@ use pyo3::ffi::{
     METH_KEYWORDS, METH_VARARGS, PyCFunction_New, PyMethodDef, PyMethodDefPointer, PyObject, PyObject_Call,
 };
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
@@ -20,6 +19,7 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use super::native_function::owner_of;
 use super::program::hexversion;
 use super::turn::Turn;
+use crate::python::interned::intern;
 use crate::replaceable::Replaceable;
 use crate::snapshot::Uncaught;
 use crate::sources::uncaught::UncaughtCounters;

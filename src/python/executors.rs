@@ -1,11 +1,11 @@
 //! What waits for a thread: in the queues of `concurrent.futures.ThreadPoolExecutor`, and in front of anyio's limiter
 //! of threads. Both are found in registries that their modules have for themselves.
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::interrupt::ignore_exception;
+use crate::python::interned::intern;
 use crate::snapshot::Absence;
 
 /// The most threads of pools that are looked at.

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use pyo3::ffi::{
     METH_FASTCALL, Py_IncRef, Py_None, Py_ssize_t, PyCFunction_New, PyMethodDef, PyMethodDefPointer, PyObject,
 };
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyList, PyString};
@@ -23,6 +22,7 @@ use super::turn::Turn;
 use crate::clock::Clock;
 use crate::collector::Postponement;
 use crate::fork_mark::ForkMark;
+use crate::python::interned::intern;
 use crate::sources::gc::GcCounters;
 
 /// The callback in gc.callbacks that counts collections.

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::interrupt::catch_exception;
+use crate::python::interned::intern;
 use crate::replaceable::Replaceable;
 use crate::sources::gunicorn::objects::GunicornObjects;
 

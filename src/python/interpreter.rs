@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -23,6 +22,7 @@ use crate::collector::{Answer, Interpreter};
 use crate::identity::tracers::Tracers;
 use crate::memory;
 use crate::message::Message;
+use crate::python::interned::intern;
 use crate::settings::Settings;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
 use crate::sources::event_loops::EventLoops as ObservedLoops;

@@ -8,13 +8,13 @@ use std::panic::{self, PanicHookInfo};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use once_cell::race::OnceBox;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::interrupt::ignore_exception;
 use crate::memory;
 use crate::message::{Message, Severity};
+use crate::python::interned::intern;
 use crate::stderr::StandardError;
 
 static LOG: OnceBox<Log> = OnceBox::new();

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::exception_hooks::{ExceptionHook, Installed};
 use super::native_function::owner_of;
+use crate::python::interned::intern;
 use crate::snapshot::Uncaught;
 use crate::sources::uncaught::UncaughtCounters;
 

@@ -19,10 +19,12 @@ mod event_loops;
 mod exception_hooks;
 mod executors;
 mod exit;
+mod first_uses;
 mod fork;
 mod gc_callback;
 mod gunicorn_state;
 mod hooks;
+mod interned;
 mod interpreter;
 mod interrupt;
 mod invocations;
@@ -58,7 +60,6 @@ mod _core {
     #[pymodule_export]
     use crate::python::gc_callback::GcCallback;
     use crate::python::interpreter::is_main;
-    use crate::python::log;
     #[pymodule_export]
     use crate::python::server::{GunicornMaster, Request, Requests, become_gunicorn_master};
     #[pymodule_export]
@@ -68,11 +69,13 @@ mod _core {
         Incident, Metric, Variable, catalogue, client_telemetry, incidents, is_named, lag_ladder,
         selected_names, variables,
     };
+    use crate::python::{first_uses, log};
 
     /// What runs is one per process, and ends with the interpreter that the process began in.
     #[pymodule_init]
     fn refuse_sub_interpreters(module: &Bound<'_, PyModule>) -> PyResult<()> {
         if is_main(module.py()) {
+            first_uses::prepare(module.py())?;
             return log::prepare(module.py());
         }
         Err(PyImportError::new_err("runtime_metrics can be imported by the main interpreter only"))

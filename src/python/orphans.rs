@@ -1,13 +1,13 @@
 //! What a child process inherits of a collector that another thread of its parent was disabling at the fork: nothing in
 //! the child removes it.
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use super::exception_hooks::{ExceptionHook, Hook, programs_own};
 use super::gc_callback::GcCallback;
 use super::native_function::owner_of;
+use crate::python::interned::intern;
 
 /// Removes any callback and any hook of ours, in a child process that has one thread and in which nothing runs.
 pub fn remove(py: Python<'_>) -> PyResult<()> {

@@ -4,13 +4,13 @@ use std::ffi::CStr;
 use std::path::Path;
 
 use once_cell::race::OnceBool;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyString};
 
 use super::interrupt::ignore_exception;
 use crate::identity::command_line::{Program, Spawned};
 use crate::identity::{Entrypoint, Runtime};
+use crate::python::interned::intern;
 use crate::sources::ancestors::command_of_ancestor;
 
 /// `sys.argv[0]` if the program is no file.

@@ -4,7 +4,6 @@
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use once_cell::race::OnceBox;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -12,6 +11,7 @@ use super::interrupt::ignore_exception;
 use crate::catalogue::metric::Level;
 use crate::catalogue::selection::Selection;
 use crate::identity::tracers::{Names, RuntimeWorker, Tracers};
+use crate::python::interned::intern;
 
 /// The names that ddtrace's runtime metrics have, read once: the release does not change while the process runs.
 static DDTRACES_NAMES: OnceBox<Selection> = OnceBox::new();

@@ -5,7 +5,6 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyString};
 
@@ -15,6 +14,7 @@ use crate::collector;
 use crate::emitter::{Distribution, Refusal};
 use crate::identity::tracers::Tracers;
 use crate::message::{MAX_SHOWN, Message};
+use crate::python::interned::intern;
 use crate::python::interrupt::ignore_exception;
 use crate::python::plan::Plan;
 use crate::python::process::Process;

@@ -5,16 +5,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
-use pyo3::{IntoPyObjectExt, intern};
 
 use super::snapstart::become_restored;
 use super::start::{enable_in_lambda, warn_unsent};
 use crate::clock::since_epoch;
 use crate::emitter::address::{Address, UnixKind};
 use crate::identity::function::InvocationFacts;
+use crate::python::interned::intern;
 use crate::python::interpreter::Purpose;
 use crate::python::invocations::Context;
 use crate::python::log;

@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::callback;
 use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
+use crate::python::interned::intern;
 use crate::python::interrupt::ignore_exception;
 use crate::sources::event_loops::{EventLoop, EventLoops, Method};
 

@@ -2,17 +2,22 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use pyo3::intern;
+use once_cell::race::OnceBox;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{IntoPyDict, PyDict, PyType};
+use pyo3::types::{IntoPyDict, PyDict};
 
-static CONTEXT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+use crate::python::interned::intern;
+
+/// `contextvars.Context`.
+static CONTEXT: OnceBox<Py<PyAny>> = OnceBox::new();
 
 /// Has a loop call us in an empty context: that of the caller would keep alive what the program has put there.
 pub fn without_context(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
-    let context = CONTEXT.import(py, "contextvars", "Context")?.call0()?;
-    [(intern!(py, "context"), context)].into_py_dict(py)
+    let class = CONTEXT.get_or_try_init(|| {
+        let module = py.import(intern!(py, "contextvars"))?;
+        module.getattr(intern!(py, "Context")).map(|class| Box::new(class.unbind()))
+    });
+    [(intern!(py, "context"), class?.bind(py).call0()?)].into_py_dict(py)
 }
 
 /// Runs it so that a panic, which is a bug of ours, does not reach the program.

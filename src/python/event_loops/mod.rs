@@ -10,18 +10,19 @@ use std::sync::{Arc, Mutex};
 
 use once_cell::race::OnceBox;
 use pyo3::ffi::{Py_DecRef, Py_IsNone, PyErr_Clear, PyObject, PyObject_CallNoArgs, PyWeakref_NewRef};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
-use self::beat::Beat;
+pub use self::beat::Beat;
 use self::known::{Known, Probe, Watch};
 use self::select::Outcome;
+pub use self::select::Select;
 use super::interrupt::ignore_exception;
 use super::loop_handler::LoopHandler;
 use super::program;
 use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
+use crate::python::interned::intern;
 use crate::replaceable::Replaceable;
 use crate::snapshot::{Source, SourceSet};
 use crate::sources::event_loops::{EventLoops as Observed, Method};
@@ -314,7 +315,7 @@ impl EventLoops {
 
 /// What a loop calls once it has been found.
 #[pyclass(frozen, module = "runtime_metrics._core")]
-struct Attach(Arc<EventLoops>);
+pub struct Attach(Arc<EventLoops>);
 
 #[pymethods]
 impl Attach {

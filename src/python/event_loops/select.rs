@@ -12,19 +12,19 @@ use pyo3::ffi::{
     METH_FASTCALL, METH_KEYWORDS, Py_DecRef, Py_ssize_t, PyCFunction_New, PyMethodDef, PyMethodDefPointer,
     PyObject, PyObject_CallFunctionObjArgs,
 };
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
+use crate::python::interned::intern;
 use crate::python::native_function::owner_of;
 use crate::sources::event_loops::{EventLoop, EventLoops, Method};
 
 /// What is called in place of `select`.
 #[pyclass(frozen, module = "runtime_metrics._core")]
-struct Select {
+pub struct Select {
     observed: Arc<EventLoop>,
     clock: Clock,
     fork_mark: &'static ForkMark,

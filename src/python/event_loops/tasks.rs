@@ -3,11 +3,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use pyo3::intern;
+use once_cell::race::OnceBox;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
+use crate::python::interned::intern;
 use crate::python::interrupt::ignore_exception;
 use crate::python::program::hexversion;
 
@@ -16,7 +16,7 @@ pub const WITHOUT_REGISTRY: u32 = 0x030e_0000;
 
 /// asyncio's registry, once asyncio is imported; `None` in a version without one. Its sets are never replaced. Looking
 /// up an attribute that a version does not have raises an exception, which costs more than everything else here.
-static REGISTRY: PyOnceLock<Option<Registry>> = PyOnceLock::new();
+static REGISTRY: OnceBox<Option<Registry>> = OnceBox::new();
 
 /// asyncio's own sets.
 struct Registry {
@@ -74,7 +74,7 @@ pub fn some_loops<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Vec<Bound<'py, 
 
 fn registry<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Option<&'py Registry>> {
     let py = modules.py();
-    if let Some(registry) = REGISTRY.get(py) {
+    if let Some(registry) = REGISTRY.get() {
         return Ok(registry.as_ref());
     }
     let Some(module) = modules.get_item(intern!(py, "asyncio.tasks"))? else { return Ok(None) };
@@ -83,7 +83,7 @@ fn registry<'py>(modules: &Bound<'py, PyDict>) -> PyResult<Option<&'py Registry>
         return Ok(None);
     }
     let found = find(&module)?;
-    Ok(REGISTRY.get_or_init(py, || found).as_ref())
+    Ok(REGISTRY.get_or_init(|| Box::new(found)).as_ref())
 }
 
 fn is_being_imported(module: &Bound<'_, PyAny>) -> PyResult<bool> {
