@@ -319,7 +319,9 @@ fn each_python_type_is_made_when_the_module_is_imported() {
     for file in ["python/mod.rs", "python/first_uses.rs"] {
         made.push_str(&files[file]);
     }
-    let made: BTreeSet<&str> = made.split(|c: char| !c.is_alphanumeric()).collect();
+    let mut made: BTreeSet<&str> = made.split(|c: char| !c.is_alphanumeric()).collect();
+    // It is made as a function of AWS Lambda is set up, before that has threads that fork.
+    made.insert("Instrumented");
     let mut types = 0;
     for code in files.values() {
         for (at, _) in code.match_indices("#[pyclass(") {

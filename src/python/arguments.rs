@@ -2,9 +2,10 @@
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyFloat, PyInt, PyMapping, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyFloat, PyInt, PyString};
 
 use crate::message::MAX_SHOWN;
+use crate::python::interned::intern;
 use crate::settings::InvalidArgument;
 use crate::settings::variables;
 
@@ -47,22 +48,33 @@ pub fn tags(value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<String>>> {
     {
         return Err(refused(value));
     }
-    if let Ok(mapping) = value.cast::<PyMapping>() {
-        let pairs = mapping.items()?.into_iter().map(|pair| {
-            let (key, item): (Bound<PyAny>, Bound<PyAny>) = pair.extract()?;
+    let py = value.py();
+    if value.hasattr(intern!(py, "keys"))? {
+        let pairs = value.call_method0(intern!(py, "items"))?.try_iter()?.map(|pair| {
+            let (key, item): (Bound<PyAny>, Bound<PyAny>) = pair?.extract()?;
             let name = string(&key).ok_or_else(|| wrong_type("a key of tags", &key, "a str"))?;
             let place = || format!("tags[{}]", repr(&key));
             let text = string(&item).ok_or_else(|| wrong_type(&place(), &item, "a str"))?;
             Ok(format!("{name}:{text}"))
         });
-        return pairs.collect::<PyResult<_>>().map(Some);
+        return list(pairs).map(Some);
     }
     let items = value.try_iter().map_err(|_| refused(value))?;
     let texts = items.enumerate().map(|(place, item)| {
         let item = item?;
         string(&item).ok_or_else(|| wrong_type(&format!("tags[{place}]"), &item, "a \"key:value\" string"))
     });
-    texts.collect::<PyResult<_>>().map(Some)
+    list(texts).map(Some)
+}
+
+/// A list of these texts. `collect()` would ask an iterator of Python for its length, and `PyO3` imports a module for
+/// that.
+fn list(texts: impl Iterator<Item = PyResult<String>>) -> PyResult<Vec<String>> {
+    let mut list = Vec::new();
+    for text in texts {
+        list.push(text?);
+    }
+    Ok(list)
 }
 
 impl From<InvalidArgument> for PyErr {

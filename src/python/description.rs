@@ -42,6 +42,8 @@ pub struct DescriptionReader {
     hexversion: u32,
     is_free_threaded: bool,
     is_function: bool,
+    /// `_tracemalloc.is_tracing`, where there is such a module.
+    is_tracing: Option<Py<PyAny>>,
     /// When it was read last, and what it was then. No lock guards it, as a child process could inherit that locked.
     last: Replaceable<(Duration, Description)>,
 }
@@ -55,6 +57,7 @@ impl DescriptionReader {
             hexversion: hexversion(py)?,
             is_free_threaded: is_free_threaded(),
             is_function,
+            is_tracing: is_tracing(py).map(Bound::unbind).ok(),
             last: Replaceable::empty(),
         })
     }
@@ -107,13 +110,18 @@ impl DescriptionReader {
                 None => "other",
             },
             debug: debug([
-                ("tracemalloc", is_tracing_memory(py)),
+                ("tracemalloc", self.is_tracing_memory(py)),
                 ("settrace", sets_trace(py) || self.answers(py, "threading", "gettrace")),
                 ("monitoring", is_monitored(py)),
                 ("asyncio", is_set("PYTHONASYNCIODEBUG")),
                 ("devmode", flags.getattr("dev_mode")?.is_truthy()?),
             ]),
         })
+    }
+
+    fn is_tracing_memory(&self, py: Python<'_>) -> bool {
+        let answer = self.is_tracing.as_ref().and_then(|is_tracing| is_tracing.bind(py).call0().ok());
+        answer.is_some_and(|answer| answer.is_truthy().unwrap_or(false))
     }
 
     fn module<'py>(&self, py: Python<'py>, name: &str) -> Option<Bound<'py, PyAny>> {
@@ -146,10 +154,9 @@ fn is_jit_enabled(py: Python<'_>) -> Option<bool> {
     sys(py).ok()?.getattr("_jit").ok()?.call_method0("is_enabled").ok()?.extract().ok()
 }
 
-/// Asks what the module `tracemalloc` asks, which need not be imported: `-X tracemalloc` starts it without.
-fn is_tracing_memory(py: Python<'_>) -> bool {
-    let answer = py.import("_tracemalloc").and_then(|module| module.call_method0("is_tracing"));
-    answer.is_ok_and(|answer| answer.is_truthy().unwrap_or(false))
+/// What the module `tracemalloc` asks, which need not be imported: `-X tracemalloc` starts it without.
+fn is_tracing(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("_tracemalloc")?.getattr("is_tracing")
 }
 
 /// Whether this thread has a trace function, which is one of the program where it has called us.

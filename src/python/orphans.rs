@@ -11,17 +11,25 @@ use crate::python::interned::intern;
 
 /// Removes any callback and any hook of ours, in a child process that has one thread and in which nothing runs.
 pub fn remove(py: Python<'_>) -> PyResult<()> {
-    let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
+    let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+    // The thread may have been importing it, which would never end here.
+    if let Ok(gc) = modules.get_item(intern!(py, "gc")) {
+        remove_callbacks(&gc)?;
+    }
+    for hook in Hook::ALL {
+        // Another hook of ours is to be removed if this one cannot be.
+        drop(remove_hook(&modules, hook));
+    }
+    Ok(())
+}
+
+fn remove_callbacks(gc: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Some(callbacks) = gc.getattr_opt(intern!(gc.py(), "callbacks"))? else { return Ok(()) };
     let callbacks = callbacks.cast::<PyList>()?;
     let is_ours =
         |at: &usize| callbacks.get_item(*at).is_ok_and(|entry| owner_of::<GcCallback>(&entry).is_some());
     while let Some(at) = (0..callbacks.len()).find(is_ours) {
         callbacks.del_item(at)?;
-    }
-    let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
-    for hook in Hook::ALL {
-        // Another hook of ours is to be removed if this one cannot be.
-        drop(remove_hook(&modules, hook));
     }
     Ok(())
 }

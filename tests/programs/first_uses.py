@@ -6,6 +6,7 @@ The process prints how its children ended: -9 is one that hung.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+import tracemalloc
 import warnings
 
 from runtime_metrics import RuntimeMetrics
@@ -22,6 +24,8 @@ TIMEOUT = 20
 # How many children run at once.
 MAX_CHILDREN = 8
 
+# CPython has first uses of its own: an import that has begun never ends in the child.
+assert {gc, tracemalloc} <= set(sys.modules.values())
 warnings.simplefilter("ignore")
 sys.setswitchinterval(1e-6)
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

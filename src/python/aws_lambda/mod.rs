@@ -8,4 +8,4 @@ mod wrapper;
 
 pub use self::metric::lambda_metric;
 pub use self::start::{mark_set_up, prepare};
-pub use self::wrapper::{Instrumented, instrument};
+pub use self::wrapper::instrument;
