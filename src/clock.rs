@@ -53,6 +53,20 @@ pub fn cpu_of_thread_by_id(id: u32) -> Option<Duration> {
     clock_gettime(ClockId::from_raw(clock)).ok().map(Duration::from)
 }
 
+/// The kernel's id of the calling thread.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn thread_id() -> u32 {
+    nix::unistd::gettid().as_raw().unsigned_abs()
+}
+
+/// No thread's id: unknown on this platform.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn thread_id() -> u32 {
+    0
+}
+
 /// CPU time that all threads of the process have used.
 #[cfg(unix)]
 #[must_use]

@@ -59,6 +59,23 @@ pub const LADDER: &[Clue] = &[
 /// The incidents.
 pub const INCIDENTS: &[Incident] = &[
     Incident {
+        symptom: "It hangs for seconds",
+        clues: &[
+            Clue::new(
+                "stall.count",
+                "above 0: the tag cause says why. cpu_starved: no CPU for it; io_d_state: a disk or a network file \
+                 system; gc: a collection; gil_native: C code keeps the GIL; python: the event loop is blocked",
+            ),
+            Clue::new("gil.wait.max", "as long as it hung: native code keeps the GIL, or a collection runs"),
+            Clue::new(
+                "event_loop.delay.max",
+                "as long, with gil.wait.max low: a callback blocks the event loop",
+            ),
+            Clue::new("gc.pause.max", "as long: it was the garbage collector"),
+            Clue::new("cpu.run_delay", "grows by as much: there was no CPU for its threads"),
+        ],
+    },
+    Incident {
         symptom: "Requests are slow, but the CPU is idle",
         clues: &[
             Clue::new("gil.wait.max", "above some 50 ms: a thread keeps the GIL, mostly in C code"),

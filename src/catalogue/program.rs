@@ -2,7 +2,7 @@
 
 use super::metric::{Level, Metric, Reading, TaggedAlarm, Unit, Wire};
 use crate::interval::Interval;
-use crate::snapshot::{Description, Snapshot, Source, Uncaught};
+use crate::snapshot::{Description, Snapshot, Source, StallCause, Uncaught};
 
 /// The metrics of the program, then its alarms.
 pub const ROWS: &[Metric] = &[
@@ -24,6 +24,36 @@ pub const ROWS: &[Metric] = &[
                       gunicorn, uvicorn, granian, uwsgi, hypercorn, celery, lambda or other. `debug`: the first of \
                       tracemalloc, settrace, monitoring, asyncio (PYTHONASYNCIODEBUG) and devmode that is on, or none.",
         absent: "while the interpreter does not answer in time, as when C code holds the GIL",
+        opentelemetry: None,
+    },
+    Metric {
+        name: "runtime.python.stall.count",
+        unit: Unit::Event,
+        level: Level::Standard,
+        by_name: false,
+        wire: Wire::Chosen,
+        needs: &[Source::Stalls, Source::Probe, Source::EventLoops, Source::GcCallback],
+        reading: Reading::TaggedAlarm(TaggedAlarm {
+            key: "cause",
+            quiet: 0,
+            values: &[
+                ("cpu_starved", |interval| stalls(interval, StallCause::CpuStarved)),
+                ("io_d_state", |interval| stalls(interval, StallCause::IoDState)),
+                ("gc", |interval| stalls(interval, StallCause::Gc)),
+                ("gil_native", |interval| stalls(interval, StallCause::GilNative)),
+                ("python", |interval| stalls(interval, StallCause::Python)),
+            ],
+        }),
+        source: "what gil.wait.max and event_loop.delay.max observe; /proc/self/task, schedstat and stat; the callback \
+                 in gc.callbacks",
+        description: "Times that an event loop, or a thread that wants to run Python code, had to wait for more than a \
+                      second. The cause is the first that held for half of the time: cpu_starved, the thread that kept \
+                      it waiting waited for a CPU; io_d_state, it waited for a disk or a network file system (state \
+                      D); gc, a garbage collection ran; gil_native, native code kept the GIL; python, a callback of \
+                      the loop computed or made a blocking call. A stall is counted once, also while it goes on. Where \
+                      native code keeps the GIL, one of less than 2.5 seconds may be missed. A process that was \
+                      stopped, by a signal, a debugger or the host, has not stalled.",
+        absent: "in AWS Lambda",
         opentelemetry: None,
     },
     Metric {
@@ -50,8 +80,8 @@ pub const ROWS: &[Metric] = &[
                       source:unraisable was printed where none can be raised, as in a finaliser (__del__). \
                       source:asyncio_never_retrieved ended a task that nobody has awaited. Not counted where a \
                       hook that the program sets afterwards does not call the one before it.",
-        absent: "while a hook is None; source:asyncio_never_retrieved where runtime.python.event_loop.delay.max is \
-                 absent or excluded",
+        absent: "while a hook is None; source:asyncio_never_retrieved where no event loop is observed, or where \
+                 runtime.python.event_loop.* and runtime.python.stall.count are excluded",
         opentelemetry: None,
     },
     Metric {
@@ -78,6 +108,10 @@ fn description(snapshot: &Snapshot) -> Option<Description> {
 
 fn gil_reenabled(snapshot: &Snapshot) -> Option<u64> {
     snapshot.interpreter.as_ref()?.is_gil_reenabled.map(u64::from)
+}
+
+fn stalls(interval: &Interval, cause: StallCause) -> Option<u64> {
+    interval.growth_from_zero(|s| s.stalls.map(|stalls| stalls[cause as usize]))
 }
 
 fn uncaught(interval: &Interval, place: Uncaught) -> Option<u64> {

@@ -17,6 +17,8 @@ pub enum Unit {
     Core,
     /// File descriptor.
     Descriptor,
+    /// Something that has happened.
+    Event,
     /// Exception.
     Exception,
     /// Page fault.
@@ -62,6 +64,7 @@ impl fmt::Display for Unit {
             Self::Connection => "connection",
             Self::Core => "core",
             Self::Descriptor => "descriptor",
+            Self::Event => "event",
             Self::Exception => "exception",
             Self::Fault => "fault",
             Self::Hit => "hit",

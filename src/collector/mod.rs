@@ -35,6 +35,7 @@ use crate::identity::IdentityInputs;
 use crate::memory;
 use crate::message::Message;
 use crate::settings::{Schedule, Settings};
+use crate::sources::stalls::Stalls;
 use crate::sources::{Counters, Sources};
 
 mod checkout;
@@ -129,14 +130,17 @@ impl Collector {
         let own_cpu = Arc::clone(&counters.own_cpu);
         let reader = Reader::new(interpreter, clock, &counters);
         let sources = Sources::open(root, counters);
+        let stalls = sources.stalls();
         let pipeline = Pipeline::new(sources, output, clock.now());
         Arc::new_cyclic(|collector: &Weak<Self>| {
             let collector = Weak::clone(collector);
+            let looking = Weak::clone(&collector);
             let tick = move || collector.upgrade()?.tick();
+            let look = move |late| looking.upgrade()?.look(&stalls, late);
             Self {
                 clock,
                 pipeline: Checkout::new(Box::new(pipeline)),
-                sampler: Sampler::new(clock, settings.interval, own_cpu, tick),
+                sampler: Sampler::new(clock, settings.interval, own_cpu, tick, look),
                 reader,
                 schedule: settings.schedule,
                 root: root.to_owned(),
@@ -248,6 +252,19 @@ impl Collector {
         self.reader.write_late(now);
         self.reader.log(pipeline.take_messages(), now);
         None
+    }
+
+    /// Looks for stalls, so much too late; returns the delay until the next look, if there is one. Nothing is locked
+    /// that a fork waits for.
+    fn look(&self, stalls: &Stalls, late: Duration) -> Option<Duration> {
+        if !memory::is_available() {
+            return Some(Stalls::PAUSE);
+        }
+        let next = stalls.look(self.clock.now(), late, self.reader.is_asked())?;
+        if next.ask {
+            self.reader.ask();
+        }
+        Some(next.pause)
     }
 
     /// Flushes if the pipeline is free by `free`, and has sent everything, or given up, by `sent`.

@@ -94,6 +94,12 @@ impl Reader {
         });
     }
 
+    /// Whether the interpreter has not answered yet.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.shared.lock().asked
+    }
+
     /// Waits for the answer to the last [`ask`](Self::ask), at most `within`; halting ends the wait, and where the
     /// thread could not start there is none.
     #[must_use]
@@ -258,6 +264,7 @@ impl Reader {
 
 impl Shared {
     fn run(&self) {
+        self.probe.begin_thread();
         let (mut probe_due, mut meter, mut counted) = (None, Meter::default(), Counted::default());
         while let Some(task) = self.next(&mut probe_due) {
             let unless_it_returns = EndOfThread(self);

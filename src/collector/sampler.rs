@@ -19,6 +19,7 @@ const STACK: usize = 256 * 1024;
 pub struct Sampler {
     shared: Arc<Shared>,
     tick: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
+    look: Arc<dyn Fn(Duration) -> Option<Duration> + Send + Sync>,
     own_cpu: Arc<OwnCpu>,
     thread: Mutex<Option<Thread>>,
 }
@@ -33,31 +34,50 @@ struct Timetable {
     next: Duration,
     /// A tick in between, which the last one has asked for.
     again: Option<Duration>,
+    /// The next look, if there is one.
+    look: Option<Duration>,
+    /// How much too late the thread woke up for the last tick; the next look is told.
+    late: Duration,
     interval: Duration,
     halting: bool,
     running: bool,
     closed: bool,
 }
 
+/// What the thread does next.
+#[derive(Clone, Copy, PartialEq)]
+enum Due {
+    Tick,
+    Look {
+        /// The thread, or the tick before, woke up so much too late.
+        late: Duration,
+    },
+}
+
 impl Sampler {
     /// A sampler that does not run yet: `tick` will be called every `interval`, first one interval from now, and once
-    /// more after the time that a call returns. The thread counts its CPU time.
+    /// more after the time that a call returns. After the start, after each tick and after the time that it returns
+    /// itself, `look` is called with how late that is. The thread counts its CPU time.
     pub fn new(
         clock: Clock,
         interval: Duration,
         own_cpu: Arc<OwnCpu>,
         tick: impl Fn() -> Option<Duration> + Send + Sync + 'static,
+        look: impl Fn(Duration) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
         let schedule = Timetable {
             next: clock.now() + interval,
             again: None,
+            look: None,
+            late: Duration::ZERO,
             interval,
             halting: false,
             running: false,
             closed: false,
         };
         let shared = Shared { clock, schedule: Mutex::new(schedule), changed: Condvar::new() };
-        Self { shared: Arc::new(shared), tick: Arc::new(tick), own_cpu, thread: Mutex::default() }
+        let (tick, look) = (Arc::new(tick), Arc::new(look));
+        Self { shared: Arc::new(shared), tick, look, own_cpu, thread: Mutex::default() }
     }
 
     /// Starts the thread. After a [`halt`](Self::halt) it continues the schedule; once [closed](Self::close) it never
@@ -76,15 +96,22 @@ impl Sampler {
         if schedule.running {
             return Ok(());
         }
-        let (shared, tick) = (Arc::clone(&self.shared), Arc::clone(&self.tick));
+        let (shared, tick, look) = (Arc::clone(&self.shared), Arc::clone(&self.tick), Arc::clone(&self.look));
         let own_cpu = Arc::clone(&self.own_cpu);
         let run = move || {
             let mut counted = Counted::default();
-            while shared.wait() {
-                // A bug of ours costs a tick; the panic hook has printed it.
-                let again = catch_unwind(AssertUnwindSafe(|| tick())).ok().flatten();
-                shared.lock().again = again.map(|after| shared.clock.now() + after);
-                own_cpu.count(&mut counted);
+            let mut due = Some(Due::Look { late: Duration::ZERO });
+            while let Some(task) = due {
+                // A bug of ours costs a tick or a look; the panic hook has printed it.
+                let after = catch_unwind(AssertUnwindSafe(|| match task {
+                    Due::Tick => tick(),
+                    Due::Look { late } => look(late),
+                }));
+                let at = after.ok().flatten().map(|after| shared.clock.now() + after);
+                if task == Due::Tick {
+                    own_cpu.count(&mut counted);
+                }
+                due = shared.next(task, at);
             }
         };
         *thread = Some(thread::spawn(c"rtm-sampler", STACK, Box::new(run))?);
@@ -132,28 +159,44 @@ impl Sampler {
 }
 
 impl Shared {
-    /// Sleeps until the next tick; false when the thread is to end. From then on it counts as ended, and
-    /// [`run`](Sampler::run) starts another. Missed ticks are not made up for.
-    fn wait(&self) -> bool {
+    /// Takes note of when the last one asked to be called again, and sleeps until the next tick or look; `None` when
+    /// the thread is to end. From then on it counts as ended, and [`run`](Sampler::run) starts another. Missed ticks
+    /// are not made up for.
+    fn next(&self, last: Due, again: Option<Duration>) -> Option<Due> {
+        let asleep = self.clock.now();
         let mut schedule = self.lock();
+        match last {
+            Due::Tick => schedule.again = again,
+            Due::Look { .. } => schedule.look = again,
+        }
         loop {
             if schedule.halting {
                 schedule.running = false;
                 drop(schedule);
                 self.changed.notify_all();
-                return false;
+                return None;
             }
             let now = self.clock.now();
-            if schedule.again.take_if(|again| *again <= now).is_some() {
-                return true;
+            let tick = schedule.again.unwrap_or(schedule.next);
+            // Looks may be wanted from the last tick on.
+            let look = schedule.look.or((last == Due::Tick).then_some(asleep));
+            let due = look.map_or(tick, |look| look.min(tick));
+            if due > now {
+                let waited = self.changed.wait_timeout(schedule, due.saturating_sub(now));
+                (schedule, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                continue;
             }
-            let left = schedule.again.unwrap_or(schedule.next).saturating_sub(now);
-            if left.is_zero() {
-                let next = schedule.next + schedule.interval;
-                schedule.next = if next > now { next } else { now + schedule.interval };
-                return true;
+            let late = now.saturating_sub(due.max(asleep));
+            if tick <= now {
+                schedule.late = schedule.late.max(late);
+                if schedule.again.take().is_none() {
+                    let next = schedule.next + schedule.interval;
+                    schedule.next = if next > now { next } else { now + schedule.interval };
+                }
+                return Some(Due::Tick);
             }
-            (schedule, _) = self.changed.wait_timeout(schedule, left).unwrap_or_else(PoisonError::into_inner);
+            schedule.look = None;
+            return Some(Due::Look { late: std::mem::take(&mut schedule.late).max(late) });
         }
     }
 
@@ -171,9 +214,16 @@ mod tests {
 
     const LONG: Duration = Duration::from_mins(1);
 
+    fn without_looks(
+        interval: Duration,
+        tick: impl Fn() -> Option<Duration> + Send + Sync + 'static,
+    ) -> Sampler {
+        Sampler::new(Clock::start(), interval, Arc::default(), tick, |_| None)
+    }
+
     fn ticking(interval: Duration) -> (Sampler, mpsc::Receiver<()>) {
         let (ticks, received) = mpsc::channel();
-        let sampler = Sampler::new(Clock::start(), interval, Arc::default(), move || {
+        let sampler = without_looks(interval, move || {
             ticks.send(()).unwrap();
             None
         });
@@ -194,7 +244,7 @@ mod tests {
 
     #[test]
     fn halting_does_not_wait_for_the_next_tick() {
-        let sampler = Sampler::new(Clock::start(), 100 * LONG, Arc::default(), || panic!("no tick was due"));
+        let sampler = without_looks(100 * LONG, || panic!("no tick was due"));
         sampler.run().unwrap();
         assert!(sampler.halt(LONG));
     }
@@ -237,7 +287,7 @@ mod tests {
         let (release, held) = mpsc::channel::<()>();
         let held = Mutex::new(held);
         let (ticks, received) = mpsc::channel();
-        let sampler = Sampler::new(Clock::start(), Duration::from_millis(10), Arc::default(), move || {
+        let sampler = without_looks(Duration::from_millis(10), move || {
             ticks.send(()).unwrap();
             assert!(held.lock().unwrap().recv().is_err(), "held until the test lets go");
             None
@@ -256,7 +306,7 @@ mod tests {
     fn missed_ticks_are_not_made_up_for() {
         let (ticks, received) = mpsc::channel();
         let interval = Duration::from_millis(50);
-        let sampler = Sampler::new(Clock::start(), interval, Arc::default(), move || {
+        let sampler = without_looks(interval, move || {
             ticks.send(Instant::now()).unwrap();
             std::thread::sleep(3 * interval);
             None
@@ -266,6 +316,54 @@ mod tests {
         let second = received.recv_timeout(LONG).unwrap();
         // The tick took three intervals; the next one is a whole interval after its end, or nearly.
         assert!(second - first > 3 * interval, "{:?}", second - first);
+        assert!(sampler.halt(LONG));
+    }
+
+    #[test]
+    fn it_looks_at_the_start_after_ticks_and_as_often_as_it_is_asked_to() {
+        let (looks, received) = mpsc::channel();
+        let (interval, pause) = (Duration::from_millis(300), Duration::from_millis(20));
+        let look = move |late: Duration| {
+            looks.send((Instant::now(), late)).unwrap();
+            None
+        };
+        let sampler = Sampler::new(Clock::start(), interval, Arc::default(), || None, look);
+        let start = Instant::now();
+        sampler.run().unwrap();
+        received.recv_timeout(LONG).unwrap();
+        let (second, _) = received.recv_timeout(LONG).unwrap();
+        assert!(second - start >= interval, "it looked without having been asked to");
+        assert!(sampler.halt(LONG));
+
+        let (looks, received) = mpsc::channel();
+        let look = move |_| {
+            looks.send(Instant::now()).unwrap();
+            Some(pause)
+        };
+        let sampler = Sampler::new(Clock::start(), LONG, Arc::default(), || None, look);
+        sampler.run().unwrap();
+        let times: Vec<_> = (0..5).map(|_| received.recv_timeout(LONG).unwrap()).collect();
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= pause), "{times:?}");
+        assert!(sampler.halt(LONG));
+    }
+
+    #[test]
+    fn a_tick_that_takes_long_makes_no_look_late() {
+        let (looks, received) = mpsc::channel();
+        let interval = Duration::from_millis(50);
+        let tick = move || {
+            std::thread::sleep(Duration::from_secs(2));
+            None
+        };
+        let look = move |late| {
+            looks.send(late).unwrap();
+            Some(Duration::from_millis(10))
+        };
+        let sampler = Sampler::new(Clock::start(), interval, Arc::default(), tick, look);
+        sampler.run().unwrap();
+        let lates = (0..10).map(|_| received.recv_timeout(LONG).unwrap());
+        assert!(lates.max().unwrap() < Duration::from_secs(1));
+        sampler.begin_halt();
         assert!(sampler.halt(LONG));
     }
 }

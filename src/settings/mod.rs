@@ -146,8 +146,9 @@ impl fmt::Display for InvalidArgument {
 
 /// What makes no sense for a single invocation of a function: what threads of ours observe, which do not run there, and
 /// what a program does between its requests.
-const NOT_PER_INVOCATION: [Source; 7] = [
+const NOT_PER_INVOCATION: [Source; 8] = [
     Source::Probe,
+    Source::Stalls,
     Source::OwnCpu,
     Source::EventLoops,
     Source::Tasks,

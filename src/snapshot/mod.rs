@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub collections: Option<Collections>,
     /// Exceptions that nothing handled, by [`Uncaught`], since our hooks count them; `None` where no hook does.
     pub uncaught: [Option<u64>; Uncaught::ALL.len()],
+    /// Stalls by [`StallCause`], since there is something to observe them by; `None` if nothing observes them.
+    pub stalls: Option<[u64; StallCause::ALL.len()]>,
     /// What only the interpreter knows; `None` if it did not answer in time.
     pub interpreter: Option<InterpreterFacts>,
     /// Why it was not asked for the blocks of its allocator.
@@ -216,6 +218,26 @@ pub enum Uncaught {
 impl Uncaught {
     /// All of them, in the order of their numbers.
     pub const ALL: [Self; 4] = [Self::Main, Self::Thread, Self::Unraisable, Self::NeverRetrieved];
+}
+
+/// Why an event loop, or a thread that wants to run Python code, has been waiting for a second or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StallCause {
+    /// The thread that keeps the others waiting waits for a CPU.
+    CpuStarved,
+    /// It waits for a disk or a file system in a way that cannot be interrupted: the state D.
+    IoDState,
+    /// A garbage collection runs.
+    Gc,
+    /// It does not give up the GIL: it runs or blocks in native code.
+    GilNative,
+    /// The interpreter can be entered: a callback of the loop computes or blocks.
+    Python,
+}
+
+impl StallCause {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::CpuStarved, Self::IoDState, Self::Gc, Self::GilNative, Self::Python];
 }
 
 /// What a thread of ours observes that sleeps and then enters the interpreter; `None` where it did not get there.

@@ -29,6 +29,8 @@ pub enum Source {
     Probe,
     /// The program's event loops: `Snapshot::event_loops`.
     EventLoops,
+    /// What keeps others waiting: `Snapshot::stalls`.
+    Stalls,
     /// Garbage collections: `Snapshot::collections`.
     GcCallback,
     /// What collections found: `Collections::collected`, `Collections::uncollectable`.

@@ -95,6 +95,11 @@ impl GcCounters {
         self.started.store(IDLE, Relaxed);
     }
 
+    /// Whether a collection is running.
+    pub fn is_collecting(&self) -> bool {
+        self.started.load(Relaxed) != IDLE
+    }
+
     /// The counts so far.
     #[must_use]
     pub fn read(&self) -> Collections {

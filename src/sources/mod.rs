@@ -15,6 +15,7 @@ use self::limit_approach::{LimitWatch, Parts};
 use self::own_cpu::OwnCpu;
 use self::probe::Probe;
 use self::python_blocks::PythonBlocks;
+use self::stalls::Stalls;
 use self::uncaught::UncaughtCounters;
 use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
@@ -52,6 +53,7 @@ pub mod python_blocks;
 pub mod reservoir;
 #[cfg(unix)]
 pub mod rusage;
+pub mod stalls;
 #[cfg(target_os = "linux")]
 pub mod thread_times;
 pub mod trend;
@@ -86,6 +88,7 @@ pub struct Sources {
     #[cfg(target_os = "linux")]
     accept_queues: accept_queue::AcceptQueues,
     limit_watch: LimitWatch,
+    stalls: Arc<Stalls>,
     counters: Counters,
 }
 
@@ -146,8 +149,15 @@ impl Sources {
             #[cfg(target_os = "linux")]
             accept_queues: accept_queue::AcceptQueues::default(),
             limit_watch: LimitWatch::new(),
+            stalls: Arc::new(Stalls::new(root, &counters.probe, &counters.event_loops, &counters.gc)),
             counters,
         }
+    }
+
+    /// What is to be looked at by the thread that keeps the schedule.
+    #[must_use]
+    pub fn stalls(&self) -> Arc<Stalls> {
+        Arc::clone(&self.stalls)
     }
 
     /// Takes the first of two readings where a source needs two; gives the time until the second is due.
@@ -202,6 +212,7 @@ impl Sources {
         let Counters { event_loops, gc, gunicorn, own_cpu, probe, uncaught, blocks } = &self.counters;
         gc.need_objects(needed.contains(Source::GcObjects));
         probe.need(needed.contains(Source::Probe));
+        self.stalls.need(needed.contains(Source::Stalls));
         // First, so that no collection that the rest provokes is counted in it.
         let collections = match mode {
             Mode::Drain => gc.drain(),
@@ -255,6 +266,10 @@ impl Sources {
             } else {
                 Default::default()
             },
+            stalls: needed.contains(Source::Stalls).then(|| match mode {
+                Mode::Drain => self.stalls.drain(now),
+                Mode::Read => self.stalls.read(now),
+            }),
             interpreter: answer.map(|answer| answer.facts),
             blocks_withheld,
             unsupported: UNSUPPORTED.iter().copied().collect(),

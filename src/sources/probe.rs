@@ -4,12 +4,12 @@
 //! The first is the delay that every thread of this machine has, the second the one of every thread that wants to run
 //! Python code next to the program's own.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::pace::Pace;
-use crate::clock;
+use crate::clock::{self, thread_id};
 use crate::snapshot::ProbeFacts;
 
 /// The mean time between two probes, where that is cheap enough. Each costs a busy program a hand-over of the GIL.
@@ -36,6 +36,8 @@ pub struct Probe {
     /// No probe may begin.
     is_held: AtomicBool,
     observed: Mutex<Observed>,
+    /// The kernel's id of the thread that probes, or 0.
+    thread: AtomicU32,
 }
 
 /// Counts the probes that a thread makes between two of its other tasks, as counting what each costs would take another
@@ -78,6 +80,17 @@ impl Probe {
     /// Sets whether probes are needed.
     pub fn need(&self, is_needed: bool) {
         self.is_needed.store(is_needed, SeqCst);
+    }
+
+    /// The calling thread probes from now on.
+    pub fn begin_thread(&self) {
+        self.thread.store(thread_id(), SeqCst);
+    }
+
+    /// The kernel's id of the thread that probes, or 0.
+    #[must_use]
+    pub fn thread(&self) -> u32 {
+        self.thread.load(SeqCst)
     }
 
     /// Whether probes are needed, and none is held back.
@@ -135,6 +148,12 @@ impl Probe {
             None => observed.waits.push(wait),
         }
         observed.count += 1;
+    }
+
+    /// Since when the thread has been waiting for the interpreter, if it is.
+    #[must_use]
+    pub fn waiting_since(&self) -> Option<Duration> {
+        self.lock().waiting_since
     }
 
     /// The observations so far. A wait that goes on counts with what it has taken until `now`.

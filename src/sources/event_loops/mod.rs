@@ -6,12 +6,13 @@
 //!
 //! Each loop has one writer at a time, the thread that runs it. It only adds; the sampler takes differences.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::lengths::{Evidence, Lengths, Totals, percentile};
 use super::pace::Pace;
+use crate::clock::thread_id;
 use crate::snapshot::{EventLoopFacts, LoopTimes};
 
 mod lengths;
@@ -61,6 +62,17 @@ struct Interval {
     time: u64,
 }
 
+/// A loop whose callbacks wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverdueLoop {
+    /// A number that no other loop has.
+    pub id: u64,
+    /// Since when.
+    pub since: Duration,
+    /// The kernel's id of the thread that runs it, or 0 where that is not known.
+    pub thread: u32,
+}
+
 /// How a loop is observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -86,6 +98,8 @@ pub struct EventLoop {
     /// The lengths of iterations, or the delays of beats.
     lengths: Lengths,
     has_ended: AtomicBool,
+    /// The kernel's id of the thread that runs it, or 0.
+    thread: AtomicU32,
 }
 
 /// What a loop does.
@@ -138,11 +152,13 @@ impl EventLoop {
             longest: AtomicU64::new(0),
             lengths: Lengths::new(),
             has_ended: AtomicBool::new(false),
+            thread: AtomicU32::new(thread_id()),
         }
     }
 
     /// It calls `select`. If that is the first time since it was started anew, what came before was no iteration.
     pub fn begin_select(&self, now: u64, is_same_run: bool) {
+        self.note_thread(is_same_run);
         match self.state() {
             State::Runs(since) if is_same_run => self.add(now.saturating_sub(since)),
             State::Runs(since) | State::Stopped(since) => {
@@ -166,6 +182,7 @@ impl EventLoop {
 
     /// It calls back. If it was started anew meanwhile, that says nothing about how long it takes.
     pub fn beat(&self, now: u64, is_same_run: bool) {
+        self.note_thread(is_same_run);
         if let State::Awaits(due) = self.state()
             && is_same_run
         {
@@ -203,6 +220,13 @@ impl EventLoop {
     #[must_use]
     pub fn is_observed(&self) -> bool {
         !self.has_ended.load(Relaxed)
+    }
+
+    /// Another run may be in another thread.
+    fn note_thread(&self, is_same_run: bool) {
+        if !is_same_run {
+            self.thread.store(thread_id(), Relaxed);
+        }
     }
 
     fn add(&self, length: u64) {
@@ -272,6 +296,27 @@ impl EventLoops {
     pub fn choose_pause(&self, now: Duration) -> Duration {
         let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
         pace.choose(now, BEAT, IDLE_BEAT)
+    }
+
+    /// The loops whose callbacks wait at `now`: for the end of an iteration, or for a beat.
+    #[must_use]
+    pub fn overdue(&self, now: Duration) -> Vec<OverdueLoop> {
+        let now = nanoseconds(now);
+        let observed = self.lock();
+        let overdue = observed.loops.iter().filter_map(|Interval { id, event_loop, .. }| {
+            let since = now - event_loop.going_on(now, event_loop.state())?;
+            let thread = event_loop.thread.load(Relaxed);
+            Some(OverdueLoop { id: *id, since: Duration::from_nanos(since), thread })
+        });
+        overdue.collect()
+    }
+
+    /// Whether the loop of this id was not seen to have stopped.
+    #[must_use]
+    pub fn goes_on(&self, id: u64) -> bool {
+        let observed = self.lock();
+        let found = observed.loops.iter().find(|interval| interval.id == id);
+        found.is_some_and(|interval| !matches!(interval.event_loop.state(), State::Stopped(_)))
     }
 
     /// What was observed since the last flush.
