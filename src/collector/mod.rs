@@ -257,10 +257,8 @@ impl Collector {
     /// Looks for stalls, so much too late; returns the delay until the next look, if there is one. Nothing is locked
     /// that a fork waits for.
     fn look(&self, stalls: &Stalls, late: Duration) -> Option<Duration> {
-        if !memory::is_available() {
-            return Some(Stalls::PAUSE);
-        }
-        let next = stalls.look(self.clock.now(), late, self.reader.is_asked())?;
+        let is_asked = self.reader.is_asked();
+        let next = stalls.look(self.clock.now(), late, is_asked, memory::is_available)?;
         if next.ask {
             self.reader.ask();
         }

@@ -187,7 +187,8 @@ impl Shared {
                 continue;
             }
             let late = now.saturating_sub(due.max(asleep));
-            if tick <= now {
+            // If both are due they take turns, however long a tick takes.
+            if tick <= now && (last != Due::Tick || look.is_none_or(|look| look > now)) {
                 schedule.late = schedule.late.max(late);
                 if schedule.again.take().is_none() {
                     let next = schedule.next + schedule.interval;

@@ -71,9 +71,28 @@ struct Observed {
     count: usize,
     /// Since when the thread has been waiting, if it is.
     waiting_since: Option<Duration>,
+    /// Long waits that have ended and were not taken.
+    long_waits: Vec<LongWait>,
     /// What a probe costs, as far as that is known.
     cost: Duration,
     pace: Pace,
+}
+
+/// A wait for the interpreter that took [`LongWait::MIN`] or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongWait {
+    /// When it began.
+    pub since: Duration,
+    /// When it ended.
+    pub until: Duration,
+}
+
+impl LongWait {
+    /// The shortest.
+    pub const MIN: Duration = Duration::from_secs(1);
+
+    /// Of more the latest are not kept.
+    const MAX: usize = 8;
 }
 
 impl Probe {
@@ -142,6 +161,9 @@ impl Probe {
         let mut observed = self.lock();
         let Some((since, now)) = observed.waiting_since.take().zip(now) else { return };
         let wait = now.saturating_sub(since);
+        if wait >= LongWait::MIN && observed.long_waits.len() < LongWait::MAX {
+            observed.long_waits.push(LongWait { since, until: now });
+        }
         let at = observed.count % MAX_WAITS;
         match observed.waits.get_mut(at) {
             Some(oldest) => *oldest = wait,
@@ -154,6 +176,18 @@ impl Probe {
     #[must_use]
     pub fn waiting_since(&self) -> Option<Duration> {
         self.lock().waiting_since
+    }
+
+    /// The long waits that have ended since the last call.
+    #[must_use]
+    pub fn take_long_waits(&self) -> Vec<LongWait> {
+        std::mem::take(&mut self.lock().long_waits)
+    }
+
+    /// Whether the process did little at the last probe.
+    #[must_use]
+    pub fn was_idle(&self) -> bool {
+        self.lock().pace.was_idle()
     }
 
     /// The observations so far. A wait that goes on counts with what it has taken until `now`.

@@ -1,7 +1,7 @@
 //! Stalls: an event loop, or a thread that wants to run Python code, has been waiting for a second or more, and why.
 //!
 //! They are seen from outside the interpreter, by the sampler, which looks at what the probe and the event loops have
-//! noted: once a second, and more often while something is overdue. What is overdue is an [`Episode`]; it becomes a
+//! noted: once a second or less, and more often while something is overdue. What is overdue is an [`Episode`]; it becomes a
 //! stall once it has lasted for a second, and is counted once, when it ends or at the next flush.
 
 use std::path::{Path, PathBuf};
@@ -12,20 +12,24 @@ use std::time::Duration;
 use self::evidence::{Evidence, Suspect};
 use super::event_loops::EventLoops;
 use super::gc::GcCounters;
-use super::probe::Probe;
+use super::probe::{LongWait, Probe};
 use crate::clock::thread_id;
 use crate::snapshot::StallCause;
 
 mod evidence;
 
 /// What has been overdue for so long is a stall.
-const STALL: Duration = Duration::from_secs(1);
+const STALL: Duration = LongWait::MIN;
 
 /// What has been overdue for so long is observed, as it may become one.
 const OVERDUE: Duration = Duration::from_millis(250);
 
 /// The time between two looks while something is overdue.
 const SHORT_PAUSE: Duration = Duration::from_millis(250);
+
+/// The time between two looks while nothing is overdue and the process does little: waking up costs it more than all
+/// that is looked at.
+const IDLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// If the thread that looks wakes up so much too late, it was not the program that took so long.
 const TOO_LATE: Duration = Duration::from_millis(500);
@@ -56,6 +60,8 @@ struct State {
     starved: Duration,
     /// The kernel's id of that thread, or 0.
     observer: u32,
+    /// What collections had taken in all at the last look, in nanoseconds.
+    paused: u64,
     looks: u32,
 }
 
@@ -110,8 +116,8 @@ pub struct Next {
 }
 
 impl Stalls {
-    /// The time between two looks while nothing is overdue.
-    pub const PAUSE: Duration = Duration::from_secs(1);
+    /// The time between two looks while nothing is overdue and the process is busy.
+    const PAUSE: Duration = Duration::from_secs(1);
 
     /// No stall so far. Threads are read below `root`.
     #[must_use]
@@ -132,18 +138,41 @@ impl Stalls {
     }
 
     /// Looks for what is overdue, on the thread that does so each time. That woke up so much `late`; `is_asked` is
-    /// whether the interpreter has not answered yet. `None` if stalls are not counted.
+    /// whether the interpreter has not answered yet. Where `may_allocate` is false nothing is observed. `None` if stalls
+    /// are not counted.
     #[must_use]
-    pub fn look(&self, now: Duration, late: Duration, is_asked: bool) -> Option<Next> {
+    pub fn look(
+        &self,
+        now: Duration,
+        late: Duration,
+        is_asked: bool,
+        may_allocate: impl FnOnce() -> bool,
+    ) -> Option<Next> {
         if !self.is_needed.load(SeqCst) {
             return None;
         }
         let mut state = self.lock();
-        state.observer = thread_id();
-        state.notice_stop(now, late, &self.root);
-        self.observe(&mut state, now);
+        let long_waits = self.probe.take_long_waits();
+        let paused = self.gc.read().pause;
+        let pause = paused - std::mem::replace(&mut state.paused, paused);
+        // Mostly there is nothing to observe, and then this costs next to nothing.
+        let is_quiet = state.episodes.is_empty()
+            && long_waits.is_empty()
+            && !self.may_be_overdue(now)
+            && !state.is_delay_due(late);
+        if !is_quiet && may_allocate() {
+            state.observer = thread_id();
+            state.notice_stop(now, late, &self.root);
+            state.count_ended(&long_waits, Duration::from_nanos(pause));
+            self.observe(&mut state, now);
+        }
         let ask = state.advance(now, is_asked);
-        let pause = if state.episodes.is_empty() { Self::PAUSE } else { SHORT_PAUSE };
+        state.looks = state.looks.wrapping_add(1);
+        let pause = match (state.episodes.is_empty(), self.probe.was_idle()) {
+            (false, _) => SHORT_PAUSE,
+            (true, false) => Self::PAUSE,
+            (true, true) => IDLE_PAUSE,
+        };
         Some(Next { pause, ask })
     }
 
@@ -170,6 +199,12 @@ impl Stalls {
             episode.stage = Stage::Counted;
         }
         *counts
+    }
+
+    fn may_be_overdue(&self, now: Duration) -> bool {
+        let is_late = |since: Duration| now.saturating_sub(since) >= OVERDUE;
+        self.probe.waiting_since().is_some_and(is_late)
+            || self.event_loops.overdue(now).iter().any(|overdue| is_late(overdue.since))
     }
 
     /// Ends and begins episodes, and observes those that go on.
@@ -230,12 +265,17 @@ impl Stalls {
 }
 
 impl State {
+    /// Whether the run delay of the thread that looks has to be read.
+    fn is_delay_due(&self, late: Duration) -> bool {
+        late >= TOO_LATE || self.looks.is_multiple_of(LOOKS)
+    }
+
     /// Forgets how long things have taken where the thread that looks was late itself without having waited for a CPU:
     /// all of the process was stopped, by a signal, a debugger or the host.
     fn notice_stop(&mut self, now: Duration, late: Duration, root: &Path) {
         self.starved = Duration::ZERO;
         let is_late = late >= TOO_LATE;
-        if is_late || self.looks.is_multiple_of(LOOKS) {
+        if self.is_delay_due(late) {
             let delay = evidence::own_delay(root);
             let waited = delay.zip(self.own_delay).map(|(delay, before)| delay.saturating_sub(before));
             if is_late && waited.is_some_and(|waited| waited >= late / 2) {
@@ -246,7 +286,20 @@ impl State {
             }
             self.own_delay = delay;
         }
-        self.looks = self.looks.wrapping_add(1);
+    }
+
+    /// Counts waits for the interpreter that have ended before they were seen; collections have taken so long meanwhile.
+    fn count_ended(&mut self, waits: &[LongWait], pause: Duration) {
+        for LongWait { since, until } in waits {
+            let length = until.saturating_sub((*since).max(self.resumed));
+            let is_seen = |episode: &Episode| {
+                episode.overdue.subject == Subject::Interpreter && episode.overdue.since == *since
+            };
+            if length >= STALL && !self.episodes.iter().any(is_seen) {
+                let cause = if pause >= length / 2 { StallCause::Gc } else { StallCause::GilNative };
+                self.counts[cause as usize] += 1;
+            }
+        }
     }
 
     /// Makes stalls of episodes that have lasted for long enough; whether the interpreter has to be asked.
@@ -338,7 +391,7 @@ mod tests {
         }
 
         fn look(&self, milliseconds: u64) -> Next {
-            self.stalls.look(at(milliseconds), Duration::ZERO, false).unwrap()
+            self.stalls.look(at(milliseconds), Duration::ZERO, false, || true).unwrap()
         }
 
         /// Looks every 250 ms.
@@ -389,8 +442,23 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_that_no_look_has_seen_counts() {
+        for (pause, cause) in [(0, StallCause::GilNative), (700 * MS, StallCause::Gc)] {
+            let process = Process::new();
+            process.look(0);
+            process.probe.begin(None, at(100));
+            process.gc.start(0);
+            process.gc.stop(pause, 2);
+            process.probe.end(Some(at(1200)));
+            process.look(2000);
+            process.look(4000);
+            assert_eq!(process.stalls.drain(at(4000)), one(cause));
+        }
+    }
+
+    #[test]
     fn a_collection_is_the_cause_if_it_runs_for_half_of_the_time() {
-        for (from, cause) in [(600, StallCause::Gc), (1100, StallCause::GilNative)] {
+        for (from, cause) in [(600, StallCause::Gc), (1350, StallCause::GilNative)] {
             let process = Process::new();
             process.probe.begin(None, at(0));
             process.look_from(250, from);
@@ -434,7 +502,7 @@ mod tests {
         assert!(process.look(1000).ask);
         assert_eq!(process.stalls.drain(at(1000)), NONE);
         // It has not been answered.
-        process.stalls.look(at(1250), Duration::ZERO, true).unwrap();
+        process.stalls.look(at(1250), Duration::ZERO, true, || true).unwrap();
         assert_eq!(process.stalls.drain(at(1250)), NONE);
         assert!(!process.look(1500).ask);
         assert_eq!(process.stalls.drain(at(1500)), one(StallCause::Python));
@@ -499,7 +567,7 @@ mod tests {
             process.probe.begin(None, at(500));
             process.look(1000);
             process.set("S", 11, delay);
-            process.stalls.look(at(6000), at(4750), false).unwrap();
+            process.stalls.look(at(6000), at(4750), false, || true).unwrap();
             process.probe.end(Some(at(6100)));
             process.look(6250);
             assert_eq!(process.stalls.drain(at(6250)), expected, "{delay}");
@@ -511,7 +579,7 @@ mod tests {
         let process = Process::new();
         process.stalls.need(false);
         process.probe.begin(None, at(0));
-        assert_eq!(process.stalls.look(at(5000), Duration::ZERO, false), None);
+        assert_eq!(process.stalls.look(at(5000), Duration::ZERO, false, || true), None);
         assert_eq!(process.stalls.drain(at(5000)), NONE);
     }
 }
