@@ -669,6 +669,24 @@ fn what_ddtrace_sends_is_left_to_it_while_it_does() {
     );
 }
 
+#[test]
+fn the_status_tells_what_ddtrace_sent_as_it_was_stopped() {
+    let running = Running::start(LONG_INTERVAL);
+    let collector = &running.collector;
+    let state_after = |worker| {
+        let tracers = Some(Tracers { worker, ..Tracers::default() });
+        collector.flush(Some(Answer { tracers, ..Answer::default() }));
+        let rows = collector.status().unwrap().rows;
+        rows.iter().find(|(name, _)| *name == "runtime.python.mem.rss").unwrap().1.clone()
+    };
+    let memory = Selection::named("mem.*");
+    let states =
+        [RuntimeWorker::Sends(memory), RuntimeWorker::Stopped(memory, 1), RuntimeWorker::Stopped(memory, 1)];
+    let states = states.map(state_after);
+    assert_eq!(states, ["ddtrace sends it", "ddtrace has sent it for the last interval", "sent"]);
+    running.stop();
+}
+
 /// What follows where most names are left to ddtrace.
 const LEFT: &str = ", and not sent here; DD_RUNTIME_METRICS_FORCE=true disables ddtrace's in favour of these, \
                     DD_RUNTIME_METRICS_FORCE=false keeps ddtrace's without this warning";
