@@ -86,6 +86,8 @@ pub struct Sources {
     #[cfg(target_os = "linux")]
     accept_queues: accept_queue::AcceptQueues,
     limit_watch: LimitWatch,
+    /// Whether the interpreter has ever answered so; the GIL stays on then.
+    is_gil_reenabled: bool,
     counters: Counters,
 }
 
@@ -146,6 +148,7 @@ impl Sources {
             #[cfg(target_os = "linux")]
             accept_queues: accept_queue::AcceptQueues::default(),
             limit_watch: LimitWatch::new(),
+            is_gil_reenabled: false,
             counters,
         }
     }
@@ -220,6 +223,8 @@ impl Sources {
         // Before it may be asked for them.
         let blocks_withheld = blocks.withheld(now);
         let answer = ask_interpreter();
+        let is_gil_reenabled = answer.as_ref().and_then(|answer| answer.facts.is_gil_reenabled);
+        self.is_gil_reenabled |= is_gil_reenabled == Some(true);
         let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
         let limit_approach = needed.contains(Source::LimitApproach).then(|| {
             let memory = process.cgroup.memory;
@@ -256,6 +261,7 @@ impl Sources {
                 Default::default()
             },
             interpreter: answer.map(|answer| answer.facts),
+            is_gil_reenabled: if self.is_gil_reenabled { Some(true) } else { is_gil_reenabled },
             blocks_withheld,
             unsupported: UNSUPPORTED.iter().copied().collect(),
         }
