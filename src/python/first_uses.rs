@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyMapping, PySequence, PyType, PyTypeMethods, PyWeakrefReference};
 
 use super::aws_lambda::Instrumented;
-use super::event_loops::{Attach, Beat, Select};
+use super::event_loops::{Attach, Beat, RunEnd, Select};
 use super::exception_hooks::ExceptionHook;
 
 /// Makes all of it. Types that the module exports are made then.
@@ -26,6 +26,7 @@ pub fn prepare(py: Python<'_>) -> PyResult<()> {
     PyMapping::type_object(py);
     PySequence::type_object(py);
     PyWeakrefReference::type_object(py);
+    RunEnd::type_object(py);
     // The names that errors contain.
     let class = PyType::type_object(py);
     class.name()?;

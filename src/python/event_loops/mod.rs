@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
 pub use self::beat::Beat;
 use self::known::{Known, Probe, Watch};
+pub use self::run_watch::RunEnd;
 use self::select::Outcome;
 pub use self::select::Select;
 use super::interrupt::ignore_exception;
@@ -31,6 +32,7 @@ use crate::sources::uncaught::UncaughtCounters;
 mod beat;
 mod callback;
 mod known;
+mod run_watch;
 mod select;
 pub mod tasks;
 

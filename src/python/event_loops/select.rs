@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
+use super::run_watch::RunWatch;
 use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
 use crate::python::interned::intern;
@@ -35,6 +36,7 @@ pub struct Select {
     event_loop: Py<PyWeakrefReference>,
     /// The loop's `_thread_id`, which it makes anew whenever it is started; owned.
     run: AtomicPtr<PyObject>,
+    run_watch: RunWatch,
 }
 
 /// What became of a loop's `select`.
@@ -84,7 +86,11 @@ unsafe extern "C" fn select(
         let this = this.cast_unchecked::<Select>().get();
         let is_counted = this.is_counted();
         if is_counted {
-            this.observed.begin_select(this.clock.nanoseconds(), this.is_same_run(py));
+            let (now, is_same_run) = (this.clock.nanoseconds(), this.is_same_run(py));
+            this.observed.begin_select(now, is_same_run);
+            if !is_same_run {
+                this.run_watch.begin(py);
+            }
         }
         let result = this.call(py, arguments, count, names);
         // A signal handler may have forked meanwhile.
@@ -206,6 +212,8 @@ pub fn place(
     let Some(observed) = observed.add(Method::Iterations, clock.nanoseconds()) else {
         return Ok(Outcome::NoRoom);
     };
+    let run_watch = RunWatch::new(event_loop, &observed, clock).inspect_err(|_| observed.end())?;
+    run_watch.begin(py);
     let select = Select {
         observed: Arc::clone(&observed),
         clock,
@@ -214,6 +222,7 @@ pub fn place(
         selector: weak_selector.clone().unbind(),
         event_loop: weak_loop.unbind(),
         run: AtomicPtr::new(run.into_ptr()),
+        run_watch,
     };
     // If this fails, `Select` is dropped and ends what was begun.
     let function = function(&Bound::new(py, select)?)?;

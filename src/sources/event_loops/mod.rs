@@ -164,17 +164,15 @@ impl EventLoop {
         self.set(State::Awaits(due));
     }
 
-    /// It calls back. If it was started anew meanwhile, that says nothing about how long it takes.
-    pub fn beat(&self, now: u64, is_same_run: bool) {
-        if let State::Awaits(due) = self.state()
-            && is_same_run
-        {
+    /// It calls back. If it has stopped meanwhile, that says nothing about how long it takes.
+    pub fn beat(&self, now: u64) {
+        if let State::Awaits(due) = self.state() {
             self.add(now.saturating_sub(due));
         }
         self.set(State::Stopped(now));
     }
 
-    /// It was seen not to run: it does not keep anything waiting.
+    /// It does not run, now or for some time: it does not keep anything waiting.
     pub fn stop(&self, now: u64) {
         match self.state() {
             State::Runs(since) => self.set(State::Stopped(since)),
@@ -455,11 +453,11 @@ mod tests {
         assert_eq!(delays(&loops.drain(SECOND)), (None, None));
         for beat in 0..20 {
             event_loop.await_beat((1000 + beat * 40) * MS);
-            event_loop.beat((1000 + beat * 40 + beat) * MS, true);
+            event_loop.beat((1000 + beat * 40 + beat) * MS);
         }
         // Early, by the clock of the loop.
         event_loop.await_beat(1900 * MS);
-        event_loop.beat(1899 * MS, true);
+        event_loop.beat(1899 * MS);
         let facts = loops.drain(2 * SECOND);
         assert_eq!(facts.longest_delay, Some(at(19)));
         assert!(facts.delay_p95.is_some_and(|p95| p95.abs_diff(at(18)) <= at(18) / 16), "{facts:?}");
@@ -475,9 +473,10 @@ mod tests {
         assert_eq!(delays(&loops.drain(at(1100))), (None, Some(SECOND)));
         event_loop.stop(1200 * MS);
         assert_eq!(delays(&loops.drain(2 * SECOND)), (None, None));
-        event_loop.beat(3000 * MS, true);
+        event_loop.beat(3000 * MS);
         event_loop.await_beat(3100 * MS);
-        event_loop.beat(4000 * MS, false);
+        event_loop.stop(3050 * MS);
+        event_loop.beat(4000 * MS);
         assert_eq!(delays(&loops.drain(5 * SECOND)), (None, None));
     }
 
@@ -497,7 +496,7 @@ mod tests {
         assert!(facts.delay_p95.is_some_and(|p95| p95.abs_diff(at(800)) < at(1)), "{facts:?}");
         let beating = added(&loops, Method::Beats, 0);
         beating.await_beat(0);
-        beating.beat(0, true);
+        beating.beat(0);
         let facts = loops.read(SECOND);
         assert!(facts.delay_p95.is_some_and(|p95| p95.abs_diff(at(750)) < at(1)), "{facts:?}");
     }
