@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyMapping, PySequence, PyType, PyTypeMethods, PyWeakrefReference};
 
 use super::aws_lambda::Instrumented;
-use super::event_loops::{Attach, Beat, RunEnd, Select};
+use super::event_loops::{Beat, Instrument, RunEnd, Select};
 use super::exception_hooks::ExceptionHook;
 
 /// Makes all of it. Types that the module exports are made then.
@@ -18,9 +18,9 @@ use super::exception_hooks::ExceptionHook;
 ///
 /// Any exception.
 pub fn prepare(py: Python<'_>) -> PyResult<()> {
-    Attach::type_object(py);
     Beat::type_object(py);
     ExceptionHook::type_object(py);
+    Instrument::type_object(py);
     Instrumented::type_object(py);
     Select::type_object(py);
     PyMapping::type_object(py);

@@ -31,7 +31,7 @@ impl Beat {
     fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
         callback::shielded(|| {
             let (py, this) = (slf.py(), slf.get());
-            if !this.observed.is_observed() || this.fork_mark.is_inherited() {
+            if !this.observed.is_active() || this.fork_mark.is_inherited() {
                 return Ok(());
             }
             this.observed.beat(this.clock.nanoseconds());
@@ -41,7 +41,7 @@ impl Beat {
     }
 
     /// Cancels the next call, in the loop's thread.
-    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+    fn cancel_timer(&self, py: Python<'_>) -> PyResult<()> {
         callback::shielded(|| {
             let handle = self.handle().take();
             let handle = handle.and_then(|handle| handle.bind(py).upgrade());
@@ -62,7 +62,7 @@ impl Beat {
         let py = event_loop.py();
         let weak_loop = PyWeakrefReference::new(event_loop)?.unbind();
         let Some(observed) = loops.add(Method::Beats, clock.nanoseconds()) else { return Ok(None) };
-        let run_watch = RunWatch::new(event_loop, &observed, clock).inspect_err(|_| observed.end())?;
+        let run_watch = RunWatch::new(event_loop, &observed, clock).inspect_err(|_| observed.deactivate())?;
         let beat = Self {
             observed,
             loops: Arc::clone(loops),
@@ -74,37 +74,37 @@ impl Beat {
         };
         // What fails drops it, which ends what was begun, unless the loop has it already.
         let beat = Bound::new(py, beat)?;
-        Self::schedule(&beat).inspect_err(|_| beat.get().end())?;
+        Self::schedule(&beat).inspect_err(|_| beat.get().deactivate())?;
         Ok(Some(beat.unbind()))
     }
 
     /// Sees whether the loop runs; whether it still beats.
     pub fn check(&self, event_loop: &Bound<'_, PyAny>, now: u64) -> PyResult<bool> {
         if !event_loop.call_method0(intern!(event_loop.py(), "is_running"))?.is_truthy()? {
-            self.observed.stop(now);
+            self.observed.set_stopped(now);
         }
-        Ok(self.observed.is_observed())
+        Ok(self.observed.is_active())
     }
 
     /// Beats no more.
-    pub fn end(&self) {
-        self.observed.end();
+    pub fn deactivate(&self) {
+        self.observed.deactivate();
     }
 
     /// Beats no more, and leaves no timer in the loop.
-    pub fn cancel(
+    pub fn remove(
         beat: &Bound<'_, Self>,
         event_loop: &Bound<'_, PyAny>,
         is_own_thread: bool,
     ) -> PyResult<()> {
         let py = beat.py();
-        beat.get().observed.end();
+        beat.get().observed.deactivate();
         if is_own_thread || !event_loop.call_method0(intern!(py, "is_running"))?.is_truthy()? {
-            return beat.get().stop(py);
+            return beat.get().cancel_timer(py);
         }
-        let stop = beat.getattr(intern!(py, "stop"))?;
+        let cancel = beat.getattr(intern!(py, "cancel_timer"))?;
         let context = callback::without_context(py)?;
-        event_loop.call_method(intern!(py, "call_soon_threadsafe"), (stop,), Some(&context)).map(drop)
+        event_loop.call_method(intern!(py, "call_soon_threadsafe"), (cancel,), Some(&context)).map(drop)
     }
 
     fn schedule(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -132,6 +132,6 @@ impl Beat {
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        self.observed.end();
+        self.observed.deactivate();
     }
 }

@@ -41,7 +41,7 @@ impl RunEnd {
             let thread = ignore_exception(py, thread.transpose())?.flatten().flatten();
             // While it runs, somebody may have set another hook.
             if thread.is_none_or(|thread| thread.is_none()) {
-                self.observed.stop(self.clock.nanoseconds());
+                self.observed.set_stopped(self.clock.nanoseconds());
             }
             Ok(())
         })

@@ -103,7 +103,7 @@ unsafe extern "C" fn select(
 
 impl Select {
     fn is_counted(&self) -> bool {
-        self.observed.is_observed() && !self.fork_mark.is_inherited()
+        self.observed.is_active() && !self.fork_mark.is_inherited()
     }
 
     /// Whether the loop was not started anew since the last call.
@@ -173,7 +173,7 @@ impl Drop for Select {
     #[expect(unsafe_code, reason = "An atomic pointer owns a reference.")]
     fn drop(&mut self) {
         // The selector is gone, or has another.
-        self.observed.end();
+        self.observed.deactivate();
         // SAFETY: it is owned here, and CPython drops an object in a thread that is attached.
         unsafe { Py_DecRef(*self.run.get_mut()) };
     }
@@ -212,7 +212,7 @@ pub fn place(
     let Some(observed) = observed.add(Method::Iterations, clock.nanoseconds()) else {
         return Ok(Outcome::NoRoom);
     };
-    let run_watch = RunWatch::new(event_loop, &observed, clock).inspect_err(|_| observed.end())?;
+    let run_watch = RunWatch::new(event_loop, &observed, clock).inspect_err(|_| observed.deactivate())?;
     run_watch.begin(py);
     let select = Select {
         observed: Arc::clone(&observed),
@@ -250,9 +250,9 @@ impl Placed {
             .zip(selector)
             .is_some_and(|(used, selector)| used.is(&selector) && self.is_in_place(&selector));
         if !is_used {
-            self.observed.end();
+            self.observed.deactivate();
         } else if event_loop.getattr(intern!(py, "_thread_id"))?.is_none() {
-            self.observed.stop(now);
+            self.observed.set_stopped(now);
         }
         Ok(is_used)
     }
@@ -261,13 +261,13 @@ impl Placed {
     pub fn remove(&self, py: Python<'_>, now: u64) -> PyResult<()> {
         let selector = self.selector.bind(py).upgrade().filter(|selector| self.is_in_place(selector));
         let Some(selector) = selector else {
-            self.observed.end();
+            self.observed.deactivate();
             return Ok(());
         };
         let function = selector.getattr(intern!(py, "select"))?;
         match owner_of::<Select>(&function) {
-            Some(select) if select.get().is_same_run(py) => self.observed.end_running(now),
-            _ => self.observed.end(),
+            Some(select) if select.get().is_same_run(py) => self.observed.deactivate_running(now),
+            _ => self.observed.deactivate(),
         }
         // Another collector, or the program, may have put its own there meanwhile.
         with_critical_section(&selector, || {
@@ -280,12 +280,12 @@ impl Placed {
     }
 
     /// Has the function do nothing but call the original.
-    pub fn end(&self) {
-        self.observed.end();
+    pub fn deactivate(&self) {
+        self.observed.deactivate();
     }
 
     fn is_in_place(&self, selector: &Bound<'_, PyAny>) -> bool {
         let current = selector.getattr(intern!(selector.py(), "select"));
-        self.observed.is_observed() && current.is_ok_and(|current| current.as_ptr().addr() == self.function)
+        self.observed.is_active() && current.is_ok_and(|current| current.as_ptr().addr() == self.function)
     }
 }
