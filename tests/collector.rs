@@ -359,6 +359,29 @@ fn a_quiet_alarm_is_shown_by_the_first_flush_that_could_be_sent() {
 }
 
 #[test]
+fn that_the_gil_is_on_again_is_sent_once_however_often_the_interpreter_does_not_answer() {
+    let select = |settings: &mut Settings| settings.selection = Selection::named("gil.reenabled");
+    let running = Running::start_with(LONG_INTERVAL, select);
+    let answer = |is_gil_reenabled| {
+        let facts = InterpreterFacts { is_gil_reenabled, ..InterpreterFacts::default() };
+        Some(Answer { facts, ..Answer::default() })
+    };
+    let (off, on) = (answer(Some(false)), answer(Some(true)));
+    for answer in [off, None, on.clone(), None, on.clone(), on] {
+        running.collector.flush(answer);
+    }
+    running.stop();
+    running.receiver.socket.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 8192];
+    let sent = std::iter::from_fn(|| {
+        let length = running.receiver.socket.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..length]).split('|').next()?.to_owned())
+    });
+    let sent: Vec<_> = sent.collect();
+    assert_eq!(sent, ["runtime.python.gil.reenabled:0", "runtime.python.gil.reenabled:1"]);
+}
+
+#[test]
 fn tags_that_the_function_leaves_no_room_for_are_logged_once() {
     // With those of the service and the interpreter it is one less than a line may have.
     let tags = (0..94).map(|number| format!("{number}:x")).collect();
@@ -667,6 +690,24 @@ fn what_ddtrace_sends_is_left_to_it_while_it_does() {
             "ddtrace's runtime metrics were disabled (DD_RUNTIME_METRICS_FORCE): all names are sent here",
         ]
     );
+}
+
+#[test]
+fn the_status_tells_what_ddtrace_sent_as_it_was_stopped() {
+    let running = Running::start(LONG_INTERVAL);
+    let collector = &running.collector;
+    let state_after = |worker| {
+        let tracers = Some(Tracers { worker, ..Tracers::default() });
+        collector.flush(Some(Answer { tracers, ..Answer::default() }));
+        let rows = collector.status().unwrap().rows;
+        rows.iter().find(|(name, _)| *name == "runtime.python.mem.rss").unwrap().1.clone()
+    };
+    let memory = Selection::named("mem.*");
+    let states =
+        [RuntimeWorker::Sends(memory), RuntimeWorker::Stopped(memory, 1), RuntimeWorker::Stopped(memory, 1)];
+    let states = states.map(state_after);
+    assert_eq!(states, ["ddtrace sends it", "ddtrace has sent it for the last interval", "sent"]);
+    running.stop();
 }
 
 /// What follows where most names are left to ddtrace.

@@ -166,6 +166,16 @@ def test_between_two_runs_a_loop_delays_nothing(run: Run) -> None:
     assert observed["event_loop.delay.max"] < 0.2e9
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_loop_that_has_stopped_delays_nothing_while_nobody_can_ask_it(run: Run, loop: str) -> None:
+    _, sent = run("stopped", loop, python=SERVERS_PYTHON)
+    unanswered = [flush for flush in sent if "gc.count.gen0" not in flush.values]
+    delays = [flush["event_loop.delay.max"] for flush in unanswered if "event_loop.delay.max" in flush.values]
+    # The first after each of the two runs covers that as well.
+    assert len(unanswered) >= 6
+    assert len(delays) <= 2, delays
+
+
 @pytest.mark.measures
 def test_a_loop_that_runs_within_a_callback_of_itself_is_counted_once(
     observe: Observe,

@@ -169,6 +169,37 @@ def test_it_tells_why_a_read_is_not_made_that_costs_too_much(
     assert re.fullmatch("not due for another [0-9]+ s, as the last read took so long", rest[1])
 
 
+def test_what_a_read_has_cost_a_process_does_not_count_for_its_child(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    printed = run_program(
+        """
+        import os, sys, time
+        from runtime_metrics import RuntimeMetrics
+        def slow(count=sys.getallocatedblocks):
+            time.sleep(cost)
+            return count()
+        sys.getallocatedblocks = slow
+        def flush():
+            RuntimeMetrics.flush()
+            print(RuntimeMetrics.status()["selected"]["runtime.python.mem.python.blocks"], flush=True)
+        RuntimeMetrics.enable(flush_interval=3600, level="standard")
+        cost = 0.02
+        flush()
+        cost = 0
+        if os.fork() == 0:
+            flush()
+            os._exit(0)
+        os.wait()
+        flush()
+        """,
+        DD_DOGSTATSD_URL=flushes.url,
+    )
+    parent, child, again = printed.splitlines()
+    assert parent == child == "sent"
+    assert again.startswith("not due for another ")
+
+
 def test_in_a_function_it_tells_what_makes_no_sense_there(run_program: RunProgram, flushes: Flushes) -> None:
     printed = run_program(
         """

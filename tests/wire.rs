@@ -322,8 +322,8 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         },
         collections: snapshot.collections.map(found),
         uncaught: Uncaught::ALL.map(|_| Some(count)),
+        is_gil_reenabled: Some(count > 1),
         interpreter: snapshot.interpreter.map(|facts| InterpreterFacts {
-            is_gil_reenabled: Some(count > 1),
             description: Some(DESCRIPTION),
             blocks: Some(count),
             tasks: Some(count),
@@ -378,9 +378,9 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
         facts.blocks = facts.blocks.filter(|_| is_read(Source::PythonBlocks));
         facts.tasks = facts.tasks.filter(|_| is_read(Source::Tasks));
         facts.queue_depth = facts.queue_depth.filter(|_| is_read(Source::Executors));
-        facts.is_gil_reenabled = facts.is_gil_reenabled.filter(|_| is_read(Source::Gil));
         facts.description = facts.description.filter(|_| is_read(Source::Description));
     }
+    snapshot.is_gil_reenabled = snapshot.is_gil_reenabled.filter(|_| is_read(Source::Gil));
     if !is_read(Source::Gunicorn) {
         snapshot.gunicorn.records = [0; 4];
         snapshot.gunicorn.requests = None;

@@ -37,7 +37,7 @@ const DEFAULT: &[Metric] = &[
         source: "getrusage(RUSAGE_SELF).ru_stime",
         description: "CPU time that the process spent in kernel mode: all threads, including ended ones, without \
                       child processes. Sent at every flush, zeros included.",
-        absent: "on Windows, where only the sum of both is known; where a sandbox forbids getrusage",
+        absent: "on Windows, where only the sum of both is read; where a sandbox forbids getrusage",
         opentelemetry: Some("process.cpu.time{cpu.mode=system}"),
     },
     Metric {
@@ -51,7 +51,7 @@ const DEFAULT: &[Metric] = &[
         source: "getrusage(RUSAGE_SELF).ru_utime",
         description: "CPU time that the process spent in user mode: all threads, including ended ones, without child \
                       processes.",
-        absent: "on Windows, where only the sum of both is known; where a sandbox forbids getrusage",
+        absent: "on Windows, where only the sum of both is read; where a sandbox forbids getrusage",
         opentelemetry: Some("process.cpu.time{cpu.mode=user}"),
     },
     Metric {

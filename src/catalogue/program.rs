@@ -107,7 +107,7 @@ fn description(snapshot: &Snapshot) -> Option<Description> {
 }
 
 fn gil_reenabled(snapshot: &Snapshot) -> Option<u64> {
-    snapshot.interpreter.as_ref()?.is_gil_reenabled.map(u64::from)
+    snapshot.is_gil_reenabled.map(u64::from)
 }
 
 fn stalls(interval: &Interval, cause: StallCause) -> Option<u64> {

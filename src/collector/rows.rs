@@ -28,6 +28,7 @@ pub struct Rows {
 /// What became of the rows, and the length of the interval, as it was and as it was planned.
 #[derive(Debug)]
 struct Last {
+    selection: Selection,
     outcome: Outcome,
     length: Length,
     planned: Duration,
@@ -49,7 +50,7 @@ impl Rows {
             interval = interval.showing_description();
         }
         let outcome = append_samples(samples, selection, &interval);
-        self.last = Some(Last { outcome, length: interval.length(), planned: interval.planned() });
+        self.last = Some(Last { selection, outcome, length: interval.length(), planned: interval.planned() });
     }
 
     /// What was appended at `now` has been sent.
@@ -76,9 +77,13 @@ impl Rows {
     ) -> Vec<(&'static str, Cow<'static, str>)> {
         let rows = CATALOGUE.iter().enumerate().filter(|(row, _)| selection.contains(*row));
         let state = |row, metric: &Metric| {
-            let Some(Last { outcome, length, planned }) = &self.last else {
+            let Some(Last { selection, outcome, length, planned }) = &self.last else {
                 return "nothing has been flushed yet".into();
             };
+            // When ddtrace is stopped, it sends them once more.
+            if !selection.contains(row) {
+                return "ddtrace has sent it for the last interval".into();
+            }
             let is_quiet = outcome.quiet.contains(row);
             if outcome.sent.contains(row) || (is_quiet && metric.reading.kind() != "alarm") {
                 "sent".into()

@@ -9,7 +9,7 @@ use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::{PyType, PyTypeMethods};
 
-use super::event_loops::{Attach, Beat, Select};
+use super::event_loops::{Beat, Instrument, RunEnd, Select};
 use super::exception_hooks::ExceptionHook;
 
 /// Makes all of it. Types that the module exports are made then.
@@ -18,9 +18,10 @@ use super::exception_hooks::ExceptionHook;
 ///
 /// Any exception.
 pub fn prepare(py: Python<'_>) -> PyResult<()> {
-    Attach::type_object(py);
     Beat::type_object(py);
     ExceptionHook::type_object(py);
+    Instrument::type_object(py);
+    RunEnd::type_object(py);
     Select::type_object(py);
     // The names that errors contain.
     let class = PyType::type_object(py);

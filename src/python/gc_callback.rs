@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyList, PyString};
 
-use super::event_loops::EventLoops;
+use super::event_loops::LoopInstrumentation;
 use super::native_function::owner_of;
 use super::stopped_world::with_world_stopped;
 use super::turn::Turn;
@@ -33,7 +33,7 @@ pub struct GcCallback {
     fork_mark: &'static ForkMark,
     postponement: &'static Postponement,
     resume_soon: fn() -> bool,
-    event_loops: Arc<EventLoops>,
+    loop_instrumentation: Arc<LoopInstrumentation>,
     /// It was removed for good and is not installed again.
     is_removed: AtomicBool,
 }
@@ -86,7 +86,7 @@ impl GcCallback {
         match phase.cast::<PyString>().ok().and_then(|phase| phase.to_str().ok()) {
             Some("start") => self.counters.start(now),
             Some("stop") => {
-                self.event_loops.notice(info.py());
+                self.loop_instrumentation.notice(info.py());
                 let [generation, collected, uncollectable] = keys(info.py());
                 self.counters.stop(now, entry(info, generation).unwrap_or(usize::MAX));
                 if self.counters.needs_objects() {
@@ -139,7 +139,7 @@ impl Installation {
     /// Makes a callback, and does not install it yet.
     ///
     /// In a child process, which has inherited `fork_mark`, it counts nothing and calls `resume_soon`, as it does where
-    /// threads are due that were postponed. It shows `event_loops` the loops of the threads that collect.
+    /// threads are due that were postponed. It shows `loop_instrumentation` the loops of the threads that collect.
     pub fn new(
         py: Python<'_>,
         counters: Arc<GcCounters>,
@@ -147,13 +147,21 @@ impl Installation {
         fork_mark: &'static ForkMark,
         postponement: &'static Postponement,
         resume_soon: fn() -> bool,
-        event_loops: Arc<EventLoops>,
+        loop_instrumentation: Arc<LoopInstrumentation>,
     ) -> PyResult<Self> {
         keys(py);
         let is_removed = AtomicBool::new(false);
         let callback = Bound::new(
             py,
-            GcCallback { counters, clock, fork_mark, postponement, resume_soon, event_loops, is_removed },
+            GcCallback {
+                counters,
+                clock,
+                fork_mark,
+                postponement,
+                resume_soon,
+                loop_instrumentation,
+                is_removed,
+            },
         )?;
         let observe = bound_method(&callback)?.unbind();
         let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;

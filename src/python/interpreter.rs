@@ -9,7 +9,7 @@ use pyo3::types::PyDict;
 use super::absence;
 use super::description::DescriptionReader;
 use super::environment::IdentityReader;
-use super::event_loops::{EventLoops, tasks};
+use super::event_loops::{LoopInstrumentation, tasks};
 use super::exception_hooks::ExceptionHooks;
 use super::executors::longest_queue;
 use super::gc_callback::Installation;
@@ -25,7 +25,7 @@ use crate::message::Message;
 use crate::python::interned::intern;
 use crate::settings::Settings;
 use crate::snapshot::{InterpreterFacts, Source, SourceSet};
-use crate::sources::event_loops::EventLoops as ObservedLoops;
+use crate::sources::event_loops::EventLoops;
 use crate::sources::gc::GcCounters;
 use crate::sources::python_blocks::PythonBlocks;
 use crate::sources::uncaught::UncaughtCounters;
@@ -45,7 +45,7 @@ pub struct CPython {
     clock: Clock,
     gc_counters: Arc<GcCounters>,
     gc_callback: Installation,
-    event_loops: Arc<EventLoops>,
+    loop_instrumentation: Arc<LoopInstrumentation>,
     exception_hooks: ExceptionHooks,
     description: DescriptionReader,
     get_count: Py<PyAny>,
@@ -83,17 +83,17 @@ impl CPython {
         let count_blocks =
             if is_free_threaded() { None } else { sys.getattr_opt(intern!(py, "getallocatedblocks"))? };
         let exception_hooks = ExceptionHooks::new(modules.clone_ref(py));
-        let event_loops = EventLoops::new(clock, fork_mark, needs, exception_hooks.counters());
-        let event_loops = Arc::new(event_loops);
-        let seen = Arc::clone(&event_loops);
+        let loop_instrumentation =
+            Arc::new(LoopInstrumentation::new(clock, fork_mark, needs, exception_hooks.counters()));
+        let loops = Arc::clone(&loop_instrumentation);
         let gc_callback =
-            Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon, seen)?;
+            Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon, loops)?;
         Ok(Self {
             process,
             clock,
             gc_counters,
             gc_callback,
-            event_loops,
+            loop_instrumentation,
             exception_hooks,
             description: DescriptionReader::new(
                 py,
@@ -117,13 +117,13 @@ impl CPython {
         let needs = settings.needs();
         self.force.store(settings.force, SeqCst);
         self.needs.store(needs.bits(), SeqCst);
-        self.event_loops.need(needs);
+        self.loop_instrumentation.need(needs);
         self.update_exception_hooks(py);
     }
 
     /// Event loops are observed for a collector that counts with these from now on.
-    pub fn watch_loops(&self, observed: Arc<ObservedLoops>) {
-        self.event_loops.watch(observed);
+    pub fn watch_loops(&self, observed: Arc<EventLoops>) {
+        self.loop_instrumentation.watch(observed);
     }
 
     /// The counters of our GC callback.
@@ -146,13 +146,13 @@ impl CPython {
     pub fn install(&self, py: Python<'_>) -> PyResult<()> {
         self.update_exception_hooks(py);
         self.gc_callback.install(py, || (self.is_current)(self))?;
-        ignore_exception(py, self.event_loops.find_first(self.modules.bind(py))).map(drop)
+        ignore_exception(py, self.loop_instrumentation.find_first(self.modules.bind(py))).map(drop)
     }
 
     /// Stops counting and observing event loops, for good.
     pub fn uninstall(&self, py: Python<'_>) -> PyResult<()> {
         self.exception_hooks.remove(py);
-        self.gc_callback.remove(py).and(self.event_loops.release(py))
+        self.gc_callback.remove(py).and(self.loop_instrumentation.uninstrument_all(py))
     }
 
     /// Reads everything that is needed; installs our GC callback again if the program has removed it.
@@ -163,7 +163,7 @@ impl CPython {
         self.update_exception_hooks(py);
         let needs = self.needs();
         let modules = self.modules.bind(py);
-        ignore_exception(py, self.event_loops.update(modules))?;
+        ignore_exception(py, self.loop_instrumentation.update(modules))?;
         let is_needed = |source| needs.contains(source);
         let tasks =
             if is_needed(Source::Tasks) { ignore_exception(py, tasks::count(modules))? } else { None };
@@ -251,7 +251,7 @@ impl Interpreter for CPython {
             Python::try_attach(|py| {
                 entered();
                 // Only the main thread runs signal handlers, so there is no interrupt to pass on.
-                drop(self.event_loops.find_first(self.modules.bind(py)));
+                drop(self.loop_instrumentation.find_first(self.modules.bind(py)));
             });
         }
     }

@@ -33,7 +33,7 @@ impl LoopHandler {
 
     /// Restores the one before it, unless the program has set another meanwhile, which may call ours.
     pub fn remove(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.end();
+        self.deactivate();
         let py = event_loop.py();
         let Some(function) = self.function.bind(py).upgrade() else { return Ok(()) };
         let Some(hook) = owner_of::<ExceptionHook>(&function) else { return Ok(()) };
@@ -54,7 +54,7 @@ impl LoopHandler {
     }
 
     /// From now on it only hands on.
-    pub fn end(&self) {
+    pub fn deactivate(&self) {
         self.is_counting.store(false, SeqCst);
     }
 }

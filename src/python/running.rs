@@ -250,6 +250,7 @@ impl Running {
         });
         // A finaliser may have forked within a collection, which then does not end here.
         self.interpreter.gc_counters().discard_start();
+        self.interpreter.blocks().renew();
         self.with(self.plan.collector(process, inputs, self.clock, &self.interpreter, handover.as_ref()))
     }
 

@@ -26,8 +26,8 @@ struct Work<W, T> {
 /// nothing.
 ///
 /// With a GIL that is so anyway. Without one, CPython 3.14 itself reads some of its objects without their locks, and a
-/// function that visits objects is the only one that stops all threads. Where it is not to be found, as on Windows,
-/// they are not stopped.
+/// function that visits objects is the only one that stops all threads. It is not looked up on Windows yet, where they
+/// are not stopped.
 #[expect(unsafe_code, reason = "Only the C API stops threads.")]
 pub fn with_world_stopped<W: FnOnce() -> T, T>(_py: Python<'_>, work: W) -> T {
     let Some(visit_objects) = visit_objects() else { return work() };

@@ -43,6 +43,9 @@ pub struct Snapshot {
     pub stalls: Option<[u64; StallCause::ALL.len()]>,
     /// What only the interpreter knows; `None` if it did not answer in time.
     pub interpreter: Option<InterpreterFacts>,
+    /// Whether it has answered, now or before, that a free-threaded build runs with the GIL although nobody asked for
+    /// that; `None` if that is not known.
+    pub is_gil_reenabled: Option<bool>,
     /// Why it was not asked for the blocks of its allocator.
     pub blocks_withheld: Option<Withheld>,
     /// What Gunicorn does in this process, if it runs here.

@@ -45,7 +45,7 @@ pub enum Source {
     Executors,
     /// Exceptions that nothing handles: `Snapshot::uncaught`.
     UncaughtExceptions,
-    /// Whether a free-threaded build has its GIL again: `InterpreterFacts::is_gil_reenabled`.
+    /// Whether a free-threaded build has its GIL again: `Snapshot::is_gil_reenabled`.
     Gil,
     /// What describes the process: `InterpreterFacts::description`, `ProcessFacts::allocator`.
     Description,

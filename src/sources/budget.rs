@@ -80,6 +80,14 @@ impl Budget {
         Some(value)
     }
 
+    /// Begins anew, as in a child process, whose reads may cost something else.
+    pub fn renew(&self) {
+        self.due.store(0, SeqCst);
+        self.cost.store(0, SeqCst);
+        self.excesses.store(0, SeqCst);
+        self.has_news.store(false, SeqCst);
+    }
+
     /// Lets the next read be due at once, unless it was given up.
     pub fn demand(&self) {
         // What is never due stays so.
@@ -179,6 +187,18 @@ mod tests {
             assert!(read(&budget, (minute + 1) * MINUTE + 6 * MS, MS));
         }
         assert_eq!(budget.take_given_up(), None);
+    }
+
+    #[test]
+    fn a_budget_that_is_renewed_knows_nothing_of_what_was_given_up() {
+        let budget = Budget::new(&TERMS);
+        assert!(read(&budget, MINUTE, 6 * MS) && read(&budget, 3 * MINUTE, 6 * MS));
+        budget.renew();
+        assert_eq!((budget.withheld(MINUTE), budget.take_given_up()), (None, None));
+        assert!(
+            read(&budget, 5 * MINUTE, 6 * MS) && read(&budget, 7 * MINUTE, MS),
+            "one alone is not given up"
+        );
     }
 
     #[test]

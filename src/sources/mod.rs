@@ -89,6 +89,8 @@ pub struct Sources {
     accept_queues: accept_queue::AcceptQueues,
     limit_watch: LimitWatch,
     stalls: Arc<Stalls>,
+    /// Whether the interpreter has ever answered so; the GIL stays on then.
+    is_gil_reenabled: bool,
     counters: Counters,
 }
 
@@ -150,6 +152,7 @@ impl Sources {
             accept_queues: accept_queue::AcceptQueues::default(),
             limit_watch: LimitWatch::new(),
             stalls: Arc::new(Stalls::new(root, &counters.probe, &counters.event_loops, &counters.gc)),
+            is_gil_reenabled: false,
             counters,
         }
     }
@@ -231,6 +234,8 @@ impl Sources {
         // Before it may be asked for them.
         let blocks_withheld = blocks.withheld(now);
         let answer = ask_interpreter();
+        let is_gil_reenabled = answer.as_ref().and_then(|answer| answer.facts.is_gil_reenabled);
+        self.is_gil_reenabled |= is_gil_reenabled == Some(true);
         let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
         let limit_approach = needed.contains(Source::LimitApproach).then(|| {
             let memory = process.cgroup.memory;
@@ -271,6 +276,7 @@ impl Sources {
                 Mode::Read => self.stalls.read(now),
             }),
             interpreter: answer.map(|answer| answer.facts),
+            is_gil_reenabled: if self.is_gil_reenabled { Some(true) } else { is_gil_reenabled },
             blocks_withheld,
             unsupported: UNSUPPORTED.iter().copied().collect(),
         }

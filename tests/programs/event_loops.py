@@ -253,6 +253,30 @@ def interrupted() -> None:
     print(json.dumps(None))
 
 
+def stopped() -> None:
+    """Calls a C function that keeps the GIL, after a loop that is not closed."""
+
+    async def part() -> None:
+        enable(flush_interval=0.3)
+        await asyncio.sleep(0.2)
+
+    if sys.argv[2:] == ["uvloop"]:
+        import uvloop
+
+        loop = uvloop.new_event_loop()
+    else:
+        loop = asyncio.new_event_loop()
+    # The second run of the loop is noticed as the first is.
+    for _ in range(2):
+        loop.run_until_complete(part())
+        # Nothing that asks the interpreter comes in between.
+        ctypes.PyDLL(None).usleep(1_500_000)
+        flush()
+    loop.close()
+    RuntimeMetrics.disable()
+    print(json.dumps(None))
+
+
 async def nested() -> None:
     """Runs the loop within a callback of it, as nest_asyncio does."""
     loop = asyncio.get_running_loop()
@@ -747,6 +771,7 @@ PROGRAMS: dict[str, Callable[[], None]] = {
             found,
             callbacks,
             interrupted,
+            stopped,
             full_pool,
             busy_pool,
             full_limiter,

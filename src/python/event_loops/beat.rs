@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 use super::callback;
+use super::run_watch::RunWatch;
 use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
 use crate::python::interned::intern;
@@ -20,18 +21,9 @@ pub struct Beat {
     clock: Clock,
     fork_mark: &'static ForkMark,
     event_loop: Py<PyWeakrefReference>,
-    /// `sys.get_asyncgen_hooks`.
-    get_hooks: Py<PyAny>,
-    /// Only the thread that runs the loop changes it.
-    timer: Mutex<Timer>,
-}
-
-#[derive(Default)]
-struct Timer {
-    /// The loop's handle of the call, which has this, and the loop.
-    handle: Option<Py<PyWeakrefReference>>,
-    /// A hook that the loop makes anew whenever it is started, and that only lives as long as it runs.
-    run: Option<Py<PyWeakrefReference>>,
+    run_watch: RunWatch,
+    /// The loop's handle of the next call, which has this, and the loop. Only the thread that runs the loop changes it.
+    handle: Mutex<Option<Py<PyWeakrefReference>>>,
 }
 
 #[pymethods]
@@ -39,25 +31,19 @@ impl Beat {
     fn __call__(slf: &Bound<'_, Self>) -> PyResult<()> {
         callback::shielded(|| {
             let (py, this) = (slf.py(), slf.get());
-            if !this.observed.is_observed() || this.fork_mark.is_inherited() {
+            if !this.observed.is_active() || this.fork_mark.is_inherited() {
                 return Ok(());
             }
-            let (now, run) = (this.clock.nanoseconds(), this.run(py));
-            let before = this.timer().run.as_ref().and_then(|before| before.bind(py).upgrade());
-            let is_same_run = match (&before, &run) {
-                (Some(before), Some(run)) => before.is(run),
-                (before, run) => before.is_none() && run.is_none() && this.timer().run.is_none(),
-            };
-            this.observed.beat(now, is_same_run);
+            this.observed.beat(this.clock.nanoseconds());
             // It may be closing.
             ignore_exception(py, Self::schedule(slf)).map(drop)
         })
     }
 
     /// Cancels the next call, in the loop's thread.
-    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+    fn cancel_timer(&self, py: Python<'_>) -> PyResult<()> {
         callback::shielded(|| {
-            let handle = self.timer().handle.take();
+            let handle = self.handle().take();
             let handle = handle.and_then(|handle| handle.bind(py).upgrade());
             let cancelled = handle.map(|handle| handle.call_method0(intern!(py, "cancel"))).transpose();
             ignore_exception(py, cancelled).map(drop)
@@ -74,51 +60,51 @@ impl Beat {
         fork_mark: &'static ForkMark,
     ) -> PyResult<Option<Py<Self>>> {
         let py = event_loop.py();
-        let get_hooks = py.import(intern!(py, "sys"))?.getattr(intern!(py, "get_asyncgen_hooks"))?;
-        let event_loop = PyWeakrefReference::new(event_loop)?.unbind();
+        let weak_loop = PyWeakrefReference::new(event_loop)?.unbind();
         let Some(observed) = loops.add(Method::Beats, clock.nanoseconds()) else { return Ok(None) };
+        let run_watch = RunWatch::new(event_loop, &observed, clock).inspect_err(|_| observed.deactivate())?;
         let beat = Self {
             observed,
             loops: Arc::clone(loops),
             clock,
             fork_mark,
-            event_loop,
-            get_hooks: get_hooks.unbind(),
-            timer: Mutex::default(),
+            event_loop: weak_loop,
+            run_watch,
+            handle: Mutex::default(),
         };
         // What fails drops it, which ends what was begun, unless the loop has it already.
         let beat = Bound::new(py, beat)?;
-        Self::schedule(&beat).inspect_err(|_| beat.get().end())?;
+        Self::schedule(&beat).inspect_err(|_| beat.get().deactivate())?;
         Ok(Some(beat.unbind()))
     }
 
     /// Sees whether the loop runs; whether it still beats.
     pub fn check(&self, event_loop: &Bound<'_, PyAny>, now: u64) -> PyResult<bool> {
         if !event_loop.call_method0(intern!(event_loop.py(), "is_running"))?.is_truthy()? {
-            self.observed.stop(now);
+            self.observed.set_stopped(now);
         }
-        Ok(self.observed.is_observed())
+        Ok(self.observed.is_active())
     }
 
     /// Beats no more.
-    pub fn end(&self) {
-        self.observed.end();
+    pub fn deactivate(&self) {
+        self.observed.deactivate();
     }
 
     /// Beats no more, and leaves no timer in the loop.
-    pub fn cancel(
+    pub fn remove(
         beat: &Bound<'_, Self>,
         event_loop: &Bound<'_, PyAny>,
         is_own_thread: bool,
     ) -> PyResult<()> {
         let py = beat.py();
-        beat.get().observed.end();
+        beat.get().observed.deactivate();
         if is_own_thread || !event_loop.call_method0(intern!(py, "is_running"))?.is_truthy()? {
-            return beat.get().stop(py);
+            return beat.get().cancel_timer(py);
         }
-        let stop = beat.getattr(intern!(py, "stop"))?;
+        let cancel = beat.getattr(intern!(py, "cancel_timer"))?;
         let context = callback::without_context(py)?;
-        event_loop.call_method(intern!(py, "call_soon_threadsafe"), (stop,), Some(&context)).map(drop)
+        event_loop.call_method(intern!(py, "call_soon_threadsafe"), (cancel,), Some(&context)).map(drop)
     }
 
     fn schedule(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -130,28 +116,22 @@ impl Beat {
         let context = callback::without_context(py)?;
         let handle = event_loop.call_method(intern!(py, "call_later"), arguments, Some(&context))?;
         // Not every object can be referred to weakly. Without a handle, the call that is due is the last.
-        let weak = |object: &Bound<'_, PyAny>| PyWeakrefReference::new(object).ok().map(Bound::unbind);
-        let timer = Timer { handle: weak(&handle), run: this.run(py).as_ref().and_then(weak) };
+        let handle = PyWeakrefReference::new(&handle).ok().map(Bound::unbind);
         // Dropped when it is unlocked.
-        let before = std::mem::replace(&mut *this.timer(), timer);
+        let before = std::mem::replace(&mut *this.handle(), handle);
         drop(before);
+        this.run_watch.begin(py);
         this.observed.await_beat(u64::try_from((now + pause).as_nanos()).unwrap_or(u64::MAX));
         Ok(())
     }
 
-    /// The hook of the run under way.
-    fn run<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
-        let hooks = self.get_hooks.bind(py).call0().ok()?;
-        hooks.get_item(0).ok().filter(|hook| !hook.is_none())
-    }
-
-    fn timer(&self) -> MutexGuard<'_, Timer> {
-        self.timer.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handle(&self) -> MutexGuard<'_, Option<Py<PyWeakrefReference>>> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        self.observed.end();
+        self.observed.deactivate();
     }
 }

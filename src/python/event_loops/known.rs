@@ -9,11 +9,11 @@ use super::beat::Beat;
 use super::select::Placed;
 use crate::python::interrupt::ignore_exception;
 use crate::python::loop_handler::LoopHandler;
-use crate::sources::event_loops::{EventLoops as Observed, Method};
+use crate::sources::event_loops::{EventLoops, Method};
 
 /// The loops that are known, and the collector's that counts for them.
 pub struct Watch {
-    pub observed: Arc<Observed>,
+    pub observed: Arc<EventLoops>,
     /// No Python code runs while it is locked.
     pub known: Mutex<Vec<Arc<Known>>>,
 }
@@ -58,13 +58,13 @@ impl Known {
     }
 
     /// Has what observes it do nothing any more.
-    pub fn end(&self) {
+    pub fn deactivate(&self) {
         if let Some(handler) = &self.handler {
-            handler.end();
+            handler.deactivate();
         }
         match &self.probe {
-            Probe::Select(placed) => placed.end(),
-            Probe::Beat(beat) => beat.get().end(),
+            Probe::Select(placed) => placed.deactivate(),
+            Probe::Beat(beat) => beat.get().deactivate(),
             Probe::Requested | Probe::NoRoom(_) | Probe::Nothing => {}
         }
     }

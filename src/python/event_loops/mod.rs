@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
 pub use self::beat::Beat;
 use self::known::{Known, Probe, Watch};
+pub use self::run_watch::RunEnd;
 use self::select::Outcome;
 pub use self::select::Select;
 use super::interrupt::ignore_exception;
@@ -25,20 +26,21 @@ use crate::fork_mark::ForkMark;
 use crate::python::interned::intern;
 use crate::replaceable::Replaceable;
 use crate::snapshot::{Source, SourceSet};
-use crate::sources::event_loops::{EventLoops as Observed, Method};
+use crate::sources::event_loops::{EventLoops, Method};
 use crate::sources::uncaught::UncaughtCounters;
 
 mod beat;
 mod callback;
 mod known;
+mod run_watch;
 mod select;
 pub mod tasks;
 
 /// How many addresses of loops are kept for collections to compare with.
 const SEEN: usize = 16;
 
-/// The event loops of the program.
-pub struct EventLoops {
+/// Finds the event loops of the program, and installs what observes them.
+pub struct LoopInstrumentation {
     clock: Clock,
     fork_mark: &'static ForkMark,
     is_needed: AtomicBool,
@@ -54,7 +56,7 @@ pub struct EventLoops {
     seen: [AtomicUsize; SEEN],
 }
 
-impl EventLoops {
+impl LoopInstrumentation {
     /// Finds none yet.
     pub fn new(
         clock: Clock,
@@ -83,12 +85,12 @@ impl EventLoops {
 
     /// From now on counts for this collector. In a child process nothing is known any more: what the parent installed
     /// does nothing there.
-    pub fn watch(&self, observed: Arc<Observed>) {
+    pub fn watch(&self, observed: Arc<EventLoops>) {
         let watch = Watch { observed, known: Mutex::default() };
         let Some(before) = self.watch.swap(Some(Arc::new(watch))) else { return };
         // A thread that the child does not have may hold its lock for ever.
         let is_empty = before.known.try_lock().is_ok_and(|known| {
-            known.iter().for_each(|known| known.end());
+            known.iter().for_each(|known| known.deactivate());
             known.is_empty()
         });
         if !is_empty {
@@ -103,7 +105,7 @@ impl EventLoops {
         let Some(watch) = self.watch.load() else { return Ok(()) };
         if !self.is_needed.load(SeqCst) {
             // They were needed before.
-            return if watch.known().is_empty() { Ok(()) } else { self.release(py) };
+            return if watch.known().is_empty() { Ok(()) } else { self.uninstrument_all(py) };
         }
         // Not while it is locked: this runs code of the program's loops.
         let known = watch.known().clone();
@@ -115,7 +117,7 @@ impl EventLoops {
                 let _ = seen.compare_exchange(known.address, 0, SeqCst, SeqCst);
             }
         }
-        self.attach_running(py)?;
+        self.instrument_running(py)?;
         self.find(modules)
     }
 
@@ -155,23 +157,23 @@ impl EventLoops {
     }
 
     /// Removes what observes loops, and forgets them.
-    pub fn release(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn uninstrument_all(&self, py: Python<'_>) -> PyResult<()> {
         self.need(SourceSet::default());
         drop(self.take_noticed(py));
         let Some(watch) = self.watch.load() else { return Ok(()) };
         let known = std::mem::take(&mut *watch.known());
         for known in known {
             let event_loop = known.event_loop.bind(py).upgrade();
-            ignore_exception(py, self.detach(py, &known, event_loop.as_ref()))?;
+            ignore_exception(py, self.uninstrument(py, &known, event_loop.as_ref()))?;
         }
         Ok(())
     }
 
     /// Observes the loop that runs the code that called this, if there is one.
-    fn attach_running(&self, py: Python<'_>) -> PyResult<()> {
+    fn instrument_running(&self, py: Python<'_>) -> PyResult<()> {
         let Some(get_running_loop) = self.get_running_loop.get() else { return Ok(()) };
         let event_loop = get_running_loop.bind(py).call0()?;
-        if event_loop.is_none() { Ok(()) } else { self.attach(&event_loop) }
+        if event_loop.is_none() { Ok(()) } else { self.instrument(&event_loop) }
     }
 
     /// Asks loops that are not known to call us. Mostly there is none, which is to cost as little as can be.
@@ -189,7 +191,7 @@ impl EventLoops {
         if !is_ready && let Some(get_running_loop) = native.getattr_opt(intern!(py, "_get_running_loop"))? {
             // If another thread was first, it found the same.
             let _ = self.get_running_loop.set(Box::new(get_running_loop.unbind()));
-            self.attach_running(py)?;
+            self.instrument_running(py)?;
         }
         if let Some(noticed) = self.take_noticed(py) {
             self.request(&noticed)?;
@@ -223,9 +225,9 @@ impl EventLoops {
         let requested = || {
             if event_loop.call_method0(intern!(py, "is_running"))?.is_truthy()? {
                 watch.know(event_loop, Probe::Requested, handler)?;
-                let attach = Bound::new(py, Attach(Arc::clone(self)))?;
+                let instrument = Bound::new(py, Instrument(Arc::clone(self)))?;
                 let context = callback::without_context(py)?;
-                event_loop.call_method(intern!(py, "call_soon_threadsafe"), (attach,), Some(&context))?;
+                event_loop.call_method(intern!(py, "call_soon_threadsafe"), (instrument,), Some(&context))?;
             }
             Ok(())
         };
@@ -234,8 +236,8 @@ impl EventLoops {
     }
 
     /// Observes a loop: each new loop passes here once, in its own thread, while it runs. What else is to be installed
-    /// in a loop belongs here and, to be removed, in [`detach`](Self::detach).
-    fn attach(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// in a loop belongs here and, to be removed, in [`uninstrument`](Self::uninstrument).
+    fn instrument(&self, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = event_loop.py();
         let Some(watch) = self.watch.load() else { return Ok(()) };
         let known = watch.find(event_loop);
@@ -257,7 +259,11 @@ impl EventLoops {
         };
         // Another thread may have disabled metrics meanwhile, when this one was not known yet.
         if !self.is_needed.load(SeqCst) {
-            return if watch.forget(&known) { self.detach(py, &known, Some(event_loop)) } else { Ok(()) };
+            return if watch.forget(&known) {
+                self.uninstrument(py, &known, Some(event_loop))
+            } else {
+                Ok(())
+            };
         }
         if !known.is_waiting() {
             self.seen_at(known.address).store(known.address, SeqCst);
@@ -265,7 +271,7 @@ impl EventLoops {
         Ok(())
     }
 
-    fn probe(&self, event_loop: &Bound<'_, PyAny>, observed: &Arc<Observed>) -> PyResult<Probe> {
+    fn probe(&self, event_loop: &Bound<'_, PyAny>, observed: &Arc<EventLoops>) -> PyResult<Probe> {
         let py = event_loop.py();
         let placed = select::place(event_loop, observed, self.clock, self.fork_mark);
         match ignore_exception(py, placed)? {
@@ -281,7 +287,7 @@ impl EventLoops {
     fn check(&self, py: Python<'_>, known: &Known) -> PyResult<bool> {
         let Some(event_loop) = known.event_loop.bind(py).upgrade() else { return Ok(false) };
         if event_loop.call_method0(intern!(py, "is_closed"))?.is_truthy()? {
-            known.end();
+            known.deactivate();
             return Ok(false);
         }
         let now = self.clock.nanoseconds();
@@ -293,7 +299,12 @@ impl EventLoops {
     }
 
     /// Removes what observes a loop: called once for each that is known, in any thread.
-    fn detach(&self, py: Python<'_>, known: &Known, event_loop: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    fn uninstrument(
+        &self,
+        py: Python<'_>,
+        known: &Known,
+        event_loop: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         known.remove_handler(py)?;
         match (&known.probe, event_loop) {
             (Probe::Select(placed), _) => placed.remove(py, self.clock.nanoseconds()),
@@ -301,7 +312,7 @@ impl EventLoops {
                 let is_own_thread = self.get_running_loop.get().is_some_and(|get_running_loop| {
                     get_running_loop.bind(py).call0().is_ok_and(|running| running.is(event_loop))
                 });
-                Beat::cancel(beat.bind(py), event_loop, is_own_thread)
+                Beat::remove(beat.bind(py), event_loop, is_own_thread)
             }
             (Probe::Beat(_) | Probe::Requested | Probe::NoRoom(_) | Probe::Nothing, _) => Ok(()),
         }
@@ -315,13 +326,13 @@ impl EventLoops {
 
 /// What a loop calls once it has been found.
 #[pyclass(frozen, module = "runtime_metrics._core")]
-pub struct Attach(Arc<EventLoops>);
+pub struct Instrument(Arc<LoopInstrumentation>);
 
 #[pymethods]
-impl Attach {
+impl Instrument {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        callback::shielded(
-            || if self.0.fork_mark.is_inherited() { Ok(()) } else { self.0.attach_running(py) },
-        )
+        callback::shielded(|| {
+            if self.0.fork_mark.is_inherited() { Ok(()) } else { self.0.instrument_running(py) }
+        })
     }
 }

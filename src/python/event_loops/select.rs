@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
+use super::run_watch::RunWatch;
 use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
 use crate::python::interned::intern;
@@ -35,6 +36,7 @@ pub struct Select {
     event_loop: Py<PyWeakrefReference>,
     /// The loop's `_thread_id`, which it makes anew whenever it is started; owned.
     run: AtomicPtr<PyObject>,
+    run_watch: RunWatch,
 }
 
 /// What became of a loop's `select`.
@@ -84,7 +86,11 @@ unsafe extern "C" fn select(
         let this = this.cast_unchecked::<Select>().get();
         let is_counted = this.is_counted();
         if is_counted {
-            this.observed.begin_select(this.clock.nanoseconds(), this.is_same_run(py));
+            let (now, is_same_run) = (this.clock.nanoseconds(), this.is_same_run(py));
+            this.observed.begin_select(now, is_same_run);
+            if !is_same_run {
+                this.run_watch.begin(py);
+            }
         }
         let result = this.call(py, arguments, count, names);
         // A signal handler may have forked meanwhile.
@@ -97,7 +103,7 @@ unsafe extern "C" fn select(
 
 impl Select {
     fn is_counted(&self) -> bool {
-        self.observed.is_observed() && !self.fork_mark.is_inherited()
+        self.observed.is_active() && !self.fork_mark.is_inherited()
     }
 
     /// Whether the loop was not started anew since the last call.
@@ -167,7 +173,7 @@ impl Drop for Select {
     #[expect(unsafe_code, reason = "An atomic pointer owns a reference.")]
     fn drop(&mut self) {
         // The selector is gone, or has another.
-        self.observed.end();
+        self.observed.deactivate();
         // SAFETY: it is owned here, and CPython drops an object in a thread that is attached.
         unsafe { Py_DecRef(*self.run.get_mut()) };
     }
@@ -206,6 +212,8 @@ pub fn place(
     let Some(observed) = observed.add(Method::Iterations, clock.nanoseconds()) else {
         return Ok(Outcome::NoRoom);
     };
+    let run_watch = RunWatch::new(event_loop, &observed, clock).inspect_err(|_| observed.deactivate())?;
+    run_watch.begin(py);
     let select = Select {
         observed: Arc::clone(&observed),
         clock,
@@ -214,6 +222,7 @@ pub fn place(
         selector: weak_selector.clone().unbind(),
         event_loop: weak_loop.unbind(),
         run: AtomicPtr::new(run.into_ptr()),
+        run_watch,
     };
     // If this fails, `Select` is dropped and ends what was begun.
     let function = function(&Bound::new(py, select)?)?;
@@ -241,9 +250,9 @@ impl Placed {
             .zip(selector)
             .is_some_and(|(used, selector)| used.is(&selector) && self.is_in_place(&selector));
         if !is_used {
-            self.observed.end();
+            self.observed.deactivate();
         } else if event_loop.getattr(intern!(py, "_thread_id"))?.is_none() {
-            self.observed.stop(now);
+            self.observed.set_stopped(now);
         }
         Ok(is_used)
     }
@@ -252,13 +261,13 @@ impl Placed {
     pub fn remove(&self, py: Python<'_>, now: u64) -> PyResult<()> {
         let selector = self.selector.bind(py).upgrade().filter(|selector| self.is_in_place(selector));
         let Some(selector) = selector else {
-            self.observed.end();
+            self.observed.deactivate();
             return Ok(());
         };
         let function = selector.getattr(intern!(py, "select"))?;
         match owner_of::<Select>(&function) {
-            Some(select) if select.get().is_same_run(py) => self.observed.end_running(now),
-            _ => self.observed.end(),
+            Some(select) if select.get().is_same_run(py) => self.observed.deactivate_running(now),
+            _ => self.observed.deactivate(),
         }
         // Another collector, or the program, may have put its own there meanwhile.
         with_critical_section(&selector, || {
@@ -271,12 +280,12 @@ impl Placed {
     }
 
     /// Has the function do nothing but call the original.
-    pub fn end(&self) {
-        self.observed.end();
+    pub fn deactivate(&self) {
+        self.observed.deactivate();
     }
 
     fn is_in_place(&self, selector: &Bound<'_, PyAny>) -> bool {
         let current = selector.getattr(intern!(selector.py(), "select"));
-        self.observed.is_observed() && current.is_ok_and(|current| current.as_ptr().addr() == self.function)
+        self.observed.is_active() && current.is_ok_and(|current| current.as_ptr().addr() == self.function)
     }
 }

@@ -97,7 +97,7 @@ pub struct EventLoop {
     longest: AtomicU64,
     /// The lengths of iterations, or the delays of beats.
     lengths: Lengths,
-    has_ended: AtomicBool,
+    is_active: AtomicBool,
     /// The kernel's id of the thread that runs it, or 0.
     thread: AtomicU32,
 }
@@ -151,14 +151,17 @@ impl EventLoop {
             stopped: AtomicU64::new(0),
             longest: AtomicU64::new(0),
             lengths: Lengths::new(),
-            has_ended: AtomicBool::new(false),
+            is_active: AtomicBool::new(true),
             thread: AtomicU32::new(thread_id()),
         }
     }
 
     /// It calls `select`. If that is the first time since it was started anew, what came before was no iteration.
     pub fn begin_select(&self, now: u64, is_same_run: bool) {
-        self.note_thread(is_same_run);
+        if !is_same_run {
+            // Another run may be in another thread.
+            self.thread.store(thread_id(), Relaxed);
+        }
         match self.state() {
             State::Runs(since) if is_same_run => self.add(now.saturating_sub(since)),
             State::Runs(since) | State::Stopped(since) => {
@@ -177,22 +180,20 @@ impl EventLoop {
 
     /// It is to call back at this time.
     pub fn await_beat(&self, due: u64) {
+        self.thread.store(thread_id(), Relaxed);
         self.set(State::Awaits(due));
     }
 
-    /// It calls back. If it was started anew meanwhile, that says nothing about how long it takes.
-    pub fn beat(&self, now: u64, is_same_run: bool) {
-        self.note_thread(is_same_run);
-        if let State::Awaits(due) = self.state()
-            && is_same_run
-        {
+    /// It calls back. If it has stopped meanwhile, that says nothing about how long it takes.
+    pub fn beat(&self, now: u64) {
+        if let State::Awaits(due) = self.state() {
             self.add(now.saturating_sub(due));
         }
         self.set(State::Stopped(now));
     }
 
-    /// It was seen not to run: it does not keep anything waiting.
-    pub fn stop(&self, now: u64) {
+    /// It does not run, now or for some time: it does not keep anything waiting.
+    pub fn set_stopped(&self, now: u64) {
         match self.state() {
             State::Runs(since) => self.set(State::Stopped(since)),
             State::Awaits(_) => self.set(State::Stopped(now)),
@@ -201,32 +202,25 @@ impl EventLoop {
     }
 
     /// Nothing is reported any more.
-    pub fn end(&self) {
-        self.has_ended.store(true, Relaxed);
+    pub fn deactivate(&self) {
+        self.is_active.store(false, Relaxed);
     }
 
     /// The same while it runs: its iteration counts as far as it has come.
-    pub fn end_running(&self, now: u64) {
+    pub fn deactivate_running(&self, now: u64) {
         if let State::Runs(since) = self.state()
-            && self.is_observed()
+            && self.is_active()
         {
             self.add(now.saturating_sub(since));
             self.set(State::Stopped(now));
         }
-        self.end();
+        self.deactivate();
     }
 
     /// Whether it still reports.
     #[must_use]
-    pub fn is_observed(&self) -> bool {
-        !self.has_ended.load(Relaxed)
-    }
-
-    /// Another run may be in another thread.
-    fn note_thread(&self, is_same_run: bool) {
-        if !is_same_run {
-            self.thread.store(thread_id(), Relaxed);
-        }
+    pub fn is_active(&self) -> bool {
+        self.is_active.load(Relaxed)
     }
 
     fn add(&self, length: u64) {
@@ -258,8 +252,8 @@ impl EventLoop {
     /// For how long an iteration has been going on, or a beat has been overdue.
     fn going_on(&self, now: u64, state: State) -> Option<u64> {
         match state {
-            State::Runs(since) if self.is_observed() => Some(now.saturating_sub(since)),
-            State::Awaits(due) if now > due && self.is_observed() => Some(now - due),
+            State::Runs(since) if self.is_active() => Some(now.saturating_sub(since)),
+            State::Awaits(due) if now > due && self.is_active() => Some(now - due),
             _ => None,
         }
     }
@@ -333,10 +327,10 @@ impl EventLoops {
     pub fn drain(&self, now: Duration) -> EventLoopFacts {
         let mut reading = Reading::default();
         self.lock().loops.retain_mut(|interval| {
-            // It may end while it is read.
-            let is_observed = interval.event_loop.is_observed();
+            // That may change while it is read.
+            let is_active = interval.event_loop.is_active();
             reading.add(interval, nanoseconds(now), true);
-            is_observed
+            is_active
         });
         reading.facts()
     }
@@ -475,7 +469,7 @@ mod tests {
             let event_loop = added(&loops, Method::Iterations, 0);
             select(&event_loop, 10, 20);
             if is_seen {
-                event_loop.stop(500 * MS);
+                event_loop.set_stopped(500 * MS);
                 let facts = loops.drain(at(600));
                 assert_eq!(
                     (delays(&facts), times(&facts)),
@@ -500,11 +494,11 @@ mod tests {
         assert_eq!(delays(&loops.drain(SECOND)), (None, None));
         for beat in 0..20 {
             event_loop.await_beat((1000 + beat * 40) * MS);
-            event_loop.beat((1000 + beat * 40 + beat) * MS, true);
+            event_loop.beat((1000 + beat * 40 + beat) * MS);
         }
         // Early, by the clock of the loop.
         event_loop.await_beat(1900 * MS);
-        event_loop.beat(1899 * MS, true);
+        event_loop.beat(1899 * MS);
         let facts = loops.drain(2 * SECOND);
         assert_eq!(facts.longest_delay, Some(at(19)));
         assert!(facts.delay_p95.is_some_and(|p95| p95.abs_diff(at(18)) <= at(18) / 16), "{facts:?}");
@@ -518,11 +512,12 @@ mod tests {
         event_loop.await_beat(100 * MS);
         assert_eq!(delays(&loops.drain(at(50))), (None, None));
         assert_eq!(delays(&loops.drain(at(1100))), (None, Some(SECOND)));
-        event_loop.stop(1200 * MS);
+        event_loop.set_stopped(1200 * MS);
         assert_eq!(delays(&loops.drain(2 * SECOND)), (None, None));
-        event_loop.beat(3000 * MS, true);
+        event_loop.beat(3000 * MS);
         event_loop.await_beat(3100 * MS);
-        event_loop.beat(4000 * MS, false);
+        event_loop.set_stopped(3050 * MS);
+        event_loop.beat(4000 * MS);
         assert_eq!(delays(&loops.drain(5 * SECOND)), (None, None));
     }
 
@@ -542,22 +537,22 @@ mod tests {
         assert!(facts.delay_p95.is_some_and(|p95| p95.abs_diff(at(800)) < at(1)), "{facts:?}");
         let beating = added(&loops, Method::Beats, 0);
         beating.await_beat(0);
-        beating.beat(0, true);
+        beating.beat(0);
         let facts = loops.read(SECOND);
         assert!(facts.delay_p95.is_some_and(|p95| p95.abs_diff(at(750)) < at(1)), "{facts:?}");
     }
 
     #[test]
-    fn a_loop_that_has_ended_is_in_one_more_interval_and_then_makes_room() {
+    fn a_loop_that_reports_no_more_is_in_one_more_interval_and_then_makes_room() {
         let loops = EventLoops::default();
         let added = [(); MAX_BEATING].map(|()| added(&loops, Method::Beats, 0));
         assert!(loops.add(Method::Beats, 0).is_none());
         let event_loop = loops.add(Method::Iterations, 0).unwrap();
         event_loop.begin_select(70 * MS, true);
         event_loop.end_select(80 * MS);
-        event_loop.end();
+        event_loop.deactivate();
         for event_loop in &added {
-            event_loop.end();
+            event_loop.deactivate();
         }
         assert_eq!(loops.drain(SECOND).longest_delay, Some(at(70)));
         assert_eq!(loops.drain(2 * SECOND), EventLoopFacts::default());
@@ -569,8 +564,8 @@ mod tests {
         let loops = EventLoops::default();
         let event_loop = added(&loops, Method::Iterations, 0);
         select(&event_loop, 0, 900);
-        event_loop.end_running(1000 * MS);
-        event_loop.end_running(1500 * MS);
+        event_loop.deactivate_running(1000 * MS);
+        event_loop.deactivate_running(1500 * MS);
         let facts = loops.drain(SECOND);
         assert_eq!((delays(&facts), times(&facts)), ((Some(at(50)), Some(at(100))), vec![(at(100), SECOND)]));
         assert_eq!(loops.drain(2 * SECOND), EventLoopFacts::default());

@@ -1,8 +1,8 @@
 //! Stalls: an event loop, or a thread that wants to run Python code, has been waiting for a second or more, and why.
 //!
 //! They are seen from outside the interpreter, by the sampler, which looks at what the probe and the event loops have
-//! noted: once a second or less, and more often while something is overdue. What is overdue is an [`Episode`]; it becomes a
-//! stall once it has lasted for a second, and is counted once, when it ends or at the next flush.
+//! noted: once a second or less, and more often while something is overdue. What is overdue is an [`Episode`]; it
+//! becomes a stall once it has lasted for a second, and is counted once, when it ends or at the next flush.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -138,8 +138,8 @@ impl Stalls {
     }
 
     /// Looks for what is overdue, on the thread that does so each time. That woke up so much `late`; `is_asked` is
-    /// whether the interpreter has not answered yet. Where `may_allocate` is false nothing is observed. `None` if stalls
-    /// are not counted.
+    /// whether the interpreter has not answered yet. Where `may_allocate` is false nothing is observed. `None` if
+    /// stalls are not counted.
     #[must_use]
     pub fn look(
         &self,
@@ -288,7 +288,8 @@ impl State {
         }
     }
 
-    /// Counts waits for the interpreter that have ended before they were seen; collections have taken so long meanwhile.
+    /// Counts waits for the interpreter that have ended before they were seen. Collections have taken so long
+    /// meanwhile.
     fn count_ended(&mut self, waits: &[LongWait], pause: Duration) {
         for LongWait { since, until } in waits {
             let length = until.saturating_sub((*since).max(self.resumed));
@@ -514,7 +515,7 @@ mod tests {
         let event_loop = process.add_loop();
         event_loop.end_select(0);
         process.look_from(250, 1000);
-        event_loop.stop(1100 * MS);
+        event_loop.set_stopped(1100 * MS);
         process.look_from(1250, 3000);
         assert_eq!(process.stalls.drain(at(3000)), NONE);
     }
