@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::thread::{self, Thread};
 use crate::clock::Clock;
+use crate::sources::Counters;
 use crate::sources::own_cpu::{Counted, OwnCpu};
+use crate::sources::own_work::OwnWork;
 
 /// Reading, formatting and sending need little.
 const STACK: usize = 256 * 1024;
@@ -25,6 +27,7 @@ pub struct Sampler {
 
 struct Shared {
     clock: Clock,
+    own_work: Arc<OwnWork>,
     schedule: Mutex<Timetable>,
     changed: Condvar,
 }
@@ -41,11 +44,11 @@ struct Timetable {
 
 impl Sampler {
     /// A sampler that does not run yet: `tick` will be called every `interval`, first one interval from now, and once
-    /// more after the time that a call returns. The thread counts its CPU time.
+    /// more after the time that a call returns. The thread counts its CPU time, and how late it begins.
     pub fn new(
         clock: Clock,
         interval: Duration,
-        own_cpu: Arc<OwnCpu>,
+        counters: &Counters,
         tick: impl Fn() -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
         let schedule = Timetable {
@@ -56,8 +59,14 @@ impl Sampler {
             running: false,
             closed: false,
         };
-        let shared = Shared { clock, schedule: Mutex::new(schedule), changed: Condvar::new() };
-        Self { shared: Arc::new(shared), tick: Arc::new(tick), own_cpu, thread: Mutex::default() }
+        let own_work = Arc::clone(&counters.own_work);
+        let shared = Shared { clock, own_work, schedule: Mutex::new(schedule), changed: Condvar::new() };
+        Self {
+            shared: Arc::new(shared),
+            tick: Arc::new(tick),
+            own_cpu: Arc::clone(&counters.own_cpu),
+            thread: Mutex::default(),
+        }
     }
 
     /// Starts the thread. After a [`halt`](Self::halt) it continues the schedule; once [closed](Self::close) it never
@@ -82,7 +91,11 @@ impl Sampler {
             let mut counted = Counted::default();
             while shared.wait() {
                 // A bug of ours costs a tick; the panic hook has printed it.
-                let again = catch_unwind(AssertUnwindSafe(|| tick())).ok().flatten();
+                let ended = catch_unwind(AssertUnwindSafe(|| tick()));
+                if ended.is_err() {
+                    shared.own_work.fail();
+                }
+                let again = ended.ok().flatten();
                 shared.lock().again = again.map(|after| shared.clock.now() + after);
                 own_cpu.count(&mut counted);
             }
@@ -149,6 +162,7 @@ impl Shared {
             }
             let left = schedule.again.unwrap_or(schedule.next).saturating_sub(now);
             if left.is_zero() {
+                self.own_work.begin_tick(now.saturating_sub(schedule.next));
                 let next = schedule.next + schedule.interval;
                 schedule.next = if next > now { next } else { now + schedule.interval };
                 return true;
@@ -173,7 +187,7 @@ mod tests {
 
     fn ticking(interval: Duration) -> (Sampler, mpsc::Receiver<()>) {
         let (ticks, received) = mpsc::channel();
-        let sampler = Sampler::new(Clock::start(), interval, Arc::default(), move || {
+        let sampler = Sampler::new(Clock::start(), interval, &Counters::default(), move || {
             ticks.send(()).unwrap();
             None
         });
@@ -194,7 +208,8 @@ mod tests {
 
     #[test]
     fn halting_does_not_wait_for_the_next_tick() {
-        let sampler = Sampler::new(Clock::start(), 100 * LONG, Arc::default(), || panic!("no tick was due"));
+        let sampler =
+            Sampler::new(Clock::start(), 100 * LONG, &Counters::default(), || panic!("no tick was due"));
         sampler.run().unwrap();
         assert!(sampler.halt(LONG));
     }
@@ -237,11 +252,12 @@ mod tests {
         let (release, held) = mpsc::channel::<()>();
         let held = Mutex::new(held);
         let (ticks, received) = mpsc::channel();
-        let sampler = Sampler::new(Clock::start(), Duration::from_millis(10), Arc::default(), move || {
-            ticks.send(()).unwrap();
-            assert!(held.lock().unwrap().recv().is_err(), "held until the test lets go");
-            None
-        });
+        let sampler =
+            Sampler::new(Clock::start(), Duration::from_millis(10), &Counters::default(), move || {
+                ticks.send(()).unwrap();
+                assert!(held.lock().unwrap().recv().is_err(), "held until the test lets go");
+                None
+            });
         sampler.run().unwrap();
         received.recv_timeout(LONG).unwrap();
         assert!(!sampler.halt(Duration::from_millis(1)));
@@ -256,7 +272,7 @@ mod tests {
     fn missed_ticks_are_not_made_up_for() {
         let (ticks, received) = mpsc::channel();
         let interval = Duration::from_millis(50);
-        let sampler = Sampler::new(Clock::start(), interval, Arc::default(), move || {
+        let sampler = Sampler::new(Clock::start(), interval, &Counters::default(), move || {
             ticks.send(Instant::now()).unwrap();
             std::thread::sleep(3 * interval);
             None

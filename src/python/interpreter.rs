@@ -49,6 +49,7 @@ pub struct CPython {
     exception_hooks: ExceptionHooks,
     description: DescriptionReader,
     get_count: Py<PyAny>,
+    get_threshold: Py<PyAny>,
     /// `sys.getallocatedblocks`, where there is one that can be called.
     count_blocks: Option<Py<PyAny>>,
     blocks: Arc<PythonBlocks>,
@@ -88,6 +89,7 @@ impl CPython {
         let seen = Arc::clone(&event_loops);
         let gc_callback =
             Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon, seen)?;
+        let gc = py.import(intern!(py, "gc"))?;
         Ok(Self {
             process,
             clock,
@@ -101,7 +103,8 @@ impl CPython {
                 modules.clone_ref(py),
                 settings.aws_lambda.is_some(),
             )?,
-            get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
+            get_count: gc.getattr(intern!(py, "get_count"))?.unbind(),
+            get_threshold: gc.getattr(intern!(py, "get_threshold"))?.unbind(),
             count_blocks: count_blocks.map(Bound::unbind),
             blocks: Arc::default(),
             identity: IdentityReader::new(py)?,
@@ -182,8 +185,10 @@ impl CPython {
             if is_needed(Source::Executors) { ignore_exception(py, longest_queue(modules))? } else { None };
         let needs_blocks = needs.contains_any(&[Source::PythonBlocks, Source::LimitApproach]);
         let facts = InterpreterFacts {
-            gc_count: is_needed(Source::GcCount).then(|| self.gc_count(py)).flatten(),
+            gc_count: is_needed(Source::GcCount).then(|| triple(self.get_count.bind(py))).flatten(),
+            gc_threshold: is_needed(Source::GcThreshold).then(|| self.gc_threshold(py)).flatten(),
             blocks: needs_blocks.then(|| self.count_blocks(py)).flatten(),
+            modules: is_needed(Source::Modules).then(|| modules.len() as u64),
             tasks,
             no_tasks,
             queue_depth: queue_depth.and_then(Result::ok),
@@ -219,9 +224,9 @@ impl CPython {
         SourceSet::from_bits(self.needs.load(SeqCst))
     }
 
-    fn gc_count(&self, py: Python<'_>) -> Option<[i64; 3]> {
-        let count: (i64, i64, i64) = self.get_count.bind(py).call0().ok()?.extract().ok()?;
-        Some(count.into())
+    fn gc_threshold(&self, py: Python<'_>) -> Option<u64> {
+        let [threshold, ..] = triple(self.get_threshold.bind(py))?;
+        threshold.try_into().ok()
     }
 
     /// The memory blocks of Python's own allocator, if they are to be counted now.
@@ -231,6 +236,12 @@ impl CPython {
         // It has none where it is told to use another allocator (PYTHONMALLOC=malloc).
         blocks.filter(|blocks| *blocks > 0)
     }
+}
+
+/// The numbers that a function of `gc` returns, one for each generation.
+fn triple(function: &Bound<'_, PyAny>) -> Option<[i64; 3]> {
+    let numbers: (i64, i64, i64) = function.call0().ok()?.extract().ok()?;
+    Some(numbers.into())
 }
 
 impl Interpreter for CPython {

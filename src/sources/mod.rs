@@ -13,6 +13,7 @@ use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
 use self::limit_approach::{LimitWatch, Parts};
 use self::own_cpu::OwnCpu;
+use self::own_work::OwnWork;
 use self::probe::Probe;
 use self::python_blocks::PythonBlocks;
 use self::uncaught::UncaughtCounters;
@@ -24,6 +25,8 @@ pub mod ancestors;
 pub mod budget;
 #[cfg(target_os = "linux")]
 pub mod cgroup;
+#[cfg(target_os = "linux")]
+mod children;
 #[cfg(target_os = "linux")]
 pub mod container;
 pub mod description;
@@ -43,6 +46,7 @@ mod mapped_allocator;
 #[cfg(target_os = "linux")]
 pub mod memory_parts;
 pub mod own_cpu;
+pub mod own_work;
 mod pace;
 // On Linux it is the oracle of the tests.
 #[cfg_attr(target_os = "linux", doc(hidden))]
@@ -52,6 +56,8 @@ pub mod python_blocks;
 pub mod reservoir;
 #[cfg(unix)]
 pub mod rusage;
+#[cfg(target_os = "linux")]
+mod storage;
 #[cfg(target_os = "linux")]
 pub mod thread_times;
 pub mod trend;
@@ -72,9 +78,14 @@ const UNSUPPORTED: &[Source] = if cfg!(target_os = "linux") {
         Source::Threads,
         Source::MemoryParts,
         Source::Descriptors,
+        Source::Children,
+        Source::EndedChildren,
+        Source::Storage,
         Source::Uptime,
         Source::ThreadTimes,
         Source::Cgroup,
+        Source::CgroupTasks,
+        Source::Pressure,
         Source::AcceptQueue,
     ]
 };
@@ -100,6 +111,8 @@ pub struct Counters {
     pub gunicorn: Arc<Gunicorn>,
     /// CPU time of our own threads.
     pub own_cpu: Arc<OwnCpu>,
+    /// What else they do.
+    pub own_work: Arc<OwnWork>,
     /// Probes of the interpreter.
     pub probe: Arc<Probe>,
     /// How often Python is asked for the blocks that it has allocated.
@@ -175,7 +188,18 @@ impl Sources {
         needed: SourceSet,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Drained {
-        let snapshot = self.snapshot(now, needed, Mode::Drain, ask_interpreter);
+        let own_work = Arc::clone(&self.counters.own_work);
+        let is_withheld =
+            needed.contains(Source::PythonBlocks) && self.counters.blocks.withheld(now).is_some();
+        let snapshot = self.snapshot(now, needed, Mode::Drain, || {
+            let answer = ask_interpreter();
+            match &answer {
+                None => own_work.fail(),
+                Some(answer) if is_withheld && answer.facts.blocks.is_none() => own_work.skip(),
+                Some(_) => {}
+            }
+            answer
+        });
         Drained {
             snapshot,
             missed_collections: self.counters.gc.take_missed(),
@@ -199,9 +223,11 @@ impl Sources {
         mode: Mode,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Snapshot {
-        let Counters { event_loops, gc, gunicorn, own_cpu, probe, uncaught, blocks } = &self.counters;
-        gc.need_objects(needed.contains(Source::GcObjects));
+        let Counters { event_loops, gc, gunicorn, own_cpu, own_work, probe, uncaught, blocks } =
+            &self.counters;
+        gc.need(needed);
         probe.need(needed.contains(Source::Probe));
+        own_work.need(needed.contains(Source::OwnWork));
         // First, so that no collection that the rest provokes is counted in it.
         let collections = match mode {
             Mode::Drain => gc.drain(),
@@ -234,6 +260,10 @@ impl Sources {
             usage,
             process,
             own_cpu: needed.contains(Source::OwnCpu).then(|| own_cpu.read()).flatten(),
+            own_work: needed.contains(Source::OwnWork).then(|| match mode {
+                Mode::Drain => own_work.drain(),
+                Mode::Read => own_work.read(),
+            }),
             limit_approach: limit_approach.flatten(),
             accept_queue: accept_queue.ok(),
             no_accept_queue: accept_queue.err().flatten(),

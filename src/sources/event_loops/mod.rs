@@ -14,7 +14,7 @@ use self::lengths::{Evidence, Lengths, Totals, percentile};
 use super::pace::Pace;
 use crate::snapshot::{EventLoopFacts, LoopTimes};
 
-mod lengths;
+pub(super) mod lengths;
 
 /// The most loops that select which are observed at a time. A program that has more makes one for every call.
 const MAX_SELECTING: usize = 64;
