@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import hashlib
 import json
 import mmap
 import os
@@ -10,6 +12,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import types
 from contextlib import ExitStack
@@ -261,6 +264,105 @@ def test_memory_is_that_of_files_shared_or_not_there_at_all(flush: Callable[[], 
         reserved = flush()
         assert growth(before, reserved) == [about(0, abs=2), 0, about(1024, abs=3), about(0, abs=3)]
         assert reserved["mem.virtual"] == about(psutil.Process().memory_info().vms, abs=MIB)
+
+
+@checks("runtime.python.mem.growth_rate")
+def test_growth_is_not_known_before_it_was_observed_for_a_while(flush: Callable[[], Flush]) -> None:
+    kept = []
+    for _ in range(5):
+        kept.append(b"x" * (10 * MIB))
+        assert [name for name in flush().values if name.startswith("mem.growth_rate")] == []
+    # Growth of hours is simulated in tests/*.rs.
+    states = RuntimeMetrics.status()["selected"]
+    assert states["runtime.python.mem.growth_rate"] == "not observed for 15 minutes yet"
+
+
+@checks("runtime.python.threads.state")
+def test_threads_that_hash_run_and_threads_that_wait_sleep(flush: Callable[[], Flush]) -> None:
+    def states(sent: Flush) -> dict[str, float]:
+        return {state: sent[f"threads.state{{state:{state}}}"] for state in ("running", "sleeping", "disk")}
+
+    before = states(flush())
+    ended = threading.Event()
+    waiting = [threading.Thread(target=ended.wait) for _ in range(5)]
+
+    def hash_until_ended() -> None:
+        while not ended.is_set():
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 20_000)
+
+    hashing = [threading.Thread(target=hash_until_ended) for _ in range(3)]
+    for thread in (*waiting, *hashing):
+        thread.start()
+    try:
+        # One of those that hash may wait for the GIL as another reads.
+        observed = [states(flush()) for _ in range(5)]
+    finally:
+        ended.set()
+        for thread in (*waiting, *hashing):
+            thread.join()
+    assert max(state["running"] for state in observed) >= before["running"] + 2
+    assert all(state["sleeping"] >= before["sleeping"] + 5 for state in observed)
+    # All but the one that flushes.
+    assert {sum(state.values()) for state in observed} == {sum(before.values()) + 8}
+    assert sum(before.values()) == psutil.Process().num_threads() - 1
+    assert sum(states(flush()).values()) == sum(before.values())
+
+
+def test_a_thread_that_waits_for_storage_is_in_a_state_of_its_own(flush: Callable[[], Flush]) -> None:
+    with tempfile.NamedTemporaryFile(dir=Path(__file__).parent) as file:
+        file.write(os.urandom(50 * MIB))
+        os.fsync(file.fileno())
+        ended = threading.Event()
+
+        def read_from_storage() -> None:
+            with open(file.name, "rb", buffering=0) as opened:
+                while not ended.is_set():
+                    os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    opened.seek(0)
+                    while opened.read(MIB):
+                        pass
+
+        reading = [threading.Thread(target=read_from_storage) for _ in range(4)]
+        for thread in reading:
+            thread.start()
+        try:
+            deadline = time.monotonic() + 10
+            while flush()["threads.state{state:disk}"] == 0:
+                if time.monotonic() > deadline:
+                    pytest.skip("the file system keeps its pages, or is too fast to be waited for")
+        finally:
+            ended.set()
+            for thread in reading:
+                thread.join()
+    assert flush()["threads.state{state:disk}"] == 0
+
+
+@checks("runtime.python.threads.python", "runtime.python.threads.native")
+def test_threads_that_python_has_not_started_are_native(flush: Callable[[], Flush]) -> None:
+    def counts() -> tuple[float, float]:
+        sent = flush()
+        assert sent["threads.python"] == threading.active_count()
+        assert sent["threads.python"] + sent["threads.native"] == sent["thread_count"]
+        return sent["threads.python"], sent["threads.native"]
+
+    python, native = counts()
+    ended = threading.Event()
+    started = [threading.Thread(target=ended.wait) for _ in range(4)]
+    for thread in started:
+        thread.start()
+    assert counts() == (python + 4, native)
+    # Threads that the C library starts for itself, to sleep for a while in a timer.
+    libc = ctypes.CDLL(None)
+    thread_id = ctypes.c_ulong()
+    for _ in range(3):
+        assert libc.pthread_create(ctypes.byref(thread_id), None, libc.sleep, ctypes.c_void_p(1)) == 0
+    assert counts() == (python + 4, native + 3)
+    ended.set()
+    for thread in started:
+        thread.join()
+    deadline = time.monotonic() + 10
+    while counts() != (python, native):
+        assert time.monotonic() < deadline
 
 
 @checks("runtime.python.io.read", "runtime.python.io.write")

@@ -17,9 +17,9 @@ use runtime_metrics::snapshot::server::{
     Ended, GunicornFacts, MasterFacts, Observations, Requests, ServerStatus, WorkerCounts,
 };
 use runtime_metrics::snapshot::{
-    CgroupFacts, Collections, CpuPeriods, Description, EventLoopFacts, GrowthCause, InterpreterFacts,
+    CgroupFacts, Collections, CpuPeriods, Description, EventLoopFacts, Growth, GrowthCause, InterpreterFacts,
     LimitApproach, LimitedMemory, LimitedTasks, LoopTimes, MemoryParts, OwnWorkFacts, ProbeFacts,
-    ProcessFacts, ResourceUsage, Snapshot, Source, Storage, ThreadTimes, Uncaught,
+    ProcessFacts, ResourceUsage, Snapshot, Source, Storage, ThreadStates, ThreadTimes, Uncaught,
 };
 use runtime_metrics::tag::Tags;
 
@@ -259,6 +259,23 @@ fn names_and_texts_of_the_catalogue_keep_the_rules() {
     assert_eq!(names.len(), CATALOGUE.len());
 }
 
+/// Control groups that limit everything.
+fn limited(count: u64) -> CgroupFacts {
+    CgroupFacts {
+        cpus: Some(0.5),
+        periods: Some(CpuPeriods {
+            all: 2 * count,
+            throttled: count,
+            throttled_time: Some(Duration::from_secs(count)),
+        }),
+        memory: Some(LimitedMemory { limit: 4, working_set: 3 }),
+        limit_hits: Some(count),
+        oom_kills: Some(count),
+        tasks: Some(LimitedTasks { limit: 4, count }),
+        pressure: [Some(1.5), Some(2.5), Some(3.5)],
+    }
+}
+
 /// The snapshot with every fact known, of a process that would be master and worker at once.
 fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
     let ended = Ended { count, by_status: vec![(200, count)], durations: observed(&[count], 1) };
@@ -283,15 +300,6 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
     };
     let time = Duration::from_secs(count);
     let thread = ThreadTimes { id: 1, cpu: time, delay: time };
-    let cgroup = CgroupFacts {
-        cpus: Some(0.5),
-        periods: Some(CpuPeriods { all: 2 * count, throttled: count, throttled_time: Some(time) }),
-        memory: Some(LimitedMemory { limit: 4, working_set: 3 }),
-        limit_hits: Some(count),
-        oom_kills: Some(count),
-        tasks: Some(LimitedTasks { limit: 4, count }),
-        pressure: [Some(1.5), Some(2.5), Some(3.5)],
-    };
     let process = ProcessFacts {
         memory: MemoryParts {
             anonymous: Some(count),
@@ -308,7 +316,8 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         max_descriptors: Some(1024),
         uptime: Some(time),
         thread_times: Some(vec![thread]),
-        cgroup,
+        thread_states: Some(ThreadStates { running: count, sleeping: 2 * count, disk: 0 }),
+        cgroup: limited(count),
         allocator: Some("jemalloc"),
         ..snapshot.process.clone()
     };
@@ -333,6 +342,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
             errors: 2 * count,
         }),
         limit_approach: (count > 0).then_some(LimitApproach { left: time, cause: GrowthCause::Native }),
+        growth: Growth { anonymous: Some(1.5), blocks: Some(2.5) },
         accept_queue: Some(count),
         probe: ProbeFacts {
             overslept: Some(time),
@@ -354,6 +364,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
             blocks: Some(count),
             gc_threshold: Some(count),
             modules: Some(count),
+            threads: Some(count),
             tasks: Some(count),
             queue_depth: Some(count),
             ..facts
@@ -380,6 +391,7 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     let process = &mut snapshot.process;
     process.children = process.children.filter(|_| is_read(Source::Children));
     process.children_cpu = process.children_cpu.filter(|_| is_read(Source::EndedChildren));
+    process.thread_states = process.thread_states.filter(|_| is_read(Source::ThreadStates));
     process.storage = process.storage.filter(|_| is_read(Source::Storage));
     let CgroupFacts { tasks, pressure, .. } = process.cgroup;
     if !is_read(Source::Cgroup) {
@@ -392,6 +404,9 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     }
     snapshot.limit_approach = snapshot.limit_approach.filter(|_| is_read(Source::LimitApproach));
     snapshot.accept_queue = snapshot.accept_queue.filter(|_| is_read(Source::AcceptQueue));
+    if !is_read(Source::Growth) {
+        snapshot.growth = Growth::default();
+    }
     snapshot.own_cpu = snapshot.own_cpu.filter(|_| is_read(Source::OwnCpu));
     snapshot.own_work = snapshot.own_work.filter(|_| is_read(Source::OwnWork));
     snapshot.collections = snapshot.collections.filter(|_| is_read(Source::GcCallback));
@@ -417,6 +432,7 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
         facts.gc_count = facts.gc_count.filter(|_| is_read(Source::GcCount));
         facts.blocks = facts.blocks.filter(|_| is_read(Source::PythonBlocks));
         facts.gc_threshold = facts.gc_threshold.filter(|_| is_read(Source::GcThreshold));
+        facts.threads = facts.threads.filter(|_| is_read(Source::PythonThreads));
         facts.modules = facts.modules.filter(|_| is_read(Source::Modules));
         facts.tasks = facts.tasks.filter(|_| is_read(Source::Tasks));
         facts.queue_depth = facts.queue_depth.filter(|_| is_read(Source::Executors));
@@ -530,6 +546,13 @@ fn the_lines_of_the_detailed_level_are_exactly_these() {
         "mem.rss.file:3",
         "mem.rss.shmem:3",
         "mem.virtual:3",
+        "mem.growth_rate:1.5 kind:anon",
+        "mem.growth_rate:2.5 kind:blocks",
+        "threads.state:3 state:running",
+        "threads.state:6 state:sleeping",
+        "threads.state:0 state:disk",
+        "threads.python:3",
+        "threads.native:9",
         "io.read:2",
         "io.write:4",
         "mem.limit:4",
@@ -549,7 +572,11 @@ fn the_lines_of_the_detailed_level_are_exactly_these() {
         "collector.skipped:2",
         "collector.errors:4",
     ]
-    .map(|line| format!("runtime.python.{line}|g|#a:b"));
+    .map(|line| {
+        let (line, tags) =
+            line.split_once(' ').map_or((line, "a:b".to_owned()), |(line, tag)| (line, format!("{tag},a:b")));
+        format!("runtime.python.{line}|g|#{tags}")
+    });
     assert_eq!(lines, expected);
 }
 

@@ -12,7 +12,8 @@ use crate::snapshot::{
 };
 
 /// What only the interpreter knows.
-const OF_INTERPRETER: [Source; 8] = [
+const OF_INTERPRETER: [Source; 9] = [
+    Source::PythonThreads,
     Source::GcThreshold,
     Source::GcCount,
     Source::Modules,
@@ -102,6 +103,11 @@ impl Flush<'_> {
             "pressure.cpu" | "pressure.memory" | "pressure.io" => {
                 Some("the kernel does not track pressure in this control group")
             }
+            "mem.growth_rate" => Some("not observed for 15 minutes yet"),
+            "threads.state" => Some(match process.threads {
+                Some(count) if count > ThreadTimes::MAX => MANY_THREADS,
+                _ => NO_STATES,
+            }),
             "io.read" | "io.write" => Some("/proc/self/io cannot be read"),
             "children.count" => Some(match process.threads {
                 Some(count) if count > ThreadTimes::MAX => MANY_THREADS,
@@ -167,6 +173,7 @@ impl Flush<'_> {
 
 const MANY_THREADS: &str = "more than 256 threads";
 const NO_CHILDREN: &str = "/proc/self/task/*/children cannot be read";
+const NO_STATES: &str = "/proc/self/task/*/stat cannot be read";
 const NO_QUOTA: &str = "no CPU quota was found";
 const NO_ANSWER: &str = "the interpreter did not answer in time";
 const NO_USAGE: &str = "getrusage is refused";
@@ -229,12 +236,12 @@ mod tests {
     }
 
     /// A snapshot in which nothing is known but that the interpreter has answered.
-    fn answered(facts: InterpreterFacts) -> Snapshot {
-        Snapshot { at: 100 * SECOND, interpreter: Some(facts), ..Snapshot::default() }
+    fn answered(facts: &InterpreterFacts) -> Snapshot {
+        Snapshot { at: 100 * SECOND, interpreter: Some(*facts), ..Snapshot::default() }
     }
 
     fn unknown() -> Snapshot {
-        answered(InterpreterFacts::default())
+        answered(&InterpreterFacts::default())
     }
 
     #[test]
@@ -271,10 +278,10 @@ mod tests {
             no_event_loop: Some(Absence::Greenlets),
             ..InterpreterFacts::default()
         };
-        assert!(reason("asyncio.tasks", &answered(facts)).starts_with("this version of Python"));
-        assert_eq!(reason("executor.queue_depth", &answered(facts)), "no pool of threads was found");
+        assert!(reason("asyncio.tasks", &answered(&facts)).starts_with("this version of Python"));
+        assert_eq!(reason("executor.queue_depth", &answered(&facts)), "no pool of threads was found");
         for name in ["event_loop.delay.p95", "event_loop.delay.max", "event_loop.utilization"] {
-            assert_eq!(reason(name, &answered(facts)), "gevent or eventlet has patched threads", "{name}");
+            assert_eq!(reason(name, &answered(&facts)), "gevent or eventlet has patched threads", "{name}");
             assert_eq!(reason(name, &unknown()), "no running event loop of asyncio was found", "{name}");
         }
         let event_loops = EventLoopFacts { longest_delay: Some(SECOND), ..EventLoopFacts::default() };

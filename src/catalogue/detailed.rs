@@ -1,9 +1,10 @@
 //! The rows of the detailed level: what an investigation asks for next.
 
-use super::metric::{Counter, Level, Metric, Reading, Unit, Value, Wire};
+use super::metric::{Counter, Family, Level, Member, Metric, Reading, Unit, Value, Wire};
 use super::standard::{nanoseconds, parts, percent};
 use super::{collections, usage};
-use crate::snapshot::{OwnWorkFacts, Pressure, Snapshot, Source};
+use crate::snapshot::{Growth, OwnWorkFacts, Pressure, Snapshot, Source, ThreadStates};
+use crate::tag::Tags;
 
 /// What all rows of the level have in common.
 const DETAILED: Metric = Metric {
@@ -160,6 +161,78 @@ pub const ROWS: &[Metric] = &[
                       never unmapped, as the stacks of threads are.",
         absent: "on anything but Linux",
         opentelemetry: Some("process.memory.virtual"),
+        ..DETAILED
+    },
+    Metric {
+        name: "runtime.python.mem.growth_rate",
+        needs: &[Source::Growth],
+        reading: Reading::Family(Family {
+            suffix: None,
+            tags: &["kind"],
+            series: 2,
+            members: |interval| {
+                let Growth { anonymous, blocks } = interval.end().growth;
+                tagged([("kind:anon", anonymous.map(Value::Real)), ("kind:blocks", blocks.map(Value::Real))])
+            },
+        }),
+        source: "runtime.python.mem.rss.anon and runtime.python.mem.python.blocks, once a minute",
+        description: "By how much memory of the process grows in a minute, if it has grown steadily for the last 15 to \
+                      30 minutes; otherwise 0. kind:anon is in bytes: what Python and native libraries have \
+                      allocated. kind:blocks is in blocks: objects of Python. If the first grows without the second, \
+                      it is a native library.",
+        absent: "on anything but Linux; in the first 15 minutes; with more than 2 minutes between two flushes; \
+                 kind:blocks where blocks are not counted once a minute; in AWS Lambda",
+        ..DETAILED
+    },
+    Metric {
+        name: "runtime.python.threads.state",
+        unit: Unit::Thread,
+        needs: &[Source::ThreadStates],
+        reading: Reading::Family(Family {
+            suffix: None,
+            tags: &["state"],
+            series: 3,
+            members: |interval| {
+                let states = interval.end().process.thread_states;
+                let count = |of: fn(ThreadStates) -> u64| states.map(of).map(Value::Whole);
+                tagged([
+                    ("state:running", count(|states| states.running)),
+                    ("state:sleeping", count(|states| states.sleeping)),
+                    ("state:disk", count(|states| states.disk)),
+                ])
+            },
+        }),
+        source: "/proc/self/task/*/stat",
+        description: "Threads by what they do at the flush: state:running could run, state:sleeping waits, state:disk \
+                      waits for storage or a network file system and cannot even be killed. The thread that \
+                      counts is none of them.",
+        absent: "on anything but Linux; with more than 256 threads",
+        ..DETAILED
+    },
+    Metric {
+        name: "runtime.python.threads.python",
+        unit: Unit::Thread,
+        needs: &[Source::PythonThreads],
+        reading: Reading::Now(|s| s.interpreter.as_ref()?.threads.map(Value::Whole)),
+        source: "the length of threading's registry",
+        description: "Threads that threading knows: the main thread, those that Python has started, and those of \
+                      native libraries that have asked for their own. Each competes for the GIL when it has something \
+                      to do.",
+        absent: "where the program has not imported threading; where gevent or eventlet has patched threads; while the \
+                 interpreter does not answer in time",
+        ..DETAILED
+    },
+    Metric {
+        name: "runtime.python.threads.native",
+        unit: Unit::Thread,
+        needs: &[Source::Threads, Source::PythonThreads],
+        reading: Reading::Now(|s| {
+            Some(Value::Whole(s.process.threads?.saturating_sub(s.interpreter.as_ref()?.threads?)))
+        }),
+        source: "runtime.python.thread_count without runtime.python.threads.python",
+        description: "Threads that threading does not know: those of native libraries, such as BLAS and gRPC, and the \
+                      two of runtime-metrics.",
+        absent: "where one of both is absent",
         ..DETAILED
     },
     Metric {
@@ -371,6 +444,12 @@ pub const ROWS: &[Metric] = &[
 
 fn pressure(snapshot: &Snapshot, of: Pressure) -> Option<Value> {
     snapshot.process.cgroup.pressure[of as usize].map(Value::Real)
+}
+
+/// What is known, each with its tag.
+fn tagged<const N: usize>(values: [(&str, Option<Value>); N]) -> Vec<(Member, Value)> {
+    let known = values.into_iter().filter_map(|(tag, value)| Some((tag, value?)));
+    known.map(|(tag, value)| (Member::Tagged(Tags::from_iter([tag])), value)).collect()
 }
 
 fn own_work(snapshot: &Snapshot) -> Option<&OwnWorkFacts> {

@@ -88,6 +88,10 @@ pub const INCIDENTS: &[Incident] = &[
             Clue::new("gunicorn.request.queue_time", "high: requests wait before a worker takes them"),
             Clue::new("gunicorn.worker.busy.percent", "near 100: all threads of the worker are taken"),
             Clue::new("pressure.io", "far above 0: threads of the container wait for storage"),
+            Clue::new(
+                "threads.state",
+                "state:disk above 0 again and again: a disk or a network file system hangs",
+            ),
             Clue::new("io.read", "high: this process reads from storage what is not in memory"),
             Clue::new("io.write", "high: it writes to storage"),
             Clue::new(
@@ -206,8 +210,11 @@ pub const INCIDENTS: &[Incident] = &[
             ),
             Clue::new("gc.collected", "high: cycles keep objects alive until a collection"),
             Clue::new("gc.uncollectable", "above 0: an extension makes cycles that cannot be freed"),
+            Clue::new("mem.growth_rate", "above 0: how fast; kind:blocks as well: objects of Python"),
             Clue::new("modules.count", "grows too: modules are made at run time, and never freed"),
             Clue::new("children.count", "grows: child processes do not end, or are not waited for"),
+            Clue::new("threads.native", "grows too: threads of a native library"),
+            Clue::new("threads.python", "grows too: the program starts threads that do not end"),
             Clue::new("thread_count", "grows too: each thread has a stack, and keeps what it refers to"),
             Clue::new(
                 "mem.working_set",

@@ -16,7 +16,7 @@ use super::gc_callback::Installation;
 use super::interrupt::ignore_exception;
 use super::process::Process;
 use super::program::is_free_threaded;
-use super::{log, tracers};
+use super::{log, threads, tracers};
 use crate::clock::Clock;
 use crate::collector::{Answer, Interpreter};
 use crate::identity::tracers::Tracers;
@@ -183,12 +183,18 @@ impl CPython {
         };
         let queue_depth =
             if is_needed(Source::Executors) { ignore_exception(py, longest_queue(modules))? } else { None };
-        let needs_blocks = needs.contains_any(&[Source::PythonBlocks, Source::LimitApproach]);
+        let threads = if is_needed(Source::PythonThreads) {
+            ignore_exception(py, threads::count(modules))?
+        } else {
+            None
+        };
+        let needs_blocks = needs.contains_any(&[Source::PythonBlocks, Source::LimitApproach, Source::Growth]);
         let facts = InterpreterFacts {
             gc_count: is_needed(Source::GcCount).then(|| triple(self.get_count.bind(py))).flatten(),
             gc_threshold: is_needed(Source::GcThreshold).then(|| self.gc_threshold(py)).flatten(),
             blocks: needs_blocks.then(|| self.count_blocks(py)).flatten(),
             modules: is_needed(Source::Modules).then(|| modules.len() as u64),
+            threads: threads.flatten(),
             tasks,
             no_tasks,
             queue_depth: queue_depth.and_then(Result::ok),

@@ -45,6 +45,7 @@ mod status;
 mod stopped_world;
 mod tables;
 mod thread_local;
+mod threads;
 mod tracers;
 mod turn;
 

@@ -146,7 +146,7 @@ impl fmt::Display for InvalidArgument {
 
 /// What makes no sense for a single invocation of a function: what threads of ours observe, which do not run there, and
 /// what a program does between its requests.
-const NOT_PER_INVOCATION: [Source; 8] = [
+const NOT_PER_INVOCATION: [Source; 9] = [
     Source::Probe,
     Source::OwnCpu,
     Source::EventLoops,
@@ -154,6 +154,7 @@ const NOT_PER_INVOCATION: [Source; 8] = [
     Source::Executors,
     Source::AcceptQueue,
     Source::LimitApproach,
+    Source::Growth,
     Source::OwnWork,
 ];
 

@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub own_work: Option<OwnWorkFacts>,
     /// When the memory of the container will reach its limit, if it grows steadily towards it.
     pub limit_approach: Option<LimitApproach>,
+    /// How fast the memory of the process grows.
+    pub growth: Growth,
     /// The most connections that wait to be accepted at one listener.
     pub accept_queue: Option<u64>,
     /// Why those are not known.
@@ -106,6 +108,8 @@ pub struct ProcessFacts {
     pub uptime: Option<Duration>,
     /// What each of its threads has used of the CPUs, sorted by id; `None` if there are too many.
     pub thread_times: Option<Vec<ThreadTimes>>,
+    /// What its threads do.
+    pub thread_states: Option<ThreadStates>,
     /// The limits of the control groups that it is in.
     pub cgroup: CgroupFacts,
     /// The library that replaces the C library's allocator, if one is mapped.
@@ -147,6 +151,17 @@ pub struct ThreadTimes {
     pub cpu: Duration,
     /// Time in which it could have run, but others did.
     pub delay: Duration,
+}
+
+/// How many threads do what, without the one that looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadStates {
+    /// They run, or could.
+    pub running: u64,
+    /// They wait.
+    pub sleeping: u64,
+    /// They wait for storage, and cannot be interrupted.
+    pub disk: u64,
 }
 
 impl ThreadTimes {
@@ -233,6 +248,15 @@ impl LimitApproach {
 
     /// With more time between two flushes too few of them are seen for a prediction.
     pub const MAX_INTERVAL: Duration = Duration::from_mins(2);
+}
+
+/// By how much memory grows in a minute: 0 if not steadily; `None` until it was observed for long enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Growth {
+    /// Memory that belongs to no file, in bytes.
+    pub anonymous: Option<f64>,
+    /// Blocks of Python's own allocator.
+    pub blocks: Option<f64>,
 }
 
 /// Whose memory makes up most of what this process has grown by.
@@ -335,6 +359,8 @@ pub struct InterpreterFacts {
     pub blocks: Option<u64>,
     /// Modules that are imported.
     pub modules: Option<u64>,
+    /// Threads that `threading` knows.
+    pub threads: Option<u64>,
     /// Tasks of asyncio that are alive.
     pub tasks: Option<u64>,
     /// Why those are not known.

@@ -23,6 +23,8 @@ pub enum Source {
     Uptime,
     /// What each thread has used: `ProcessFacts::thread_times`.
     ThreadTimes,
+    /// What each thread does: `ProcessFacts::thread_states`.
+    ThreadStates,
     /// Limits of control groups: `ProcessFacts::cgroup`.
     Cgroup,
     /// The limit of processes and threads: `CgroupFacts::tasks`.
@@ -31,6 +33,8 @@ pub enum Source {
     Pressure,
     /// The trend of the container's memory: `Snapshot::limit_approach`.
     LimitApproach,
+    /// The trend of the process's own memory: `Snapshot::growth`.
+    Growth,
     /// Connections that wait at listeners: `Snapshot::accept_queue`.
     AcceptQueue,
     /// CPU time of our own threads: `Snapshot::own_cpu`.
@@ -57,6 +61,8 @@ pub enum Source {
     PythonBlocks,
     /// `sys.modules`: `InterpreterFacts::modules`.
     Modules,
+    /// The threads of Python: `InterpreterFacts::threads`.
+    PythonThreads,
     /// Tasks of asyncio: `InterpreterFacts::tasks`.
     Tasks,
     /// Pools of threads: `InterpreterFacts::queue_depth`.

@@ -3,31 +3,24 @@
 //! A thread costs some 10 µs, so many threads are not looked at.
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::snapshot::ThreadTimes;
+use super::thread_files;
 
 /// Counts them below `root`, which is `/` except in tests: those that run, and those that have ended and were not
 /// waited for. `None` if there are too many threads, or if the kernel does not list children.
 #[must_use]
 pub fn count(root: &Path) -> Option<u64> {
-    let tasks = root.join("proc/self/task");
-    // The link count includes `.` and `..`.
-    if fs::metadata(&tasks).ok()?.nlink() > ThreadTimes::MAX + 2 {
-        return None;
-    }
     let mut count = None;
-    for task in fs::read_dir(&tasks).ok()? {
-        match fs::read_to_string(task.ok()?.path().join("children")) {
-            Ok(text) => *count.get_or_insert(0) += text.split_ascii_whitespace().count() as u64,
-            // It has ended meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
-            Err(_) => return None,
-        }
-    }
+    // It has a record for each child.
+    thread_files::read_each(
+        root,
+        "children",
+        |path| fs::read_to_string(path),
+        |_, children| {
+            *count.get_or_insert(0) += children.split_ascii_whitespace().count() as u64;
+        },
+    )?;
     count
 }
 

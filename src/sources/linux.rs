@@ -15,12 +15,12 @@ use nix::unistd::{SysconfVar, sysconf};
 use super::cgroup::Cgroups;
 use super::thread_times::Threads;
 use super::uptime::Uptime;
-use super::{children, descriptors, mapped_allocator, memory_parts, rusage, storage};
+use super::{children, descriptors, mapped_allocator, memory_parts, rusage, storage, thread_states};
 use crate::descriptor::{ClosedStreams, Guarded};
 use crate::snapshot::{CgroupFacts, MemoryParts, ProcessFacts, Source, SourceSet};
 
 /// The sources of files that are opened for each reading.
-const READ_BY_PATH: [Source; 11] = [
+const READ_BY_PATH: [Source; 13] = [
     Source::MemoryParts,
     Source::LimitApproach,
     Source::Descriptors,
@@ -28,6 +28,8 @@ const READ_BY_PATH: [Source; 11] = [
     Source::Storage,
     Source::Uptime,
     Source::ThreadTimes,
+    Source::ThreadStates,
+    Source::Growth,
     Source::Cgroup,
     Source::CgroupTasks,
     Source::Pressure,
@@ -38,7 +40,7 @@ const READ_BY_PATH: [Source; 11] = [
 const OF_CGROUPS: [Source; 3] = [Source::Cgroup, Source::CgroupTasks, Source::Pressure];
 
 /// The sources that need the parts of the process's memory.
-const NEED_MEMORY_PARTS: [Source; 2] = [Source::MemoryParts, Source::LimitApproach];
+const NEED_MEMORY_PARTS: [Source; 3] = [Source::MemoryParts, Source::LimitApproach, Source::Growth];
 
 /// The sources that need the number of open descriptors.
 const NEED_DESCRIPTORS: [Source; 2] = [Source::Descriptors, Source::AcceptQueue];
@@ -105,6 +107,7 @@ impl Linux {
             thread_times: is_needed(Source::ThreadTimes)
                 .then(|| self.thread_times.read(&self.root))
                 .flatten(),
+            thread_states: is_needed(Source::ThreadStates).then(|| thread_states::read(&self.root)).flatten(),
             cgroup: if needed.contains_any(&OF_CGROUPS) {
                 self.cgroups.read(now, &self.root, needed)
             } else {

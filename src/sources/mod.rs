@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use self::event_loops::EventLoops;
 use self::gc::GcCounters;
+use self::growth::{GrowthWatch, Memory};
 use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
 use self::limit_approach::{LimitWatch, Parts};
@@ -17,7 +18,7 @@ use self::own_work::OwnWork;
 use self::probe::Probe;
 use self::python_blocks::PythonBlocks;
 use self::uncaught::UncaughtCounters;
-use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
+use crate::snapshot::{Growth, InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
 #[cfg(target_os = "linux")]
 mod accept_queue;
@@ -34,6 +35,7 @@ pub mod description;
 pub mod descriptors;
 pub mod event_loops;
 pub mod gc;
+pub mod growth;
 pub mod gunicorn;
 #[cfg(target_os = "linux")]
 mod kernel_file;
@@ -59,6 +61,10 @@ pub mod rusage;
 #[cfg(target_os = "linux")]
 mod storage;
 #[cfg(target_os = "linux")]
+mod thread_files;
+#[cfg(target_os = "linux")]
+mod thread_states;
+#[cfg(target_os = "linux")]
 pub mod thread_times;
 pub mod trend;
 pub mod uncaught;
@@ -83,6 +89,8 @@ const UNSUPPORTED: &[Source] = if cfg!(target_os = "linux") {
         Source::Storage,
         Source::Uptime,
         Source::ThreadTimes,
+        Source::ThreadStates,
+        Source::Growth,
         Source::Cgroup,
         Source::CgroupTasks,
         Source::Pressure,
@@ -97,6 +105,7 @@ pub struct Sources {
     #[cfg(target_os = "linux")]
     accept_queues: accept_queue::AcceptQueues,
     limit_watch: LimitWatch,
+    growth_watch: GrowthWatch,
     counters: Counters,
 }
 
@@ -159,6 +168,7 @@ impl Sources {
             #[cfg(target_os = "linux")]
             accept_queues: accept_queue::AcceptQueues::default(),
             limit_watch: LimitWatch::new(),
+            growth_watch: GrowthWatch::default(),
             counters,
         }
     }
@@ -247,10 +257,14 @@ impl Sources {
         let blocks_withheld = blocks.withheld(now);
         let answer = ask_interpreter();
         let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
+        let counted = answer.as_ref().and_then(|answer| answer.facts.blocks);
+        if needed.contains(Source::Growth) && matches!(mode, Mode::Drain) {
+            let memory = Memory { anonymous: process.memory.anonymous, blocks: counted };
+            self.growth_watch.observe(now, memory);
+        }
         let limit_approach = needed.contains(Source::LimitApproach).then(|| {
             let memory = process.cgroup.memory;
             if matches!(mode, Mode::Drain) {
-                let counted = answer.as_ref().and_then(|answer| answer.facts.blocks);
                 self.limit_watch.observe(now, memory, Parts::of(&process.memory, counted), blocks);
             }
             self.limit_watch.read(memory)
@@ -265,6 +279,11 @@ impl Sources {
                 Mode::Read => own_work.read(),
             }),
             limit_approach: limit_approach.flatten(),
+            growth: if needed.contains(Source::Growth) {
+                self.growth_watch.read()
+            } else {
+                Growth::default()
+            },
             accept_queue: accept_queue.ok(),
             no_accept_queue: accept_queue.err().flatten(),
             probe: match mode {
