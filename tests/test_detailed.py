@@ -365,6 +365,59 @@ def test_threads_that_python_has_not_started_are_native(flush: Callable[[], Flus
         assert time.monotonic() < deadline
 
 
+LOOP = """
+import asyncio, time
+from runtime_metrics import RuntimeMetrics
+
+async def work():
+    %s
+
+async def main():
+    RuntimeMetrics.enable(flush_interval=3600, level="detailed")
+    assert RuntimeMetrics.flush()
+    await work()
+    assert RuntimeMetrics.flush()
+    RuntimeMetrics.disable()
+
+asyncio.run(main())
+"""
+
+
+@checks(
+    "runtime.python.event_loop.iterations",
+    "runtime.python.event_loop.slow_callbacks",
+    "runtime.python.event_loop.ready",
+    "runtime.python.event_loop.timers",
+)
+@pytest.mark.parametrize(
+    ("work", "iterations", "slow", "ready", "timers"),
+    [
+        ("for _ in range(2000): await asyncio.sleep(0)", 2000, 0, 0, 0),
+        ("for _ in range(3): time.sleep(0.12); await asyncio.sleep(0)", 3, 3, 0, 0),
+        ("for _ in range(3): time.sleep(0.06); await asyncio.sleep(0)", 3, 0, 0, 0),
+        ("for _ in range(50): asyncio.get_running_loop().call_soon(int)", 0, 0, 50, 0),
+        ("for _ in range(60): asyncio.get_running_loop().call_later(900, int)", 0, 0, 0, 60),
+        ("await asyncio.sleep(0.5)", 1, 0, 0, 0),
+    ],
+    ids=["spins", "blocks", "is nearly slow", "has a backlog", "leaks timers", "waits"],
+)
+def test_what_an_event_loop_does_is_counted(
+    run_program: RunProgram,
+    flushes: Flushes,
+    work: str,
+    iterations: int,
+    slow: int,
+    ready: int,
+    timers: int,
+) -> None:
+    run_program(LOOP % work, DD_DOGSTATSD_URL=flushes.url)
+    _, sent, *_ = flushes.rest()
+    # The one that runs the first flush ends after it.
+    assert iterations <= sent["event_loop.iterations"] <= iterations + 3
+    assert sent["event_loop.slow_callbacks"] == slow
+    assert (sent["event_loop.ready"], sent["event_loop.timers"]) == (ready, timers)
+
+
 @checks("runtime.python.io.read", "runtime.python.io.write")
 def test_what_is_read_and_written_is_what_goes_to_storage(flush: Callable[[], Flush]) -> None:
     before = psutil.Process().io_counters()

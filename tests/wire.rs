@@ -18,7 +18,7 @@ use runtime_metrics::snapshot::server::{
 };
 use runtime_metrics::snapshot::{
     CgroupFacts, Collections, CpuPeriods, Description, EventLoopFacts, Growth, GrowthCause, InterpreterFacts,
-    LimitApproach, LimitedMemory, LimitedTasks, LoopTimes, MemoryParts, OwnWorkFacts, ProbeFacts,
+    LimitApproach, LimitedMemory, LimitedTasks, LoopQueues, LoopTimes, MemoryParts, OwnWorkFacts, ProbeFacts,
     ProcessFacts, ResourceUsage, Snapshot, Source, Storage, ThreadStates, ThreadTimes, Uncaught,
 };
 use runtime_metrics::tag::Tags;
@@ -354,6 +354,8 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         event_loops: EventLoopFacts {
             delay_p95: Some(time / 8),
             longest_delay: Some(time / 4),
+            iterations: Some(count),
+            slow_iterations: Some(2 * count),
             times: vec![LoopTimes { id: 1, busy: time, known: 2 * time }],
         },
         collections: snapshot.collections.map(found),
@@ -367,6 +369,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
             threads: Some(count),
             tasks: Some(count),
             queue_depth: Some(count),
+            loop_queues: Some(LoopQueues { ready: count, timers: 2 * count }),
             ..facts
         }),
         gunicorn,
@@ -433,6 +436,7 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
         facts.blocks = facts.blocks.filter(|_| is_read(Source::PythonBlocks));
         facts.gc_threshold = facts.gc_threshold.filter(|_| is_read(Source::GcThreshold));
         facts.threads = facts.threads.filter(|_| is_read(Source::PythonThreads));
+        facts.loop_queues = facts.loop_queues.filter(|_| is_read(Source::LoopQueues));
         facts.modules = facts.modules.filter(|_| is_read(Source::Modules));
         facts.tasks = facts.tasks.filter(|_| is_read(Source::Tasks));
         facts.queue_depth = facts.queue_depth.filter(|_| is_read(Source::Executors));
@@ -553,6 +557,10 @@ fn the_lines_of_the_detailed_level_are_exactly_these() {
         "threads.state:0 state:disk",
         "threads.python:3",
         "threads.native:9",
+        "event_loop.iterations:3",
+        "event_loop.slow_callbacks:6",
+        "event_loop.ready:3",
+        "event_loop.timers:6",
         "io.read:2",
         "io.write:4",
         "mem.limit:4",

@@ -116,7 +116,13 @@ impl Flush<'_> {
             "children.cpu" | "faults.minor" => Some(NO_USAGE),
             "collector.tick.late" => Some("no flush of the schedule was due in the interval"),
             "mem.python.blocks" => return Some(self.reason_of_blocks()),
-            "event_loop.delay.p95" | "event_loop.delay.max" | "event_loop.utilization" => {
+            "event_loop.delay.p95"
+            | "event_loop.delay.max"
+            | "event_loop.utilization"
+            | "event_loop.iterations"
+            | "event_loop.slow_callbacks"
+            | "event_loop.ready"
+            | "event_loop.timers" => {
                 let is_observed = snapshot.event_loops.longest_delay.is_some();
                 if is_observed {
                     Some(self.reason_of_loop(metric))
@@ -148,9 +154,9 @@ impl Flush<'_> {
 
     /// Why a loop that was observed has no such value.
     fn reason_of_loop(&self, metric: &Metric) -> &'static str {
-        if !metric.name.ends_with("utilization") {
+        if metric.name.contains(".delay.") {
             "no iteration of an event loop ended in the interval"
-        } else if self.length == Length::TooLong {
+        } else if self.length == Length::TooLong && metric.name.ends_with("utilization") {
             SUSPENDED
         } else {
             "no event loop has a selector of the standard library"

@@ -24,6 +24,9 @@ const DETAILED: Metric = Metric {
 const GC_CALLBACK: &str = "our callback in gc.callbacks, monotonic clock";
 const GC_ABSENT: &str = "for an interval in which the program removed our callback from gc.callbacks";
 
+const LOOPS_ABSENT: &str = "without a running event loop of asyncio; in AWS Lambda; where gevent or eventlet has \
+                            patched threads; for loops without a selector of the standard library, such as uvloop's";
+
 /// The metrics of the detailed level.
 pub const ROWS: &[Metric] = &[
     Metric {
@@ -233,6 +236,51 @@ pub const ROWS: &[Metric] = &[
         description: "Threads that threading does not know: those of native libraries, such as BLAS and gRPC, and the \
                       two of runtime-metrics.",
         absent: "where one of both is absent",
+        ..DETAILED
+    },
+    Metric {
+        name: "runtime.python.event_loop.iterations",
+        unit: Unit::Operation,
+        needs: &[Source::EventLoops],
+        reading: Reading::Aggregate(|s| s.event_loops.iterations.map(Value::Whole)),
+        source: "a function in place of select() of the loop's selector",
+        description: "How often event loops have run what was ready and looked for more, all of them together. Far \
+                      more than there are requests while runtime.python.event_loop.utilization is high: a coroutine \
+                      spins, as with sleep(0).",
+        absent: LOOPS_ABSENT,
+        ..DETAILED
+    },
+    Metric {
+        name: "runtime.python.event_loop.slow_callbacks",
+        unit: Unit::Operation,
+        needs: &[Source::EventLoops],
+        reading: Reading::Aggregate(|s| s.event_loops.slow_iterations.map(Value::Whole)),
+        source: "a function in place of select() of the loop's selector",
+        description: "Iterations that took longer than 0.1 seconds, to within 6 %, of all event loops: how often one \
+                      blocked, where runtime.python.event_loop.delay.max shows for how long.",
+        absent: LOOPS_ABSENT,
+        ..DETAILED
+    },
+    Metric {
+        name: "runtime.python.event_loop.ready",
+        unit: Unit::Item,
+        needs: &[Source::LoopQueues],
+        reading: Reading::Now(|s| Some(Value::Whole(s.interpreter.as_ref()?.loop_queues?.ready))),
+        source: "the length of the loop's _ready",
+        description: "Callbacks that are ready and wait for their event loop, at the flush: the most of any loop. \
+                      Many, again and again: more arrives than it can do.",
+        absent: LOOPS_ABSENT,
+        ..DETAILED
+    },
+    Metric {
+        name: "runtime.python.event_loop.timers",
+        unit: Unit::Item,
+        needs: &[Source::LoopQueues],
+        reading: Reading::Now(|s| Some(Value::Whole(s.interpreter.as_ref()?.loop_queues?.timers))),
+        source: "the length of the loop's _scheduled",
+        description: "Calls that an event loop has scheduled for later, by sleep(), timeouts and call_later(), also \
+                      those that were cancelled: the most of any loop. Growth without end is a leak.",
+        absent: LOOPS_ABSENT,
         ..DETAILED
     },
     Metric {

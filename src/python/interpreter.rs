@@ -188,6 +188,11 @@ impl CPython {
         } else {
             None
         };
+        let loop_queues = if is_needed(Source::LoopQueues) {
+            ignore_exception(py, self.event_loops.queues(py))?
+        } else {
+            None
+        };
         let needs_blocks = needs.contains_any(&[Source::PythonBlocks, Source::LimitApproach, Source::Growth]);
         let facts = InterpreterFacts {
             gc_count: is_needed(Source::GcCount).then(|| triple(self.get_count.bind(py))).flatten(),
@@ -199,6 +204,7 @@ impl CPython {
             no_tasks,
             queue_depth: queue_depth.and_then(Result::ok),
             no_queue_depth: queue_depth.and_then(Result::err),
+            loop_queues: loop_queues.flatten(),
             no_event_loop,
             is_gil_reenabled: is_needed(Source::Gil).then(|| self.description.is_gil_reenabled(py)).flatten(),
             description: is_needed(Source::Description).then(|| self.description.read(py)).flatten(),

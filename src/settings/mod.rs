@@ -146,10 +146,11 @@ impl fmt::Display for InvalidArgument {
 
 /// What makes no sense for a single invocation of a function: what threads of ours observe, which do not run there, and
 /// what a program does between its requests.
-const NOT_PER_INVOCATION: [Source; 9] = [
+const NOT_PER_INVOCATION: [Source; 10] = [
     Source::Probe,
     Source::OwnCpu,
     Source::EventLoops,
+    Source::LoopQueues,
     Source::Tasks,
     Source::Executors,
     Source::AcceptQueue,

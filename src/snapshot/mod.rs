@@ -333,8 +333,26 @@ pub struct EventLoopFacts {
     pub delay_p95: Option<Duration>,
     /// The longest wait since the last flush, also one that goes on.
     pub longest_delay: Option<Duration>,
+    /// Iterations that have ended since the last flush, of loops that select; `None` where none ran.
+    pub iterations: Option<u64>,
+    /// Those of them that took longer than [`SLOW`](Self::SLOW).
+    pub slow_iterations: Option<u64>,
     /// What each loop that selects has done since it was found, sorted by id.
     pub times: Vec<LoopTimes>,
+}
+
+impl EventLoopFacts {
+    /// As long as asyncio lets a callback take before it warns of it, in its debug mode.
+    pub const SLOW: Duration = Duration::from_millis(100);
+}
+
+/// What waits in an event loop: the most of any loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoopQueues {
+    /// Callbacks that are ready to run.
+    pub ready: u64,
+    /// Calls that are scheduled for later, also those that were cancelled.
+    pub timers: u64,
 }
 
 /// What an event loop has done since it was found.
@@ -369,6 +387,8 @@ pub struct InterpreterFacts {
     pub queue_depth: Option<u64>,
     /// Why that is not known.
     pub no_queue_depth: Option<Absence>,
+    /// What waits in the event loops.
+    pub loop_queues: Option<LoopQueues>,
     /// Why no event loop can be observed.
     pub no_event_loop: Option<Absence>,
     /// Whether a free-threaded build runs with the GIL, although that was not asked for; `None` on other builds.

@@ -45,6 +45,8 @@ pub enum Source {
     Probe,
     /// The program's event loops: `Snapshot::event_loops`.
     EventLoops,
+    /// The queues of these loops: `InterpreterFacts::loop_queues`.
+    LoopQueues,
     /// Garbage collections: `Snapshot::collections`.
     GcCallback,
     /// What collections found: `Collections::collected`, `Collections::uncollectable`.

@@ -48,6 +48,10 @@ For an investigation, `DD_RUNTIME_METRICS_LEVEL=detailed` adds these to them. On
 
 {detailed}
 
+At each flush they take our own threads some 0.1 ms more: 30 µs for pressure, 10 µs for storage and, for each thread of
+the process, 7 µs for `children.count` and 10 µs for `threads.state`. `gc.explicit` adds 0.3 µs to each garbage
+collection. The others are read with what the standard level reads anyway, or take less than 1 µs.
+
 With [`runtime_metrics.gunicorn`](gunicorn.md), Gunicorn's master and workers also send these:
 
 {gunicorn}
