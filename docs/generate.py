@@ -76,7 +76,7 @@ def _availability() -> str:
     names = [
         metric.name
         for metric in _core.catalogue()
-        if metric.name.startswith(catalogue.PREFIX) and not metric.by_name
+        if metric.name.startswith(catalogue.PREFIX) and metric.level != "detailed" and not metric.by_name
     ]
     missing = [name for name in names if any(name in states for states in absent.values())]
     reasons = list(

@@ -64,10 +64,15 @@ LEVEL_VARIABLE = "DD_RUNTIME_METRICS_LEVEL"
 CERTAIN_NAMES = [name for name in NAMES if name not in INTERPRETER_NAMES + PERCENT_NAMES]
 
 
+# Each includes those before it.
+LEVELS = ("default", "standard", "detailed")
+
+
 def of_default_level(names: Iterable[str]) -> set[str]:
     """These names without those that the level of this test's processes adds, whose tags may follow them."""
-    level = os.environ.get(LEVEL_VARIABLE, "default")
-    added = {metric.name.removeprefix(PREFIX) for metric in CATALOGUE if "default" != metric.level == level}
+    level = LEVELS.index(os.environ.get(LEVEL_VARIABLE, "default"))
+    above = [metric for metric in CATALOGUE if 0 < LEVELS.index(metric.level) <= level]
+    added = {metric.name.removeprefix(PREFIX) for metric in above}
     return {name for name in names if name.partition("{")[0] not in added}
 
 

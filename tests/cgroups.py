@@ -19,21 +19,25 @@ PERIOD = 100_000
 
 def _parent(controller: str) -> tuple[Path, bool]:
     """The group that this process is in, and whether it is one of version 1."""
-    unified = "/"
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
             mounted = ROOT / controller
             inside = mounted / path.lstrip("/")
             return (inside if inside.is_dir() else mounted), True
-        if not controllers:
-            unified = path
-    return ROOT / unified.lstrip("/"), False
+    return _unified(), False
+
+
+def _unified() -> Path:
+    """The group of version 2 that this process is in."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    path = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/")
+    return ROOT / path.lstrip("/")
 
 
 @contextmanager
 def limited(controller: str, limit: float) -> Iterator[Path]:
-    """The file to write a pid to that is to have so many CPUs (cpu) or bytes (memory)."""
+    """The file to write a pid to that is to have so many CPUs (cpu), bytes (memory) or threads (pids)."""
     parent, is_version_1 = _parent(controller)
     group = parent / f"runtime-metrics-{os.getpid()}"
     try:
@@ -45,12 +49,32 @@ def limited(controller: str, limit: float) -> Iterator[Path]:
         ("cpu", False): {"cpu.max": f"{limit * PERIOD:.0f} {PERIOD}"},
         ("memory", True): {"memory.limit_in_bytes": f"{limit:.0f}"},
         ("memory", False): {"memory.max": f"{limit:.0f}"},
+        ("pids", True): {"pids.max": f"{limit:.0f}"},
+        ("pids", False): {"pids.max": f"{limit:.0f}"},
     }
     try:
         for name, value in files[controller, is_version_1].items():
             if not (group / name).exists():
                 pytest.skip(f"the controller {controller} is not delegated to {parent}")
             (group / name).write_text(value)
+        yield group / "cgroup.procs"
+    finally:
+        group.rmdir()
+
+
+@contextmanager
+def tracked() -> Iterator[Path]:
+    """The file to write a pid to, in a group of version 2 whose processes the kernel watches for what they wait for."""
+    parents = [ROOT / "unified", _unified()]
+    path = next((it for it in parents if (it / "cpu.pressure").exists()), None)
+    if path is None:
+        pytest.skip("the kernel does not track pressure")
+    group = path / f"runtime-metrics-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
         yield group / "cgroup.procs"
     finally:
         group.rmdir()

@@ -1,4 +1,4 @@
-//! The memory of a container that grows, over simulated hours, in files of the test.
+//! The memory of a container or of a process that grows, over simulated hours, in files of the test.
 #![cfg(target_os = "linux")]
 
 use std::cell::Cell;
@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use runtime_metrics::snapshot::{GrowthCause, InterpreterFacts, LimitApproach, Source, SourceSet};
+use runtime_metrics::snapshot::{Growth, GrowthCause, InterpreterFacts, LimitApproach, Source, SourceSet};
 use runtime_metrics::sources::python_blocks::PythonBlocks;
 use runtime_metrics::sources::{Counters, InterpreterAnswer, Sources};
 use tempfile::TempDir;
@@ -300,4 +300,28 @@ fn another_limit_begins_another_series() {
     simulated.limit(900 * MB);
     assert_eq!(simulated.alarms(13, |minute| line(20.0 + minute)), 0);
     assert!(simulated.after(2, |minute| line(33.0 + minute)).is_some());
+}
+
+#[test]
+fn memory_of_the_process_that_grows_is_seen_without_a_limit_and_only_where_it_is_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("proc/self")).unwrap();
+    let mut sources = Sources::open(root.path(), Counters::default());
+    let mut growth = |needed: &[Source], tick: u32| {
+        let kilobytes = 100_000 + 1024 * u64::from(tick);
+        let status = format!("RssAnon: {kilobytes} kB\n");
+        fs::write(root.path().join("proc/self/status"), status).unwrap();
+        let facts = InterpreterFacts { blocks: Some(1_000_000), ..InterpreterFacts::default() };
+        let answer = InterpreterAnswer { facts, gunicorn: None };
+        let needed = needed.iter().copied().collect();
+        sources.drain(tick * TICK, needed, || Some(answer)).snapshot.growth
+    };
+    for tick in 0..14 * TICKS {
+        assert_eq!(growth(&[Source::Growth], tick), Growth::default());
+    }
+    let grown = growth(&[Source::Growth], 14 * TICKS);
+    let a_minute = grown.anonymous.unwrap() / (1_048_576.0 * f64::from(TICKS));
+    assert!((a_minute - 1.0).abs() < 0.01, "{a_minute}");
+    assert_eq!(grown.blocks, Some(0.0));
+    assert_eq!(growth(&[Source::MemoryParts], 15 * TICKS), Growth::default());
 }

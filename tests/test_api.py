@@ -255,7 +255,7 @@ def test_tags_may_be_a_mapping_or_any_iterable(flushes: Flushes, tags: Any) -> N
         ({"flush_interval": float("nan")}, ValueError, "flush_interval=NaN: expected a number of seconds"),
         ({"flush_interval": float("inf")}, ValueError, "flush_interval=inf: expected a number of seconds"),
         ({"flush_interval": "ten"}, TypeError, "flush_interval='ten': expected a number of seconds"),
-        ({"level": "everything"}, ValueError, 'level="everything": expected default or standard'),
+        ({"level": "everything"}, ValueError, 'level="everything": expected default, standard or detailed'),
         ({"level": 1}, TypeError, "level=1: expected a str"),
         ({"wire_type": "count"}, ValueError, 'wire_type="count": expected distribution or gauge'),
         ({"service": b"web"}, TypeError, "service=b'web': expected a str"),

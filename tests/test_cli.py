@@ -266,14 +266,16 @@ def test_a_level_selects_rows_as_a_process_of_that_environment_does() -> None:
     assert [name.removeprefix(PREFIX) for name in default if name.startswith(PREFIX)] == NAMES
     standard = names("--level", "standard")
     assert set(default) < set(standard)
-    assert set(standard).isdisjoint(BY_NAME)
+    detailed = names("--level", "detailed")
+    assert set(standard) < set(detailed)
+    assert set(detailed).isdisjoint(BY_NAME)
     changed = names(
         "--level=default", DD_RUNTIME_METRICS_INCLUDE=BY_NAME[0], DD_RUNTIME_METRICS_EXCLUDE="gc.*"
     )
     assert set(changed) ^ set(default) == {BY_NAME[0], *(name for name in default if f"{PREFIX}gc." in name)}
     wrong = run("catalogue", "--level", "all")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert 'error: level="all": expected default or standard' in wrong.stderr
+    assert 'error: level="all": expected default, standard or detailed' in wrong.stderr
 
 
 def test_the_bill_counts_series_and_names() -> None:

@@ -119,7 +119,7 @@ def test_it_says_of_each_selected_metric_whether_it_is_sent(monkeypatch: pytest.
     names = [metric.name for metric in CATALOGUE if not metric.by_name and ".gc." not in metric.name]
     absent = {metric.name: metric.absent for metric in CATALOGUE}
     with Udp() as agent:
-        RuntimeMetrics.enable(dogstatsd_url=agent.url, flush_interval=3600, level="standard")
+        RuntimeMetrics.enable(dogstatsd_url=agent.url, flush_interval=3600, level="detailed")
         selected = RuntimeMetrics.status()["selected"]
         assert selected == dict.fromkeys(
             [*names, "gunicorn.worker.connections"], "nothing has been flushed yet"
@@ -218,9 +218,20 @@ def test_in_a_function_it_tells_what_makes_no_sense_there(run_program: RunProgra
         """,
         AWS_LAMBDA_FUNCTION_NAME="coffee",
         DD_DOGSTATSD_URL=flushes.url,
-        DD_RUNTIME_METRICS_LEVEL="standard",
+        DD_RUNTIME_METRICS_LEVEL="detailed",
     )
-    left_out = {"Probe", "OwnCpu", "EventLoops", "Tasks", "Executors", "AcceptQueue", "LimitApproach"}
+    left_out = {
+        "Probe",
+        "OwnCpu",
+        "EventLoops",
+        "Tasks",
+        "Executors",
+        "AcceptQueue",
+        "LimitApproach",
+        "OwnWork",
+        "Growth",
+        "LoopQueues",
+    }
     expected = [metric.name for metric in CATALOGUE if left_out.intersection(metric.needs)]
     # Elsewhere, that the system does not have them comes first.
     assert printed.split() == sorted(expected) or sys.platform != "linux"

@@ -17,9 +17,9 @@ use runtime_metrics::snapshot::server::{
     Ended, GunicornFacts, MasterFacts, Observations, Requests, ServerStatus, WorkerCounts,
 };
 use runtime_metrics::snapshot::{
-    CgroupFacts, Collections, CpuPeriods, Description, EventLoopFacts, GrowthCause, InterpreterFacts,
-    LimitApproach, LimitedMemory, LoopTimes, MemoryParts, ProbeFacts, ProcessFacts, ResourceUsage, Snapshot,
-    Source, ThreadTimes, Uncaught,
+    CgroupFacts, Collections, CpuPeriods, Description, EventLoopFacts, Growth, GrowthCause, InterpreterFacts,
+    LimitApproach, LimitedMemory, LimitedTasks, LoopQueues, LoopTimes, MemoryParts, OwnWorkFacts, ProbeFacts,
+    ProcessFacts, ResourceUsage, Snapshot, Source, Storage, ThreadStates, ThreadTimes, Uncaught,
 };
 use runtime_metrics::tag::Tags;
 
@@ -48,8 +48,8 @@ fn earlier() -> Snapshot {
         process: ProcessFacts { resident: Some(1), threads: Some(1), ..ProcessFacts::default() },
         collections: Some(Collections {
             count: [7, 5, 3],
-            pause: 9000,
-            longest_pause: 9000,
+            pause: [9000, 0, 0],
+            longest_pause: [9000, 0, 0],
             ..Collections::default()
         }),
         interpreter: Some(InterpreterFacts { gc_count: Some([1, 1, 1]), ..InterpreterFacts::default() }),
@@ -71,8 +71,8 @@ fn later() -> Snapshot {
         process: ProcessFacts { resident: Some(73_400_320), threads: Some(12), ..ProcessFacts::default() },
         collections: Some(Collections {
             count: [107, 15, 4],
-            pause: 1_009_000,
-            longest_pause: 500_000,
+            pause: [409_000, 400_000, 200_000],
+            longest_pause: [100_000, 500_000, 150_000],
             ..Collections::default()
         }),
         interpreter: Some(InterpreterFacts { gc_count: Some([123, 4, 5]), ..InterpreterFacts::default() }),
@@ -259,6 +259,23 @@ fn names_and_texts_of_the_catalogue_keep_the_rules() {
     assert_eq!(names.len(), CATALOGUE.len());
 }
 
+/// Control groups that limit everything.
+fn limited(count: u64) -> CgroupFacts {
+    CgroupFacts {
+        cpus: Some(0.5),
+        periods: Some(CpuPeriods {
+            all: 2 * count,
+            throttled: count,
+            throttled_time: Some(Duration::from_secs(count)),
+        }),
+        memory: Some(LimitedMemory { limit: 4, working_set: 3 }),
+        limit_hits: Some(count),
+        oom_kills: Some(count),
+        tasks: Some(LimitedTasks { limit: 4, count }),
+        pressure: [Some(1.5), Some(2.5), Some(3.5)],
+    }
+}
+
 /// The snapshot with every fact known, of a process that would be master and worker at once.
 fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
     let ended = Ended { count, by_status: vec![(200, count)], durations: observed(&[count], 1) };
@@ -283,41 +300,62 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
     };
     let time = Duration::from_secs(count);
     let thread = ThreadTimes { id: 1, cpu: time, delay: time };
-    let cgroup = CgroupFacts {
-        cpus: Some(0.5),
-        periods: Some(CpuPeriods { all: 2 * count, throttled: count }),
-        memory: Some(LimitedMemory { limit: 4, working_set: 3 }),
-        limit_hits: Some(count),
-        oom_kills: Some(count),
-    };
     let process = ProcessFacts {
         memory: MemoryParts {
             anonymous: Some(count),
             peak: Some(count),
             swapped: Some(count),
-            ..MemoryParts::default()
+            file: Some(count),
+            shared: Some(count),
+            addresses: Some(count),
         },
+        children: Some(count),
+        children_cpu: Some(time),
+        storage: Some(Storage { read: count, written: 2 * count }),
         descriptors: Some(count),
         max_descriptors: Some(1024),
         uptime: Some(time),
         thread_times: Some(vec![thread]),
-        cgroup,
+        thread_states: Some(ThreadStates { running: count, sleeping: 2 * count, disk: 0 }),
+        cgroup: limited(count),
         allocator: Some("jemalloc"),
         ..snapshot.process.clone()
     };
-    let found = |collections| Collections { collected: count, uncollectable: count, ..collections };
+    let found = |collections| Collections {
+        collected: count,
+        uncollectable: count,
+        pause_p95: Some(count),
+        explicit: Some(count),
+        ..collections
+    };
     // Faster than the rate from which they are sent.
-    let faults = |usage| ResourceUsage { major_faults: Some(1000 * count), ..usage };
+    let faults =
+        |usage| ResourceUsage { major_faults: Some(1000 * count), minor_faults: Some(count), ..usage };
     Snapshot {
         usage: snapshot.usage.map(faults),
         process,
         own_cpu: Some(time),
+        own_work: Some(OwnWorkFacts {
+            latest_tick: Some(time),
+            in_interpreter: time,
+            skipped: count,
+            errors: 2 * count,
+        }),
         limit_approach: (count > 0).then_some(LimitApproach { left: time, cause: GrowthCause::Native }),
+        growth: Growth { anonymous: Some(1.5), blocks: Some(2.5) },
         accept_queue: Some(count),
-        probe: ProbeFacts { overslept: Some(time), wait_p95: Some(time / 4), longest_wait: Some(time / 2) },
+        probe: ProbeFacts {
+            overslept: Some(time),
+            overslept_p95: Some(time / 2),
+            wait_p95: Some(time / 4),
+            wait_mean: Some(time / 8),
+            longest_wait: Some(time / 2),
+        },
         event_loops: EventLoopFacts {
             delay_p95: Some(time / 8),
             longest_delay: Some(time / 4),
+            iterations: Some(count),
+            slow_iterations: Some(2 * count),
             times: vec![LoopTimes { id: 1, busy: time, known: 2 * time }],
         },
         collections: snapshot.collections.map(found),
@@ -326,8 +364,12 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         interpreter: snapshot.interpreter.map(|facts| InterpreterFacts {
             description: Some(DESCRIPTION),
             blocks: Some(count),
+            gc_threshold: Some(count),
+            modules: Some(count),
+            threads: Some(count),
             tasks: Some(count),
             queue_depth: Some(count),
+            loop_queues: Some(LoopQueues { ready: count, timers: 2 * count }),
             ..facts
         }),
         gunicorn,
@@ -349,20 +391,36 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     }
     snapshot.process.uptime = snapshot.process.uptime.filter(|_| is_read(Source::Uptime));
     snapshot.process.thread_times = snapshot.process.thread_times.filter(|_| is_read(Source::ThreadTimes));
+    let process = &mut snapshot.process;
+    process.children = process.children.filter(|_| is_read(Source::Children));
+    process.children_cpu = process.children_cpu.filter(|_| is_read(Source::EndedChildren));
+    process.thread_states = process.thread_states.filter(|_| is_read(Source::ThreadStates));
+    process.storage = process.storage.filter(|_| is_read(Source::Storage));
+    let CgroupFacts { tasks, pressure, .. } = process.cgroup;
     if !is_read(Source::Cgroup) {
-        snapshot.process.cgroup = CgroupFacts::default();
+        process.cgroup = CgroupFacts::default();
     }
+    process.cgroup.tasks = tasks.filter(|_| is_read(Source::CgroupTasks));
+    process.cgroup.pressure = if is_read(Source::Pressure) { pressure } else { [None; 3] };
     if !is_read(Source::Probe) {
         snapshot.probe = ProbeFacts::default();
     }
     snapshot.limit_approach = snapshot.limit_approach.filter(|_| is_read(Source::LimitApproach));
     snapshot.accept_queue = snapshot.accept_queue.filter(|_| is_read(Source::AcceptQueue));
+    if !is_read(Source::Growth) {
+        snapshot.growth = Growth::default();
+    }
     snapshot.own_cpu = snapshot.own_cpu.filter(|_| is_read(Source::OwnCpu));
+    snapshot.own_work = snapshot.own_work.filter(|_| is_read(Source::OwnWork));
     snapshot.collections = snapshot.collections.filter(|_| is_read(Source::GcCallback));
     if let Some(collections) = &mut snapshot.collections
         && !is_read(Source::GcObjects)
     {
         (collections.collected, collections.uncollectable) = (0, 0);
+    }
+    if let Some(collections) = &mut snapshot.collections {
+        collections.pause_p95 = collections.pause_p95.filter(|_| is_read(Source::GcPauses));
+        collections.explicit = collections.explicit.filter(|_| is_read(Source::GcExplicit));
     }
     if !is_read(Source::EventLoops) {
         snapshot.event_loops = EventLoopFacts::default();
@@ -376,6 +434,10 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     if let Some(facts) = &mut snapshot.interpreter {
         facts.gc_count = facts.gc_count.filter(|_| is_read(Source::GcCount));
         facts.blocks = facts.blocks.filter(|_| is_read(Source::PythonBlocks));
+        facts.gc_threshold = facts.gc_threshold.filter(|_| is_read(Source::GcThreshold));
+        facts.threads = facts.threads.filter(|_| is_read(Source::PythonThreads));
+        facts.loop_queues = facts.loop_queues.filter(|_| is_read(Source::LoopQueues));
+        facts.modules = facts.modules.filter(|_| is_read(Source::Modules));
         facts.tasks = facts.tasks.filter(|_| is_read(Source::Tasks));
         facts.queue_depth = facts.queue_depth.filter(|_| is_read(Source::Executors));
         facts.description = facts.description.filter(|_| is_read(Source::Description));
@@ -467,6 +529,63 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
     ]
     .map(|line| format!("runtime.python.{line}a:b"));
     assert_eq!(lines, [expected.as_slice(), &of_the_program].concat());
+}
+
+#[test]
+fn the_lines_of_the_detailed_level_are_exactly_these() {
+    let detailed = Selection::at(Level::Detailed).without(Selection::at(Level::Standard));
+    let lines =
+        lines_of(detailed, &everything(&earlier(), 1), &everything(&later(), 3), "a:b", WireType::Gauge);
+    let expected = [
+        "gc.pause.p95:3",
+        "gc.pause.time.gen0:400000",
+        "gc.pause.time.gen1:400000",
+        "gc.pause.time.gen2:200000",
+        "gc.pause.max.gen0:100000",
+        "gc.pause.max.gen1:500000",
+        "gc.pause.max.gen2:150000",
+        "gc.explicit:2",
+        "gc.threshold.gen0:3",
+        "gil.wait.avg:375000000",
+        "mem.rss.file:3",
+        "mem.rss.shmem:3",
+        "mem.virtual:3",
+        "mem.growth_rate:1.5 kind:anon",
+        "mem.growth_rate:2.5 kind:blocks",
+        "threads.state:3 state:running",
+        "threads.state:6 state:sleeping",
+        "threads.state:0 state:disk",
+        "threads.python:3",
+        "threads.native:9",
+        "event_loop.iterations:3",
+        "event_loop.slow_callbacks:6",
+        "event_loop.ready:3",
+        "event_loop.timers:6",
+        "io.read:2",
+        "io.write:4",
+        "mem.limit:4",
+        "mem.working_set:3",
+        "cpu.throttled.time:2000000000",
+        "pids.percent:75",
+        "pressure.cpu:1.5",
+        "pressure.memory:2.5",
+        "pressure.io:3.5",
+        "modules.count:3",
+        "children.count:3",
+        "children.cpu:2",
+        "faults.minor:2",
+        "os.hiccup.p95:1500000000",
+        "collector.tick.late:3000000000",
+        "collector.gil_held:2000000000",
+        "collector.skipped:2",
+        "collector.errors:4",
+    ]
+    .map(|line| {
+        let (line, tags) =
+            line.split_once(' ').map_or((line, "a:b".to_owned()), |(line, tag)| (line, format!("{tag},a:b")));
+        format!("runtime.python.{line}|g|#{tags}")
+    });
+    assert_eq!(lines, expected);
 }
 
 #[test]
@@ -785,7 +904,7 @@ proptest! {
                 voluntary_switches: Some(switches[n]),
                 ..ResourceUsage::default()
             }),
-            collections: Some(Collections { pause: pause[n], ..Collections::default() }),
+            collections: Some(Collections { pause: [pause[n], 0, 0], ..Collections::default() }),
             ..Snapshot::default()
         };
         let (earlier, later) = (snapshot(0), snapshot(1));

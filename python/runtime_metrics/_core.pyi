@@ -25,7 +25,7 @@ def enable(
     env: str | None = None,
     version: str | None = None,
     tags: Mapping[str, str] | Iterable[str] | None = None,
-    level: Literal["default", "standard"] | None = None,
+    level: Literal["default", "standard", "detailed"] | None = None,
     wire_type: Literal["distribution", "gauge"] | None = None,
 ) -> None:
     """Start to collect this process's runtime metrics and to send them at every interval.
@@ -46,8 +46,8 @@ def enable(
         env: The tag env.
         version: The tag version.
         tags: Further tags: a mapping, or "key:value" strings.
-        level: How much to send: "default", or "standard", which adds what explains why a process is slow and what will
-            end it.
+        level: How much to send: "default"; "standard", which adds what explains why a process is slow and what will end
+            it; or "detailed", which adds what an investigation asks for next.
         wire_type: "distribution", or "gauge", of which only the last value in an interval counts.
 
     Raises:

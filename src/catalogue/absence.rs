@@ -12,8 +12,11 @@ use crate::snapshot::{
 };
 
 /// What only the interpreter knows.
-const OF_INTERPRETER: [Source; 6] = [
+const OF_INTERPRETER: [Source; 9] = [
+    Source::PythonThreads,
+    Source::GcThreshold,
     Source::GcCount,
+    Source::Modules,
     Source::PythonBlocks,
     Source::Tasks,
     Source::Executors,
@@ -72,27 +75,54 @@ impl Flush<'_> {
             "cpu.percent" => snapshot.usage.map_or(Some(NO_USAGE), |_| self.reason_of_percent()),
             "mem.rss" => Some("/proc/self/statm cannot be read"),
             "thread_count" => Some("/proc/self/task cannot be read"),
-            "gil.wait.p95" if snapshot.probe.longest_wait.is_some() => {
+            "gil.wait.p95" | "gil.wait.avg" if snapshot.probe.longest_wait.is_some() => {
                 Some("no probe was answered in the interval")
             }
-            "os.hiccup.max" | "gil.wait.p95" | "gil.wait.max" => Some("no probe in the interval"),
+            "gc.pause.p95" if snapshot.collections.is_some() => Some("no collection in the interval"),
+            "os.hiccup.max" | "os.hiccup.p95" | "gil.wait.p95" | "gil.wait.max" | "gil.wait.avg" => {
+                Some("no probe in the interval")
+            }
             "cpu.run_delay" => reason_of_threads(process),
             "cpu.thread.max_percent" => reason_of_threads(process).or_else(|| self.reason_of_percent()),
+            "cpu.throttled.time" if cgroup.periods.is_none() => Some(NO_QUOTA),
             "cpu.throttled.percent" => Some(match cgroup.periods {
-                None => "no CPU quota was found",
+                None => NO_QUOTA,
                 Some(_) => "the container did not run in the interval, or its quota is new",
             }),
-            "mem.rss.anon" | "mem.rss.peak" | "mem.swap" => {
-                Some("/proc/self/status cannot be read, or does not list it")
+            "mem.rss.anon" | "mem.rss.peak" | "mem.rss.file" | "mem.rss.shmem" | "mem.virtual"
+            | "mem.swap" => Some("/proc/self/status cannot be read, or does not list it"),
+            "mem.headroom.percent" | "mem.limit_hits" | "mem.limit" | "mem.working_set" => {
+                reason_of_memory_limit(cgroup)
             }
-            "mem.headroom.percent" | "mem.limit_hits" => reason_of_memory_limit(cgroup),
             "mem.time_to_limit" => reason_of_memory_limit(cgroup).or_else(|| {
                 let is_too_rare = self.planned > LimitApproach::MAX_INTERVAL;
                 is_too_rare.then_some("more than 2 minutes between two flushes")
             }),
             "mem.oom_kills" => Some("in no control group that counts them"),
+            "pids.percent" => Some("no limit of processes and threads was found"),
+            "pressure.cpu" | "pressure.memory" | "pressure.io" => {
+                Some("the kernel does not track pressure in this control group")
+            }
+            "mem.growth_rate" => Some("not observed for 15 minutes yet"),
+            "threads.state" => Some(match process.threads {
+                Some(count) if count > ThreadTimes::MAX => MANY_THREADS,
+                _ => NO_STATES,
+            }),
+            "io.read" | "io.write" => Some("/proc/self/io cannot be read"),
+            "children.count" => Some(match process.threads {
+                Some(count) if count > ThreadTimes::MAX => MANY_THREADS,
+                _ => NO_CHILDREN,
+            }),
+            "children.cpu" | "faults.minor" => Some(NO_USAGE),
+            "collector.tick.late" => Some("no flush of the schedule was due in the interval"),
             "mem.python.blocks" => return Some(self.reason_of_blocks()),
-            "event_loop.delay.p95" | "event_loop.delay.max" | "event_loop.utilization" => {
+            "event_loop.delay.p95"
+            | "event_loop.delay.max"
+            | "event_loop.utilization"
+            | "event_loop.iterations"
+            | "event_loop.slow_callbacks"
+            | "event_loop.ready"
+            | "event_loop.timers" => {
                 let is_observed = snapshot.event_loops.longest_delay.is_some();
                 if is_observed {
                     Some(self.reason_of_loop(metric))
@@ -124,9 +154,9 @@ impl Flush<'_> {
 
     /// Why a loop that was observed has no such value.
     fn reason_of_loop(&self, metric: &Metric) -> &'static str {
-        if !metric.name.ends_with("utilization") {
+        if metric.name.contains(".delay.") {
             "no iteration of an event loop ended in the interval"
-        } else if self.length == Length::TooLong {
+        } else if self.length == Length::TooLong && metric.name.ends_with("utilization") {
             SUSPENDED
         } else {
             "no event loop has a selector of the standard library"
@@ -147,6 +177,10 @@ impl Flush<'_> {
     }
 }
 
+const MANY_THREADS: &str = "more than 256 threads";
+const NO_CHILDREN: &str = "/proc/self/task/*/children cannot be read";
+const NO_STATES: &str = "/proc/self/task/*/stat cannot be read";
+const NO_QUOTA: &str = "no CPU quota was found";
 const NO_ANSWER: &str = "the interpreter did not answer in time";
 const NO_USAGE: &str = "getrusage is refused";
 const NO_DESCRIPTORS: &str = "/proc/self/fd cannot be read";
@@ -157,7 +191,7 @@ fn reason_of_threads(process: &ProcessFacts) -> Option<&'static str> {
     const UNREADABLE_OR_MANY: &str =
         "more than 256 threads, or /proc/self/task/*/schedstat cannot be read, or has no times";
     match (process.threads, &process.thread_times) {
-        (Some(count), _) if count > ThreadTimes::MAX => Some("more than 256 threads"),
+        (Some(count), _) if count > ThreadTimes::MAX => Some(MANY_THREADS),
         (_, Some(_)) => None,
         (Some(_), None) => Some(UNREADABLE),
         (None, None) => Some(UNREADABLE_OR_MANY),
@@ -208,12 +242,12 @@ mod tests {
     }
 
     /// A snapshot in which nothing is known but that the interpreter has answered.
-    fn answered(facts: InterpreterFacts) -> Snapshot {
-        Snapshot { at: 100 * SECOND, interpreter: Some(facts), ..Snapshot::default() }
+    fn answered(facts: &InterpreterFacts) -> Snapshot {
+        Snapshot { at: 100 * SECOND, interpreter: Some(*facts), ..Snapshot::default() }
     }
 
     fn unknown() -> Snapshot {
-        answered(InterpreterFacts::default())
+        answered(&InterpreterFacts::default())
     }
 
     #[test]
@@ -250,10 +284,10 @@ mod tests {
             no_event_loop: Some(Absence::Greenlets),
             ..InterpreterFacts::default()
         };
-        assert!(reason("asyncio.tasks", &answered(facts)).starts_with("this version of Python"));
-        assert_eq!(reason("executor.queue_depth", &answered(facts)), "no pool of threads was found");
+        assert!(reason("asyncio.tasks", &answered(&facts)).starts_with("this version of Python"));
+        assert_eq!(reason("executor.queue_depth", &answered(&facts)), "no pool of threads was found");
         for name in ["event_loop.delay.p95", "event_loop.delay.max", "event_loop.utilization"] {
-            assert_eq!(reason(name, &answered(facts)), "gevent or eventlet has patched threads", "{name}");
+            assert_eq!(reason(name, &answered(&facts)), "gevent or eventlet has patched threads", "{name}");
             assert_eq!(reason(name, &unknown()), "no running event loop of asyncio was found", "{name}");
         }
         let event_loops = EventLoopFacts { longest_delay: Some(SECOND), ..EventLoopFacts::default() };
@@ -270,7 +304,7 @@ mod tests {
         }
         let mut snapshot = unknown();
         snapshot.process.cgroup = CgroupFacts {
-            periods: Some(CpuPeriods { all: 1, throttled: 0 }),
+            periods: Some(CpuPeriods { all: 1, throttled: 0, throttled_time: None }),
             memory: Some(LimitedMemory { limit: 2, working_set: 1 }),
             ..CgroupFacts::default()
         };

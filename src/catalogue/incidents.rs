@@ -83,6 +83,7 @@ pub const INCIDENTS: &[Incident] = &[
                 "gil.wait.p95",
                 "above some 50 ms as well: it happens all the time, by many threads that compute",
             ),
+            Clue::new("gil.wait.avg", "near gil.wait.p95: all threads wait; far below: some do"),
             Clue::new(
                 "cpu.run_delay",
                 "grows by more than a tenth of the time: threads wait for a CPU, not for Python",
@@ -103,6 +104,13 @@ pub const INCIDENTS: &[Incident] = &[
             Clue::new("gunicorn.backlog", "above 0: no worker is free to accept connections"),
             Clue::new("gunicorn.request.queue_time", "high: requests wait before a worker takes them"),
             Clue::new("gunicorn.worker.busy.percent", "near 100: all threads of the worker are taken"),
+            Clue::new("pressure.io", "far above 0: threads of the container wait for storage"),
+            Clue::new(
+                "threads.state",
+                "state:disk above 0 again and again: a disk or a network file system hangs",
+            ),
+            Clue::new("io.read", "high: this process reads from storage what is not in memory"),
+            Clue::new("io.write", "high: it writes to storage"),
             Clue::new(
                 "cpu.ctx_switch.voluntary",
                 "high with all of the above low: the program itself waits, for a \
@@ -128,8 +136,14 @@ pub const INCIDENTS: &[Incident] = &[
                 "cpu.time.sys",
                 "most of it: system calls, page faults, or many small reads and writes",
             ),
+            Clue::new(
+                "faults.minor",
+                "many: memory is mapped and released again and again, or was just forked",
+            ),
+            Clue::new("children.cpu", "high: child processes use it, and end"),
             Clue::new("cpu.ctx_switch.involuntary", "high: more threads want to run than there are CPUs"),
             Clue::new("cpu.run_delay", "grows as fast as time does, or faster: too few CPUs for its threads"),
+            Clue::new("pressure.cpu", "near 100: something in the container waits for a CPU all the time"),
             Clue::new("cpu.limit", "how many CPUs there are at all"),
         ],
     },
@@ -140,6 +154,7 @@ pub const INCIDENTS: &[Incident] = &[
                 "cpu.throttled.percent",
                 "above 0: its CPU quota is used up within a part of each period",
             ),
+            Clue::new("cpu.throttled.time", "for how long it was stopped, on all CPUs together"),
             Clue::new(
                 "cpu.limit",
                 "below the number of threads that compute at once: raise it, or start fewer",
@@ -148,6 +163,8 @@ pub const INCIDENTS: &[Incident] = &[
                 "os.hiccup.max",
                 "above some 50 ms without throttling: the host is overcommitted, or was paused",
             ),
+            Clue::new("os.hiccup.p95", "high as well: it is late all the time, not once"),
+            Clue::new("pressure.memory", "above 0: memory is short, and threads wait until some is freed"),
             Clue::new("mem.swap", "above 0: memory has to be read from a disk first"),
             Clue::new("mem.faults.major", "above 0: code and files are read from a disk again and again"),
         ],
@@ -156,6 +173,11 @@ pub const INCIDENTS: &[Incident] = &[
         symptom: "It pauses every few seconds",
         clues: &[
             Clue::new("gc.pause.max", "as long as the pauses: it is the garbage collector"),
+            Clue::new("gc.pause.p95", "near gc.pause.max: all of them are long; far below: few are"),
+            Clue::new("gc.pause.max.gen2", "as long as gc.pause.max: it is full collections that pause"),
+            Clue::new("gc.pause.max.gen1", "as long: already younger generations are large"),
+            Clue::new("gc.pause.max.gen0", "as long: the threshold is very high, or the CPU was taken away"),
+            Clue::new("gc.explicit", "above 0: something calls gc.collect(); at each request, or in a loop?"),
             Clue::new(
                 "gc.collections.gen2",
                 "one for each pause: full collections of a large heap; see gc.freeze()",
@@ -166,6 +188,10 @@ pub const INCIDENTS: &[Incident] = &[
             ),
             Clue::new("gc.collections.gen0", "many: container objects are made faster than they are freed"),
             Clue::new("gc.pause.time", "its share of the time: what collections cost in all"),
+            Clue::new("gc.pause.time.gen0", "the share of generation 0: raise the threshold if it is most"),
+            Clue::new("gc.pause.time.gen1", "that of generation 1"),
+            Clue::new("gc.pause.time.gen2", "that of full collections: see gc.freeze()"),
+            Clue::new("gc.threshold.gen0", "not what it should be: something calls gc.set_threshold()"),
             Clue::new("gc.count.gen0", "what was made since the last collection"),
             Clue::new("gc.count.gen1", "how near the next collection of generation 1 is"),
             Clue::new(
@@ -189,13 +215,29 @@ pub const INCIDENTS: &[Incident] = &[
             ),
             Clue::new("mem.rss", "keeps growing under a steady load"),
             Clue::new("mem.rss.anon", "grows with it: allocations; flat: mapped files or shared memory"),
+            Clue::new("mem.rss.file", "grows instead: mapped files, of which the kernel can drop pages"),
+            Clue::new("mem.rss.shmem", "grows instead: shared memory, as of multiprocessing or in /dev/shm"),
+            Clue::new(
+                "mem.virtual",
+                "grows and mem.rss does not: mappings, or stacks of threads, that are not used",
+            ),
             Clue::new(
                 "mem.python.blocks",
                 "grows with it: objects of Python; flat: a native library, or fragmentation",
             ),
             Clue::new("gc.collected", "high: cycles keep objects alive until a collection"),
             Clue::new("gc.uncollectable", "above 0: an extension makes cycles that cannot be freed"),
+            Clue::new("mem.growth_rate", "above 0: how fast; kind:blocks as well: objects of Python"),
+            Clue::new("modules.count", "grows too: modules are made at run time, and never freed"),
+            Clue::new("children.count", "grows: child processes do not end, or are not waited for"),
+            Clue::new("threads.native", "grows too: threads of a native library"),
+            Clue::new("threads.python", "grows too: the program starts threads that do not end"),
             Clue::new("thread_count", "grows too: each thread has a stack, and keeps what it refers to"),
+            Clue::new(
+                "mem.working_set",
+                "grows by more than mem.rss: other processes of the container grow as well",
+            ),
+            Clue::new("mem.limit", "what the limit is"),
             Clue::new("mem.headroom.percent", "how much is left until the container's limit"),
         ],
     },
@@ -219,6 +261,7 @@ pub const INCIDENTS: &[Incident] = &[
                 "far above mem.rss: a short burst, which mem.rss misses as it is read once per flush",
             ),
             Clue::new("mem.oom_kills", "above 0: the kernel has killed a process of the container"),
+            Clue::new("pids.percent", "near 100: no process or thread can be started"),
             Clue::new("process.uptime", "falls back to 0 again and again: the process is restarted"),
             Clue::new("gunicorn.workers", "fewer than configured: they are killed or time out"),
             Clue::new("gunicorn.is_running", "CRITICAL: no worker is left, or the master has ended"),
@@ -238,6 +281,10 @@ pub const INCIDENTS: &[Incident] = &[
                 "asyncio.tasks",
                 "grows without end: tasks are started faster than they end, or never end",
             ),
+            Clue::new("event_loop.slow_callbacks", "above 0: how often the loop was blocked"),
+            Clue::new("event_loop.iterations", "far more than requests: a coroutine spins, as with sleep(0)"),
+            Clue::new("event_loop.ready", "many, again and again: more arrives than the loop can do"),
+            Clue::new("event_loop.timers", "grows without end: timeouts or delayed calls leak"),
             Clue::new("executor.queue_depth", "above 0: what was moved to threads waits there"),
         ],
     },
@@ -293,7 +340,21 @@ pub const INCIDENTS: &[Incident] = &[
     },
     Incident {
         symptom: "What do the metrics themselves cost?",
-        clues: &[Clue::new("collector.cpu", "CPU time of our own threads: some milliseconds a minute")],
+        clues: &[
+            Clue::new("collector.cpu", "CPU time of our own threads: some milliseconds a minute"),
+            Clue::new("collector.gil_held", "how much of it kept the interpreter from the program"),
+        ],
+    },
+    Incident {
+        symptom: "There are gaps in the graphs",
+        clues: &[
+            Clue::new("collector.tick.late", "high: the machine or its limits kept our thread from running"),
+            Clue::new(
+                "collector.errors",
+                "above 0: the interpreter did not answer in time, so that what only it knows is missing",
+            ),
+            Clue::new("collector.skipped", "above 0: memory was short, or a read would have cost too much"),
+        ],
     },
 ];
 

@@ -303,6 +303,8 @@ pub enum Level {
     Default,
     /// In addition, what explains why a process is slow, and what will end it.
     Standard,
+    /// In addition, what an investigation asks for next.
+    Detailed,
 }
 
 impl fmt::Display for Level {
@@ -310,6 +312,7 @@ impl fmt::Display for Level {
         f.write_str(match self {
             Self::Default => "default",
             Self::Standard => "standard",
+            Self::Detailed => "detailed",
         })
     }
 }

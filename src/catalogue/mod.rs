@@ -7,6 +7,7 @@ use self::metric::{Counter, Level, Metric, Reading, Unit, Value, Wire};
 use crate::snapshot::{Collections, ResourceUsage, Snapshot, Source};
 
 pub mod absence;
+mod detailed;
 mod gunicorn;
 pub mod incidents;
 pub mod metric;
@@ -21,8 +22,8 @@ pub const PREFIX: &str = "runtime.python.";
 
 /// Every metric, in the order in which they are sent.
 pub static CATALOGUE: [Metric;
-    DEFAULT.len() + standard::ROWS.len() + program::ROWS.len() + gunicorn::ROWS.len()] =
-    joined([DEFAULT, standard::ROWS, program::ROWS, gunicorn::ROWS]);
+    DEFAULT.len() + standard::ROWS.len() + program::ROWS.len() + detailed::ROWS.len() + gunicorn::ROWS.len()] =
+    joined([DEFAULT, standard::ROWS, program::ROWS, detailed::ROWS, gunicorn::ROWS]);
 
 /// The metrics that every process sends without any setting.
 const DEFAULT: &[Metric] = &[
@@ -181,7 +182,7 @@ const DEFAULT: &[Metric] = &[
         by_name: false,
         wire: Wire::Chosen,
         needs: &[Source::GcCallback],
-        reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.pause))),
+        reading: Reading::Counter(Counter::of(|s| Some(collections(s)?.pause.iter().sum()))),
         source: "our callback in gc.callbacks, monotonic clock",
         description: "Time spent in garbage collections that finished in the interval, all generations. The program is \
                       paused during that time.",
@@ -195,7 +196,7 @@ const DEFAULT: &[Metric] = &[
         by_name: false,
         wire: Wire::Chosen,
         needs: &[Source::GcCallback],
-        reading: Reading::Aggregate(|s| Some(Value::Whole(collections(s)?.longest_pause))),
+        reading: Reading::Aggregate(|s| collections(s)?.longest_pause.into_iter().max().map(Value::Whole)),
         source: "our callback in gc.callbacks, monotonic clock",
         description: "The longest single garbage collection that finished in the interval; 0 if there was none.",
         absent: "for an interval in which the program removed our callback from gc.callbacks",

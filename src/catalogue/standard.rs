@@ -430,11 +430,11 @@ pub const ROWS: &[Metric] = &[
     },
 ];
 
-fn parts(snapshot: &Snapshot) -> &MemoryParts {
+pub(super) fn parts(snapshot: &Snapshot) -> &MemoryParts {
     &snapshot.process.memory
 }
 
-fn nanoseconds(time: std::time::Duration) -> Option<Value> {
+pub(super) fn nanoseconds(time: std::time::Duration) -> Option<Value> {
     time.as_nanos().try_into().ok().map(Value::Whole)
 }
 
@@ -471,6 +471,6 @@ fn major_faults(interval: &Interval) -> Option<u64> {
 
 /// A part as a percentage of the whole; `None` of nothing.
 #[expect(clippy::cast_precision_loss, reason = "A percentage needs no more precision.")]
-fn percent(part: u64, whole: u64) -> Option<Value> {
+pub(super) fn percent(part: u64, whole: u64) -> Option<Value> {
     (whole > 0).then(|| Value::Real(100.0 * part as f64 / whole as f64))
 }

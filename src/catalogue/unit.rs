@@ -17,6 +17,8 @@ pub enum Unit {
     Core,
     /// File descriptor.
     Descriptor,
+    /// Something that failed.
+    Error,
     /// Something that has happened.
     Event,
     /// Exception.
@@ -29,10 +31,14 @@ pub enum Unit {
     Item,
     /// Millisecond.
     Millisecond,
+    /// Module of Python.
+    Module,
     /// Nanosecond.
     Nanosecond,
     /// Container object.
     Object,
+    /// A flush, or a read for one.
+    Operation,
     /// Percent: of one core, of what a worker can serve.
     Percent,
     /// Process.
@@ -64,14 +70,17 @@ impl fmt::Display for Unit {
             Self::Connection => "connection",
             Self::Core => "core",
             Self::Descriptor => "descriptor",
+            Self::Error => "error",
             Self::Event => "event",
             Self::Exception => "exception",
             Self::Fault => "fault",
             Self::Hit => "hit",
             Self::Item => "item",
             Self::Millisecond => "millisecond",
+            Self::Module => "module",
             Self::Nanosecond => "nanosecond",
             Self::Object => "object",
+            Self::Operation => "operation",
             Self::Percent => "percent",
             Self::Process => "process",
             Self::Record => "record",

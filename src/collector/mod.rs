@@ -35,6 +35,7 @@ use crate::identity::IdentityInputs;
 use crate::memory;
 use crate::message::Message;
 use crate::settings::{Schedule, Settings};
+use crate::sources::own_work::OwnWork;
 use crate::sources::stalls::Stalls;
 use crate::sources::{Counters, Sources};
 
@@ -83,6 +84,7 @@ pub struct Collector {
     held: Mutex<Held>,
     /// Flushes that were skipped because memory was short. The warning about them is logged once it is not.
     skipped: AtomicU32,
+    own_work: Arc<OwnWork>,
     /// Why no thread runs, if the system has refused it.
     refusal: Mutex<Option<Refusal>>,
     /// While it is true no flush waits for a slow receiver.
@@ -127,8 +129,9 @@ impl Collector {
         if let Some(handover) = handover {
             output.inherit(handover);
         }
-        let own_cpu = Arc::clone(&counters.own_cpu);
+        let own_work = Arc::clone(&counters.own_work);
         let reader = Reader::new(interpreter, clock, &counters);
+        let of_threads = counters.clone();
         let sources = Sources::open(root, counters);
         let stalls = sources.stalls();
         let pipeline = Pipeline::new(sources, output, clock.now());
@@ -140,12 +143,13 @@ impl Collector {
             Self {
                 clock,
                 pipeline: Checkout::new(Box::new(pipeline)),
-                sampler: Sampler::new(clock, settings.interval, own_cpu, tick, look),
+                sampler: Sampler::new(clock, settings.interval, &of_threads, tick, look),
                 reader,
                 schedule: settings.schedule,
                 root: root.to_owned(),
                 held: Mutex::default(),
                 skipped: AtomicU32::new(0),
+                own_work,
                 refusal: Mutex::default(),
                 hurry: Arc::clone(&hurry),
             }
@@ -280,11 +284,14 @@ impl Collector {
     /// The pipeline, if it is free within that time and memory is available. A flush that is skipped loses nothing: the
     /// next one covers its interval.
     fn check_out_to_flush(&self, within: Duration) -> Option<CheckedOut<'_, Box<Pipeline>>> {
-        if !memory::is_available() {
+        let is_available = memory::is_available();
+        if !is_available {
             self.skipped.fetch_add(1, SeqCst);
-            return None;
         }
-        let mut pipeline = self.pipeline.check_out(within)?;
+        let Some(mut pipeline) = is_available.then(|| self.pipeline.check_out(within)).flatten() else {
+            self.own_work.skip();
+            return None;
+        };
         match self.skipped.swap(0, SeqCst) {
             0 => {}
             skipped => {

@@ -4,6 +4,7 @@
 //! waits for an answer only as long as it chooses, and there is never more than one outstanding request to the
 //! interpreter.
 
+use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::emitter::LookUp;
 use crate::message::Message;
 use crate::sources::Counters;
 use crate::sources::own_cpu::{Counted, OwnCpu};
+use crate::sources::own_work::OwnWork;
 use crate::sources::probe::{Meter, Probe};
 
 /// Python code may run on it, in a log handler of the program: 400 nested calls through C need more than 256 kB.
@@ -30,6 +32,7 @@ struct Shared {
     interpreter: Arc<dyn Interpreter>,
     clock: Clock,
     own_cpu: Arc<OwnCpu>,
+    own_work: Arc<OwnWork>,
     probe: Arc<Probe>,
     outstanding: Mutex<Outstanding>,
     /// The thread waits for it: a request, or that it is to end.
@@ -78,6 +81,7 @@ impl Reader {
             interpreter,
             clock,
             own_cpu: Arc::clone(&counters.own_cpu),
+            own_work: Arc::clone(&counters.own_work),
             probe: Arc::clone(&counters.probe),
             outstanding: Mutex::default(),
             requested: Condvar::new(),
@@ -298,24 +302,14 @@ impl Shared {
                 if is_probe {
                     self.probe.begin(None, self.clock.now());
                 }
-                let answer = self.interpreter.read(&|| {
-                    if is_probe {
-                        self.probe.end(Some(self.clock.now()));
-                    }
-                    self.enter_phase(Phase::Calling);
-                });
-                self.probe.end(None);
+                let answer = self.in_interpreter(is_probe, |entered| self.interpreter.read(entered));
                 let mut state = self.lock();
                 state.asked = false;
                 state.answer = answer;
             }
             Task::Probe { overslept } => {
                 self.probe.begin(Some(overslept), self.clock.now());
-                self.interpreter.enter(&|| {
-                    self.probe.end(Some(self.clock.now()));
-                    self.enter_phase(Phase::Calling);
-                });
-                self.probe.end(None);
+                self.in_interpreter(true, |entered| self.interpreter.enter(entered));
             }
             Task::LookUp(look_up) => look_up.run(),
             Task::Log(messages) => {
@@ -323,6 +317,25 @@ impl Shared {
                 self.lock().messages.end_logging(left);
             }
         }
+    }
+
+    /// Calls what enters the interpreter; whether that is a probe, which ends as soon as it has entered.
+    fn in_interpreter<T>(&self, is_probe: bool, call: impl FnOnce(&dyn Fn()) -> T) -> T {
+        let (is_counted, entered_at) = (self.own_work.is_needed(), Cell::new(None));
+        let returned = call(&|| {
+            if is_probe || is_counted {
+                entered_at.set(Some(self.clock.now()));
+            }
+            if is_probe {
+                self.probe.end(entered_at.get());
+            }
+            self.enter_phase(Phase::Calling);
+        });
+        self.probe.end(None);
+        if is_counted && let Some(since) = entered_at.get() {
+            self.own_work.leave_interpreter(self.clock.now().saturating_sub(since));
+        }
+        returned
     }
 
     fn enter_phase(&self, phase: Phase) {

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use super::thread::{self, Thread};
 use crate::clock::Clock;
+use crate::sources::Counters;
 use crate::sources::own_cpu::{Counted, OwnCpu};
+use crate::sources::own_work::OwnWork;
 
 /// Reading, formatting and sending need little.
 const STACK: usize = 256 * 1024;
@@ -26,6 +28,7 @@ pub struct Sampler {
 
 struct Shared {
     clock: Clock,
+    own_work: Arc<OwnWork>,
     schedule: Mutex<Timetable>,
     changed: Condvar,
 }
@@ -57,11 +60,12 @@ enum Due {
 impl Sampler {
     /// A sampler that does not run yet: `tick` will be called every `interval`, first one interval from now, and once
     /// more after the time that a call returns. After the start, after each tick and after the time that it returns
-    /// itself, `look` is called with how late that is. The thread counts its CPU time.
+    /// itself, `look` is called with how late that is. The thread counts its CPU time, and
+    /// how late ticks begin.
     pub fn new(
         clock: Clock,
         interval: Duration,
-        own_cpu: Arc<OwnCpu>,
+        counters: &Counters,
         tick: impl Fn() -> Option<Duration> + Send + Sync + 'static,
         look: impl Fn(Duration) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
@@ -75,9 +79,15 @@ impl Sampler {
             running: false,
             closed: false,
         };
-        let shared = Shared { clock, schedule: Mutex::new(schedule), changed: Condvar::new() };
-        let (tick, look) = (Arc::new(tick), Arc::new(look));
-        Self { shared: Arc::new(shared), tick, look, own_cpu, thread: Mutex::default() }
+        let own_work = Arc::clone(&counters.own_work);
+        let shared = Shared { clock, own_work, schedule: Mutex::new(schedule), changed: Condvar::new() };
+        Self {
+            shared: Arc::new(shared),
+            tick: Arc::new(tick),
+            look: Arc::new(look),
+            own_cpu: Arc::clone(&counters.own_cpu),
+            thread: Mutex::default(),
+        }
     }
 
     /// Starts the thread. After a [`halt`](Self::halt) it continues the schedule; once [closed](Self::close) it never
@@ -107,6 +117,9 @@ impl Sampler {
                     Due::Tick => tick(),
                     Due::Look { late } => look(late),
                 }));
+                if after.is_err() {
+                    shared.own_work.fail();
+                }
                 let at = after.ok().flatten().map(|after| shared.clock.now() + after);
                 if task == Due::Tick {
                     own_cpu.count(&mut counted);
@@ -191,6 +204,7 @@ impl Shared {
             if tick <= now && (last != Due::Tick || look.is_none_or(|look| look > now)) {
                 schedule.late = schedule.late.max(late);
                 if schedule.again.take().is_none() {
+                    self.own_work.begin_tick(now.saturating_sub(schedule.next));
                     let next = schedule.next + schedule.interval;
                     schedule.next = if next > now { next } else { now + schedule.interval };
                 }
@@ -219,7 +233,7 @@ mod tests {
         interval: Duration,
         tick: impl Fn() -> Option<Duration> + Send + Sync + 'static,
     ) -> Sampler {
-        Sampler::new(Clock::start(), interval, Arc::default(), tick, |_| None)
+        Sampler::new(Clock::start(), interval, &Counters::default(), tick, |_| None)
     }
 
     fn ticking(interval: Duration) -> (Sampler, mpsc::Receiver<()>) {
@@ -328,7 +342,7 @@ mod tests {
             looks.send((Instant::now(), late)).unwrap();
             None
         };
-        let sampler = Sampler::new(Clock::start(), interval, Arc::default(), || None, look);
+        let sampler = Sampler::new(Clock::start(), interval, &Counters::default(), || None, look);
         let start = Instant::now();
         sampler.run().unwrap();
         received.recv_timeout(LONG).unwrap();
@@ -341,7 +355,7 @@ mod tests {
             looks.send(Instant::now()).unwrap();
             Some(pause)
         };
-        let sampler = Sampler::new(Clock::start(), LONG, Arc::default(), || None, look);
+        let sampler = Sampler::new(Clock::start(), LONG, &Counters::default(), || None, look);
         sampler.run().unwrap();
         let times: Vec<_> = (0..5).map(|_| received.recv_timeout(LONG).unwrap()).collect();
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= pause), "{times:?}");
@@ -360,7 +374,7 @@ mod tests {
             looks.send(late).unwrap();
             Some(Duration::from_millis(10))
         };
-        let sampler = Sampler::new(Clock::start(), interval, Arc::default(), tick, look);
+        let sampler = Sampler::new(Clock::start(), interval, &Counters::default(), tick, look);
         sampler.run().unwrap();
         let lates = (0..10).map(|_| received.recv_timeout(LONG).unwrap());
         assert!(lates.max().unwrap() < Duration::from_secs(1));

@@ -34,8 +34,8 @@ use crate::settings::{Arguments, ServiceArguments};
 ///     env: The tag env.
 ///     version: The tag version.
 ///     tags: Further tags: a mapping, or "key:value" strings.
-///     level: How much to send: "default", or "standard", which adds what explains why a process is slow and what will
-///         end it.
+///     level: How much to send: "default"; "standard", which adds what explains why a process is slow and what will end
+///         it; or "detailed", which adds what an investigation asks for next.
 ///     wire_type: "distribution", or "gauge", of which only the last value in an interval counts.
 ///
 /// Raises:

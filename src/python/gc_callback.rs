@@ -1,7 +1,8 @@
 //! Our entry in `gc.callbacks`: a bound native method, which CPython calls without a frame or a tuple.
 //!
 //! It runs inside a collection, which up to CPython 3.11 means inside any allocation of any thread: it allocates
-//! nothing, locks nothing, and returns None whatever happens. `PyO3`'s wrapper of a method may allocate: it uses
+//! nothing, but for what tells where that is needed which collections are explicit, locks nothing, and returns None
+//! whatever happens. `PyO3`'s wrapper of a method may allocate: it uses
 //! thread-local data, which the C library makes at a thread's first use where it had no room for it before.
 
 use std::ptr;
@@ -16,6 +17,7 @@ use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyDict, PyList, PyString};
 
 use super::event_loops::LoopInstrumentation;
+use super::explicit_collections::ExplicitCollections;
 use super::native_function::owner_of;
 use super::stopped_world::with_world_stopped;
 use super::turn::Turn;
@@ -23,6 +25,7 @@ use crate::clock::Clock;
 use crate::collector::Postponement;
 use crate::fork_mark::ForkMark;
 use crate::python::interned::intern;
+use crate::snapshot::Source;
 use crate::sources::gc::GcCounters;
 
 /// The callback in gc.callbacks that counts collections.
@@ -34,6 +37,7 @@ pub struct GcCallback {
     postponement: &'static Postponement,
     resume_soon: fn() -> bool,
     loop_instrumentation: Arc<LoopInstrumentation>,
+    explicit: Option<ExplicitCollections>,
     /// It was removed for good and is not installed again.
     is_removed: AtomicBool,
 }
@@ -82,14 +86,21 @@ impl GcCallback {
             (self.resume_soon)();
             return;
         }
+        let phase = phase.cast::<PyString>().ok().and_then(|phase| phase.to_str().ok());
+        if phase == Some("start")
+            && self.counters.needs(Source::GcExplicit)
+            && self.explicit.as_ref().is_some_and(|explicit| explicit.is_one(info.py()))
+        {
+            self.counters.add_explicit();
+        }
         let now = self.clock.nanoseconds();
-        match phase.cast::<PyString>().ok().and_then(|phase| phase.to_str().ok()) {
+        match phase {
             Some("start") => self.counters.start(now),
             Some("stop") => {
                 self.loop_instrumentation.notice(info.py());
                 let [generation, collected, uncollectable] = keys(info.py());
                 self.counters.stop(now, entry(info, generation).unwrap_or(usize::MAX));
-                if self.counters.needs_objects() {
+                if self.counters.needs(Source::GcObjects) {
                     let found = |key| entry(info, key).unwrap_or(0);
                     self.counters.found(found(collected), found(uncollectable));
                 }
@@ -150,6 +161,11 @@ impl Installation {
         loop_instrumentation: Arc<LoopInstrumentation>,
     ) -> PyResult<Self> {
         keys(py);
+        let gc = py.import(intern!(py, "gc"))?;
+        let explicit = ExplicitCollections::find(&gc)?;
+        if explicit.is_some() {
+            counters.begin_explicit();
+        }
         let is_removed = AtomicBool::new(false);
         let callback = Bound::new(
             py,
@@ -160,11 +176,12 @@ impl Installation {
                 postponement,
                 resume_soon,
                 loop_instrumentation,
+                explicit,
                 is_removed,
             },
         )?;
         let observe = bound_method(&callback)?.unbind();
-        let callbacks = py.import(intern!(py, "gc"))?.getattr(intern!(py, "callbacks"))?;
+        let callbacks = gc.getattr(intern!(py, "callbacks"))?;
         Ok(Self {
             callback: callback.unbind(),
             observe,

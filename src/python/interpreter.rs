@@ -16,7 +16,7 @@ use super::gc_callback::Installation;
 use super::interrupt::ignore_exception;
 use super::process::Process;
 use super::program::is_free_threaded;
-use super::{log, tracers};
+use super::{log, threads, tracers};
 use crate::clock::Clock;
 use crate::collector::{Answer, Interpreter};
 use crate::identity::tracers::Tracers;
@@ -49,6 +49,7 @@ pub struct CPython {
     exception_hooks: ExceptionHooks,
     description: DescriptionReader,
     get_count: Py<PyAny>,
+    get_threshold: Py<PyAny>,
     /// `sys.getallocatedblocks`, where there is one that can be called.
     count_blocks: Option<Py<PyAny>>,
     blocks: Arc<PythonBlocks>,
@@ -88,6 +89,7 @@ impl CPython {
         let loops = Arc::clone(&loop_instrumentation);
         let gc_callback =
             Installation::new(py, counters, clock, fork_mark, &process.postponement, resume_soon, loops)?;
+        let gc = py.import(intern!(py, "gc"))?;
         Ok(Self {
             process,
             clock,
@@ -101,7 +103,8 @@ impl CPython {
                 modules.clone_ref(py),
                 settings.aws_lambda.is_some(),
             )?,
-            get_count: py.import(intern!(py, "gc"))?.getattr(intern!(py, "get_count"))?.unbind(),
+            get_count: gc.getattr(intern!(py, "get_count"))?.unbind(),
+            get_threshold: gc.getattr(intern!(py, "get_threshold"))?.unbind(),
             count_blocks: count_blocks.map(Bound::unbind),
             blocks: Arc::default(),
             identity: IdentityReader::new(py)?,
@@ -180,14 +183,28 @@ impl CPython {
         };
         let queue_depth =
             if is_needed(Source::Executors) { ignore_exception(py, longest_queue(modules))? } else { None };
-        let needs_blocks = needs.contains_any(&[Source::PythonBlocks, Source::LimitApproach]);
+        let threads = if is_needed(Source::PythonThreads) {
+            ignore_exception(py, threads::count(modules))?
+        } else {
+            None
+        };
+        let loop_queues = if is_needed(Source::LoopQueues) {
+            ignore_exception(py, self.loop_instrumentation.queues(py))?
+        } else {
+            None
+        };
+        let needs_blocks = needs.contains_any(&[Source::PythonBlocks, Source::LimitApproach, Source::Growth]);
         let facts = InterpreterFacts {
-            gc_count: is_needed(Source::GcCount).then(|| self.gc_count(py)).flatten(),
+            gc_count: is_needed(Source::GcCount).then(|| triple(self.get_count.bind(py))).flatten(),
+            gc_threshold: is_needed(Source::GcThreshold).then(|| self.gc_threshold(py)).flatten(),
             blocks: needs_blocks.then(|| self.count_blocks(py)).flatten(),
+            modules: is_needed(Source::Modules).then(|| modules.len() as u64),
+            threads: threads.flatten(),
             tasks,
             no_tasks,
             queue_depth: queue_depth.and_then(Result::ok),
             no_queue_depth: queue_depth.and_then(Result::err),
+            loop_queues: loop_queues.flatten(),
             no_event_loop,
             is_gil_reenabled: is_needed(Source::Gil).then(|| self.description.is_gil_reenabled(py)).flatten(),
             description: is_needed(Source::Description).then(|| self.description.read(py)).flatten(),
@@ -219,9 +236,9 @@ impl CPython {
         SourceSet::from_bits(self.needs.load(SeqCst))
     }
 
-    fn gc_count(&self, py: Python<'_>) -> Option<[i64; 3]> {
-        let count: (i64, i64, i64) = self.get_count.bind(py).call0().ok()?.extract().ok()?;
-        Some(count.into())
+    fn gc_threshold(&self, py: Python<'_>) -> Option<u64> {
+        let [threshold, ..] = triple(self.get_threshold.bind(py))?;
+        threshold.try_into().ok()
     }
 
     /// The memory blocks of Python's own allocator, if they are to be counted now.
@@ -231,6 +248,12 @@ impl CPython {
         // It has none where it is told to use another allocator (PYTHONMALLOC=malloc).
         blocks.filter(|blocks| *blocks > 0)
     }
+}
+
+/// The numbers that a function of `gc` returns, one for each generation.
+fn triple(function: &Bound<'_, PyAny>) -> Option<[i64; 3]> {
+    let numbers: (i64, i64, i64) = function.call0().ok()?.extract().ok()?;
+    Some(numbers.into())
 }
 
 impl Interpreter for CPython {

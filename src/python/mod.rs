@@ -19,6 +19,7 @@ mod event_loops;
 mod exception_hooks;
 mod executors;
 mod exit;
+mod explicit_collections;
 mod first_uses;
 mod fork;
 mod gc_callback;
@@ -44,6 +45,7 @@ mod status;
 mod stopped_world;
 mod tables;
 mod thread_local;
+mod threads;
 mod tracers;
 mod turn;
 

@@ -146,15 +146,18 @@ impl fmt::Display for InvalidArgument {
 
 /// What makes no sense for a single invocation of a function: what threads of ours observe, which do not run there, and
 /// what a program does between its requests.
-const NOT_PER_INVOCATION: [Source; 8] = [
+const NOT_PER_INVOCATION: [Source; 11] = [
     Source::Probe,
     Source::Stalls,
     Source::OwnCpu,
     Source::EventLoops,
+    Source::LoopQueues,
     Source::Tasks,
     Source::Executors,
     Source::AcceptQueue,
     Source::LimitApproach,
+    Source::Growth,
+    Source::OwnWork,
 ];
 
 impl Settings {
@@ -359,6 +362,7 @@ impl FromStr for Level {
         match text {
             "default" => Ok(Self::Default),
             "standard" => Ok(Self::Standard),
+            "detailed" => Ok(Self::Detailed),
             _ => Err(()),
         }
     }
@@ -617,7 +621,7 @@ mod tests {
             assert_eq!(error(&interval(seconds)), expected);
         }
         let level = Arguments { level: Some("all".into()), ..Arguments::default() };
-        assert_eq!(error(&level), "level=\"all\": expected default or standard");
+        assert_eq!(error(&level), "level=\"all\": expected default, standard or detailed");
         let wire_type = Arguments { wire_type: Some("g".into()), ..Arguments::default() };
         assert_eq!(error(&wire_type), "wire_type=\"g\": expected distribution or gauge");
     }

@@ -57,8 +57,9 @@ pub static VARIABLES: &[Row] = &[
     Row {
         name: "DD_RUNTIME_METRICS_LEVEL",
         default: "default",
-        accepts: "default or standard",
-        effect: "How much is sent. The standard level adds what explains why a process is slow, and what will end it.",
+        accepts: "default, standard or detailed",
+        effect: "How much is sent. The standard level adds what explains why a process is slow, and what will end it; \
+                 the detailed level what an investigation asks for next.",
         is_identity: false,
     },
     Row {

@@ -25,8 +25,12 @@ pub struct Snapshot {
     pub process: ProcessFacts,
     /// CPU time of our own threads since they first started.
     pub own_cpu: Option<Duration>,
+    /// What they have done since they first started; `None` if no selected row needs it.
+    pub own_work: Option<OwnWorkFacts>,
     /// When the memory of the container will reach its limit, if it grows steadily towards it.
     pub limit_approach: Option<LimitApproach>,
+    /// How fast the memory of the process grows.
+    pub growth: Growth,
     /// The most connections that wait to be accepted at one listener.
     pub accept_queue: Option<u64>,
     /// Why those are not known.
@@ -69,6 +73,21 @@ pub struct ResourceUsage {
     pub involuntary_switches: Option<u64>,
     /// Page faults for which the kernel had to read from a disk.
     pub major_faults: Option<u64>,
+    /// Page faults that the kernel could serve from memory.
+    pub minor_faults: Option<u64>,
+}
+
+/// What our own threads do; cumulative but for the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnWorkFacts {
+    /// How late a tick of the schedule began at most since the last flush; `None` without one.
+    pub latest_tick: Option<Duration>,
+    /// Time in which they had the interpreter.
+    pub in_interpreter: Duration,
+    /// Flushes and reads that were left out, as there was no memory for them or they cost too much.
+    pub skipped: u64,
+    /// Flushes without an answer of the interpreter, and ticks that a bug of ours has ended.
+    pub errors: u64,
 }
 
 /// The process as the operating system sees it now.
@@ -84,10 +103,18 @@ pub struct ProcessFacts {
     pub descriptors: Option<u64>,
     /// How many file descriptors it may open, if that is limited.
     pub max_descriptors: Option<u64>,
+    /// Its child processes that it has not waited for.
+    pub children: Option<u64>,
+    /// CPU time of the children that it has waited for, and of theirs.
+    pub children_cpu: Option<Duration>,
+    /// What it has read from storage and written to it.
+    pub storage: Option<Storage>,
     /// Time since it started, or was forked.
     pub uptime: Option<Duration>,
     /// What each of its threads has used of the CPUs, sorted by id; `None` if there are too many.
     pub thread_times: Option<Vec<ThreadTimes>>,
+    /// What its threads do.
+    pub thread_states: Option<ThreadStates>,
     /// The limits of the control groups that it is in.
     pub cgroup: CgroupFacts,
     /// The library that replaces the C library's allocator, if one is mapped.
@@ -107,6 +134,17 @@ pub struct MemoryParts {
     pub file: Option<u64>,
     /// Resident shared memory.
     pub shared: Option<u64>,
+    /// Addresses that are in use, whether there is memory behind them or not.
+    pub addresses: Option<u64>,
+}
+
+/// What a process has transferred since it started, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Storage {
+    /// Read from storage.
+    pub read: u64,
+    /// Written to storage, or to be.
+    pub written: u64,
 }
 
 /// What a thread has used of the CPUs since it started.
@@ -118,6 +156,17 @@ pub struct ThreadTimes {
     pub cpu: Duration,
     /// Time in which it could have run, but others did.
     pub delay: Duration,
+}
+
+/// How many threads do what, without the one that looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadStates {
+    /// They run, or could.
+    pub running: u64,
+    /// They wait.
+    pub sleeping: u64,
+    /// They wait for storage, and cannot be interrupted.
+    pub disk: u64,
 }
 
 impl ThreadTimes {
@@ -138,6 +187,35 @@ pub struct CgroupFacts {
     pub limit_hits: Option<u64>,
     /// Processes of the group that were killed as it was out of memory.
     pub oom_kills: Option<u64>,
+    /// The processes and threads of the group that is the closest to its limit.
+    pub tasks: Option<LimitedTasks>,
+    /// How long its processes wait for each other, by [`Pressure`].
+    pub pressure: [Option<f64>; Pressure::ALL.len()],
+}
+
+/// What the processes of a group wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    /// A CPU.
+    Cpu,
+    /// Memory, which has to be freed or read back first.
+    Memory,
+    /// Storage.
+    Io,
+}
+
+impl Pressure {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Io];
+}
+
+/// Processes and threads, whose number is limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitedTasks {
+    /// The limit.
+    pub limit: u64,
+    /// How many there are.
+    pub count: u64,
 }
 
 /// The periods in which the kernel enforces a CPU quota.
@@ -147,6 +225,8 @@ pub struct CpuPeriods {
     pub all: u64,
     /// Those in which it used up its quota and had to wait.
     pub throttled: u64,
+    /// For how long it had to wait; of several CPUs, the sum.
+    pub throttled_time: Option<Duration>,
 }
 
 /// Memory that is limited, in bytes.
@@ -175,6 +255,15 @@ impl LimitApproach {
     pub const MAX_INTERVAL: Duration = Duration::from_mins(2);
 }
 
+/// By how much memory grows in a minute: 0 if not steadily; `None` until it was observed for long enough.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Growth {
+    /// Memory that belongs to no file, in bytes.
+    pub anonymous: Option<f64>,
+    /// Blocks of Python's own allocator.
+    pub blocks: Option<f64>,
+}
+
 /// Whose memory makes up most of what this process has grown by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrowthCause {
@@ -199,10 +288,14 @@ pub struct Collections {
     pub collected: u64,
     /// Objects that they found unreachable and could not free.
     pub uncollectable: u64,
-    /// Total pause, in nanoseconds.
-    pub pause: u64,
-    /// The longest pause since the last flush, in nanoseconds: not cumulative.
-    pub longest_pause: u64,
+    /// Total pause by generation, in nanoseconds.
+    pub pause: [u64; 3],
+    /// The longest pause by generation since the last flush, in nanoseconds: not cumulative.
+    pub longest_pause: [u64; 3],
+    /// 95 of 100 pauses since the last flush were no longer, in nanoseconds; `None` without one.
+    pub pause_p95: Option<u64>,
+    /// Collections that the program asked for; `None` where they look as those that it did not.
+    pub explicit: Option<u64>,
 }
 
 /// Where an exception ended that nothing handled.
@@ -248,8 +341,12 @@ impl StallCause {
 pub struct ProbeFacts {
     /// How late the system woke it at most.
     pub overslept: Option<Duration>,
+    /// The same, for 95 of 100 times.
+    pub overslept_p95: Option<Duration>,
     /// How long it waited for the interpreter: 95 of 100 waits took no longer.
     pub wait_p95: Option<Duration>,
+    /// The mean of these waits.
+    pub wait_mean: Option<Duration>,
     /// The longest wait, also one that goes on.
     pub longest_wait: Option<Duration>,
 }
@@ -261,8 +358,26 @@ pub struct EventLoopFacts {
     pub delay_p95: Option<Duration>,
     /// The longest wait since the last flush, also one that goes on.
     pub longest_delay: Option<Duration>,
+    /// Iterations that have ended since the last flush, of loops that select; `None` where none ran.
+    pub iterations: Option<u64>,
+    /// Those of them that took longer than [`SLOW`](Self::SLOW).
+    pub slow_iterations: Option<u64>,
     /// What each loop that selects has done since it was found, sorted by id.
     pub times: Vec<LoopTimes>,
+}
+
+impl EventLoopFacts {
+    /// As long as asyncio lets a callback take before it warns of it, in its debug mode.
+    pub const SLOW: Duration = Duration::from_millis(100);
+}
+
+/// What waits in an event loop: the most of any loop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoopQueues {
+    /// Callbacks that are ready to run.
+    pub ready: u64,
+    /// Calls that are scheduled for later, also those that were cancelled.
+    pub timers: u64,
 }
 
 /// What an event loop has done since it was found.
@@ -281,8 +396,14 @@ pub struct LoopTimes {
 pub struct InterpreterFacts {
     /// `gc.get_count()`. The first may be negative on free-threaded builds, where threads count apart for a while.
     pub gc_count: Option<[i64; 3]>,
+    /// `gc.get_threshold()[0]`.
+    pub gc_threshold: Option<u64>,
     /// `sys.getallocatedblocks()`, where it was due: memory blocks of Python's own allocator.
     pub blocks: Option<u64>,
+    /// Modules that are imported.
+    pub modules: Option<u64>,
+    /// Threads that `threading` knows.
+    pub threads: Option<u64>,
     /// Tasks of asyncio that are alive.
     pub tasks: Option<u64>,
     /// Why those are not known.
@@ -291,6 +412,8 @@ pub struct InterpreterFacts {
     pub queue_depth: Option<u64>,
     /// Why that is not known.
     pub no_queue_depth: Option<Absence>,
+    /// What waits in the event loops.
+    pub loop_queues: Option<LoopQueues>,
     /// Why no event loop can be observed.
     pub no_event_loop: Option<Absence>,
     /// Whether a free-threaded build runs with the GIL, although that was not asked for; `None` on other builds.

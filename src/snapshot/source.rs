@@ -13,32 +13,60 @@ pub enum Source {
     MemoryParts,
     /// Open file descriptors and their limit: `ProcessFacts::descriptors`, `ProcessFacts::max_descriptors`.
     Descriptors,
+    /// Child processes that run: `ProcessFacts::children`.
+    Children,
+    /// CPU time of those that have ended: `ProcessFacts::children_cpu`.
+    EndedChildren,
+    /// What was read from storage and written to it: `ProcessFacts::storage`.
+    Storage,
     /// The start of the process: `ProcessFacts::uptime`.
     Uptime,
     /// What each thread has used: `ProcessFacts::thread_times`.
     ThreadTimes,
+    /// What each thread does: `ProcessFacts::thread_states`.
+    ThreadStates,
     /// Limits of control groups: `ProcessFacts::cgroup`.
     Cgroup,
+    /// The limit of processes and threads: `CgroupFacts::tasks`.
+    CgroupTasks,
+    /// How long the group waits for CPU, memory and storage: `CgroupFacts::pressure`.
+    Pressure,
     /// The trend of the container's memory: `Snapshot::limit_approach`.
     LimitApproach,
+    /// The trend of the process's own memory: `Snapshot::growth`.
+    Growth,
     /// Connections that wait at listeners: `Snapshot::accept_queue`.
     AcceptQueue,
     /// CPU time of our own threads: `Snapshot::own_cpu`.
     OwnCpu,
+    /// What else our own threads do: `Snapshot::own_work`.
+    OwnWork,
     /// Probes of the interpreter: `Snapshot::probe`.
     Probe,
     /// The program's event loops: `Snapshot::event_loops`.
     EventLoops,
+    /// The queues of these loops: `InterpreterFacts::loop_queues`.
+    LoopQueues,
     /// What keeps others waiting: `Snapshot::stalls`.
     Stalls,
     /// Garbage collections: `Snapshot::collections`.
     GcCallback,
     /// What collections found: `Collections::collected`, `Collections::uncollectable`.
     GcObjects,
+    /// How long each collection paused: `Collections::pause_p95`.
+    GcPauses,
+    /// Collections that the program asked for: `Collections::explicit`.
+    GcExplicit,
+    /// `gc.get_threshold()`: `InterpreterFacts::gc_threshold`.
+    GcThreshold,
     /// `gc.get_count()`: `InterpreterFacts::gc_count`.
     GcCount,
     /// `sys.getallocatedblocks()`: `InterpreterFacts::blocks`.
     PythonBlocks,
+    /// `sys.modules`: `InterpreterFacts::modules`.
+    Modules,
+    /// The threads of Python: `InterpreterFacts::threads`.
+    PythonThreads,
     /// Tasks of asyncio: `InterpreterFacts::tasks`.
     Tasks,
     /// Pools of threads: `InterpreterFacts::queue_depth`.

@@ -13,7 +13,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::container::hierarchies;
 use super::kernel_file;
-use crate::snapshot::{CgroupFacts, CpuPeriods, LimitedMemory};
+use crate::snapshot::{CgroupFacts, CpuPeriods, LimitedMemory, LimitedTasks, Pressure, Source, SourceSet};
 
 const ROOT: &str = "sys/fs/cgroup";
 
@@ -32,17 +32,21 @@ pub struct Cgroups {
     memory: Vec<Group>,
     /// The first that counts kills.
     kills: Option<Group>,
+    /// Those with a limit of processes and threads, where that is needed.
+    tasks: Vec<Group>,
+    /// The process's own, where what it waits for is needed.
+    pressure: Option<Group>,
 }
 
 impl Cgroups {
     /// Reads the facts at `now`, below `root`, which is `/` except in tests.
     #[must_use]
-    pub fn read(&mut self, now: Duration, root: &Path) -> CgroupFacts {
+    pub fn read(&mut self, now: Duration, root: &Path, needed: SourceSet) -> CgroupFacts {
         // What another group has counted is no growth of these.
         let mut is_new = [false; 3];
         if self.searched.is_none_or(|searched| now.saturating_sub(searched) >= PERIOD) {
             let before = self.counting().map(Option::<&Group>::cloned);
-            self.find(root);
+            self.find(root, needed);
             is_new =
                 array::from_fn(|at| self.searched.is_some() && self.counting()[at] != before[at].as_ref());
             self.searched = Some(now);
@@ -54,6 +58,8 @@ impl Cgroups {
             memory: self.memory.iter().filter_map(Group::memory).reduce(tighter),
             limit_hits: memory.and_then(Group::limit_hits),
             oom_kills: kills.and_then(Group::oom_kills),
+            tasks: self.tasks.iter().filter_map(Group::tasks).reduce(fuller),
+            pressure: Pressure::ALL.map(|of| self.pressure.as_ref()?.pressure(of)),
         }
     }
 
@@ -62,7 +68,7 @@ impl Cgroups {
         [self.cpu.first(), self.memory.first(), self.kills.as_ref()]
     }
 
-    fn find(&mut self, root: &Path) {
+    fn find(&mut self, root: &Path, needed: SourceSet) {
         let cgroups = kernel_file::read(&root.join("proc/self/cgroup")).unwrap_or_default();
         self.cpu = groups(root, &cgroups, "cpu");
         self.cpu.retain(|group| group.quota().is_some());
@@ -70,6 +76,16 @@ impl Cgroups {
         let kills = self.memory.iter().position(|group| group.oom_kills().is_some());
         self.kills = kills.map(|first| self.memory[first].clone());
         self.memory.retain(|group| group.limit().is_some());
+        self.tasks.clear();
+        if needed.contains(Source::CgroupTasks) {
+            self.tasks = groups(root, &cgroups, "pids");
+            self.tasks.retain(|group| group.tasks().is_some());
+        }
+        let find_pressure = || {
+            let is_known = |group: &Group| Pressure::ALL.iter().any(|of| group.pressure(*of).is_some());
+            unified(root, &cgroups).into_iter().map(|groups| groups[0].clone()).find(is_known)
+        };
+        self.pressure = needed.contains(Source::Pressure).then(find_pressure).flatten();
     }
 }
 
@@ -90,12 +106,23 @@ struct Group {
 fn groups(root: &Path, cgroups: &str, controller: &str) -> Vec<Group> {
     let of_version_1 =
         hierarchies(cgroups).find(|(controllers, _)| controllers.split(',').any(|name| name == controller));
-    let (version, mounted, path) = if let Some((_, path)) = of_version_1 {
-        (Version::One, root.join(ROOT).join(controller), path)
+    if let Some((_, path)) = of_version_1 {
+        from_inner(Version::One, &root.join(ROOT).join(controller), path)
     } else {
-        let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
-        (Version::Two, root.join(ROOT), unified.map_or("/", |(_, path)| path))
-    };
+        let [groups, _] = unified(root, cgroups);
+        groups
+    }
+}
+
+/// The groups of version 2, where they are mounted alone and where they are beside those of version 1.
+fn unified(root: &Path, cgroups: &str) -> [Vec<Group>; 2] {
+    let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
+    let path = unified.map_or("/", |(_, path)| path);
+    ["", "unified"].map(|folder| from_inner(Version::Two, &root.join(ROOT).join(folder), path))
+}
+
+/// The group of this path and its ancestors, in this order.
+fn from_inner(version: Version, mounted: &Path, path: &str) -> Vec<Group> {
     // A path that leads out of the namespace cannot be followed.
     let leads_out = path.split('/').any(|name| name == "..");
     let inner = Path::new(if leads_out { "" } else { path.trim_start_matches('/') });
@@ -119,7 +146,31 @@ impl Group {
 
     fn periods(&self) -> Option<CpuPeriods> {
         let stat = self.file("cpu.stat")?;
-        Some(CpuPeriods { all: value(&stat, "nr_periods")?, throttled: value(&stat, "nr_throttled")? })
+        let throttled_time = match self.version {
+            Version::One => value(&stat, "throttled_time").map(Duration::from_nanos),
+            Version::Two => value(&stat, "throttled_usec").map(Duration::from_micros),
+        };
+        Some(CpuPeriods {
+            all: value(&stat, "nr_periods")?,
+            throttled: value(&stat, "nr_throttled")?,
+            throttled_time,
+        })
+    }
+
+    /// Its processes and threads; `None` without a limit.
+    fn tasks(&self) -> Option<LimitedTasks> {
+        Some(LimitedTasks { limit: self.number("pids.max")?, count: self.number("pids.current")? })
+    }
+
+    /// In how many percent of the last 10 seconds one of its processes had to wait.
+    fn pressure(&self, of: Pressure) -> Option<f64> {
+        let text = self.file(match of {
+            Pressure::Cpu => "cpu.pressure",
+            Pressure::Memory => "memory.pressure",
+            Pressure::Io => "io.pressure",
+        })?;
+        let (_, rest) = text.split_once("some avg10=")?;
+        rest.split_ascii_whitespace().next()?.parse().ok()
     }
 
     /// The limit of its memory; `None` without one, or if the machine has no more than that.
@@ -183,6 +234,12 @@ fn tighter(one: LimitedMemory, other: LimitedMemory) -> LimitedMemory {
     if product(other, one) > product(one, other) { other } else { one }
 }
 
+/// The tasks of which fewer may be added, as a share of their limit.
+fn fuller(one: LimitedTasks, other: LimitedTasks) -> LimitedTasks {
+    let product = |used: LimitedTasks, limit: LimitedTasks| u128::from(used.count) * u128::from(limit.limit);
+    if product(other, one) > product(one, other) { other } else { one }
+}
+
 /// The number of CPUs that the process may run on.
 fn affinity() -> Option<f64> {
     let cpus = sched_getaffinity(Pid::this()).ok()?;
@@ -209,11 +266,15 @@ mod tests {
         }
     }
 
+    fn everything() -> SourceSet {
+        [Source::Cgroup, Source::CgroupTasks, Source::Pressure].into_iter().collect()
+    }
+
     /// Writes files, given as lines `path: content`, and reads the facts.
     fn facts(files: &[(&str, &str)]) -> CgroupFacts {
         let root = tempfile::tempdir().unwrap();
         write(root.path(), files);
-        Cgroups::default().read(Duration::ZERO, root.path())
+        Cgroups::default().read(Duration::ZERO, root.path(), everything())
     }
 
     const MEMORY_STAT: &str = "anon 5\nfile 9\ninactive_file 100\nactive_file 3\n";
@@ -229,13 +290,26 @@ mod tests {
             ("sys/fs/cgroup/memory.stat", MEMORY_STAT),
             ("sys/fs/cgroup/memory.events", "low 0\nhigh 0\nmax 15\noom 4\noom_kill 5\n"),
             ("sys/fs/cgroup/memory.events.local", "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\n"),
+            ("sys/fs/cgroup/pids.max", "50\n"),
+            ("sys/fs/cgroup/pids.current", "7\n"),
+            (
+                "sys/fs/cgroup/cpu.pressure",
+                "some avg10=12.50 avg60=9.00 avg300=8.00 total=7\nfull avg10=1.00\n",
+            ),
+            ("sys/fs/cgroup/io.pressure", "some avg10=0.00 avg60=9.00 avg300=8.00 total=7\n"),
         ]);
         let expected = CgroupFacts {
             cpus: Some(0.5),
-            periods: Some(CpuPeriods { all: 40, throttled: 7 }),
+            periods: Some(CpuPeriods {
+                all: 40,
+                throttled: 7,
+                throttled_time: Some(Duration::from_micros(3)),
+            }),
             memory: Some(LimitedMemory { limit: 1000, working_set: 600 }),
             limit_hits: Some(12),
             oom_kills: Some(2),
+            tasks: Some(LimitedTasks { limit: 50, count: 7 }),
+            pressure: [Some(12.5), None, Some(0.0)],
         };
         assert_eq!(facts, expected);
     }
@@ -243,7 +317,13 @@ mod tests {
     #[test]
     fn version_1_in_a_container_whose_path_is_that_of_the_host() {
         let facts = facts(&[
-            ("proc/self/cgroup", "7:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n0::/system.slice\n"),
+            (
+                "proc/self/cgroup",
+                "7:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n2:pids:/docker/abc\n0::/system.slice\n",
+            ),
+            ("sys/fs/cgroup/pids/pids.max", "4\n"),
+            ("sys/fs/cgroup/pids/pids.current", "5\n"),
+            ("sys/fs/cgroup/unified/system.slice/memory.pressure", "some avg10=99.00 avg60=1.00 total=7\n"),
             ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "25000\n"),
             ("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n"),
             ("sys/fs/cgroup/cpu/cpu.stat", "nr_periods 8\nnr_throttled 1\nthrottled_time 5\n"),
@@ -255,10 +335,12 @@ mod tests {
         ]);
         let expected = CgroupFacts {
             cpus: Some(0.25),
-            periods: Some(CpuPeriods { all: 8, throttled: 1 }),
+            periods: Some(CpuPeriods { all: 8, throttled: 1, throttled_time: Some(Duration::from_nanos(5)) }),
             memory: Some(LimitedMemory { limit: 2000, working_set: 0 }),
             limit_hits: Some(6),
             oom_kills: Some(1),
+            tasks: Some(LimitedTasks { limit: 4, count: 5 }),
+            pressure: [None, Some(99.0), None],
         };
         assert_eq!(facts, expected);
     }
@@ -280,7 +362,7 @@ mod tests {
             ("sys/fs/cgroup/app.slice/memory.events", "max 3\noom_kill 9\n"),
         ]);
         assert_eq!(facts.cpus, Some(0.2));
-        assert_eq!(facts.periods, Some(CpuPeriods { all: 1, throttled: 0 }));
+        assert_eq!(facts.periods, Some(CpuPeriods { all: 1, throttled: 0, throttled_time: None }));
         assert_eq!(facts.memory, Some(LimitedMemory { limit: 4000, working_set: 3000 }));
         assert_eq!((facts.limit_hits, facts.oom_kills), (Some(3), Some(4)));
     }
@@ -328,7 +410,7 @@ mod tests {
         write(root.path(), &stat.each_ref().map(|(path, content)| (path.as_str(), *content)));
         write(root.path(), &[("proc/self/cgroup", "0::/\n"), (&max, "10000 100000\n"), (&memory, "max\n")]);
         let mut cgroups = Cgroups::default();
-        let mut read = |second| cgroups.read(Duration::from_secs(second), root.path());
+        let mut read = |second| cgroups.read(Duration::from_secs(second), root.path(), everything());
         assert_eq!(read(10).cpus, affinity());
         // It enters a group, as it may when it is started.
         write(root.path(), &[("proc/self/cgroup", "0::/web.service\n")]);
@@ -353,7 +435,8 @@ mod tests {
         }
         write(root.path(), &[("proc/self/cgroup", "0::/a\n")]);
         let mut cgroups = Cgroups::default();
-        let mut read = |second| cgroups.read(Duration::from_secs(second), root.path()).oom_kills;
+        let mut read =
+            |second| cgroups.read(Duration::from_secs(second), root.path(), everything()).oom_kills;
         assert_eq!([read(10), read(70)], [Some(3); 2]);
         write(root.path(), &[("proc/self/cgroup", "0::/b\n")]);
         assert_eq!([read(120), read(130), read(140)], [Some(3), None, Some(5000)]);

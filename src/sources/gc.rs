@@ -3,12 +3,16 @@
 //! The writer runs inside a collection, on whatever thread collects: it may neither allocate nor lock. There is one
 //! writer at a time, since collections do not nest. Readers take differences and reset only the maximum.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::snapshot::Collections;
+use super::event_loops::lengths::{BUCKETS, bucket_of, middle_of};
+use crate::snapshot::{Collections, Source, SourceSet};
 
 /// No collection is running.
 const IDLE: u64 = u64::MAX;
+
+/// Whether collections are explicit is not known.
+const UNKNOWN: u64 = u64::MAX;
 
 /// Counters of one collector's lifetime. Times are nanoseconds on one monotonic clock.
 #[derive(Debug)]
@@ -17,10 +21,14 @@ pub struct GcCounters {
     count: [AtomicU64; 3],
     collected: AtomicU64,
     uncollectable: AtomicU64,
-    pause: AtomicU64,
-    longest_pause: AtomicU64,
+    explicit: AtomicU64,
+    pause: [AtomicU64; 3],
+    longest_pause: [AtomicU64; 3],
+    /// How many pauses since the last flush were about so long, where that is needed.
+    pauses: [AtomicU32; BUCKETS],
     missed: AtomicBool,
-    needs_objects: AtomicBool,
+    /// The sources that the selected rows need, as bits.
+    needs: AtomicU64,
 }
 
 impl GcCounters {
@@ -32,10 +40,12 @@ impl GcCounters {
             count: [const { AtomicU64::new(0) }; 3],
             collected: AtomicU64::new(0),
             uncollectable: AtomicU64::new(0),
-            pause: AtomicU64::new(0),
-            longest_pause: AtomicU64::new(0),
+            explicit: AtomicU64::new(UNKNOWN),
+            pause: [const { AtomicU64::new(0) }; 3],
+            longest_pause: [const { AtomicU64::new(0) }; 3],
+            pauses: [const { AtomicU32::new(0) }; BUCKETS],
             missed: AtomicBool::new(false),
-            needs_objects: AtomicBool::new(false),
+            needs: AtomicU64::new(0),
         }
     }
 
@@ -55,18 +65,31 @@ impl GcCounters {
         }
         let pause = now.saturating_sub(started);
         count.fetch_add(1, Relaxed);
-        self.pause.fetch_add(pause, Relaxed);
-        self.longest_pause.fetch_max(pause, Relaxed);
+        self.pause[generation].fetch_add(pause, Relaxed);
+        self.longest_pause[generation].fetch_max(pause, Relaxed);
+        if self.needs(Source::GcPauses) {
+            self.pauses[bucket_of(pause)].fetch_add(1, Relaxed);
+        }
     }
 
-    /// Sets whether the number of objects that collections find is needed.
-    pub fn need_objects(&self, are_needed: bool) {
-        self.needs_objects.store(are_needed, Relaxed);
+    /// Sets what is needed beside counts and pauses.
+    pub fn need(&self, needed: SourceSet) {
+        self.needs.store(needed.bits(), Relaxed);
     }
 
-    /// Whether it is needed.
-    pub fn needs_objects(&self) -> bool {
-        self.needs_objects.load(Relaxed)
+    /// Whether that source is needed.
+    pub fn needs(&self, source: Source) -> bool {
+        SourceSet::from_bits(self.needs.load(Relaxed)).contains(source)
+    }
+
+    /// From now on it is known which collections are explicit.
+    pub fn begin_explicit(&self) {
+        let _ = self.explicit.compare_exchange(UNKNOWN, 0, Relaxed, Relaxed);
+    }
+
+    /// The collection that begins now is explicit.
+    pub fn add_explicit(&self) {
+        self.explicit.fetch_add(1, Relaxed);
     }
 
     /// What the collection that ends now found: objects that could be freed, and those that could not.
@@ -103,19 +126,45 @@ impl GcCounters {
     /// The counts so far.
     #[must_use]
     pub fn read(&self) -> Collections {
+        self.collections(|of_generation| of_generation.load(Relaxed), |pauses| pauses.load(Relaxed))
+    }
+
+    /// The counts so far; what is said of the pauses since the last flush starts again.
+    pub fn drain(&self) -> Collections {
+        self.collections(|of_generation| of_generation.swap(0, Relaxed), |pauses| pauses.swap(0, Relaxed))
+    }
+
+    fn collections(
+        &self,
+        longest_pause: impl FnMut(&AtomicU64) -> u64,
+        pauses: impl FnMut(&AtomicU32) -> u32,
+    ) -> Collections {
+        let longest_pause = self.longest_pause.each_ref().map(longest_pause);
+        let pauses = self.needs(Source::GcPauses).then(|| self.pauses.each_ref().map(pauses));
+        let longest = longest_pause.into_iter().max().unwrap_or(0);
+        let explicit = self.explicit.load(Relaxed);
         Collections {
             count: self.count.each_ref().map(|count| count.load(Relaxed)),
             collected: self.collected.load(Relaxed),
             uncollectable: self.uncollectable.load(Relaxed),
-            pause: self.pause.load(Relaxed),
-            longest_pause: self.longest_pause.load(Relaxed),
+            pause: self.pause.each_ref().map(|pause| pause.load(Relaxed)),
+            longest_pause,
+            pause_p95: pauses.and_then(|pauses| p95(&pauses)).map(|pause| pause.min(longest)),
+            explicit: (explicit != UNKNOWN).then_some(explicit),
         }
     }
+}
 
-    /// The counts so far; the longest pause starts again at 0.
-    pub fn drain(&self) -> Collections {
-        Collections { longest_pause: self.longest_pause.swap(0, Relaxed), ..self.read() }
-    }
+/// The nearest rank, to within half of the bucket that it is in.
+fn p95(pauses: &[u32; BUCKETS]) -> Option<u64> {
+    let all: u64 = pauses.iter().map(|count| u64::from(*count)).sum();
+    let rank = (all * 95).div_ceil(100);
+    let mut seen = 0;
+    let bucket = pauses.iter().position(|count| {
+        seen += u64::from(*count);
+        seen >= rank
+    });
+    bucket.filter(|_| all > 0).map(middle_of)
 }
 
 impl Default for GcCounters {
@@ -136,8 +185,12 @@ mod tests {
         gc.stop(350, 2);
         gc.start(1_000);
         gc.stop(1_040, 0);
-        let expected =
-            Collections { count: [1, 0, 1], pause: 290, longest_pause: 250, ..Collections::default() };
+        let expected = Collections {
+            count: [1, 0, 1],
+            pause: [40, 0, 250],
+            longest_pause: [40, 0, 250],
+            ..Collections::default()
+        };
         assert_eq!(gc.read(), expected);
     }
 
@@ -146,8 +199,8 @@ mod tests {
         let gc = GcCounters::new();
         gc.start(0);
         gc.stop(9, 1);
-        assert_eq!(gc.drain().longest_pause, 9);
-        assert_eq!(gc.drain(), Collections { count: [0, 1, 0], pause: 9, ..Collections::default() });
+        assert_eq!(gc.drain().longest_pause, [0, 9, 0]);
+        assert_eq!(gc.drain(), Collections { count: [0, 1, 0], pause: [0, 9, 0], ..Collections::default() });
     }
 
     #[test]
@@ -157,9 +210,47 @@ mod tests {
         gc.start(60);
         gc.stop(70, 0);
         gc.stop(80, 0);
-        let expected =
-            Collections { count: [1, 0, 0], pause: 10, longest_pause: 10, ..Collections::default() };
+        let expected = Collections {
+            count: [1, 0, 0],
+            pause: [10, 0, 0],
+            longest_pause: [10, 0, 0],
+            ..Collections::default()
+        };
         assert_eq!(gc.read(), expected);
+    }
+
+    #[test]
+    fn of_a_hundred_pauses_ninety_five_are_no_longer() {
+        const MS: u64 = 1_000_000;
+        let gc = GcCounters::new();
+        let pause = |length| {
+            gc.start(0);
+            gc.stop(length, 0);
+        };
+        pause(MS);
+        assert_eq!(gc.drain().pause_p95, None, "it is not needed");
+        gc.need([Source::GcPauses].into_iter().collect());
+        assert_eq!(gc.drain().pause_p95, None);
+        (1..=100).for_each(|length| pause(length * MS));
+        let p95 = gc.read().pause_p95.unwrap();
+        assert!(p95.abs_diff(95 * MS) <= 3 * MS, "{p95}");
+        assert_eq!(gc.drain().pause_p95, Some(p95));
+        pause(5);
+        assert_eq!(gc.drain().pause_p95, Some(5));
+        pause(1 << 40);
+        assert!(gc.drain().pause_p95.unwrap() > 1 << 35);
+        assert_eq!(gc.drain().pause_p95, None);
+    }
+
+    #[test]
+    fn explicit_collections_are_unknown_until_they_can_be_told() {
+        let gc = GcCounters::new();
+        assert_eq!(gc.read().explicit, None);
+        gc.begin_explicit();
+        assert_eq!(gc.drain().explicit, Some(0));
+        gc.add_explicit();
+        gc.begin_explicit();
+        assert_eq!(gc.drain().explicit, Some(1));
     }
 
     #[test]

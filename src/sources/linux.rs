@@ -15,23 +15,32 @@ use nix::unistd::{SysconfVar, sysconf};
 use super::cgroup::Cgroups;
 use super::thread_times::Threads;
 use super::uptime::Uptime;
-use super::{descriptors, mapped_allocator, memory_parts};
+use super::{children, descriptors, mapped_allocator, memory_parts, rusage, storage, thread_states};
 use crate::descriptor::{ClosedStreams, Guarded};
 use crate::snapshot::{CgroupFacts, MemoryParts, ProcessFacts, Source, SourceSet};
 
 /// The sources of files that are opened for each reading.
-const READ_BY_PATH: [Source; 7] = [
+const READ_BY_PATH: [Source; 13] = [
     Source::MemoryParts,
     Source::LimitApproach,
     Source::Descriptors,
+    Source::Children,
+    Source::Storage,
     Source::Uptime,
     Source::ThreadTimes,
+    Source::ThreadStates,
+    Source::Growth,
     Source::Cgroup,
+    Source::CgroupTasks,
+    Source::Pressure,
     Source::Description,
 ];
 
+/// The sources that are read of control groups.
+const OF_CGROUPS: [Source; 3] = [Source::Cgroup, Source::CgroupTasks, Source::Pressure];
+
 /// The sources that need the parts of the process's memory.
-const NEED_MEMORY_PARTS: [Source; 2] = [Source::MemoryParts, Source::LimitApproach];
+const NEED_MEMORY_PARTS: [Source; 3] = [Source::MemoryParts, Source::LimitApproach, Source::Growth];
 
 /// The sources that need the number of open descriptors.
 const NEED_DESCRIPTORS: [Source; 2] = [Source::Descriptors, Source::AcceptQueue];
@@ -91,12 +100,16 @@ impl Linux {
             },
             descriptors,
             max_descriptors: is_needed(Source::Descriptors).then(descriptors::max).flatten(),
+            children: is_needed(Source::Children).then(|| children::count(&self.root)).flatten(),
+            children_cpu: is_needed(Source::EndedChildren).then(rusage::cpu_of_children).flatten(),
+            storage: is_needed(Source::Storage).then(|| storage::read(&self.root)).flatten(),
             uptime: is_needed(Source::Uptime).then(|| self.uptime.read(&self.root)).flatten(),
             thread_times: is_needed(Source::ThreadTimes)
                 .then(|| self.thread_times.read(&self.root))
                 .flatten(),
-            cgroup: if is_needed(Source::Cgroup) {
-                self.cgroups.read(now, &self.root)
+            thread_states: is_needed(Source::ThreadStates).then(|| thread_states::read(&self.root)).flatten(),
+            cgroup: if needed.contains_any(&OF_CGROUPS) {
+                self.cgroups.read(now, &self.root, needed)
             } else {
                 CgroupFacts::default()
             },

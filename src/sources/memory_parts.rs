@@ -17,6 +17,7 @@ pub fn read(root: &Path) -> MemoryParts {
             "VmSwap" => &mut parts.swapped,
             "RssFile" => &mut parts.file,
             "RssShmem" => &mut parts.shared,
+            "VmSize" => &mut parts.addresses,
             _ => continue,
         };
         *part = bytes(value);
@@ -43,7 +44,7 @@ mod tests {
 
     #[test]
     fn sizes_are_in_bytes() {
-        let status = "Name:\tVmSwap: 7 kB\nVmPeak:\t  9 kB\nVmHWM:\t   20 kB\nRssAnon:\t     12 kB\n\
+        let status = "Name:\tVmSwap: 7 kB\nVmPeak:\t  9 kB\nVmSize:\t  8 kB\nVmHWM:\t   20 kB\nRssAnon:\t     12 kB\n\
                       RssFile:\t      3 kB\nRssShmem:\t     1 kB\nVmSwap:\t 0 kB\n";
         let expected = MemoryParts {
             anonymous: Some(12 << 10),
@@ -51,6 +52,7 @@ mod tests {
             swapped: Some(0),
             file: Some(3 << 10),
             shared: Some(1 << 10),
+            addresses: Some(8 << 10),
         };
         assert_eq!(parts(status), expected);
     }

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use self::event_loops::EventLoops;
 use self::gc::GcCounters;
+use self::growth::{GrowthWatch, Memory};
 use self::gunicorn::Gunicorn;
 use self::gunicorn::objects::GunicornObjects;
 use self::limit_approach::{LimitWatch, Parts};
 use self::own_cpu::OwnCpu;
+use self::own_work::OwnWork;
 use self::probe::Probe;
 use self::python_blocks::PythonBlocks;
 use self::stalls::Stalls;
 use self::uncaught::UncaughtCounters;
-use crate::snapshot::{InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
+use crate::snapshot::{Growth, InterpreterFacts, ProcessFacts, ResourceUsage, Snapshot, Source, SourceSet};
 
 #[cfg(target_os = "linux")]
 mod accept_queue;
@@ -26,12 +28,15 @@ pub mod budget;
 #[cfg(target_os = "linux")]
 pub mod cgroup;
 #[cfg(target_os = "linux")]
+mod children;
+#[cfg(target_os = "linux")]
 pub mod container;
 pub mod description;
 #[cfg(target_os = "linux")]
 pub mod descriptors;
 pub mod event_loops;
 pub mod gc;
+pub mod growth;
 pub mod gunicorn;
 #[cfg(target_os = "linux")]
 mod kernel_file;
@@ -44,6 +49,7 @@ mod mapped_allocator;
 #[cfg(target_os = "linux")]
 pub mod memory_parts;
 pub mod own_cpu;
+pub mod own_work;
 mod pace;
 // On Linux it is the oracle of the tests.
 #[cfg_attr(target_os = "linux", doc(hidden))]
@@ -54,6 +60,12 @@ pub mod reservoir;
 #[cfg(unix)]
 pub mod rusage;
 pub mod stalls;
+#[cfg(target_os = "linux")]
+mod storage;
+#[cfg(target_os = "linux")]
+mod thread_files;
+#[cfg(target_os = "linux")]
+mod thread_states;
 #[cfg(target_os = "linux")]
 pub mod thread_times;
 pub mod trend;
@@ -74,9 +86,16 @@ const UNSUPPORTED: &[Source] = if cfg!(target_os = "linux") {
         Source::Threads,
         Source::MemoryParts,
         Source::Descriptors,
+        Source::Children,
+        Source::EndedChildren,
+        Source::Storage,
         Source::Uptime,
         Source::ThreadTimes,
+        Source::ThreadStates,
+        Source::Growth,
         Source::Cgroup,
+        Source::CgroupTasks,
+        Source::Pressure,
         Source::AcceptQueue,
     ]
 };
@@ -91,6 +110,7 @@ pub struct Sources {
     stalls: Arc<Stalls>,
     /// Whether the interpreter has ever answered so; the GIL stays on then.
     is_gil_reenabled: bool,
+    growth_watch: GrowthWatch,
     counters: Counters,
 }
 
@@ -105,6 +125,8 @@ pub struct Counters {
     pub gunicorn: Arc<Gunicorn>,
     /// CPU time of our own threads.
     pub own_cpu: Arc<OwnCpu>,
+    /// What else they do.
+    pub own_work: Arc<OwnWork>,
     /// Probes of the interpreter.
     pub probe: Arc<Probe>,
     /// How often Python is asked for the blocks that it has allocated.
@@ -153,6 +175,7 @@ impl Sources {
             limit_watch: LimitWatch::new(),
             stalls: Arc::new(Stalls::new(root, &counters.probe, &counters.event_loops, &counters.gc)),
             is_gil_reenabled: false,
+            growth_watch: GrowthWatch::default(),
             counters,
         }
     }
@@ -188,7 +211,18 @@ impl Sources {
         needed: SourceSet,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Drained {
-        let snapshot = self.snapshot(now, needed, Mode::Drain, ask_interpreter);
+        let own_work = Arc::clone(&self.counters.own_work);
+        let is_withheld =
+            needed.contains(Source::PythonBlocks) && self.counters.blocks.withheld(now).is_some();
+        let snapshot = self.snapshot(now, needed, Mode::Drain, || {
+            let answer = ask_interpreter();
+            match &answer {
+                None => own_work.fail(),
+                Some(answer) if is_withheld && answer.facts.blocks.is_none() => own_work.skip(),
+                Some(_) => {}
+            }
+            answer
+        });
         Drained {
             snapshot,
             missed_collections: self.counters.gc.take_missed(),
@@ -212,10 +246,12 @@ impl Sources {
         mode: Mode,
         ask_interpreter: impl FnOnce() -> Option<InterpreterAnswer>,
     ) -> Snapshot {
-        let Counters { event_loops, gc, gunicorn, own_cpu, probe, uncaught, blocks } = &self.counters;
-        gc.need_objects(needed.contains(Source::GcObjects));
+        let Counters { event_loops, gc, gunicorn, own_cpu, own_work, probe, uncaught, blocks } =
+            &self.counters;
+        gc.need(needed);
         probe.need(needed.contains(Source::Probe));
         self.stalls.need(needed.contains(Source::Stalls));
+        own_work.need(needed.contains(Source::OwnWork));
         // First, so that no collection that the rest provokes is counted in it.
         let collections = match mode {
             Mode::Drain => gc.drain(),
@@ -237,10 +273,14 @@ impl Sources {
         let is_gil_reenabled = answer.as_ref().and_then(|answer| answer.facts.is_gil_reenabled);
         self.is_gil_reenabled |= is_gil_reenabled == Some(true);
         let objects = answer.as_ref().and_then(|answer| answer.gunicorn.as_ref());
+        let counted = answer.as_ref().and_then(|answer| answer.facts.blocks);
+        if needed.contains(Source::Growth) && matches!(mode, Mode::Drain) {
+            let memory = Memory { anonymous: process.memory.anonymous, blocks: counted };
+            self.growth_watch.observe(now, memory);
+        }
         let limit_approach = needed.contains(Source::LimitApproach).then(|| {
             let memory = process.cgroup.memory;
             if matches!(mode, Mode::Drain) {
-                let counted = answer.as_ref().and_then(|answer| answer.facts.blocks);
                 self.limit_watch.observe(now, memory, Parts::of(&process.memory, counted), blocks);
             }
             self.limit_watch.read(memory)
@@ -250,7 +290,16 @@ impl Sources {
             usage,
             process,
             own_cpu: needed.contains(Source::OwnCpu).then(|| own_cpu.read()).flatten(),
+            own_work: needed.contains(Source::OwnWork).then(|| match mode {
+                Mode::Drain => own_work.drain(),
+                Mode::Read => own_work.read(),
+            }),
             limit_approach: limit_approach.flatten(),
+            growth: if needed.contains(Source::Growth) {
+                self.growth_watch.read()
+            } else {
+                Growth::default()
+            },
             accept_queue: accept_queue.ok(),
             no_accept_queue: accept_queue.err().flatten(),
             probe: match mode {

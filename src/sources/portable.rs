@@ -56,6 +56,7 @@ impl Portable {
             voluntary_switches: None,
             involuntary_switches: None,
             major_faults: None,
+            minor_faults: None,
         });
         // sysinfo counts the main thread as the process, not as one of its tasks.
         let tasks = needed.contains(Source::Threads).then(|| process.tasks()).flatten();

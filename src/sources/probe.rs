@@ -26,8 +26,8 @@ const BUDGET_SHARE: u32 = 25_000;
 /// The mean time between two probes however much they cost.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// The most waits that are kept of one interval; if there are more, the latest are.
-const MAX_WAITS: usize = 4096;
+/// The most observations that are kept of one interval; if there are more, the latest are.
+const MAX_KEPT: usize = 4096;
 
 /// The observations since the last flush.
 #[derive(Debug, Default)]
@@ -64,11 +64,9 @@ impl Meter {
 
 #[derive(Debug, Default)]
 struct Observed {
-    /// The latest wake-up.
-    overslept: Option<Duration>,
-    waits: Vec<Duration>,
-    /// How many waits there were.
-    count: usize,
+    /// How late the system woke it.
+    overslept: Recent,
+    waits: Recent,
     /// Since when the thread has been waiting, if it is.
     waiting_since: Option<Duration>,
     /// Long waits that have ended and were not taken.
@@ -93,6 +91,45 @@ impl LongWait {
 
     /// Of more the latest are not kept.
     const MAX: usize = 8;
+}
+
+/// The latest observations of one kind.
+#[derive(Debug, Default)]
+struct Recent {
+    kept: Vec<Duration>,
+    /// How many there were.
+    count: usize,
+}
+
+impl Recent {
+    fn add(&mut self, value: Duration) {
+        match self.kept.get_mut(self.count % MAX_KEPT) {
+            Some(oldest) => *oldest = value,
+            None => self.kept.push(value),
+        }
+        self.count += 1;
+    }
+
+    fn longest(&self) -> Option<Duration> {
+        self.kept.iter().max().copied()
+    }
+
+    /// The nearest rank.
+    fn p95(&self) -> Option<Duration> {
+        let mut sorted = self.kept.clone();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * 95).div_ceil(100);
+        sorted.get(rank.checked_sub(1)?).copied()
+    }
+
+    fn mean(&self) -> Option<Duration> {
+        self.kept.iter().sum::<Duration>().checked_div(self.kept.len().try_into().ok()?)
+    }
+
+    fn clear(&mut self) {
+        self.kept.clear();
+        self.count = 0;
+    }
 }
 
 impl Probe {
@@ -152,7 +189,9 @@ impl Probe {
     /// The thread woke up so much later than it wanted to, if it slept, and waits for the interpreter from `now` on.
     pub fn begin(&self, overslept: Option<Duration>, now: Duration) {
         let mut observed = self.lock();
-        observed.overslept = observed.overslept.max(overslept);
+        if let Some(overslept) = overslept {
+            observed.overslept.add(overslept);
+        }
         observed.waiting_since = Some(now);
     }
 
@@ -164,12 +203,7 @@ impl Probe {
         if wait >= LongWait::MIN && observed.long_waits.len() < LongWait::MAX {
             observed.long_waits.push(LongWait { since, until: now });
         }
-        let at = observed.count % MAX_WAITS;
-        match observed.waits.get_mut(at) {
-            Some(oldest) => *oldest = wait,
-            None => observed.waits.push(wait),
-        }
-        observed.count += 1;
+        observed.waits.add(wait);
     }
 
     /// Since when the thread has been waiting for the interpreter, if it is.
@@ -201,9 +235,8 @@ impl Probe {
     pub fn drain(&self, now: Duration) -> ProbeFacts {
         let mut observed = self.lock();
         let facts = observed.facts(now);
-        observed.overslept = None;
+        observed.overslept.clear();
         observed.waits.clear();
-        observed.count = 0;
         facts
     }
 
@@ -214,15 +247,13 @@ impl Probe {
 
 impl Observed {
     fn facts(&self, now: Duration) -> ProbeFacts {
-        let mut waits = self.waits.clone();
-        waits.sort_unstable();
-        // The nearest rank.
-        let rank = (waits.len() * 95).div_ceil(100);
         let going_on = self.waiting_since.map(|since| now.saturating_sub(since));
         ProbeFacts {
-            overslept: self.overslept,
-            wait_p95: rank.checked_sub(1).and_then(|at| waits.get(at)).copied(),
-            longest_wait: waits.last().copied().max(going_on),
+            overslept: self.overslept.longest(),
+            overslept_p95: self.overslept.p95(),
+            wait_p95: self.waits.p95(),
+            wait_mean: self.waits.mean(),
+            longest_wait: self.waits.longest().max(going_on),
         }
     }
 }
@@ -245,15 +276,25 @@ mod tests {
         for milliseconds in (1..=40).rev() {
             wait(&probe, MS, milliseconds * MS);
         }
-        let expected =
-            ProbeFacts { overslept: Some(MS), wait_p95: Some(38 * MS), longest_wait: Some(40 * MS) };
+        let expected = ProbeFacts {
+            overslept: Some(MS),
+            overslept_p95: Some(MS),
+            wait_p95: Some(38 * MS),
+            wait_mean: Some(41 * MS / 2),
+            longest_wait: Some(40 * MS),
+        };
         assert_eq!(probe.read(SECOND), expected);
         assert_eq!(probe.drain(SECOND), expected);
         assert_eq!(probe.drain(SECOND), ProbeFacts::default());
         wait(&probe, 3 * MS, 2 * MS);
         wait(&probe, MS, MS);
-        let expected =
-            ProbeFacts { overslept: Some(3 * MS), wait_p95: Some(2 * MS), longest_wait: Some(2 * MS) };
+        let expected = ProbeFacts {
+            overslept: Some(3 * MS),
+            overslept_p95: Some(3 * MS),
+            wait_p95: Some(2 * MS),
+            wait_mean: Some(3 * MS / 2),
+            longest_wait: Some(2 * MS),
+        };
         assert_eq!(probe.drain(SECOND), expected);
     }
 
@@ -263,8 +304,13 @@ mod tests {
         wait(&probe, MS, 5 * MS);
         probe.begin(Some(2 * MS), 10 * SECOND);
         let facts = probe.drain(14 * SECOND);
-        let expected =
-            ProbeFacts { overslept: Some(2 * MS), wait_p95: Some(5 * MS), longest_wait: Some(4 * SECOND) };
+        let expected = ProbeFacts {
+            overslept: Some(2 * MS),
+            overslept_p95: Some(2 * MS),
+            wait_p95: Some(5 * MS),
+            wait_mean: Some(5 * MS),
+            longest_wait: Some(4 * SECOND),
+        };
         assert_eq!(facts, expected);
         let expected = ProbeFacts { longest_wait: Some(6 * SECOND), ..ProbeFacts::default() };
         assert_eq!(probe.drain(16 * SECOND), expected);
@@ -277,14 +323,15 @@ mod tests {
         let probe = Probe::default();
         probe.begin(Some(MS), SECOND);
         probe.end(None);
-        assert_eq!(probe.drain(9 * SECOND), ProbeFacts { overslept: Some(MS), ..ProbeFacts::default() });
+        let expected = ProbeFacts { overslept: Some(MS), overslept_p95: Some(MS), ..ProbeFacts::default() };
+        assert_eq!(probe.drain(9 * SECOND), expected);
     }
 
     #[test]
     fn of_many_waits_the_latest_are_kept() {
         let probe = Probe::default();
         wait(&probe, MS, SECOND);
-        for _ in 0..MAX_WAITS {
+        for _ in 0..MAX_KEPT {
             wait(&probe, MS, MS);
         }
         assert_eq!(probe.read(SECOND).longest_wait, Some(MS));

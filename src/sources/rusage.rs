@@ -22,7 +22,15 @@ pub fn read() -> Option<ResourceUsage> {
         voluntary_switches: usage.voluntary_context_switches().try_into().ok(),
         involuntary_switches: usage.involuntary_context_switches().try_into().ok(),
         major_faults: usage.major_page_faults().try_into().ok(),
+        minor_faults: usage.minor_page_faults().try_into().ok(),
     })
+}
+
+/// CPU time of the child processes that were waited for, and of theirs that they have waited for.
+#[must_use]
+pub fn cpu_of_children() -> Option<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok()?;
+    Some(duration(usage.user_time()) + duration(usage.system_time()))
 }
 
 fn duration(time: TimeVal) -> Duration {

@@ -3,12 +3,12 @@
 //! A thread that has run costs some 6 µs, so many threads are not looked at.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use super::kernel_file;
+use super::thread_files::has_ended;
 use crate::clock;
 use crate::snapshot::ThreadTimes;
 
@@ -56,10 +56,6 @@ impl Threads {
         let thread = self.last[at];
         (clock::cpu_of_thread_by_id(id)? == thread.cpu).then_some(thread)
     }
-}
-
-fn has_ended(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH)
 }
 
 /// Time on a CPU, time in a run queue, and how often it ran; the times are in nanoseconds.

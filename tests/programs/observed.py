@@ -1,4 +1,4 @@
-"""Enables the standard level, flushes, provokes what the command line names, and flushes again.
+"""Enables the standard level, or OBSERVED_LEVEL, flushes, provokes what the command line names, and flushes again.
 
 It is a program of examples/incidents, for so many seconds, or a function here, which is a neighbour of an incident or
 cannot be provoked everywhere.
@@ -12,11 +12,12 @@ import importlib
 import mmap
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime_metrics import RuntimeMetrics
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 INCIDENTS = Path(__file__).resolve().parents[2] / "examples" / "incidents"
+LEVEL: Any = os.environ.get("OBSERVED_LEVEL", "standard")
 SECONDS = 1.0
 # Beyond the limit of the control group of the tests.
 TOO_MUCH = 80 << 20
@@ -67,15 +69,43 @@ def killing() -> None:
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 
 
+def keeps_threads() -> None:
+    """Starts threads that go on waiting."""
+    for _ in range(10):
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+def reading_again_and_again() -> None:
+    """Reads, for some seconds, a file that is larger than the limit of the control group: no page stays in memory."""
+    end = time.monotonic() + 6
+    while time.monotonic() < end:
+        reading()
+
+
+def frozen_again_and_again() -> None:
+    """Is stopped most of the time."""
+    stop = f"kill -STOP {os.getpid()}; sleep 0.3; kill -CONT {os.getpid()}; sleep 0.1"
+    subprocess.run(["/bin/sh", "-c", f"for turn in $(seq 15); do {stop}; done"], check=True)
+
+
 NEIGHBOURS: dict[str, Callable[[], None]] = {
-    work.__name__: work for work in (idle, waiting, reading, killing)
+    work.__name__: work
+    for work in (
+        idle,
+        waiting,
+        reading,
+        killing,
+        keeps_threads,
+        reading_again_and_again,
+        frozen_again_and_again,
+    )
 }
 
 if __name__ == "__main__":
     name, seconds = sys.argv[1:]
     for path in os.environ.get("CGROUPS", "").split():
         Path(path).write_text(str(os.getpid()))
-    RuntimeMetrics.enable(flush_interval=float(os.environ.get("INTERVAL", "3600")), level="standard")
+    RuntimeMetrics.enable(flush_interval=float(os.environ.get("INTERVAL", "3600")), level=LEVEL)
     assert RuntimeMetrics.flush()
     if name in NEIGHBOURS:
         NEIGHBOURS[name]()

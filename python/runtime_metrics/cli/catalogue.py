@@ -43,6 +43,15 @@ sent with the first flush and then once an hour, which shows that it is watched:
 
 {standard}
 
+For an investigation, `DD_RUNTIME_METRICS_LEVEL=detailed` adds these to them. One by one,
+`DD_RUNTIME_METRICS_INCLUDE` adds them to any level; what is not selected is not read:
+
+{detailed}
+
+At each flush they take our own threads some 0.1 ms more: 30 µs for pressure, 10 µs for storage and, for each thread of
+the process, 7 µs for `children.count` and 10 µs for `threads.state`. `gc.explicit` adds 0.3 µs to each garbage
+collection. The others are read with what the standard level reads anyway, or take less than 1 µs.
+
 With [`runtime_metrics.gunicorn`](gunicorn.md), Gunicorn's master and workers also send these:
 
 {gunicorn}
@@ -76,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--level",
-        help="only what a process sends at this level, default or standard, by the environment's "
+        help="only what a process sends at this level, default, standard or detailed, by the environment's "
         "DD_RUNTIME_METRICS_INCLUDE and DD_RUNTIME_METRICS_EXCLUDE",
     )
     parser.add_argument(
@@ -127,6 +136,7 @@ def markdown(metrics: Sequence[Metric]) -> str:
     """The text of `docs/metrics.md`."""
     runtime = [metric for metric in metrics if metric.name.startswith(PREFIX) and metric.level == "default"]
     standard = [metric for metric in metrics if metric.level == "standard"]
+    detailed = [metric for metric in metrics if metric.level == "detailed"]
     gunicorn = [metric for metric in metrics if not metric.name.startswith(PREFIX)]
     telemetry = _table(
         ("Name", "Counts"), ((f"`{name}`", counts) for name, counts in _core.client_telemetry().items())
@@ -135,6 +145,7 @@ def markdown(metrics: Sequence[Metric]) -> str:
     return PAGE.format(
         summary=_summary(runtime),
         standard=_summary(standard),
+        detailed=_summary(detailed),
         gunicorn=_summary(gunicorn),
         details=details,
         telemetry=telemetry,
@@ -144,8 +155,8 @@ def markdown(metrics: Sequence[Metric]) -> str:
 # Units that Datadog knows by another name. What it has no unit for is an item.
 UNITS = {"collection": "garbage collection", "descriptor": "file"}
 KNOWN_UNITS = {
-    "byte", "connection", "core", "fault", "hit", "millisecond", "nanosecond", "object", "percent", "process", "record",
-    "request", "second", "thread", "worker",
+    "byte", "connection", "core", "error", "fault", "hit", "millisecond", "nanosecond", "object", "operation",
+    "percent", "process", "record", "request", "second", "thread", "worker",
 }  # fmt: skip
 
 METADATA = (

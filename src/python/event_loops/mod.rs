@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::fork_mark::ForkMark;
 use crate::python::interned::intern;
 use crate::replaceable::Replaceable;
-use crate::snapshot::{Source, SourceSet};
+use crate::snapshot::{LoopQueues, Source, SourceSet};
 use crate::sources::event_loops::{EventLoops, Method};
 use crate::sources::uncaught::UncaughtCounters;
 
@@ -119,6 +119,27 @@ impl LoopInstrumentation {
         }
         self.instrument_running(py)?;
         self.find(modules)
+    }
+
+    /// What waits in the loops that are known; `None` where none of them shows it.
+    pub fn queues(&self, py: Python<'_>) -> PyResult<Option<LoopQueues>> {
+        let Some(watch) = self.watch.load() else { return Ok(None) };
+        let known = watch.known().clone();
+        let mut longest: Option<LoopQueues> = None;
+        for event_loop in known.iter().filter_map(|known| known.event_loop.bind(py).upgrade()) {
+            let length = |name| match event_loop.getattr_opt(name)? {
+                Some(queue) => queue.len().map(|length| Some(length as u64)),
+                None => Ok(None),
+            };
+            let lengths = length(intern!(py, "_ready"))
+                .and_then(|ready| Ok(ready.zip(length(intern!(py, "_scheduled"))?)));
+            if let Some((ready, timers)) = ignore_exception(py, lengths)?.flatten() {
+                let others = longest.unwrap_or_default();
+                longest =
+                    Some(LoopQueues { ready: ready.max(others.ready), timers: timers.max(others.timers) });
+            }
+        }
+        Ok(longest)
     }
 
     /// Looks for a first loop: a glance while there is none.

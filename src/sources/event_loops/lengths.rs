@@ -15,7 +15,8 @@ const MAX_BITS: u32 = 36;
 /// Each power of two has 2^4 buckets.
 const PART_BITS: u32 = 4;
 
-const BUCKETS: usize = (((MAX_BITS - MIN_BITS) as usize) << PART_BITS) + 2;
+/// How many buckets there are.
+pub const BUCKETS: usize = (((MAX_BITS - MIN_BITS) as usize) << PART_BITS) + 2;
 
 /// A delay that is exceeded by no more than this share is the 95th percentile.
 const EXCEEDING: f64 = 0.05;
@@ -89,7 +90,9 @@ impl Totals {
     }
 }
 
-fn bucket_of(length: u64) -> usize {
+/// The bucket of a length.
+#[must_use]
+pub fn bucket_of(length: u64) -> usize {
     if length < 1 << MIN_BITS {
         return 0;
     }
@@ -100,6 +103,15 @@ fn bucket_of(length: u64) -> usize {
     // The bits that follow the highest.
     let part = (length >> (bits - PART_BITS)) & ((1 << PART_BITS) - 1);
     1 + (((bits - MIN_BITS) as usize) << PART_BITS) + usize::try_from(part).unwrap_or(0)
+}
+
+/// The length in the middle of a bucket.
+#[must_use]
+pub fn middle_of(bucket: usize) -> u64 {
+    let Some(at) = bucket.checked_sub(1) else { return 1 << (MIN_BITS - 1) };
+    let width = 1 << (at >> PART_BITS) << (MIN_BITS - PART_BITS);
+    let parts = (1 << PART_BITS) + (at & ((1 << PART_BITS) - 1)) as u64;
+    parts * width + width / 2
 }
 
 /// What is known of how long callbacks wait: a part of the time that was observed.
@@ -185,6 +197,16 @@ mod tests {
             if exceeding(middle) <= allowed { most = middle } else { least = middle }
         }
         most
+    }
+
+    #[test]
+    fn the_middle_of_a_bucket_is_near_every_length_in_it() {
+        for length in (1..36).flat_map(|bits| [1 << bits, (1 << bits) + 1, 3 << (bits - 1), (1 << bits) - 1])
+        {
+            let middle = middle_of(bucket_of(length));
+            let off = middle.abs_diff(length);
+            assert!(length < 1 << MIN_BITS || off * 32 <= length + 32, "{length}: {middle}");
+        }
     }
 
     #[test]

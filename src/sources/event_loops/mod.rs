@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use self::lengths::{Evidence, Lengths, Totals, percentile};
+use self::lengths::{Evidence, Group, Lengths, Totals, percentile};
 use super::pace::Pace;
 use crate::clock::thread_id;
 use crate::snapshot::{EventLoopFacts, LoopTimes};
 
-mod lengths;
+pub(super) mod lengths;
 
 /// The most loops that select which are observed at a time. A program that has more makes one for every call.
 const MAX_SELECTING: usize = 64;
@@ -351,6 +351,8 @@ struct Reading {
     /// The time that the evidence is about.
     observed: u64,
     longest: Option<u64>,
+    iterations: Option<u64>,
+    slow: u64,
     times: Vec<LoopTimes>,
 }
 
@@ -371,6 +373,10 @@ impl Reading {
         let going_on = event_loop.going_on(now, state);
         if event_loop.method == Method::Iterations {
             self.observed += spent;
+            *self.iterations.get_or_insert(0) += count;
+            let is_slow =
+                |group: &&Group| Duration::from_nanos(group.sum / group.count) > EventLoopFacts::SLOW;
+            self.slow += groups.iter().filter(is_slow).map(|group| group.count).sum::<u64>();
             self.evidence.extend(groups.into_iter().map(Evidence::Iterations));
             let busy = event_loop.busy.load(Relaxed) + going_on.unwrap_or(0);
             let [busy, known] = [busy, until + going_on.unwrap_or(0)].map(Duration::from_nanos);
@@ -386,10 +392,12 @@ impl Reading {
     }
 
     fn facts(self) -> EventLoopFacts {
-        let Self { evidence, observed, longest, times } = self;
+        let Self { evidence, observed, longest, iterations, slow, times } = self;
         EventLoopFacts {
             delay_p95: (observed > 0).then(|| Duration::from_nanos(percentile(&evidence, observed))),
             longest_delay: longest.map(Duration::from_nanos),
+            iterations,
+            slow_iterations: iterations.map(|_| slow),
             times,
         }
     }
@@ -422,6 +430,20 @@ mod tests {
 
     fn times(facts: &EventLoopFacts) -> Vec<(Duration, Duration)> {
         facts.times.iter().map(|times| (times.busy, times.known)).collect()
+    }
+
+    #[test]
+    fn iterations_are_counted_and_those_that_take_long_apart() {
+        let loops = EventLoops::default();
+        assert_eq!(loops.drain(SECOND).iterations, None);
+        let event_loop = added(&loops, Method::Iterations, 0);
+        for (from, to) in [(10, 20), (30, 40), (170, 180), (580, 590)] {
+            select(&event_loop, from, to);
+        }
+        let facts = loops.drain(at(600));
+        assert_eq!((facts.iterations, facts.slow_iterations), (Some(4), Some(2)));
+        let facts = loops.drain(at(900));
+        assert_eq!((facts.iterations, facts.slow_iterations), (Some(0), Some(0)), "it goes on");
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Stalls {
         }
         let mut state = self.lock();
         let long_waits = self.probe.take_long_waits();
-        let paused = self.gc.read().pause;
+        let paused = self.gc.read().pause.iter().sum();
         let pause = paused - std::mem::replace(&mut state.paused, paused);
         // Mostly there is nothing to observe, and then this costs next to nothing.
         let is_quiet = state.episodes.is_empty()
