@@ -49,7 +49,7 @@ MACHINES = {"x64": "x86_64", "AArch64": "aarch64"}
 GLIBC = re.compile(r"lib(c|m|dl|rt|pthread)\.so\.\d|ld-linux-[\w-]+\.so\.\d|libgcc_s\.so\.1")
 MUSL = re.compile(r"libc\.so")
 
-SIZE = range(100_000, 1_250_001)
+SIZE = range(100_000, 1_350_001)
 # Of everything beside the extension and the metadata.
 MAX_REST = 250_000
 

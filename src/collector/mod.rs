@@ -50,6 +50,7 @@ mod postponement;
 #[cfg(unix)]
 mod pthread;
 mod reader;
+mod requests;
 mod rows;
 mod sampler;
 mod thread;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::interpreter::{Answer, Interpreter};
-use super::messages::Messages;
+use super::requests::{Outstanding, Phase, Task};
 use super::thread::{self, Thread};
 use crate::clock::Clock;
 use crate::emitter::LookUp;
@@ -39,37 +39,6 @@ struct Shared {
     requested: Condvar,
     /// Others wait for it: an answer, or what the thread does.
     changed: Condvar,
-}
-
-#[derive(Default)]
-struct Outstanding {
-    /// The interpreter has been asked and has not answered.
-    asked: bool,
-    answer: Option<Answer>,
-    look_up: Option<LookUp>,
-    messages: Messages,
-    halting: bool,
-    /// It stays halted.
-    closed: bool,
-    phase: Phase,
-    /// How many wait for an answer, and how many for another phase. Mostly nobody does, and then a system call is saved
-    /// at each change.
-    answer_waiters: usize,
-    phase_waiters: usize,
-}
-
-#[derive(Clone, Copy, Default, PartialEq)]
-enum Phase {
-    #[default]
-    NotRunning,
-    /// Waiting for a request.
-    Parked,
-    /// Waiting for the interpreter.
-    Entering,
-    /// In the interpreter, as long as the code called there takes: a tracer, a log handler of the program.
-    Calling,
-    /// Waiting for a name server, for as long as it takes.
-    LookingUp,
 }
 
 impl Reader {
@@ -407,14 +376,6 @@ impl Drop for EndOfThread<'_> {
         self.0.lock().phase = Phase::NotRunning;
         self.0.changed.notify_all();
     }
-}
-
-/// What the thread does next.
-enum Task {
-    Read,
-    Probe { overslept: Duration },
-    LookUp(LookUp),
-    Log(Vec<Message>),
 }
 
 #[cfg(test)]

@@ -49,15 +49,22 @@ pub struct DescriptionReader {
 }
 
 impl DescriptionReader {
-    /// A reader that has read nothing yet; `is_function` is true in AWS Lambda.
-    pub fn new(py: Python<'_>, clock: Clock, modules: Py<PyDict>, is_function: bool) -> PyResult<Self> {
+    /// A reader that has read nothing yet; `is_function` is true in AWS Lambda. Where the description is not needed, no
+    /// module is imported for it.
+    pub fn new(
+        py: Python<'_>,
+        clock: Clock,
+        modules: Py<PyDict>,
+        is_function: bool,
+        is_needed: bool,
+    ) -> PyResult<Self> {
         Ok(Self {
             clock,
             modules,
             hexversion: hexversion(py)?,
             is_free_threaded: is_free_threaded(),
             is_function,
-            is_tracing: is_tracing(py).map(Bound::unbind).ok(),
+            is_tracing: is_needed.then(|| is_tracing(py).map(Bound::unbind).ok()).flatten(),
             last: Replaceable::empty(),
         })
     }

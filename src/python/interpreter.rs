@@ -102,6 +102,7 @@ impl CPython {
                 clock,
                 modules.clone_ref(py),
                 settings.aws_lambda.is_some(),
+                needs.contains(Source::Description),
             )?,
             get_count: gc.getattr(intern!(py, "get_count"))?.unbind(),
             get_threshold: gc.getattr(intern!(py, "get_threshold"))?.unbind(),

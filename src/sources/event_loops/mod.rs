@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::lengths::{Evidence, Group, Lengths, Totals, percentile};
+use self::state::State;
 use super::pace::Pace;
 use crate::clock::thread_id;
 use crate::snapshot::{EventLoopFacts, LoopTimes};
 
 pub(super) mod lengths;
+mod state;
 
 /// The most loops that select which are observed at a time. A program that has more makes one for every call.
 const MAX_SELECTING: usize = 64;
@@ -100,40 +102,6 @@ pub struct EventLoop {
     is_active: AtomicBool,
     /// The kernel's id of the thread that runs it, or 0.
     thread: AtomicU32,
-}
-
-/// What a loop does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// It has not been running, or not been seen to run, since this time.
-    Stopped(u64),
-    /// It is in `select`.
-    Selects,
-    /// It has been running callbacks since this time.
-    Runs(u64),
-    /// A beat is due at this time.
-    Awaits(u64),
-}
-
-impl State {
-    fn bits(self) -> u64 {
-        match self {
-            Self::Stopped(since) => since << 2,
-            Self::Selects => 1,
-            Self::Runs(since) => since << 2 | 2,
-            Self::Awaits(due) => due << 2 | 3,
-        }
-    }
-
-    fn from_bits(bits: u64) -> Self {
-        let time = bits >> 2;
-        match bits & 3 {
-            0 => Self::Stopped(time),
-            1 => Self::Selects,
-            2 => Self::Runs(time),
-            _ => Self::Awaits(time),
-        }
-    }
 }
 
 impl EventLoop {
