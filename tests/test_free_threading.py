@@ -230,3 +230,19 @@ def test_where_no_free_threaded_build_can_be_had_one_line_says_why(tmp_path: Pat
         "no free-threaded CPython: it takes apt-get to put one together\n",
         "no free-threaded CPython: one can be fetched for Linux on x86_64 only\n",
     )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one can be fetched for Linux only")
+def test_the_free_threaded_build_may_be_moved_and_linked_to(tmp_path: Path) -> None:
+    program = tmp_path / "here" / "bin" / "program"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$PYTHONHOME $LD_PRELOAD $*"\n')
+    program.chmod(0o755)
+    write = "import freethreaded, pathlib, sys; freethreaded.write_command(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", write, str(program.with_name("python3.14t"))]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT / "tools")}, check=True, timeout=60)
+    home = program.parent.parent.rename(tmp_path / "there")
+    link = tmp_path / "python"
+    link.symlink_to(home / "bin" / "python3.14t")
+    done = subprocess.run([link, "-c", "pass"], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"{home} {home}/main.so -c pass\n"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -159,11 +158,15 @@ def fetch_library(folder: Path, library: Path) -> None:
 
 
 def write_command(python: Path) -> None:
-    """Writes the command, which is `sys.executable` as well."""
-    home = shlex.quote(str(FOLDER))
-    python.write_text(
-        f'#!/bin/bash\nexport LD_PRELOAD={home}/main.so PYTHONHOME={home}\nexec -a "$0" {home}/bin/program "$@"\n'
+    """Writes the command, which is `sys.executable` as well; the folder may be moved."""
+    lines = (
+        "#!/bin/bash",
+        'home=$(readlink -f "$0")',
+        "home=${home%/bin/*}",
+        'export LD_PRELOAD="$home/main.so" PYTHONHOME="$home"',
+        'exec -a "$0" "$home/bin/program" "$@"',
     )
+    python.write_text("\n".join([*lines, ""]))
     python.chmod(0o755)
 
 

@@ -159,15 +159,20 @@ fn waiting_over_tcp(number: RawFd) -> Option<u64> {
     (info.state == LISTENS).then(|| info.unacked.into())
 }
 
-/// An option of the socket with this number, or the error. `T` must be plain numbers.
+/// An option of the socket with this number, or the error; it is one, too, if only a part of `T` is known, as under an
+/// emulator of another processor. `T` must be plain numbers.
 #[expect(unsafe_code, reason = "Only the C library's function takes a number that nobody owns.")]
 fn option<T: Copy>(number: RawFd, level: c_int, name: c_int) -> Result<T, i32> {
     let mut value = MaybeUninit::<T>::zeroed();
-    let Ok(mut length) = libc::socklen_t::try_from(size_of::<T>()) else { return Err(libc::EINVAL) };
+    let Ok(size) = libc::socklen_t::try_from(size_of::<T>()) else { return Err(libc::EINVAL) };
+    let mut length = size;
     // SAFETY: the kernel writes at most that many bytes; what it does not write is zero.
     let status = unsafe { libc::getsockopt(number, level, name, value.as_mut_ptr().cast(), &raw mut length) };
+    if status != 0 {
+        return Err(nix::errno::Errno::last_raw());
+    }
     // SAFETY: any bits are a valid value of a type of plain numbers, and all are initialised.
-    if status == 0 { Ok(unsafe { value.assume_init() }) } else { Err(nix::errno::Errno::last_raw()) }
+    if length == size { Ok(unsafe { value.assume_init() }) } else { Err(libc::ENOPROTOOPT) }
 }
 
 /// The inode of the socket with this number, if it is one.
@@ -373,6 +378,14 @@ mod tests {
         queues.find(None);
         let expected = Listener { number: listening.as_raw_fd(), family: Family::Tcp };
         assert!(queues.listeners.contains(&expected));
+    }
+
+    #[test]
+    fn what_is_known_in_part_is_unknown() {
+        let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (number, level) = (listening.as_raw_fd(), libc::SOL_SOCKET);
+        assert_eq!(option::<c_int>(number, level, libc::SO_ACCEPTCONN), Ok(1));
+        assert_eq!(option::<[c_int; 2]>(number, level, libc::SO_ACCEPTCONN), Err(libc::ENOPROTOOPT));
     }
 
     #[test]

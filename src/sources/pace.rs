@@ -73,11 +73,18 @@ mod tests {
     #[test]
     fn pauses_vary_around_their_mean() {
         let mut pace = Pace::default();
-        let mut choose = |now| pace.choose(now, PAUSE, 2 * PAUSE);
-        let pauses: Vec<_> = (0..200).map(|_| choose(Duration::ZERO)).collect();
+        let pauses: Vec<_> = (0..200).map(|_| pace.choose(Duration::ZERO, PAUSE, 2 * PAUSE)).collect();
         let (shortest, longest) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
         assert!(*shortest >= PAUSE / 2 && *longest <= PAUSE * 3 / 2, "{shortest:?} {longest:?}");
         assert!(*longest > *shortest + PAUSE / 2, "{shortest:?} {longest:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn pauses_are_longer_while_the_process_does_little() {
+        let mut pace = Pace::default();
+        let mut choose = |now| pace.choose(now, PAUSE, 2 * PAUSE);
+        choose(Duration::ZERO);
         // Hours, in which this process has used no CPU to speak of.
         let idle = (1..100).map(|hour| choose(Duration::from_hours(hour)));
         assert!(idle.max() > Some(PAUSE * 3 / 2));
