@@ -294,9 +294,8 @@ def test_threads_that_hash_run_and_threads_that_wait_sleep(flush: Callable[[], F
     for thread in (*waiting, *hashing):
         thread.start()
     try:
-        observed = []
+        observed: list[dict[str, float]] = []
         deadline = time.monotonic() + 10
-
         # Where it is short of CPUs, those that wait run as well until they have begun to.
         while not any(it["running"] >= 2 and it["sleeping"] >= 5 for it in observed):
             assert time.monotonic() < deadline, observed

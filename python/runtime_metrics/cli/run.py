@@ -257,23 +257,23 @@ def _exec(command: list[str]) -> int:
 
 def _wait_for(command: list[str]) -> int:
     """Runs the program as a child; returns its exit status."""
+    import _signal  # type: ignore[import-not-found]
     import subprocess  # needed only here
 
+    # The console interrupts the program as well, which may handle that. A KeyboardInterrupt here could come just when
+    # the status is known, and lose it; the program does not inherit a handler.
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, lambda *_: None)
     with subprocess.Popen(command) as program:
-        while True:
-            try:
-                status = program.wait()
-            except KeyboardInterrupt:
-                # The console interrupts the program as well, which may handle that.
-                continue
-            # Windows gives it without a sign, and sys.exit() takes it with one.
-            return status if status < 1 << 31 else status - (1 << 32)
+        status = program.wait()
+    # Windows gives it without a sign, and sys.exit() takes it with one.
+    return status if status < 1 << 31 else status - (1 << 32)
 
 
 def _restore_signals() -> None:
     """Undoes what Python does to two signals: the program would inherit that they are ignored."""
     # `signal` itself adds enumerations, which would take longer to import than all the rest.
-    import _signal  # type: ignore[import-not-found]
+    import _signal
 
     for name in ("SIGPIPE", "SIGXFSZ"):
         if hasattr(_signal, name):
