@@ -360,6 +360,7 @@ fn everything(snapshot: &Snapshot, count: u64) -> Snapshot {
         },
         collections: snapshot.collections.map(found),
         uncaught: Uncaught::ALL.map(|_| Some(count)),
+        stalls: Some([count; 5]),
         is_gil_reenabled: Some(count > 1),
         interpreter: snapshot.interpreter.map(|facts| InterpreterFacts {
             description: Some(DESCRIPTION),
@@ -425,6 +426,9 @@ fn reduced(mut snapshot: Snapshot, needs: &[Source]) -> Snapshot {
     if !is_read(Source::EventLoops) {
         snapshot.event_loops = EventLoopFacts::default();
     }
+    // Without one of these, some of them are not seen, or have another cause.
+    let of_stalls = [Source::Stalls, Source::Probe, Source::EventLoops, Source::GcCallback];
+    snapshot.stalls = snapshot.stalls.filter(|_| of_stalls.into_iter().all(is_read));
     if !is_read(Source::UncaughtExceptions) {
         snapshot.uncaught = Default::default();
     }
@@ -521,6 +525,11 @@ fn the_lines_of_the_standard_level_are_exactly_these() {
     let expected = expected.map(|line| format!("runtime.python.{line}|g|#{}", tags(line)));
     let of_the_program = [
         "info:1|g|#gil:on,gc_impl:generational,gc:enabled,allocator:jemalloc,loop:uvloop,server:gunicorn,debug:none,",
+        "stall.count:2|g|#cause:cpu_starved,",
+        "stall.count:2|g|#cause:io_d_state,",
+        "stall.count:2|g|#cause:gc,",
+        "stall.count:2|g|#cause:gil_native,",
+        "stall.count:2|g|#cause:python,",
         "exceptions.uncaught:2|g|#source:main,",
         "exceptions.uncaught:2|g|#source:thread,",
         "exceptions.uncaught:2|g|#source:unraisable,",

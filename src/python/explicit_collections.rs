@@ -18,7 +18,9 @@ pub struct ExplicitCollections {
 }
 
 impl ExplicitCollections {
-    /// `None` where the program has replaced the functions, and on free-threaded builds, whose threads count apart.
+    /// `None` where the program has replaced the functions, on free-threaded builds, whose threads count apart, and from
+    /// CPython 3.12 on: there a collection waits until the code that made the containers has ended, and by then some may
+    /// have been freed.
     pub fn find(gc: &Bound<'_, PyModule>) -> PyResult<Option<Self>> {
         let py = gc.py();
         let count = gc.getattr(intern!(py, "get_count"))?.cast_into().map(Bound::unbind);
