@@ -12,7 +12,8 @@ use crate::snapshot::{
 };
 
 /// What only the interpreter knows.
-const OF_INTERPRETER: [Source; 9] = [
+const OF_INTERPRETER: [Source; 10] = [
+    Source::LoopQueues,
     Source::PythonThreads,
     Source::GcThreshold,
     Source::GcCount,

@@ -108,7 +108,8 @@ pub const ROWS: &[Metric] = &[
         source: "gc.get_count(), gc.get_threshold() and gc.isenabled() as a collection begins",
         description: "Collections that the program, a library or a server asked for with gc.collect(). They began \
                       while there were too few new containers for the interpreter to collect by itself.",
-        absent: "on free-threaded builds; where the program has replaced functions of gc; for an interval in which the \
+        absent: "from CPython 3.12 on, where containers may be freed before a collection that is due begins; on \
+                 free-threaded builds; where the program has replaced functions of gc; for an interval in which the \
                  program removed our callback from gc.callbacks",
         ..DETAILED
     },
@@ -206,9 +207,9 @@ pub const ROWS: &[Metric] = &[
             },
         }),
         source: "/proc/self/task/*/stat",
-        description: "Threads by what they do at the flush: state:running could run, state:sleeping waits, state:disk \
-                      waits for storage or a network file system and cannot even be killed. The thread that \
-                      counts is none of them.",
+        description: "Threads by what they do at the flush: state:running could run, state:sleeping waits, \
+                      state:disk waits for storage or a network file system and cannot even be killed. The thread \
+                      that counts and those of runtime-metrics are none of them.",
         absent: "on anything but Linux; with more than 256 threads",
         ..DETAILED
     },
@@ -230,12 +231,14 @@ pub const ROWS: &[Metric] = &[
         unit: Unit::Thread,
         needs: &[Source::Threads, Source::PythonThreads],
         reading: Reading::Now(|s| {
-            Some(Value::Whole(s.process.threads?.saturating_sub(s.interpreter.as_ref()?.threads?)))
+            let native = s.process.threads?.checked_sub(s.interpreter.as_ref()?.threads?)?;
+            Some(Value::Whole(native))
         }),
         source: "runtime.python.thread_count without runtime.python.threads.python",
         description: "Threads that threading does not know: those of native libraries, such as BLAS and gRPC, and the \
                       two of runtime-metrics.",
-        absent: "where one of both is absent",
+        absent: "where either of the two is absent; where threading lists more threads than there are, as up to \
+                 CPython 3.12 it keeps native ones that have run Python code",
         ..DETAILED
     },
     Metric {
@@ -359,8 +362,8 @@ pub const ROWS: &[Metric] = &[
         needs: &[Source::Pressure],
         reading: Reading::Now(|s| pressure(s, Pressure::Cpu)),
         source: "cpu.pressure of the process's cgroup, some avg10",
-        description: "In how much of the last 10 seconds some thread of the container could have run, but waited for a \
-                      CPU.",
+        description: "The percentage of the last 10 seconds in which at least one thread of the container could have \
+                      run, but waited for a CPU.",
         absent: "on anything but Linux; where the kernel does not track it, which needs cgroups of version 2",
         ..DETAILED
     },
@@ -370,8 +373,8 @@ pub const ROWS: &[Metric] = &[
         needs: &[Source::Pressure],
         reading: Reading::Now(|s| pressure(s, Pressure::Memory)),
         source: "memory.pressure of the process's cgroup, some avg10",
-        description: "In how much of the last 10 seconds some thread of the container waited for memory, which the \
-                      kernel had to free or to read back first.",
+        description: "The percentage of the last 10 seconds in which at least one thread of the container waited for \
+                      memory, which the kernel had to free or to read back first.",
         absent: "on anything but Linux; where the kernel does not track it, which needs cgroups of version 2",
         ..DETAILED
     },
@@ -381,7 +384,8 @@ pub const ROWS: &[Metric] = &[
         needs: &[Source::Pressure],
         reading: Reading::Now(|s| pressure(s, Pressure::Io)),
         source: "io.pressure of the process's cgroup, some avg10",
-        description: "In how much of the last 10 seconds some thread of the container waited for storage.",
+        description: "The percentage of the last 10 seconds in which at least one thread of the container waited for \
+                      storage.",
         absent: "on anything but Linux; where the kernel does not track it, which needs cgroups of version 2",
         ..DETAILED
     },
@@ -424,8 +428,8 @@ pub const ROWS: &[Metric] = &[
         needs: &[Source::ResourceUsage],
         reading: Reading::Counter(Counter::of(|s| usage(s)?.minor_faults)),
         source: "getrusage(RUSAGE_SELF).ru_minflt",
-        description: "Page faults that the kernel served without a disk: memory that is used for the first time since \
-                      it was mapped, or since a fork. Each takes 0.1 to 1 µs, mostly in kernel mode.",
+        description: "Page faults that the kernel served without a disk: memory that is used for the first time \
+                      since it was mapped, or since a fork. Each takes some 0.5 to 3 µs, mostly in kernel mode.",
         absent: "on Windows; where a sandbox forbids getrusage",
         opentelemetry: Some("process.paging.faults{system.paging.fault.type=minor}"),
         ..DETAILED
@@ -436,8 +440,8 @@ pub const ROWS: &[Metric] = &[
         needs: &[Source::Probe],
         reading: Reading::Aggregate(|s| nanoseconds(s.probe.overslept_p95?)),
         source: "as runtime.python.os.hiccup.max",
-        description: "How much later than it wanted a sleeping thread was woken: 95 of 100 times it was no later. \
-                      Where it is near runtime.python.os.hiccup.max, the machine is late all the time.",
+        description: "How late a sleeping thread was woken: 95 of 100 times by no more than this. Where it is near \
+                      runtime.python.os.hiccup.max, the machine is late all the time.",
         absent: "in AWS Lambda; for an interval without a probe",
         ..DETAILED
     },
@@ -447,7 +451,7 @@ pub const ROWS: &[Metric] = &[
         needs: &[Source::OwnWork],
         reading: Reading::Aggregate(|s| nanoseconds(own_work(s)?.latest_tick?)),
         source: "the thread of runtime-metrics that keeps the schedule",
-        description: "How much later than planned a flush began: values of that time are those of a longer interval.",
+        description: "How much later than planned a flush began: its values cover a longer interval.",
         absent: "for a flush that RuntimeMetrics.flush() makes, if no other was due since the last; in AWS Lambda",
         ..DETAILED
     },
@@ -459,9 +463,9 @@ pub const ROWS: &[Metric] = &[
             nanoseconds(interval.time(|s| Some(own_work(s)?.in_interpreter))?)
         }),
         source: "the monotonic clock of the thread of runtime-metrics that enters the interpreter",
-        description: "How long that thread has kept the interpreter from others: the time from when it entered it \
-                      until it had left it. Without the handlers of the program's log, and without what runs on \
-                      threads of the program.",
+        description: "How long that thread was in the interpreter, which others wait for meanwhile where there is a \
+                      GIL. Without the handlers of the program's log, and without what runs on threads of the \
+                      program.",
         absent: "in AWS Lambda, where there is no such thread",
         ..DETAILED
     },
@@ -472,8 +476,8 @@ pub const ROWS: &[Metric] = &[
         reading: Reading::Counter(Counter::of(|s| Some(own_work(s)?.skipped))),
         source: "runtime-metrics itself",
         description: "What was left out on purpose: reads that are not due yet as the last one took so long (see \
-                      runtime.python.mem.python.blocks), and flushes for which memory was too short, or which \
-                      another one was in the way of. The next flush covers their time.",
+                      runtime.python.mem.python.blocks), and flushes, as memory was short or another flush was under \
+                      way. The next flush covers their time.",
         absent: "in AWS Lambda",
         ..DETAILED
     },

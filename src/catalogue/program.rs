@@ -50,9 +50,9 @@ pub const ROWS: &[Metric] = &[
                       second. The cause is the first that held for half of the time: cpu_starved, the thread that kept \
                       it waiting waited for a CPU; io_d_state, it waited for a disk or a network file system (state \
                       D); gc, a garbage collection ran; gil_native, native code kept the GIL; python, a callback of \
-                      the loop computed or made a blocking call. A stall is counted once, also while it goes on; one \
-                      of less than 2.5 seconds may be missed. A process that was stopped, by a signal, a debugger or \
-                      the host, has not stalled.",
+                      the loop computed or made a blocking call. A stall is counted once, also while it goes on. One \
+                      of more than four seconds is always seen, a shorter one mostly. A process that was stopped, by a \
+                      signal, a debugger or the host, has not stalled.",
         absent: "in AWS Lambda",
         opentelemetry: None,
     },

@@ -36,7 +36,6 @@ use crate::memory;
 use crate::message::Message;
 use crate::settings::{Schedule, Settings};
 use crate::sources::own_work::OwnWork;
-use crate::sources::stalls::Stalls;
 use crate::sources::{Counters, Sources};
 
 mod checkout;
@@ -138,13 +137,12 @@ impl Collector {
         let pipeline = Pipeline::new(sources, output, clock.now());
         Arc::new_cyclic(|collector: &Weak<Self>| {
             let collector = Weak::clone(collector);
-            let looking = Weak::clone(&collector);
             let tick = move || collector.upgrade()?.tick();
-            let look = move |late| looking.upgrade()?.look(&stalls, late);
+            let check = move |late| stalls.check(clock.now(), late, memory::is_available);
             Self {
                 clock,
                 pipeline: Checkout::new(Box::new(pipeline)),
-                sampler: Sampler::new(clock, settings.interval, &of_threads, tick, look),
+                sampler: Sampler::new(clock, settings.interval, &of_threads, tick, check),
                 reader,
                 schedule: settings.schedule,
                 root: root.to_owned(),
@@ -257,17 +255,6 @@ impl Collector {
         self.reader.write_late(now);
         self.reader.log(pipeline.take_messages(), now);
         None
-    }
-
-    /// Looks for stalls, so much too late; returns the delay until the next look, if there is one. Nothing is locked
-    /// that a fork waits for.
-    fn look(&self, stalls: &Stalls, late: Duration) -> Option<Duration> {
-        let is_asked = self.reader.is_asked();
-        let next = stalls.look(self.clock.now(), late, is_asked, memory::is_available)?;
-        if next.ask {
-            self.reader.ask();
-        }
-        Some(next.pause)
     }
 
     /// Flushes if the pipeline is free by `free`, and has sent everything, or given up, by `sent`.

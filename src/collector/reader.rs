@@ -67,12 +67,6 @@ impl Reader {
         });
     }
 
-    /// Whether the interpreter has not answered yet.
-    #[must_use]
-    pub fn is_asked(&self) -> bool {
-        self.shared.lock().asked
-    }
-
     /// Waits for the answer to the last [`ask`](Self::ask), at most `within`; halting ends the wait, and where the
     /// thread could not start there is none.
     #[must_use]

@@ -21,7 +21,7 @@ const STACK: usize = 256 * 1024;
 pub struct Sampler {
     shared: Arc<Shared>,
     tick: Arc<dyn Fn() -> Option<Duration> + Send + Sync>,
-    look: Arc<dyn Fn(Duration) -> Option<Duration> + Send + Sync>,
+    check: Arc<dyn Fn(Duration) -> Option<Duration> + Send + Sync>,
     own_cpu: Arc<OwnCpu>,
     thread: Mutex<Option<Thread>>,
 }
@@ -37,9 +37,9 @@ struct Timetable {
     next: Duration,
     /// A tick in between, which the last one has asked for.
     again: Option<Duration>,
-    /// The next look, if there is one.
-    look: Option<Duration>,
-    /// How much too late the thread woke up for the last tick; the next look is told.
+    /// The next check, if there is one.
+    check: Option<Duration>,
+    /// How late the thread woke up for the last tick, which the next check has to know.
     late: Duration,
     interval: Duration,
     halting: bool,
@@ -51,7 +51,7 @@ struct Timetable {
 #[derive(Clone, Copy, PartialEq)]
 enum Due {
     Tick,
-    Look {
+    Check {
         /// The thread, or the tick before, woke up so much too late.
         late: Duration,
     },
@@ -59,20 +59,19 @@ enum Due {
 
 impl Sampler {
     /// A sampler that does not run yet: `tick` will be called every `interval`, first one interval from now, and once
-    /// more after the time that a call returns. After the start, after each tick and after the time that it returns
-    /// itself, `look` is called with how late that is. The thread counts its CPU time, and
-    /// how late ticks begin.
+    /// more after the time that a call returns. `check` is called at the start, after each tick and after the time that
+    /// it returns itself, with how late the thread woke up. The thread counts its CPU time, and how late ticks begin.
     pub fn new(
         clock: Clock,
         interval: Duration,
         counters: &Counters,
         tick: impl Fn() -> Option<Duration> + Send + Sync + 'static,
-        look: impl Fn(Duration) -> Option<Duration> + Send + Sync + 'static,
+        check: impl Fn(Duration) -> Option<Duration> + Send + Sync + 'static,
     ) -> Self {
         let schedule = Timetable {
             next: clock.now() + interval,
             again: None,
-            look: None,
+            check: None,
             late: Duration::ZERO,
             interval,
             halting: false,
@@ -84,7 +83,7 @@ impl Sampler {
         Self {
             shared: Arc::new(shared),
             tick: Arc::new(tick),
-            look: Arc::new(look),
+            check: Arc::new(check),
             own_cpu: Arc::clone(&counters.own_cpu),
             thread: Mutex::default(),
         }
@@ -106,16 +105,17 @@ impl Sampler {
         if schedule.running {
             return Ok(());
         }
-        let (shared, tick, look) = (Arc::clone(&self.shared), Arc::clone(&self.tick), Arc::clone(&self.look));
+        let (shared, tick, check) =
+            (Arc::clone(&self.shared), Arc::clone(&self.tick), Arc::clone(&self.check));
         let own_cpu = Arc::clone(&self.own_cpu);
         let run = move || {
             let mut counted = Counted::default();
-            let mut due = Some(Due::Look { late: Duration::ZERO });
+            let mut due = Some(Due::Check { late: Duration::ZERO });
             while let Some(task) = due {
-                // A bug of ours costs a tick or a look; the panic hook has printed it.
+                // A bug of ours costs a tick or a check; the panic hook has printed it.
                 let after = catch_unwind(AssertUnwindSafe(|| match task {
                     Due::Tick => tick(),
-                    Due::Look { late } => look(late),
+                    Due::Check { late } => check(late),
                 }));
                 if after.is_err() {
                     shared.own_work.fail();
@@ -172,7 +172,7 @@ impl Sampler {
 }
 
 impl Shared {
-    /// Takes note of when the last one asked to be called again, and sleeps until the next tick or look; `None` when
+    /// Schedules what the last one has asked for, and sleeps until the next tick or check; `None` when
     /// the thread is to end. From then on it counts as ended, and [`run`](Sampler::run) starts another. Missed ticks
     /// are not made up for.
     fn next(&self, last: Due, again: Option<Duration>) -> Option<Due> {
@@ -180,7 +180,7 @@ impl Shared {
         let mut schedule = self.lock();
         match last {
             Due::Tick => schedule.again = again,
-            Due::Look { .. } => schedule.look = again,
+            Due::Check { .. } => schedule.check = again,
         }
         loop {
             if schedule.halting {
@@ -191,9 +191,9 @@ impl Shared {
             }
             let now = self.clock.now();
             let tick = schedule.again.unwrap_or(schedule.next);
-            // Looks may be wanted from the last tick on.
-            let look = schedule.look.or((last == Due::Tick).then_some(asleep));
-            let due = look.map_or(tick, |look| look.min(tick));
+            // Checks may be wanted from the last tick on.
+            let check = schedule.check.or((last == Due::Tick).then_some(asleep));
+            let due = check.map_or(tick, |check| check.min(tick));
             if due > now {
                 let waited = self.changed.wait_timeout(schedule, due.saturating_sub(now));
                 (schedule, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -201,7 +201,7 @@ impl Shared {
             }
             let late = now.saturating_sub(due.max(asleep));
             // If both are due they take turns, however long a tick takes.
-            if tick <= now && (last != Due::Tick || look.is_none_or(|look| look > now)) {
+            if tick <= now && (last != Due::Tick || check.is_none_or(|check| check > now)) {
                 schedule.late = schedule.late.max(late);
                 if schedule.again.take().is_none() {
                     self.own_work.begin_tick(now.saturating_sub(schedule.next));
@@ -210,8 +210,8 @@ impl Shared {
                 }
                 return Some(Due::Tick);
             }
-            schedule.look = None;
-            return Some(Due::Look { late: std::mem::take(&mut schedule.late).max(late) });
+            schedule.check = None;
+            return Some(Due::Check { late: std::mem::take(&mut schedule.late).max(late) });
         }
     }
 
@@ -229,7 +229,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_mins(1);
 
-    fn without_looks(
+    fn without_checks(
         interval: Duration,
         tick: impl Fn() -> Option<Duration> + Send + Sync + 'static,
     ) -> Sampler {
@@ -238,7 +238,7 @@ mod tests {
 
     fn ticking(interval: Duration) -> (Sampler, mpsc::Receiver<()>) {
         let (ticks, received) = mpsc::channel();
-        let sampler = without_looks(interval, move || {
+        let sampler = without_checks(interval, move || {
             ticks.send(()).unwrap();
             None
         });
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn halting_does_not_wait_for_the_next_tick() {
-        let sampler = without_looks(100 * LONG, || panic!("no tick was due"));
+        let sampler = without_checks(100 * LONG, || panic!("no tick was due"));
         sampler.run().unwrap();
         assert!(sampler.halt(LONG));
     }
@@ -302,7 +302,7 @@ mod tests {
         let (release, held) = mpsc::channel::<()>();
         let held = Mutex::new(held);
         let (ticks, received) = mpsc::channel();
-        let sampler = without_looks(Duration::from_millis(10), move || {
+        let sampler = without_checks(Duration::from_millis(10), move || {
             ticks.send(()).unwrap();
             assert!(held.lock().unwrap().recv().is_err(), "held until the test lets go");
             None
@@ -321,7 +321,7 @@ mod tests {
     fn missed_ticks_are_not_made_up_for() {
         let (ticks, received) = mpsc::channel();
         let interval = Duration::from_millis(50);
-        let sampler = without_looks(interval, move || {
+        let sampler = without_checks(interval, move || {
             ticks.send(Instant::now()).unwrap();
             std::thread::sleep(3 * interval);
             None
@@ -335,27 +335,27 @@ mod tests {
     }
 
     #[test]
-    fn it_looks_at_the_start_after_ticks_and_as_often_as_it_is_asked_to() {
-        let (looks, received) = mpsc::channel();
+    fn it_checks_at_the_start_after_ticks_and_as_often_as_it_is_asked_to() {
+        let (checks, received) = mpsc::channel();
         let (interval, pause) = (Duration::from_millis(300), Duration::from_millis(20));
-        let look = move |late: Duration| {
-            looks.send((Instant::now(), late)).unwrap();
+        let check = move |late: Duration| {
+            checks.send((Instant::now(), late)).unwrap();
             None
         };
-        let sampler = Sampler::new(Clock::start(), interval, &Counters::default(), || None, look);
+        let sampler = Sampler::new(Clock::start(), interval, &Counters::default(), || None, check);
         let start = Instant::now();
         sampler.run().unwrap();
         received.recv_timeout(LONG).unwrap();
         let (second, _) = received.recv_timeout(LONG).unwrap();
-        assert!(second - start >= interval, "it looked without having been asked to");
+        assert!(second - start >= interval, "it checked without having been asked to");
         assert!(sampler.halt(LONG));
 
-        let (looks, received) = mpsc::channel();
-        let look = move |_| {
-            looks.send(Instant::now()).unwrap();
+        let (checks, received) = mpsc::channel();
+        let check = move |_| {
+            checks.send(Instant::now()).unwrap();
             Some(pause)
         };
-        let sampler = Sampler::new(Clock::start(), LONG, &Counters::default(), || None, look);
+        let sampler = Sampler::new(Clock::start(), LONG, &Counters::default(), || None, check);
         sampler.run().unwrap();
         let times: Vec<_> = (0..5).map(|_| received.recv_timeout(LONG).unwrap()).collect();
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= pause), "{times:?}");
@@ -363,18 +363,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_that_takes_long_makes_no_look_late() {
-        let (looks, received) = mpsc::channel();
+    fn a_tick_that_takes_long_makes_no_check_late() {
+        let (checks, received) = mpsc::channel();
         let interval = Duration::from_millis(50);
         let tick = move || {
             std::thread::sleep(Duration::from_secs(2));
             None
         };
-        let look = move |late| {
-            looks.send(late).unwrap();
+        let check = move |late| {
+            checks.send(late).unwrap();
             Some(Duration::from_millis(10))
         };
-        let sampler = Sampler::new(Clock::start(), interval, &Counters::default(), tick, look);
+        let sampler = Sampler::new(Clock::start(), interval, &Counters::default(), tick, check);
         sampler.run().unwrap();
         let lates = (0..10).map(|_| received.recv_timeout(LONG).unwrap());
         assert!(lates.max().unwrap() < Duration::from_secs(1));

@@ -6,6 +6,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyFloat, PyInt, PyString};
 
 use crate::message::MAX_SHOWN;
 use crate::python::interned::intern;
+use crate::python::interrupt::ignore_exception;
 use crate::settings::InvalidArgument;
 use crate::settings::variables;
 
@@ -49,8 +50,9 @@ pub fn tags(value: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<String>>> {
         return Err(refused(value));
     }
     let py = value.py();
-    if value.hasattr(intern!(py, "keys"))? {
-        let pairs = value.call_method0(intern!(py, "items"))?.try_iter()?.map(|pair| {
+    if ignore_exception(py, value.hasattr(intern!(py, "keys")))? == Some(true) {
+        let items = value.call_method0(intern!(py, "items")).and_then(|items| items.try_iter());
+        let pairs = ignore_exception(py, items)?.ok_or_else(|| refused(value))?.map(|pair| {
             let (key, item): (Bound<PyAny>, Bound<PyAny>) = pair?.extract()?;
             let name = string(&key).ok_or_else(|| wrong_type("a key of tags", &key, "a str"))?;
             let place = || format!("tags[{}]", repr(&key));

@@ -8,8 +8,11 @@ use pyo3::ffi::PyGC_IsEnabled;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
-use super::program::is_free_threaded;
+use super::program::{hexversion, is_free_threaded};
 use crate::python::interned::intern;
+
+/// From this version on, a collection that is due begins later.
+const COLLECTS_LATER: u32 = 0x030c_0000;
 
 /// What tells it: functions of `gc` that run no Python code.
 pub struct ExplicitCollections {
@@ -18,14 +21,15 @@ pub struct ExplicitCollections {
 }
 
 impl ExplicitCollections {
-    /// `None` where the program has replaced the functions, on free-threaded builds, whose threads count apart, and from
-    /// CPython 3.12 on: there a collection waits until the code that made the containers has ended, and by then some may
-    /// have been freed.
+    /// `None` where the program has replaced the functions, on free-threaded builds, whose threads count apart, and
+    /// from CPython 3.12 on: there a collection waits until the code that made the containers has ended, and by then
+    /// some may have been freed.
     pub fn find(gc: &Bound<'_, PyModule>) -> PyResult<Option<Self>> {
         let py = gc.py();
         let count = gc.getattr(intern!(py, "get_count"))?.cast_into().map(Bound::unbind);
         let threshold = gc.getattr(intern!(py, "get_threshold"))?.cast_into().map(Bound::unbind);
-        let functions = count.ok().zip(threshold.ok()).filter(|_| !is_free_threaded());
+        let is_known = hexversion(py)? < COLLECTS_LATER && !is_free_threaded();
+        let functions = count.ok().zip(threshold.ok()).filter(|_| is_known);
         Ok(functions.map(|(get_count, get_threshold)| Self { get_count, get_threshold }))
     }
 

@@ -9,7 +9,7 @@ use pyo3::types::PyDict;
 use super::absence;
 use super::description::DescriptionReader;
 use super::environment::IdentityReader;
-use super::event_loops::{LoopInstrumentation, tasks};
+use super::event_loops::{LoopInstrumentation, NEED_LOOPS, tasks};
 use super::exception_hooks::ExceptionHooks;
 use super::executors::longest_queue;
 use super::gc_callback::Installation;
@@ -177,7 +177,7 @@ impl CPython {
         } else {
             None
         };
-        let no_event_loop = if is_needed(Source::EventLoops) {
+        let no_event_loop = if needs.contains_any(&NEED_LOOPS) {
             ignore_exception(py, absence::of_event_loops(modules))?.flatten()
         } else {
             None

@@ -86,10 +86,10 @@ pub struct LongWait {
 }
 
 impl LongWait {
-    /// The shortest.
+    /// What takes less is not long.
     pub const MIN: Duration = Duration::from_secs(1);
 
-    /// Of more the latest are not kept.
+    /// At most this many are kept until they are taken; later ones are dropped.
     const MAX: usize = 8;
 }
 
@@ -212,10 +212,17 @@ impl Probe {
         self.lock().waiting_since
     }
 
-    /// The long waits that have ended since the last call.
+    /// Whether long waits have ended that were not taken.
     #[must_use]
-    pub fn take_long_waits(&self) -> Vec<LongWait> {
-        std::mem::take(&mut self.lock().long_waits)
+    pub fn has_long_waits(&self) -> bool {
+        !self.lock().long_waits.is_empty()
+    }
+
+    /// Since when the thread has been waiting, if it is, and the long waits that have ended since the last call.
+    #[must_use]
+    pub fn take_waits(&self) -> (Option<Duration>, Vec<LongWait>) {
+        let mut observed = self.lock();
+        (observed.waiting_since, std::mem::take(&mut observed.long_waits))
     }
 
     /// Whether the process did little at the last probe.

@@ -9,8 +9,11 @@ use nix::unistd::gettid;
 use super::{kernel_file, thread_files};
 use crate::snapshot::ThreadStates;
 
-/// Counts them below `root`, which is `/` except in tests, without the thread that calls this, which always runs.
-/// `None` if there are too many threads.
+/// How the names of our own threads begin.
+const OWN_NAMES: &str = "(rtm-";
+
+/// Counts them below `root`, which is `/` except in tests, without our own, and without the thread that calls this,
+/// which always runs. `None` if there are too many threads.
 #[must_use]
 pub fn read(root: &Path) -> Option<ThreadStates> {
     let (own, mut states) = (gettid().as_raw().unsigned_abs(), ThreadStates::default());
@@ -18,7 +21,7 @@ pub fn read(root: &Path) -> Option<ThreadStates> {
         // The name before it may have any character.
         let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
         match state {
-            _ if id == own => {}
+            _ if id == own || stat.contains(OWN_NAMES) => {}
             Some('R') => states.running += 1,
             Some('S') => states.sleeping += 1,
             Some('D') => states.disk += 1,
@@ -45,6 +48,7 @@ mod tests {
             ("4", "4 (c) S 1"),
             ("5", "5 (D) D 1"),
             ("6", "6 (S) T 1"),
+            ("8", "8 (rtm-reader) R 1"),
         ];
         for (id, stat) in stats {
             let thread = root.path().join("proc/self/task").join(id);

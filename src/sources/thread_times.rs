@@ -58,6 +58,13 @@ impl Threads {
     }
 }
 
+/// What one thread has used and waited for; `None` if there is no such thread, or if the kernel keeps no such
+/// statistics.
+#[must_use]
+pub fn read(root: &Path, id: u32) -> Option<ThreadTimes> {
+    parse(id, &kernel_file::read(&root.join(format!("proc/self/task/{id}/schedstat"))).ok()?)
+}
+
 /// Time on a CPU, time in a run queue, and how often it ran; the times are in nanoseconds.
 fn parse(id: u32, text: &str) -> Option<ThreadTimes> {
     let mut fields = text.split_ascii_whitespace().map(|field| field.parse().map(Duration::from_nanos).ok());

@@ -36,6 +36,9 @@ mod run_watch;
 mod select;
 pub mod tasks;
 
+/// What is known of loops that are known alone.
+pub const NEED_LOOPS: [Source; 2] = [Source::EventLoops, Source::LoopQueues];
+
 /// How many addresses of loops are kept for collections to compare with.
 const SEEN: usize = 16;
 
@@ -67,7 +70,7 @@ impl LoopInstrumentation {
         Self {
             clock,
             fork_mark,
-            is_needed: AtomicBool::new(needs.contains(Source::EventLoops)),
+            is_needed: AtomicBool::new(needs.contains_any(&NEED_LOOPS)),
             needs_exceptions: AtomicBool::new(needs.contains(Source::UncaughtExceptions)),
             uncaught,
             watch: Replaceable::empty(),
@@ -79,7 +82,7 @@ impl LoopInstrumentation {
 
     /// Sets whether loops are observed, and what is counted in them.
     pub fn need(&self, needs: SourceSet) {
-        self.is_needed.store(needs.contains(Source::EventLoops), SeqCst);
+        self.is_needed.store(needs.contains_any(&NEED_LOOPS), SeqCst);
         self.needs_exceptions.store(needs.contains(Source::UncaughtExceptions), SeqCst);
     }
 

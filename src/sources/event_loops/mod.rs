@@ -102,6 +102,8 @@ pub struct EventLoop {
     is_active: AtomicBool,
     /// The kernel's id of the thread that runs it, or 0.
     thread: AtomicU32,
+    /// When that began which was not over as the loop was last seen to have stopped.
+    broken_off: AtomicU64,
 }
 
 impl EventLoop {
@@ -121,6 +123,7 @@ impl EventLoop {
             lengths: Lengths::new(),
             is_active: AtomicBool::new(true),
             thread: AtomicU32::new(thread_id()),
+            broken_off: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -163,8 +166,14 @@ impl EventLoop {
     /// It does not run, now or for some time: it does not keep anything waiting.
     pub fn set_stopped(&self, now: u64) {
         match self.state() {
-            State::Runs(since) => self.set(State::Stopped(since)),
-            State::Awaits(_) => self.set(State::Stopped(now)),
+            State::Runs(since) => {
+                self.broken_off.store(since, Relaxed);
+                self.set(State::Stopped(since));
+            }
+            State::Awaits(due) => {
+                self.broken_off.store(due, Relaxed);
+                self.set(State::Stopped(now));
+            }
             State::Selects | State::Stopped(_) => {}
         }
     }
@@ -273,12 +282,12 @@ impl EventLoops {
         overdue.collect()
     }
 
-    /// Whether the loop of this id was not seen to have stopped.
+    /// Whether the loop of this id had stopped by the time that this, which was overdue, was over.
     #[must_use]
-    pub fn goes_on(&self, id: u64) -> bool {
+    pub fn has_broken_off(&self, OverdueLoop { id, since, .. }: OverdueLoop) -> bool {
         let observed = self.lock();
         let found = observed.loops.iter().find(|interval| interval.id == id);
-        found.is_some_and(|interval| !matches!(interval.event_loop.state(), State::Stopped(_)))
+        found.is_some_and(|interval| interval.event_loop.broken_off.load(Relaxed) == nanoseconds(since))
     }
 
     /// What was observed since the last flush.

@@ -29,7 +29,7 @@ pub struct Evidence {
     since: Duration,
     /// For how long before the first observation the thread that observes has waited for a CPU.
     starved: Duration,
-    /// What the threads had used of the CPUs then; `None` where that is not known.
+    /// What the suspects had used of the CPUs then; `None` where that is not known.
     before: Option<Vec<ThreadTimes>>,
     /// How often our thread that waits had run then.
     runs: Option<u64>,
@@ -38,6 +38,8 @@ pub struct Evidence {
     in_disk: u32,
     /// How often a garbage collection was running.
     collecting: u32,
+    /// How often the interpreter was waited for.
+    blocked: u32,
 }
 
 impl Evidence {
@@ -47,16 +49,17 @@ impl Evidence {
             suspect,
             since: now.saturating_sub(starved),
             starved,
-            before: read_threads(root),
+            before: suspect.times(root),
             runs: suspect.prober().and_then(|prober| runs(root, prober)),
             observations: 0,
             in_disk: 0,
             collecting: 0,
+            blocked: 0,
         }
     }
 
     /// Observes it once more.
-    pub fn observe(&mut self, root: &Path, is_collecting: bool) {
+    pub fn observe(&mut self, root: &Path, is_collecting: bool, is_blocked: bool) {
         let thread = match self.suspect {
             Suspect::Thread(id) => id,
             Suspect::Busiest { .. } => std::process::id(),
@@ -64,20 +67,34 @@ impl Evidence {
         self.observations += 1;
         self.in_disk += u32::from(is_in_disk_sleep(root, thread));
         self.collecting += u32::from(is_collecting);
+        self.blocked += u32::from(is_blocked);
+    }
+
+    /// Whether it was observed after its beginning.
+    pub fn is_observed(&self) -> bool {
+        self.observations > 0
+    }
+
+    /// Whether the interpreter was waited for in half of the observations.
+    pub fn is_blocked(&self) -> bool {
+        self.is_half(self.blocked)
     }
 
     /// The cause, if it is one that these observations show.
     pub fn cause(&self, root: &Path, now: Duration) -> Option<StallCause> {
-        let is_half = |count: u32| count > 0 && 2 * count >= self.observations;
         if self.is_starved(root, now) == Some(true) {
             Some(StallCause::CpuStarved)
-        } else if is_half(self.in_disk) {
+        } else if self.is_half(self.in_disk) {
             Some(StallCause::IoDState)
-        } else if is_half(self.collecting) {
+        } else if self.is_half(self.collecting) {
             Some(StallCause::Gc)
         } else {
             None
         }
+    }
+
+    fn is_half(&self, count: u32) -> bool {
+        count > 0 && 2 * count >= self.observations
     }
 
     /// Whether a CPU was waited for in half of the time: by the suspect or, if hardly anything has run, by our thread.
@@ -86,7 +103,7 @@ impl Evidence {
         if half.is_zero() {
             return None;
         }
-        let (before, after) = (self.before.as_ref()?, read_threads(root)?);
+        let (before, after) = (self.before.as_ref()?, self.suspect.times(root)?);
         let spent = after.iter().map(|thread| {
             let before = before.iter().find(|before| before.id == thread.id);
             let (cpu, delay) = before.map_or_else(Default::default, |before| (before.cpu, before.delay));
@@ -102,7 +119,8 @@ impl Evidence {
             Suspect::Busiest { prober, observer } => {
                 let programs = spent.clone().filter(|thread| thread.id != prober && thread.id != observer);
                 let busiest = programs.max_by_key(|thread| thread.cpu + thread.delay)?;
-                let has_run = self.runs.zip(runs(root, prober)).map(|(before, after)| after - before);
+                let has_run =
+                    self.runs.zip(runs(root, prober)).and_then(|(before, after)| after.checked_sub(before));
                 let is_prober_starved = has_run.is_some_and(|runs| runs <= MAX_RUNS);
                 busiest.delay.max(delay_of(prober).filter(|_| is_prober_starved).unwrap_or_default())
             }
@@ -115,11 +133,24 @@ impl Suspect {
     fn prober(self) -> Option<u32> {
         if let Self::Busiest { prober, .. } = self { Some(prober) } else { None }
     }
+
+    /// What the threads that it may be have used of the CPUs.
+    fn times(self, root: &Path) -> Option<Vec<ThreadTimes>> {
+        match self {
+            Self::Thread(id) => read_thread(root, id).map(|times| vec![times]),
+            Self::Busiest { .. } => read_threads(root),
+        }
+    }
 }
 
 #[cfg(target_os = "linux")]
 fn read_threads(root: &Path) -> Option<Vec<ThreadTimes>> {
     crate::sources::thread_times::Threads::default().read(root)
+}
+
+#[cfg(target_os = "linux")]
+fn read_thread(root: &Path, id: u32) -> Option<ThreadTimes> {
+    crate::sources::thread_times::read(root, id)
 }
 
 /// The time that the calling thread has waited for a CPU.
@@ -147,6 +178,11 @@ fn is_in_disk_sleep(root: &Path, thread: u32) -> bool {
 
 #[cfg(not(target_os = "linux"))]
 fn read_threads(_root: &Path) -> Option<Vec<ThreadTimes>> {
+    None
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_thread(_root: &Path, _id: u32) -> Option<ThreadTimes> {
     None
 }
 

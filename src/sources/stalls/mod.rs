@@ -1,8 +1,8 @@
 //! Stalls: an event loop, or a thread that wants to run Python code, has been waiting for a second or more, and why.
 //!
-//! They are seen from outside the interpreter, by the sampler, which looks at what the probe and the event loops have
-//! noted: once a second or less, and more often while something is overdue. What is overdue is an [`Episode`]; it
-//! becomes a stall once it has lasted for a second, and is counted once, when it ends or at the next flush.
+//! They are seen from outside the interpreter: the sampler checks what the probe and the event loops have recorded,
+//! once a second or less, and more often while something is overdue. What is overdue is an [`Episode`]; it becomes a
+//! stall once it has lasted for a second, and is counted once, when it ends or at the next flush.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::evidence::{Evidence, Suspect};
-use super::event_loops::EventLoops;
+use super::event_loops::{EventLoops, OverdueLoop};
 use super::gc::GcCounters;
 use super::probe::{LongWait, Probe};
 use crate::clock::thread_id;
@@ -24,18 +24,23 @@ const STALL: Duration = LongWait::MIN;
 /// What has been overdue for so long is observed, as it may become one.
 const OVERDUE: Duration = Duration::from_millis(250);
 
-/// The time between two looks while something is overdue.
-const SHORT_PAUSE: Duration = Duration::from_millis(250);
+/// The time between two checks while nothing is overdue and the process is busy.
+const PAUSE: Duration = Duration::from_secs(1);
 
-/// The time between two looks while nothing is overdue and the process does little: waking up costs it more than all
-/// that is looked at.
+/// The same while the process does little: waking up costs it more than all that is checked.
 const IDLE_PAUSE: Duration = Duration::from_secs(2);
 
-/// If the thread that looks wakes up so much too late, it was not the program that took so long.
+/// The time between two checks while something is overdue.
+const SHORT_PAUSE: Duration = Duration::from_millis(250);
+
+/// If the thread that checks wakes up so much too late, it was not the program that took so long.
 const TOO_LATE: Duration = Duration::from_millis(500);
 
-/// The run delay of the thread that looks is read at each so many looks.
-const LOOKS: u32 = 10;
+/// The run delay of that thread is read every so many checks.
+const CHECKS: u32 = 10;
+
+/// A loop and the interpreter that became overdue within this time are one stall.
+const TOGETHER: Duration = Duration::from_secs(3);
 
 /// The stalls of one collector's lifetime.
 #[derive(Debug)]
@@ -54,15 +59,15 @@ struct State {
     counts: StallCounts,
     /// What is overdue counts from then on: before, the whole process was stopped.
     resumed: Duration,
-    /// What the thread that looks had waited for a CPU, at one of the last looks.
-    own_delay: Option<Duration>,
-    /// For how long before this look that thread has waited for a CPU, if that made it late.
+    /// The thread that checks, and what it had waited for a CPU at one of the last checks.
+    own_delay: Option<(u32, Duration)>,
+    /// For how long before this check that thread has waited for a CPU, if that made it late.
     starved: Duration,
     /// The kernel's id of that thread, or 0.
     observer: u32,
-    /// What collections had taken in all at the last look, in nanoseconds.
+    /// What collections had taken in all when that was last read, in nanoseconds.
     paused: u64,
-    looks: u32,
+    checks: u32,
 }
 
 /// Stalls by [`StallCause`].
@@ -77,7 +82,7 @@ enum Subject {
     EventLoop(u64),
 }
 
-/// Something that is overdue at a look.
+/// Something that is overdue at a check.
 #[derive(Clone, Copy, Debug)]
 struct Overdue {
     subject: Subject,
@@ -85,7 +90,13 @@ struct Overdue {
     suspect: Suspect,
 }
 
-/// Something that has been overdue since a look.
+impl Overdue {
+    fn is_same(&self, other: &Self) -> bool {
+        self.subject == other.subject && self.since == other.since
+    }
+}
+
+/// Something that has been overdue since an earlier check.
 #[derive(Debug)]
 struct Episode {
     overdue: Overdue,
@@ -98,27 +109,13 @@ struct Episode {
 enum Stage {
     /// It is not a stall yet.
     Begun,
-    /// Whether the loop runs at all is being asked for: one that has stopped is not overdue.
-    InQuestion,
     /// It is a stall that has not been counted.
     Stall,
     /// It was counted, or belongs to another stall.
     Counted,
 }
 
-/// What the caller of [`Stalls::look`] has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Next {
-    /// When to look again.
-    pub pause: Duration,
-    /// Whether to ask the interpreter, which notices loops that do not run.
-    pub ask: bool,
-}
-
 impl Stalls {
-    /// The time between two looks while nothing is overdue and the process is busy.
-    const PAUSE: Duration = Duration::from_secs(1);
-
     /// No stall so far. Threads are read below `root`.
     #[must_use]
     pub fn new(root: &Path, probe: &Arc<Probe>, event_loops: &Arc<EventLoops>, gc: &Arc<GcCounters>) -> Self {
@@ -137,43 +134,35 @@ impl Stalls {
         self.is_needed.store(is_needed, SeqCst);
     }
 
-    /// Looks for what is overdue, on the thread that does so each time. That woke up so much `late`; `is_asked` is
-    /// whether the interpreter has not answered yet. Where `may_allocate` is false nothing is observed. `None` if
-    /// stalls are not counted.
+    /// Checks what is overdue, always on the same thread; `late` is how late that woke up. Where `may_allocate` is
+    /// false nothing is observed. Returns the time until the next check; `None` if stalls are not counted.
     #[must_use]
-    pub fn look(
+    pub fn check(
         &self,
         now: Duration,
         late: Duration,
-        is_asked: bool,
         may_allocate: impl FnOnce() -> bool,
-    ) -> Option<Next> {
+    ) -> Option<Duration> {
         if !self.is_needed.load(SeqCst) {
             return None;
         }
         let mut state = self.lock();
-        let long_waits = self.probe.take_long_waits();
-        let paused = self.gc.read().pause.iter().sum();
-        let pause = paused - std::mem::replace(&mut state.paused, paused);
         // Mostly there is nothing to observe, and then this costs next to nothing.
-        let is_quiet = state.episodes.is_empty()
-            && long_waits.is_empty()
-            && !self.may_be_overdue(now)
-            && !state.is_delay_due(late);
-        if !is_quiet && may_allocate() {
+        let is_quiet = state.episodes.is_empty() && !self.may_be_overdue(now) && !state.is_delay_due(late);
+        if is_quiet {
+            self.take_pause(&mut state);
+        } else if may_allocate() {
             state.observer = thread_id();
             state.notice_stop(now, late, &self.root);
-            state.count_ended(&long_waits, Duration::from_nanos(pause));
             self.observe(&mut state, now);
+            state.promote(now);
         }
-        let ask = state.advance(now, is_asked);
-        state.looks = state.looks.wrapping_add(1);
-        let pause = match (state.episodes.is_empty(), self.probe.was_idle()) {
+        state.checks = state.checks.wrapping_add(1);
+        Some(match (state.episodes.is_empty(), self.probe.was_idle()) {
             (false, _) => SHORT_PAUSE,
-            (true, false) => Self::PAUSE,
+            (true, false) => PAUSE,
             (true, true) => IDLE_PAUSE,
-        };
-        Some(Next { pause, ask })
+        })
     }
 
     /// The stalls so far, with those that go on and were not counted yet.
@@ -187,10 +176,14 @@ impl Stalls {
         counts
     }
 
-    /// The same, and counts those that go on.
+    /// The same, and counts those that go on. The interpreter was asked before, so that a loop which does not run has
+    /// been noticed.
     #[must_use]
     pub fn drain(&self, now: Duration) -> StallCounts {
         let mut state = self.lock();
+        if !self.is_needed.load(SeqCst) {
+            return state.counts;
+        }
         state.starved = Duration::ZERO;
         self.observe(&mut state, now);
         let State { episodes, counts, .. } = &mut *state;
@@ -203,14 +196,23 @@ impl Stalls {
 
     fn may_be_overdue(&self, now: Duration) -> bool {
         let is_late = |since: Duration| now.saturating_sub(since) >= OVERDUE;
-        self.probe.waiting_since().is_some_and(is_late)
+        self.probe.has_long_waits()
+            || self.probe.waiting_since().is_some_and(is_late)
             || self.event_loops.overdue(now).iter().any(|overdue| is_late(overdue.since))
+    }
+
+    /// How long collections have taken since the last call.
+    fn take_pause(&self, state: &mut State) -> Duration {
+        let paused: u64 = self.gc.read().pause.iter().sum();
+        Duration::from_nanos(paused.saturating_sub(std::mem::replace(&mut state.paused, paused)))
     }
 
     /// Ends and begins episodes, and observes those that go on.
     fn observe(&self, state: &mut State, now: Duration) {
-        let resumed = state.resumed;
-        let interpreter = self.probe.waiting_since().map(|since| Overdue {
+        let (waiting_since, ended) = self.probe.take_waits();
+        let pause = self.take_pause(state);
+        state.end_waits(&ended, pause);
+        let interpreter = waiting_since.map(|since| Overdue {
             subject: Subject::Interpreter,
             since,
             suspect: Suspect::Busiest { prober: self.probe.thread(), observer: state.observer },
@@ -220,31 +222,34 @@ impl Stalls {
             since: late.since,
             suspect: Suspect::Thread(late.thread),
         });
-        let is_late = |overdue: &Overdue| now.saturating_sub(overdue.since.max(resumed)) >= OVERDUE;
-        let overdue: Vec<Overdue> = interpreter.into_iter().chain(loops).filter(is_late).collect();
-        let State { episodes, counts, starved, .. } = state;
-        let is_same =
-            |one: &Overdue, other: &Overdue| one.subject == other.subject && one.since == other.since;
+        let overdue: Vec<Overdue> = interpreter.into_iter().chain(loops).collect();
+        let (resumed, starved) = (state.resumed, state.starved);
+        let State { episodes, counts, .. } = state;
         episodes.retain(|episode| {
-            let goes_on = overdue.iter().any(|overdue| is_same(overdue, &episode.overdue));
-            let is_stall = match (episode.stage, episode.overdue.subject) {
-                (Stage::Stall, _) => true,
-                // It has gone on meanwhile.
-                (Stage::InQuestion, Subject::EventLoop(id)) => self.event_loops.goes_on(id),
-                _ => false,
-            };
+            let goes_on = overdue.iter().any(|overdue| overdue.is_same(&episode.overdue));
+            let is_stall = episode.stage == Stage::Stall
+                && match episode.overdue.subject {
+                    Subject::Interpreter => true,
+                    // One that did not run has not kept anything waiting.
+                    Subject::EventLoop(id) => {
+                        let since = episode.overdue.since;
+                        !self.event_loops.has_broken_off(OverdueLoop { id, since, thread: 0 })
+                    }
+                };
             if !goes_on && is_stall {
                 counts[self.cause(episode, now) as usize] += 1;
             }
             goes_on
         });
         let is_collecting = self.gc.is_collecting();
+        let is_blocked = waiting_since.is_some_and(|since| now.saturating_sub(since) >= OVERDUE / 2);
         for episode in episodes.iter_mut() {
-            episode.evidence.observe(&self.root, is_collecting);
+            episode.evidence.observe(&self.root, is_collecting, is_blocked);
         }
         for overdue in overdue {
-            if !episodes.iter().any(|episode| is_same(&overdue, &episode.overdue)) {
-                let evidence = Evidence::begin(&self.root, overdue.suspect, now, *starved);
+            let is_new = !episodes.iter().any(|episode| overdue.is_same(&episode.overdue));
+            if is_new && now.saturating_sub(overdue.since.max(resumed)) >= OVERDUE {
+                let evidence = Evidence::begin(&self.root, overdue.suspect, now, starved);
                 episodes.push(Episode { overdue, evidence, stage: Stage::Begun });
             }
         }
@@ -253,8 +258,8 @@ impl Stalls {
     /// Why a stall has come about: the first that fits, so that the environment is blamed before the program.
     fn cause(&self, episode: &Episode, now: Duration) -> StallCause {
         let otherwise = match episode.overdue.subject {
-            Subject::Interpreter => StallCause::GilNative,
-            Subject::EventLoop(_) => StallCause::Python,
+            Subject::EventLoop(_) if !episode.evidence.is_blocked() => StallCause::Python,
+            _ => StallCause::GilNative,
         };
         episode.evidence.cause(&self.root, now).unwrap_or(otherwise)
     }
@@ -265,79 +270,90 @@ impl Stalls {
 }
 
 impl State {
-    /// Whether the run delay of the thread that looks has to be read.
+    /// Whether the run delay of the thread that checks has to be read.
     fn is_delay_due(&self, late: Duration) -> bool {
-        late >= TOO_LATE || self.looks.is_multiple_of(LOOKS)
+        late >= TOO_LATE || self.checks.is_multiple_of(CHECKS)
     }
 
-    /// Forgets how long things have taken where the thread that looks was late itself without having waited for a CPU:
+    /// Forgets how long things have taken where the thread that checks was late itself without having waited for a CPU:
     /// all of the process was stopped, by a signal, a debugger or the host.
     fn notice_stop(&mut self, now: Duration, late: Duration, root: &Path) {
         self.starved = Duration::ZERO;
-        let is_late = late >= TOO_LATE;
-        if self.is_delay_due(late) {
-            let delay = evidence::own_delay(root);
-            let waited = delay.zip(self.own_delay).map(|(delay, before)| delay.saturating_sub(before));
-            if is_late && waited.is_some_and(|waited| waited >= late / 2) {
-                self.starved = late;
-            } else if is_late {
-                self.resumed = now;
-                self.episodes.retain(|episode| matches!(episode.stage, Stage::Stall | Stage::Counted));
-            }
-            self.own_delay = delay;
+        if !self.is_delay_due(late) {
+            return;
         }
+        let delay = evidence::own_delay(root);
+        let waited = delay.map(|delay| match self.own_delay {
+            Some((thread, before)) if thread == self.observer => delay.saturating_sub(before),
+            // It has begun since.
+            _ => delay,
+        });
+        if late >= TOO_LATE {
+            if waited.is_some_and(|waited| waited >= late / 2) {
+                self.starved = late;
+            } else {
+                self.resumed = now;
+                self.episodes.retain(|episode| episode.stage != Stage::Begun);
+            }
+        }
+        self.own_delay = delay.map(|delay| (self.observer, delay));
     }
 
-    /// Counts waits for the interpreter that have ended before they were seen. Collections have taken so long
-    /// meanwhile.
-    fn count_ended(&mut self, waits: &[LongWait], pause: Duration) {
+    /// Makes stalls of waits for the interpreter that have ended since, if they were long; collections have taken so
+    /// long meanwhile.
+    fn end_waits(&mut self, waits: &[LongWait], pause: Duration) {
         for LongWait { since, until } in waits {
             let length = until.saturating_sub((*since).max(self.resumed));
-            let is_seen = |episode: &Episode| {
+            let is_it = |episode: &&mut Episode| {
                 episode.overdue.subject == Subject::Interpreter && episode.overdue.since == *since
             };
-            if length >= STALL && !self.episodes.iter().any(is_seen) {
+            let seen = self.episodes.iter_mut().find(is_it);
+            if length < STALL {
+                continue;
+            }
+            if let Some(episode) = seen {
+                if episode.stage == Stage::Begun {
+                    episode.stage = Stage::Stall;
+                }
+            } else {
                 let cause = if pause >= length / 2 { StallCause::Gc } else { StallCause::GilNative };
                 self.counts[cause as usize] += 1;
             }
         }
     }
 
-    /// Makes stalls of episodes that have lasted for long enough; whether the interpreter has to be asked.
-    fn advance(&mut self, now: Duration, is_asked: bool) -> bool {
-        let is_of_interpreter = |episode: &Episode| episode.overdue.subject == Subject::Interpreter;
-        let is_blocked = self.episodes.iter().any(is_of_interpreter);
-        // A loop that is overdue as well belongs to the stall of the interpreter, or the other way round.
-        let is_counted_already = self
-            .episodes
-            .iter()
-            .any(|other| !is_of_interpreter(other) && matches!(other.stage, Stage::Stall | Stage::Counted));
-        let mut ask = false;
-        let mut interpreter_stalls = false;
-        for episode in &mut self.episodes {
-            if now.saturating_sub(episode.overdue.since.max(self.resumed)) < STALL {
-                continue;
+    /// Makes stalls of episodes that have lasted for long enough, and were seen more than once: what has gone on while
+    /// the process was stopped ends as soon as it goes on.
+    fn promote(&mut self, now: Duration) {
+        let resumed = self.resumed;
+        let is_long = |episode: &Episode| {
+            let length = now.saturating_sub(episode.overdue.since.max(resumed));
+            length >= STALL && episode.evidence.is_observed()
+        };
+        let together = |one: &Overdue, other: &Overdue| one.since.abs_diff(other.since) <= TOGETHER;
+        let (interpreter, mut loops): (Vec<_>, Vec<_>) =
+            self.episodes.iter_mut().partition(|episode| episode.overdue.subject == Subject::Interpreter);
+        for episode in interpreter {
+            if episode.stage == Stage::Begun && is_long(episode) {
+                // A loop that was overdue before it belongs to the same stall.
+                let is_counted = loops
+                    .iter()
+                    .any(|other| other.stage != Stage::Begun && together(&other.overdue, &episode.overdue));
+                episode.stage = if is_counted { Stage::Counted } else { Stage::Stall };
             }
-            episode.stage = match (episode.overdue.subject, episode.stage) {
-                (Subject::Interpreter, Stage::Begun) if is_counted_already => Stage::Counted,
-                (Subject::Interpreter, Stage::Begun) => Stage::Stall,
-                (Subject::EventLoop(_), Stage::Begun) if !is_blocked => {
-                    ask = true;
-                    Stage::InQuestion
+            if episode.stage != Stage::Begun {
+                for other in &mut loops {
+                    if other.stage == Stage::Begun && together(&other.overdue, &episode.overdue) {
+                        other.stage = Stage::Counted;
+                    }
                 }
-                // What was asked is answered, and the loop was not found to have stopped.
-                (Subject::EventLoop(_), Stage::InQuestion) if !is_asked && !is_blocked => Stage::Stall,
-                (_, stage) => stage,
-            };
-            interpreter_stalls |= is_of_interpreter(episode) && episode.stage != Stage::Begun;
+            }
         }
-        if interpreter_stalls {
-            let not_counted = |episode: &&mut Episode| {
-                !is_of_interpreter(episode) && matches!(episode.stage, Stage::Begun | Stage::InQuestion)
-            };
-            self.episodes.iter_mut().filter(not_counted).for_each(|episode| episode.stage = Stage::Counted);
+        for episode in loops {
+            if episode.stage == Stage::Begun && is_long(episode) {
+                episode.stage = Stage::Stall;
+            }
         }
-        ask
     }
 }
 
@@ -391,14 +407,14 @@ mod tests {
             write(format!("{task}/stat"), format!("1 (a) R (b) {state} 0"));
         }
 
-        fn look(&self, milliseconds: u64) -> Next {
-            self.stalls.look(at(milliseconds), Duration::ZERO, false, || true).unwrap()
+        fn check(&self, milliseconds: u64) -> Duration {
+            self.stalls.check(at(milliseconds), Duration::ZERO, || true).unwrap()
         }
 
-        /// Looks every 250 ms.
-        fn look_from(&self, from: u64, to: u64) {
+        /// Checks every 250 ms.
+        fn check_from(&self, from: u64, to: u64) {
             (from..=to).step_by(250).for_each(|milliseconds| {
-                self.look(milliseconds);
+                self.check(milliseconds);
             });
         }
 
@@ -412,19 +428,19 @@ mod tests {
     #[test]
     fn a_wait_of_a_second_is_counted_once() {
         let process = Process::new();
-        assert_eq!(process.look(0), Next { pause: Stalls::PAUSE, ask: false });
+        assert_eq!(process.check(0), PAUSE);
         process.probe.begin(None, at(100));
-        assert_eq!(process.look(300).pause, Stalls::PAUSE);
-        assert_eq!(process.look(400), Next { pause: SHORT_PAUSE, ask: false });
-        process.look(1050);
+        assert_eq!(process.check(300), PAUSE);
+        assert_eq!(process.check(400), SHORT_PAUSE);
+        process.check(1050);
         assert_eq!(process.stalls.drain(at(1050)), NONE);
-        process.look(1100);
+        process.check(1100);
         assert_eq!(process.stalls.read(at(1100)), one(StallCause::GilNative));
         assert_eq!(process.stalls.drain(at(1100)), one(StallCause::GilNative));
-        process.look(9000);
+        process.check(9000);
         assert_eq!(process.stalls.drain(at(9000)), one(StallCause::GilNative));
         process.probe.end(Some(at(9100)));
-        process.look(9250);
+        process.check(9250);
         assert_eq!(process.stalls.drain(at(9250)), one(StallCause::GilNative));
     }
 
@@ -432,29 +448,89 @@ mod tests {
     fn one_that_ends_before_the_flush_is_counted_as_well() {
         let process = Process::new();
         process.probe.begin(None, at(0));
-        process.look_from(250, 1500);
+        process.check_from(250, 1500);
         process.probe.end(Some(at(1600)));
-        process.look(1750);
+        process.check(1750);
         process.probe.begin(None, at(2000));
-        process.look_from(2250, 2750);
+        process.check_from(2250, 2750);
         process.probe.end(Some(at(2900)));
-        process.look(3000);
+        process.check(3000);
         assert_eq!(process.stalls.drain(at(9000)), one(StallCause::GilNative));
     }
 
     #[test]
-    fn a_wait_that_no_look_has_seen_counts() {
+    fn a_wait_that_no_check_has_seen_counts() {
         for (pause, cause) in [(0, StallCause::GilNative), (700 * MS, StallCause::Gc)] {
             let process = Process::new();
-            process.look(0);
+            process.check(0);
             process.probe.begin(None, at(100));
             process.gc.start(0);
             process.gc.stop(pause, 2);
             process.probe.end(Some(at(1200)));
-            process.look(2000);
-            process.look(4000);
+            process.check(2000);
+            process.check(4000);
             assert_eq!(process.stalls.drain(at(4000)), one(cause));
         }
+    }
+
+    #[test]
+    fn a_wait_that_ends_just_before_a_flush_counts_once() {
+        let process = Process::new();
+        process.probe.begin(None, at(0));
+        process.check_from(250, 1500);
+        process.probe.end(Some(at(1600)));
+        assert_eq!(process.stalls.drain(at(1650)), one(StallCause::GilNative));
+        process.check(1750);
+        assert_eq!(process.stalls.drain(at(1800)), one(StallCause::GilNative));
+    }
+
+    #[test]
+    fn a_wait_that_was_seen_and_ends_before_the_next_check_counts() {
+        let process = Process::new();
+        process.probe.begin(None, at(0));
+        process.check_from(250, 750);
+        process.probe.end(Some(at(1200)));
+        process.check(1250);
+        assert_eq!(process.stalls.drain(at(1250)), one(StallCause::GilNative));
+    }
+
+    #[test]
+    fn a_stall_counts_once_although_the_process_is_stopped_meanwhile() {
+        let process = Process::new();
+        process.set("S", 10, 0);
+        process.check(0);
+        process.probe.begin(None, at(100));
+        process.check_from(500, 2000);
+        assert_eq!(process.stalls.drain(at(2000)), one(StallCause::GilNative));
+        process.stalls.check(at(5000), at(2750), || true).unwrap();
+        process.check_from(5250, 7000);
+        assert_eq!(process.stalls.drain(at(7000)), one(StallCause::GilNative));
+    }
+
+    #[test]
+    fn what_ends_as_soon_as_a_stopped_process_goes_on_is_no_stall() {
+        let process = Process::new();
+        let event_loop = process.add_loop();
+        process.check(0);
+        event_loop.end_select(900 * MS);
+        process.stalls.check(at(2450), at(450), || true).unwrap();
+        event_loop.begin_select(2460 * MS, true);
+        process.check(2700);
+        assert_eq!(process.stalls.drain(at(2700)), NONE);
+    }
+
+    #[test]
+    fn a_loop_that_hangs_for_ever_hides_no_later_stall() {
+        let process = Process::new();
+        let event_loop = process.add_loop();
+        event_loop.end_select(0);
+        process.check_from(250, 1500);
+        assert_eq!(process.stalls.drain(at(1500)), one(StallCause::Python));
+        process.probe.begin(None, at(60_000));
+        process.check_from(60_250, 61_500);
+        let mut counts = one(StallCause::Python);
+        counts[StallCause::GilNative as usize] = 1;
+        assert_eq!(process.stalls.drain(at(61_500)), counts);
     }
 
     #[test]
@@ -462,9 +538,9 @@ mod tests {
         for (from, cause) in [(600, StallCause::Gc), (1350, StallCause::GilNative)] {
             let process = Process::new();
             process.probe.begin(None, at(0));
-            process.look_from(250, from);
+            process.check_from(250, from);
             process.gc.start(0);
-            process.look_from(from + 50, 1500);
+            process.check_from(from + 50, 1500);
             assert_eq!(process.stalls.drain(at(1500)), one(cause));
         }
     }
@@ -475,7 +551,7 @@ mod tests {
             let process = Process::new();
             process.set(state, 10, 0);
             process.probe.begin(None, at(0));
-            process.look_from(250, 1500);
+            process.check_from(250, 1500);
             assert_eq!(process.stalls.drain(at(1500)), one(cause));
         }
     }
@@ -487,26 +563,11 @@ mod tests {
             process.set("D", 10, 0);
             process.probe.begin(None, at(0));
             process.gc.start(0);
-            process.look(250);
+            process.check(250);
             process.set("S", 300, delay);
-            process.look_from(500, 1500);
+            process.check_from(500, 1500);
             assert_eq!(process.stalls.drain(at(1500)), one(cause), "{delay}");
         }
-    }
-
-    #[test]
-    fn a_loop_is_asked_for_before_it_counts() {
-        let process = Process::new();
-        let event_loop = process.add_loop();
-        event_loop.end_select(0);
-        process.look_from(250, 750);
-        assert!(process.look(1000).ask);
-        assert_eq!(process.stalls.drain(at(1000)), NONE);
-        // It has not been answered.
-        process.stalls.look(at(1250), Duration::ZERO, true, || true).unwrap();
-        assert_eq!(process.stalls.drain(at(1250)), NONE);
-        assert!(!process.look(1500).ask);
-        assert_eq!(process.stalls.drain(at(1500)), one(StallCause::Python));
     }
 
     #[test]
@@ -514,21 +575,48 @@ mod tests {
         let process = Process::new();
         let event_loop = process.add_loop();
         event_loop.end_select(0);
-        process.look_from(250, 1000);
+        process.check_from(250, 1000);
         event_loop.set_stopped(1100 * MS);
-        process.look_from(1250, 3000);
+        process.check_from(1250, 3000);
         assert_eq!(process.stalls.drain(at(3000)), NONE);
     }
 
     #[test]
-    fn a_loop_that_goes_on_before_it_was_asked_for_counts() {
+    fn an_iteration_counts_also_if_the_loop_stops_after_it() {
         let process = Process::new();
         let event_loop = process.add_loop();
         event_loop.end_select(0);
-        process.look_from(250, 1000);
-        event_loop.begin_select(1100 * MS, true);
-        process.look(1250);
-        assert_eq!(process.stalls.drain(at(1250)), one(StallCause::Python));
+        process.check_from(250, 1250);
+        event_loop.begin_select(1300 * MS, true);
+        event_loop.end_select(1400 * MS);
+        event_loop.set_stopped(1450 * MS);
+        process.check(1500);
+        assert_eq!(process.stalls.drain(at(1500)), one(StallCause::Python));
+    }
+
+    #[test]
+    fn an_iteration_counts_when_it_ends() {
+        let process = Process::new();
+        let event_loop = process.add_loop();
+        event_loop.end_select(0);
+        process.check_from(250, 1250);
+        event_loop.begin_select(1400 * MS, true);
+        process.check(1500);
+        assert_eq!(process.stalls.drain(at(1500)), one(StallCause::Python));
+    }
+
+    #[test]
+    fn native_code_in_a_loop_is_the_cause_if_the_interpreter_was_waited_for_half_of_the_time() {
+        let process = Process::new();
+        let event_loop = process.add_loop();
+        event_loop.end_select(0);
+        process.check(500);
+        process.probe.begin(None, at(600));
+        process.check_from(750, 1500);
+        process.probe.end(Some(at(1550)));
+        event_loop.begin_select(1550 * MS, true);
+        process.check(1600);
+        assert_eq!(process.stalls.drain(at(1600)), one(StallCause::GilNative));
     }
 
     #[test]
@@ -537,13 +625,13 @@ mod tests {
         let event_loop = process.add_loop();
         event_loop.end_select(0);
         process.probe.begin(None, at(100));
-        process.look_from(250, 2000);
+        process.check_from(250, 2000);
         process.probe.end(Some(at(2100)));
-        process.look_from(2250, 4000);
+        process.check_from(2250, 2500);
         // The same iteration keeps the interpreter waiting again.
-        process.probe.begin(None, at(4000));
-        process.look_from(4250, 6000);
-        assert_eq!(process.stalls.drain(at(6000)), one(StallCause::GilNative));
+        process.probe.begin(None, at(2600));
+        process.check_from(2750, 5000);
+        assert_eq!(process.stalls.drain(at(5000)), one(StallCause::GilNative));
     }
 
     #[test]
@@ -553,7 +641,7 @@ mod tests {
         for event_loop in &loops {
             event_loop.end_select(0);
         }
-        process.look_from(250, 1500);
+        process.check_from(250, 1500);
         let mut counts = NONE;
         counts[StallCause::Python as usize] = 2;
         assert_eq!(process.stalls.drain(at(1500)), counts);
@@ -564,13 +652,13 @@ mod tests {
         for (delay, expected) in [(0, NONE), (4000, one(StallCause::CpuStarved))] {
             let process = Process::new();
             process.set("S", 10, 0);
-            process.look(0);
+            process.check(0);
             process.probe.begin(None, at(500));
-            process.look(1000);
+            process.check(1000);
             process.set("S", 11, delay);
-            process.stalls.look(at(6000), at(4750), false, || true).unwrap();
+            process.stalls.check(at(6000), at(4750), || true).unwrap();
             process.probe.end(Some(at(6100)));
-            process.look(6250);
+            process.check(6250);
             assert_eq!(process.stalls.drain(at(6250)), expected, "{delay}");
         }
     }
@@ -580,7 +668,7 @@ mod tests {
         let process = Process::new();
         process.stalls.need(false);
         process.probe.begin(None, at(0));
-        assert_eq!(process.stalls.look(at(5000), Duration::ZERO, false, || true), None);
+        assert_eq!(process.stalls.check(at(5000), Duration::ZERO, || true), None);
         assert_eq!(process.stalls.drain(at(5000)), NONE);
     }
 }
