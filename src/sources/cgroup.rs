@@ -21,11 +21,16 @@ const ROOT: &str = "sys/fs/cgroup";
 /// is read each time.
 const PERIOD: Duration = Duration::from_mins(1);
 
+/// The sources whose groups are searched for only where they are needed.
+const ON_DEMAND: [Source; 2] = [Source::CgroupTasks, Source::Pressure];
+
 /// The groups that have something to read, the process's own first.
 #[derive(Debug, Default)]
 pub struct Cgroups {
     /// When they were searched for.
     searched: Option<Duration>,
+    /// What was needed then.
+    needed: SourceSet,
     /// Those with a quota of CPU time.
     cpu: Vec<Group>,
     /// Those with a limit of memory.
@@ -44,12 +49,15 @@ impl Cgroups {
     pub fn read(&mut self, now: Duration, root: &Path, needed: SourceSet) -> CgroupFacts {
         // What another group has counted is no growth of these.
         let mut is_new = [false; 3];
-        if self.searched.is_none_or(|searched| now.saturating_sub(searched) >= PERIOD) {
+        let is_due = self.searched.is_none_or(|searched| now.saturating_sub(searched) >= PERIOD);
+        let is_lacking = |source: &Source| needed.contains(*source) && !self.needed.contains(*source);
+        if is_due || ON_DEMAND.iter().any(is_lacking) {
             let before = self.counting().map(Option::<&Group>::cloned);
             self.find(root, needed);
             is_new =
                 array::from_fn(|at| self.searched.is_some() && self.counting()[at] != before[at].as_ref());
             self.searched = Some(now);
+            self.needed = needed;
         }
         let [cpu, memory, kills] = array::from_fn(|at| self.counting()[at].filter(|_| !is_new[at]));
         CgroupFacts {
@@ -440,6 +448,30 @@ mod tests {
         assert_eq!([read(10), read(70)], [Some(3); 2]);
         write(root.path(), &[("proc/self/cgroup", "0::/b\n")]);
         assert_eq!([read(120), read(130), read(140)], [Some(3), None, Some(5000)]);
+    }
+
+    #[test]
+    fn what_is_needed_later_is_searched_for_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        write(
+            root.path(),
+            &[
+                ("proc/self/cgroup", "0::/\n"),
+                ("sys/fs/cgroup/memory.events.local", "max 0\noom_kill 3\n"),
+                ("sys/fs/cgroup/pids.max", "50\n"),
+                ("sys/fs/cgroup/pids.current", "7\n"),
+                ("sys/fs/cgroup/cpu.pressure", "some avg10=12.50 avg60=9.00 total=7\n"),
+            ],
+        );
+        let mut cgroups = Cgroups::default();
+        let mut read = |second, needed| {
+            let facts = cgroups.read(Duration::from_secs(second), root.path(), needed);
+            (facts.tasks, facts.pressure[0], facts.oom_kills)
+        };
+        let standard: SourceSet = [Source::Cgroup].into_iter().collect();
+        assert_eq!(read(10, standard), (None, None, Some(3)));
+        let all = (Some(LimitedTasks { limit: 50, count: 7 }), Some(12.5), Some(3));
+        assert_eq!([read(20, everything()), read(30, everything())], [all; 2]);
     }
 
     #[test]
