@@ -89,11 +89,7 @@ impl Cgroups {
             self.tasks = groups(root, &cgroups, "pids");
             self.tasks.retain(|group| group.tasks().is_some());
         }
-        let find_pressure = || {
-            let is_known = |group: &Group| Pressure::ALL.iter().any(|of| group.pressure(*of).is_some());
-            unified(root, &cgroups).into_iter().map(|groups| groups[0].clone()).find(is_known)
-        };
-        self.pressure = needed.contains(Source::Pressure).then(find_pressure).flatten();
+        self.pressure = needed.contains(Source::Pressure).then(|| with_pressure(root, &cgroups)).flatten();
     }
 }
 
@@ -122,11 +118,32 @@ fn groups(root: &Path, cgroups: &str, controller: &str) -> Vec<Group> {
     }
 }
 
+/// The process's own group of version 2, if the kernel tracks pressure in it.
+///
+/// Beside version 1 it may be another group than the one that a container manager has made.
+fn with_pressure(root: &Path, cgroups: &str) -> Option<Group> {
+    let is_limited = |controllers: &str| controllers.split(',').any(|name| name == "memory" || name == "cpu");
+    let of_version_1 = hierarchies(cgroups).filter(|(controllers, _)| is_limited(controllers));
+    let mut of_version_1 = of_version_1.map(|(_, path)| path).peekable();
+    let path = path_of_version_2(cgroups);
+    if of_version_1.peek().is_some() && !of_version_1.any(|other| other == path) {
+        return None;
+    }
+    // Where a container sees the path of the host, the innermost that exists is its own.
+    let own = unified(root, cgroups).map(|groups| groups.into_iter().find(|group| group.directory.is_dir()));
+    let is_known = |group: &Group| Pressure::ALL.iter().any(|of| group.pressure(*of).is_some());
+    own.into_iter().flatten().find(is_known)
+}
+
 /// The groups of version 2, where they are mounted alone and where they are beside those of version 1.
 fn unified(root: &Path, cgroups: &str) -> [Vec<Group>; 2] {
-    let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
-    let path = unified.map_or("/", |(_, path)| path);
+    let path = path_of_version_2(cgroups);
     ["", "unified"].map(|folder| from_inner(Version::Two, &root.join(ROOT).join(folder), path))
+}
+
+fn path_of_version_2(cgroups: &str) -> &str {
+    let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
+    unified.map_or("/", |(_, path)| path)
 }
 
 /// The group of this path and its ancestors, in this order.
@@ -348,9 +365,34 @@ mod tests {
             limit_hits: Some(6),
             oom_kills: Some(1),
             tasks: Some(LimitedTasks { limit: 4, count: 5 }),
-            pressure: [None, Some(99.0), None],
+            pressure: [None; 3],
         };
         assert_eq!(facts, expected);
+    }
+
+    #[test]
+    fn beside_version_1_pressure_is_known_only_of_the_same_group() {
+        let pressure = |cgroups: &str, group: &str| {
+            let file = format!("sys/fs/cgroup/{group}cpu.pressure");
+            let files = [("proc/self/cgroup", cgroups), (&file, "some avg10=5.00 avg60=1.00 total=7\n")];
+            facts(&files).pressure[0]
+        };
+        assert_eq!(pressure("4:memory:/a\n1:name=systemd:/b\n0::/\n", "unified/"), None);
+        assert_eq!(pressure("4:memory:/a\n3:cpu,cpuacct:/b\n0::/b\n", "unified/b/"), Some(5.0));
+        assert_eq!(pressure("2:pids:/a\n1:name=systemd:/a\n0::/b\n", "unified/b/"), Some(5.0));
+    }
+
+    #[test]
+    fn pressure_is_that_of_the_innermost_group_that_exists() {
+        let read = |files: &[(&str, &str)]| facts(files).pressure[0];
+        let of_container = [
+            ("proc/self/cgroup", "0::/docker/abc\n"),
+            ("sys/fs/cgroup/cpu.pressure", "some avg10=5.00 avg60=1.00 total=7\n"),
+        ];
+        assert_eq!(read(&of_container), Some(5.0));
+        // Not that of an ancestor, where the group itself tracks none.
+        let untracked = [of_container[0], of_container[1], ("sys/fs/cgroup/docker/abc/cgroup.procs", "7\n")];
+        assert_eq!(read(&untracked), None);
     }
 
     #[test]
