@@ -97,9 +97,7 @@ impl Flush<'_> {
             "mem.time_to_limit" => reason_of_memory_limit(cgroup).or_else(|| self.reason_of_trend()),
             "mem.oom_kills" => Some("in no control group that counts them"),
             "pids.percent" => Some("no limit of processes and threads was found"),
-            "pressure.cpu" | "pressure.memory" | "pressure.io" => {
-                Some("the kernel does not track pressure in this control group")
-            }
+            "pressure.cpu" | "pressure.memory" | "pressure.io" => Some(NO_PRESSURE),
             "mem.growth_rate" if process.memory.anonymous.is_none() => Some(NO_STATUS),
             "mem.growth_rate" => self.reason_of_trend().or(Some("not observed for 15 minutes yet")),
             "threads.state" => Some(match process.threads {
@@ -185,6 +183,8 @@ const MANY_THREADS: &str = "more than 256 threads";
 const NO_CHILDREN: &str = "/proc/self/task/*/children cannot be read";
 const NO_STATUS: &str = "/proc/self/status cannot be read, or does not list it";
 const NO_STATES: &str = "/proc/self/task/*/stat cannot be read";
+const NO_PRESSURE: &str =
+    "the kernel does not track pressure in this control group, or beside version 1 only in another";
 const NO_QUOTA: &str = "no CPU quota was found";
 const NO_ANSWER: &str = "the interpreter did not answer in time";
 const NO_USAGE: &str = "getrusage is refused";
