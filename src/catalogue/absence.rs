@@ -91,20 +91,16 @@ impl Flush<'_> {
                 Some(_) => "the container did not run in the interval, or its quota is new",
             }),
             "mem.rss.anon" | "mem.rss.peak" | "mem.rss.file" | "mem.rss.shmem" | "mem.virtual"
-            | "mem.swap" => Some("/proc/self/status cannot be read, or does not list it"),
+            | "mem.swap" => Some(NO_STATUS),
             "mem.headroom.percent" | "mem.limit_hits" | "mem.limit" | "mem.working_set" => {
                 reason_of_memory_limit(cgroup)
             }
-            "mem.time_to_limit" => reason_of_memory_limit(cgroup).or_else(|| {
-                let is_too_rare = self.planned > LimitApproach::MAX_INTERVAL;
-                is_too_rare.then_some("more than 2 minutes between two flushes")
-            }),
+            "mem.time_to_limit" => reason_of_memory_limit(cgroup).or_else(|| self.reason_of_trend()),
             "mem.oom_kills" => Some("in no control group that counts them"),
             "pids.percent" => Some("no limit of processes and threads was found"),
-            "pressure.cpu" | "pressure.memory" | "pressure.io" => {
-                Some("the kernel does not track pressure in this control group")
-            }
-            "mem.growth_rate" => Some("not observed for 15 minutes yet"),
+            "pressure.cpu" | "pressure.memory" | "pressure.io" => Some(NO_PRESSURE),
+            "mem.growth_rate" if process.memory.anonymous.is_none() => Some(NO_STATUS),
+            "mem.growth_rate" => self.reason_of_trend().or(Some("not observed for 15 minutes yet")),
             "threads.state" => Some(match process.threads {
                 Some(count) if count > ThreadTimes::MAX => MANY_THREADS,
                 _ => NO_STATES,
@@ -153,6 +149,12 @@ impl Flush<'_> {
         }
     }
 
+    /// Why no trend can be found.
+    fn reason_of_trend(&self) -> Option<&'static str> {
+        let is_too_rare = self.planned > LimitApproach::MAX_INTERVAL;
+        is_too_rare.then_some("more than 2 minutes between two flushes")
+    }
+
     /// Why a loop that was observed has no such value.
     fn reason_of_loop(&self, metric: &Metric) -> &'static str {
         if metric.name.contains(".delay.") {
@@ -180,7 +182,10 @@ impl Flush<'_> {
 
 const MANY_THREADS: &str = "more than 256 threads";
 const NO_CHILDREN: &str = "/proc/self/task/*/children cannot be read";
+const NO_STATUS: &str = "/proc/self/status cannot be read, or does not list it";
 const NO_STATES: &str = "/proc/self/task/*/stat cannot be read";
+const NO_PRESSURE: &str =
+    "the kernel does not track pressure in this control group, or beside version 1 only in another";
 const NO_QUOTA: &str = "no CPU quota was found";
 const NO_ANSWER: &str = "the interpreter did not answer in time";
 const NO_USAGE: &str = "getrusage is refused";
@@ -312,6 +317,17 @@ mod tests {
         assert!(reason("cpu.throttled.percent", &snapshot).contains("did not run"));
         let rare = Flush { planned: 200 * SECOND, ..flush(&snapshot) };
         assert_eq!(rare.reason(metric("mem.time_to_limit")), "more than 2 minutes between two flushes");
+    }
+
+    #[test]
+    fn growth_needs_anonymous_memory_that_is_observed_often_and_for_long_enough() {
+        let growth = metric("mem.growth_rate");
+        assert_eq!(reason("mem.growth_rate", &unknown()), NO_STATUS);
+        let mut snapshot = unknown();
+        snapshot.process.memory.anonymous = Some(1);
+        assert_eq!(reason("mem.growth_rate", &snapshot), "not observed for 15 minutes yet");
+        let rare = Flush { planned: 200 * SECOND, ..flush(&snapshot) };
+        assert_eq!(rare.reason(growth), "more than 2 minutes between two flushes");
     }
 
     #[test]

@@ -21,11 +21,16 @@ const ROOT: &str = "sys/fs/cgroup";
 /// is read each time.
 const PERIOD: Duration = Duration::from_mins(1);
 
+/// The sources whose groups are searched for only where they are needed.
+const ON_DEMAND: [Source; 2] = [Source::CgroupTasks, Source::Pressure];
+
 /// The groups that have something to read, the process's own first.
 #[derive(Debug, Default)]
 pub struct Cgroups {
     /// When they were searched for.
     searched: Option<Duration>,
+    /// What was needed then.
+    needed: SourceSet,
     /// Those with a quota of CPU time.
     cpu: Vec<Group>,
     /// Those with a limit of memory.
@@ -44,12 +49,15 @@ impl Cgroups {
     pub fn read(&mut self, now: Duration, root: &Path, needed: SourceSet) -> CgroupFacts {
         // What another group has counted is no growth of these.
         let mut is_new = [false; 3];
-        if self.searched.is_none_or(|searched| now.saturating_sub(searched) >= PERIOD) {
+        let is_due = self.searched.is_none_or(|searched| now.saturating_sub(searched) >= PERIOD);
+        let is_lacking = |source: &Source| needed.contains(*source) && !self.needed.contains(*source);
+        if is_due || ON_DEMAND.iter().any(is_lacking) {
             let before = self.counting().map(Option::<&Group>::cloned);
             self.find(root, needed);
             is_new =
                 array::from_fn(|at| self.searched.is_some() && self.counting()[at] != before[at].as_ref());
             self.searched = Some(now);
+            self.needed = needed;
         }
         let [cpu, memory, kills] = array::from_fn(|at| self.counting()[at].filter(|_| !is_new[at]));
         CgroupFacts {
@@ -81,11 +89,7 @@ impl Cgroups {
             self.tasks = groups(root, &cgroups, "pids");
             self.tasks.retain(|group| group.tasks().is_some());
         }
-        let find_pressure = || {
-            let is_known = |group: &Group| Pressure::ALL.iter().any(|of| group.pressure(*of).is_some());
-            unified(root, &cgroups).into_iter().map(|groups| groups[0].clone()).find(is_known)
-        };
-        self.pressure = needed.contains(Source::Pressure).then(find_pressure).flatten();
+        self.pressure = needed.contains(Source::Pressure).then(|| with_pressure(root, &cgroups)).flatten();
     }
 }
 
@@ -114,11 +118,32 @@ fn groups(root: &Path, cgroups: &str, controller: &str) -> Vec<Group> {
     }
 }
 
+/// The process's own group of version 2, if the kernel tracks pressure in it.
+///
+/// Beside version 1 it may be another group than the one that a container manager has made.
+fn with_pressure(root: &Path, cgroups: &str) -> Option<Group> {
+    let is_limited = |controllers: &str| controllers.split(',').any(|name| name == "memory" || name == "cpu");
+    let of_version_1 = hierarchies(cgroups).filter(|(controllers, _)| is_limited(controllers));
+    let mut of_version_1 = of_version_1.map(|(_, path)| path).peekable();
+    let path = path_of_version_2(cgroups);
+    if of_version_1.peek().is_some() && !of_version_1.any(|other| other == path) {
+        return None;
+    }
+    // Where a container sees the path of the host, the innermost that exists is its own.
+    let own = unified(root, cgroups).map(|groups| groups.into_iter().find(|group| group.directory.is_dir()));
+    let is_known = |group: &Group| Pressure::ALL.iter().any(|of| group.pressure(*of).is_some());
+    own.into_iter().flatten().find(is_known)
+}
+
 /// The groups of version 2, where they are mounted alone and where they are beside those of version 1.
 fn unified(root: &Path, cgroups: &str) -> [Vec<Group>; 2] {
-    let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
-    let path = unified.map_or("/", |(_, path)| path);
+    let path = path_of_version_2(cgroups);
     ["", "unified"].map(|folder| from_inner(Version::Two, &root.join(ROOT).join(folder), path))
+}
+
+fn path_of_version_2(cgroups: &str) -> &str {
+    let unified = hierarchies(cgroups).find(|(controllers, _)| controllers.is_empty());
+    unified.map_or("/", |(_, path)| path)
 }
 
 /// The group of this path and its ancestors, in this order.
@@ -340,9 +365,34 @@ mod tests {
             limit_hits: Some(6),
             oom_kills: Some(1),
             tasks: Some(LimitedTasks { limit: 4, count: 5 }),
-            pressure: [None, Some(99.0), None],
+            pressure: [None; 3],
         };
         assert_eq!(facts, expected);
+    }
+
+    #[test]
+    fn beside_version_1_pressure_is_known_only_of_the_same_group() {
+        let pressure = |cgroups: &str, group: &str| {
+            let file = format!("sys/fs/cgroup/{group}cpu.pressure");
+            let files = [("proc/self/cgroup", cgroups), (&file, "some avg10=5.00 avg60=1.00 total=7\n")];
+            facts(&files).pressure[0]
+        };
+        assert_eq!(pressure("4:memory:/a\n1:name=systemd:/b\n0::/\n", "unified/"), None);
+        assert_eq!(pressure("4:memory:/a\n3:cpu,cpuacct:/b\n0::/b\n", "unified/b/"), Some(5.0));
+        assert_eq!(pressure("2:pids:/a\n1:name=systemd:/a\n0::/b\n", "unified/b/"), Some(5.0));
+    }
+
+    #[test]
+    fn pressure_is_that_of_the_innermost_group_that_exists() {
+        let read = |files: &[(&str, &str)]| facts(files).pressure[0];
+        let of_container = [
+            ("proc/self/cgroup", "0::/docker/abc\n"),
+            ("sys/fs/cgroup/cpu.pressure", "some avg10=5.00 avg60=1.00 total=7\n"),
+        ];
+        assert_eq!(read(&of_container), Some(5.0));
+        // Not that of an ancestor, where the group itself tracks none.
+        let untracked = [of_container[0], of_container[1], ("sys/fs/cgroup/docker/abc/cgroup.procs", "7\n")];
+        assert_eq!(read(&untracked), None);
     }
 
     #[test]
@@ -440,6 +490,30 @@ mod tests {
         assert_eq!([read(10), read(70)], [Some(3); 2]);
         write(root.path(), &[("proc/self/cgroup", "0::/b\n")]);
         assert_eq!([read(120), read(130), read(140)], [Some(3), None, Some(5000)]);
+    }
+
+    #[test]
+    fn what_is_needed_later_is_searched_for_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        write(
+            root.path(),
+            &[
+                ("proc/self/cgroup", "0::/\n"),
+                ("sys/fs/cgroup/memory.events.local", "max 0\noom_kill 3\n"),
+                ("sys/fs/cgroup/pids.max", "50\n"),
+                ("sys/fs/cgroup/pids.current", "7\n"),
+                ("sys/fs/cgroup/cpu.pressure", "some avg10=12.50 avg60=9.00 total=7\n"),
+            ],
+        );
+        let mut cgroups = Cgroups::default();
+        let mut read = |second, needed| {
+            let facts = cgroups.read(Duration::from_secs(second), root.path(), needed);
+            (facts.tasks, facts.pressure[0], facts.oom_kills)
+        };
+        let standard: SourceSet = [Source::Cgroup].into_iter().collect();
+        assert_eq!(read(10, standard), (None, None, Some(3)));
+        let all = (Some(LimitedTasks { limit: 50, count: 7 }), Some(12.5), Some(3));
+        assert_eq!([read(20, everything()), read(30, everything())], [all; 2]);
     }
 
     #[test]

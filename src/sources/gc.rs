@@ -74,6 +74,10 @@ impl GcCounters {
 
     /// Sets what is needed beside counts and pauses.
     pub fn need(&self, needed: SourceSet) {
+        if needed.contains(Source::GcPauses) && !self.needs(Source::GcPauses) {
+            // Those of a time at which they were needed before.
+            self.pauses.iter().for_each(|count| count.store(0, Relaxed));
+        }
         self.needs.store(needed.bits(), Relaxed);
     }
 
@@ -240,6 +244,11 @@ mod tests {
         pause(1 << 40);
         assert!(gc.drain().pause_p95.unwrap() > 1 << 35);
         assert_eq!(gc.drain().pause_p95, None);
+        pause(MS);
+        for needed in [SourceSet::default(), [Source::GcPauses].into_iter().collect()] {
+            gc.need(needed);
+        }
+        assert_eq!(gc.drain().pause_p95, None, "it was not needed since");
     }
 
     #[test]

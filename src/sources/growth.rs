@@ -7,8 +7,11 @@ use std::time::Duration;
 use super::trend::{self, MIN_POINTS, Point};
 use crate::snapshot::Growth;
 
-/// The time between two points, at least.
-const PERIOD: Duration = Duration::from_mins(1);
+/// The time between two points, at least: about a minute, as a flush may come a moment early.
+const PERIOD: Duration = Duration::from_secs(55);
+
+/// What growth is given for.
+const MINUTE: Duration = Duration::from_mins(1);
 
 /// How long a point is kept.
 const WINDOW: Duration = Duration::from_mins(30);
@@ -16,11 +19,18 @@ const WINDOW: Duration = Duration::from_mins(30);
 /// What grows by less than this part of itself does not grow.
 const MIN_GROWTH: f64 = 0.01;
 
-/// The memory of the last half hour.
+/// The memory of the last half hour. Each kind has points of its own, as blocks are not counted at every flush.
 #[derive(Debug, Default)]
 pub struct GrowthWatch {
-    history: VecDeque<(Duration, Memory)>,
-    growth: Growth,
+    anonymous: Series,
+    blocks: Series,
+}
+
+/// One kind of memory.
+#[derive(Debug, Default)]
+struct Series {
+    history: VecDeque<(Duration, u64)>,
+    growth: Option<f64>,
 }
 
 /// The memory of the process at a time.
@@ -33,30 +43,38 @@ pub struct Memory {
 }
 
 impl GrowthWatch {
-    /// Observes the memory at `now`, if it is time for that.
+    /// Observes the memory at `now`.
     pub fn observe(&mut self, now: Duration, memory: Memory) {
-        let index = |at: Duration| at.as_secs() / PERIOD.as_secs();
-        if self.history.back().is_none_or(|(last, _)| index(*last) < index(now)) {
-            self.history.retain(|(at, _)| now.saturating_sub(*at) <= WINDOW);
-            self.history.push_back((now, memory));
-            self.growth = Growth {
-                anonymous: self.growth_of(|memory| memory.anonymous),
-                blocks: self.growth_of(|memory| memory.blocks),
-            };
-        }
+        self.anonymous.observe(now, memory.anonymous);
+        self.blocks.observe(now, memory.blocks);
     }
 
     /// What was found.
     #[must_use]
     pub fn read(&self) -> Growth {
-        self.growth
+        Growth { anonymous: self.anonymous.growth, blocks: self.blocks.growth }
+    }
+}
+
+impl Series {
+    /// Adds a point if it is known and it is time for one.
+    fn observe(&mut self, now: Duration, value: Option<u64>) {
+        let before = self.history.len();
+        self.history.retain(|(at, _)| now.saturating_sub(*at) <= WINDOW);
+        let is_due = self.history.back().is_none_or(|(last, _)| now.saturating_sub(*last) >= PERIOD);
+        match value.filter(|_| is_due) {
+            Some(value) => self.history.push_back((now, value)),
+            None if self.history.len() == before => return,
+            None => {}
+        }
+        self.growth = self.find_growth();
     }
 
     #[expect(clippy::cast_precision_loss, reason = "A trend needs no more precision.")]
-    fn growth_of(&self, part: fn(&Memory) -> Option<u64>) -> Option<f64> {
-        let minutes = |at: &Duration| at.as_secs_f64() / PERIOD.as_secs_f64();
-        let points = self.history.iter().filter_map(|(at, memory)| Some((minutes(at), part(memory)? as f64)));
-        let points: Vec<Point> = points.collect();
+    fn find_growth(&self) -> Option<f64> {
+        let minutes = |at: &Duration| at.as_secs_f64() / MINUTE.as_secs_f64();
+        let points: Vec<Point> =
+            self.history.iter().map(|(at, value)| (minutes(at), *value as f64)).collect();
         let (_, last) = points.last().filter(|_| points.len() >= MIN_POINTS)?;
         Some(trend::growth(&points, MIN_GROWTH * last).unwrap_or(0.0))
     }
@@ -115,5 +133,21 @@ mod tests {
     fn what_was_half_an_hour_ago_does_not_matter() {
         let growth = after(70, |minute| bytes((100 + 2 * minute.min(35)) * MB));
         assert_eq!(growth.anonymous, Some(0.0));
+    }
+
+    #[test]
+    fn blocks_that_are_counted_at_few_flushes_are_known_all_the_same_until_none_are() {
+        let mut watch = GrowthWatch::default();
+        let mut observe = |tick: u64, is_counted: bool| {
+            let blocks = is_counted.then_some(50_000 + 1000 * tick);
+            watch.observe(Duration::from_secs(10 * tick), Memory { anonymous: Some(500 * MB), blocks });
+            watch.read().blocks
+        };
+        // Every 70 s, so that other flushes are the first of most minutes.
+        let growth: Vec<_> = (0..200).map(|tick| observe(tick, tick % 7 == 3)).collect();
+        assert_eq!(growth.iter().position(Option::is_some), Some(3 + 14 * 7));
+        assert!((growth[199].unwrap() / 6000.0 - 1.0).abs() < 0.01, "{:?}", growth[199]);
+        let later: Vec<_> = (200..400).map(|tick| observe(tick, false)).collect();
+        assert!(later[0].is_some() && later[199].is_none());
     }
 }

@@ -290,10 +290,11 @@ impl Sources {
             usage,
             process,
             own_cpu: needed.contains(Source::OwnCpu).then(|| own_cpu.read()).flatten(),
-            own_work: needed.contains(Source::OwnWork).then(|| match mode {
-                Mode::Drain => own_work.drain(),
-                Mode::Read => own_work.read(),
-            }),
+            own_work: match mode {
+                Mode::Drain => Some(own_work.drain()),
+                Mode::Read => Some(own_work.read()),
+            }
+            .filter(|_| needed.contains(Source::OwnWork)),
             limit_approach: limit_approach.flatten(),
             growth: if needed.contains(Source::Growth) {
                 self.growth_watch.read()
@@ -361,4 +362,24 @@ fn read_process(
     needed: SourceSet,
 ) -> (Option<ResourceUsage>, ProcessFacts) {
     portable.read(needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_late_ticks_were_before_it_was_needed_is_not_said() {
+        let counters = Counters::default();
+        let own_work = Arc::clone(&counters.own_work);
+        let mut sources = Sources::open(Path::new("/nowhere"), counters);
+        let mut flush = |late: u64, needed: &[Source]| {
+            own_work.begin_tick(Duration::from_millis(late));
+            let needed = needed.iter().copied().collect();
+            let snapshot = sources.drain(Duration::from_secs(1), needed, || None).snapshot;
+            snapshot.own_work.map(|work| work.latest_tick)
+        };
+        assert_eq!(flush(700, &[]), None);
+        assert_eq!(flush(2, &[Source::OwnWork]), Some(Some(Duration::from_millis(2))));
+    }
 }

@@ -21,7 +21,13 @@ pub fn read_each(
     if fs::metadata(&tasks).ok()?.nlink() > ThreadTimes::MAX + 2 {
         return None;
     }
+    // Some file systems do not count subdirectories as links.
+    let mut entries: u64 = 0;
     for task in fs::read_dir(&tasks).ok()? {
+        entries += 1;
+        if entries > ThreadTimes::MAX {
+            return None;
+        }
         let task = task.ok()?;
         let Some(id) = task.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         match read(&task.path().join(name)) {

@@ -62,4 +62,19 @@ mod tests {
         assert_eq!(read(root.path()), None, "it cannot be read");
         assert_eq!(read(Path::new("/nowhere")), None);
     }
+
+    #[test]
+    fn too_many_threads_are_not_looked_at() {
+        let root = tempfile::tempdir().unwrap();
+        let tasks = root.path().join("proc/self/task");
+        // None of them is the one that counts.
+        let ids = || (10_000_000..).map(|id: u32| id.to_string());
+        for id in ids().take(257) {
+            fs::create_dir_all(tasks.join(&id)).unwrap();
+            fs::write(tasks.join(&id).join("stat"), "7 (a) S 1").unwrap();
+        }
+        assert_eq!(read(root.path()), None);
+        fs::remove_dir_all(tasks.join(ids().next().unwrap())).unwrap();
+        assert_eq!(read(root.path()).map(|states| states.sleeping), Some(256));
+    }
 }
