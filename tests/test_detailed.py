@@ -23,7 +23,6 @@ import psutil
 import pytest
 from catalogue_names import CATALOGUE, PREFIX, TIMELESS_NAMES, checks
 from cgroups import limited, tracked
-from launching import VERSIONS
 
 from runtime_metrics import RuntimeMetrics
 
@@ -192,7 +191,9 @@ def test_only_collections_that_are_asked_for_are_explicit(
     assert (allocating, asked, disabled, both) == (0, 25, 5, 10)
 
 
-def test_where_a_collection_begins_later_none_is_explicit(flushes: Flushes, installed_in: InstalledIn) -> None:
+def test_where_a_collection_begins_later_none_is_explicit(
+    flushes: Flushes, installed_in: InstalledIn
+) -> None:
     program = Path(__file__).parent / "programs" / "collecting.py"
     subprocess.run(
         [installed_in("3.12"), "-W", "error", program],

@@ -364,7 +364,7 @@ pub const ROWS: &[Metric] = &[
         source: "cpu.pressure of the process's cgroup, some avg10",
         description: "The percentage of the last 10 seconds in which at least one thread of the container could have \
                       run, but waited for a CPU.",
-        absent: "on anything but Linux; where the kernel does not track it, which needs cgroups of version 2",
+        absent: "on anything but Linux; where the kernel does not track it, or only for another group (version 1)",
         ..DETAILED
     },
     Metric {
@@ -375,7 +375,7 @@ pub const ROWS: &[Metric] = &[
         source: "memory.pressure of the process's cgroup, some avg10",
         description: "The percentage of the last 10 seconds in which at least one thread of the container waited for \
                       memory, which the kernel had to free or to read back first.",
-        absent: "on anything but Linux; where the kernel does not track it, which needs cgroups of version 2",
+        absent: "on anything but Linux; where the kernel does not track it, or only for another group (version 1)",
         ..DETAILED
     },
     Metric {
@@ -386,7 +386,7 @@ pub const ROWS: &[Metric] = &[
         source: "io.pressure of the process's cgroup, some avg10",
         description: "The percentage of the last 10 seconds in which at least one thread of the container waited for \
                       storage.",
-        absent: "on anything but Linux; where the kernel does not track it, which needs cgroups of version 2",
+        absent: "on anything but Linux; where the kernel does not track it, or only for another group (version 1)",
         ..DETAILED
     },
     Metric {
