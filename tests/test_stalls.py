@@ -105,16 +105,18 @@ def test_a_process_that_gets_no_cpu_is_starved(
     assert found["cpu_starved"] >= TIMES
 
 
-@pytest.mark.parametrize("way", ["compete_for_the_gil", "be_idle"])
-def test_a_process_that_is_stopped_has_not_stalled(flushes: Flushes, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "seconds"), [("compete_for_the_gil", 5), ("be_idle", 5), ("iterate", 5), ("iterate", 1.4)]
+)
+def test_a_process_that_is_stopped_has_not_stalled(flushes: Flushes, way: str, seconds: float) -> None:
     program = subprocess.Popen(
-        [sys.executable, str(PROGRAM), way, "4"], env=os.environ | {"DD_DOGSTATSD_URL": flushes.url}
+        [sys.executable, str(PROGRAM), way, "3"], env=os.environ | {"DD_DOGSTATSD_URL": flushes.url}
     )
     flushes.next()
-    for _ in range(TIMES):
-        time.sleep(1.2)
+    for _ in range(2):
+        time.sleep(1.3)
         program.send_signal(signal.SIGSTOP)
-        time.sleep(5)
+        time.sleep(seconds)
         program.send_signal(signal.SIGCONT)
     assert program.wait(60) == 0
-    assert [stalls(flush) for flush in flushes.rest()] == [{}] * 5
+    assert not any(stalls(flush) for flush in flushes.rest())

@@ -15,7 +15,8 @@
 //! 8. In the parent after it: put the pipeline back, resume.
 //! 9. In the child: a page that the kernel wiped (or the pid) shows it; the parent's collector is leaked, its pipeline
 //!    salvaged, and a new collector takes its baseline. Its threads start later.
-//! 10. Lock order: a thread's handle before its schedule or its requests; `held` before `pipeline`.
+//! 10. Lock order: a thread's handle before its schedule or its requests; `held` before `pipeline`; the state of
+//!     stalls before what the probe and the event loops have recorded.
 
 use std::io;
 use std::path::{Path, PathBuf};

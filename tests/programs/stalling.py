@@ -79,6 +79,16 @@ async def hold_the_gil_in_a_loop() -> None:
     await asyncio.sleep(0.1)
 
 
+async def iterate() -> None:
+    """Nearly always within an iteration, but never for long."""
+    end = time.monotonic() + STALL
+    while time.monotonic() < end:
+        pause = time.monotonic() + 0.05
+        while time.monotonic() < pause:
+            sum(range(1000))
+        await asyncio.sleep(0)
+
+
 async def let_the_loop_end() -> None:
     """A loop that does not run keeps nothing waiting."""
     await asyncio.sleep(0.1)
@@ -108,7 +118,8 @@ WAYS = {
     function.__name__: function for function in (hold_the_gil, collect, starve, be_idle, compete_for_the_gil)
 }
 LOOP_WAYS = {
-    function.__name__: function for function in (block, compute, hold_the_gil_in_a_loop, let_the_loop_end)
+    function.__name__: function
+    for function in (block, compute, hold_the_gil_in_a_loop, iterate, let_the_loop_end)
 }
 
 
