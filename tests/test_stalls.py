@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from catalogue_names import checks
-from launching import each_version
+from launching import VERSIONS, each_version
 
 if TYPE_CHECKING:
     from conftest import InstalledIn
@@ -28,6 +28,9 @@ CAUSES = {"cpu_starved", "io_d_state", "gc", "gil_native", "python"}
 
 # How often each stall is provoked.
 TIMES = int(os.environ.get("STALLS", "1"))
+
+# Tests that measure run alone: on one version, unless all is to be provoked many times.
+MEASURED = VERSIONS if TIMES > 1 else ["3.12"]
 
 # What each way to stall is counted as.
 STALLING = {
@@ -74,7 +77,7 @@ def test_a_stall_is_counted_once_by_its_cause(
 
 @pytest.mark.measures
 @pytest.mark.parametrize("way", COMPUTING)
-@each_version
+@pytest.mark.parametrize("version", MEASURED)
 def test_a_stall_of_a_computing_thread_is_counted_once_by_its_cause(
     flushes: Flushes, installed_in: InstalledIn, version: str, way: str
 ) -> None:
@@ -87,7 +90,7 @@ def test_what_waits_or_shares_has_not_stalled(flushes: Flushes, way: str) -> Non
 
 
 @pytest.mark.measures
-@each_version
+@pytest.mark.parametrize("version", MEASURED)
 def test_a_process_that_gets_no_cpu_is_starved(
     flushes: Flushes, installed_in: InstalledIn, version: str
 ) -> None:
