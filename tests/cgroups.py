@@ -63,18 +63,26 @@ def limited(controller: str, limit: float) -> Iterator[Path]:
 
 
 @contextmanager
-def tracked() -> Iterator[Path]:
-    """The file to write a pid to, in a group of version 2 whose processes the kernel watches for what they wait for."""
+def tracked() -> Iterator[list[Path]]:
+    """The files to write a pid to, whose processes the kernel watches for what they wait for.
+
+    Beside version 1 the process has to be in a group of the same path there.
+    """
     parents = [ROOT / "unified", _unified()]
-    path = next((it for it in parents if (it / "cpu.pressure").exists()), None)
-    if path is None:
+    parent = next((it for it in parents if (it / "cpu.pressure").exists()), None)
+    if parent is None:
         pytest.skip("the kernel does not track pressure")
-    group = path / f"runtime-metrics-{os.getpid()}"
+    of_cpus, is_version_1 = ROOT / "cpu", _parent("cpu")[1]
+    groups = [it / f"runtime-metrics-{os.getpid()}" for it in [parent, *[of_cpus] * is_version_1]]
+    made = []
     try:
-        group.mkdir()
-    except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    try:
-        yield group / "cgroup.procs"
+        for group in groups:
+            try:
+                group.mkdir()
+            except OSError as error:
+                pytest.skip(f"no control group can be made here: {error}")
+            made.append(group)
+        yield [group / "cgroup.procs" for group in groups]
     finally:
-        group.rmdir()
+        for group in made:
+            group.rmdir()

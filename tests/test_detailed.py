@@ -280,7 +280,12 @@ def test_memory_is_that_of_files_shared_or_not_there_at_all(flush: Callable[[], 
 
 
 @checks("runtime.python.mem.growth_rate")
-def test_growth_is_not_known_before_it_was_observed_for_a_while(flush: Callable[[], Flush]) -> None:
+def test_growth_is_not_known_before_it_was_observed_for_a_while(
+    flush: Callable[[], Flush], flushes: Flushes
+) -> None:
+    RuntimeMetrics.disable()
+    flushes.next()
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=120, level="detailed")
     kept = []
     for _ in range(5):
         kept.append(b"x" * (10 * MIB))
@@ -513,27 +518,27 @@ def test_threads_use_up_the_limit_of_a_container(observe: Callable[..., list[Flu
 
 @checks("runtime.python.pressure.cpu")
 def test_processes_that_compete_for_a_cpu_are_under_pressure(observe: Callable[..., list[Flush]]) -> None:
-    with tracked() as group:
-        competing = observe("too_few_cpus", group, seconds=6)[0]
+    with tracked() as groups:
+        competing = observe("too_few_cpus", *groups, seconds=6)[0]
         assert 20 < competing["pressure.cpu"] <= 100
-    with tracked() as group:
-        assert observe("idle", group, seconds=6)[0]["pressure.cpu"] < 10
+    with tracked() as groups:
+        assert observe("idle", *groups, seconds=6)[0]["pressure.cpu"] < 10
 
 
 @checks("runtime.python.pressure.memory", "runtime.python.pressure.io")
 def test_a_file_that_never_fits_into_memory_is_pressure(
     observe: Callable[..., list[Flush]],
 ) -> None:
-    with tracked() as group, limited("memory", 64 * MIB) as limit:
+    with tracked() as groups, limited("memory", 64 * MIB) as limit:
         with tempfile.NamedTemporaryFile(dir=Path(__file__).parent) as file:
             file.write(os.urandom(100 * MIB))
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            reading = observe("reading_again_and_again", group, limit, LARGE_FILE=file.name)[0]
+            reading = observe("reading_again_and_again", *groups, limit, LARGE_FILE=file.name)[0]
         assert reading["pressure.io"] > 1
         assert reading["pressure.memory"] > 0
-    with tracked() as group:
-        calm = observe("one_thread_computes", group, seconds=4)[0]
+    with tracked() as groups:
+        calm = observe("one_thread_computes", *groups, seconds=4)[0]
         assert (calm["pressure.io"], calm["pressure.memory"]) == (0, 0)
 
 

@@ -153,6 +153,11 @@ fn read_thread(root: &Path, id: u32) -> Option<ThreadTimes> {
     crate::sources::thread_times::read(root, id)
 }
 
+/// The time that the main thread has waited for a CPU.
+pub fn delay_of_main(root: &Path) -> Option<Duration> {
+    read_thread(root, std::process::id()).map(|times| times.delay)
+}
+
 /// The time that the calling thread has waited for a CPU.
 #[cfg(target_os = "linux")]
 pub fn own_delay(root: &Path) -> Option<Duration> {

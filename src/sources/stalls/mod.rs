@@ -61,10 +61,15 @@ struct State {
     resumed: Duration,
     /// The thread that checks, and what it had waited for a CPU at one of the last checks.
     own_delay: Option<(u32, Duration)>,
+    /// What the main thread had waited for a CPU then.
+    delay_of_main: Option<Duration>,
     /// For how long before this check that thread has waited for a CPU, if that made it late.
     starved: Duration,
     /// The kernel's id of that thread, or 0.
     observer: u32,
+    /// The waits for the interpreter that have ended before a check has seen them, and what collections have taken
+    /// meanwhile. The next check counts them.
+    unseen: Vec<(Duration, Duration)>,
     /// What collections had taken in all when that was last read, in nanoseconds.
     paused: u64,
     checks: u32,
@@ -148,13 +153,17 @@ impl Stalls {
         }
         let mut state = self.lock();
         // Mostly there is nothing to observe, and then this costs next to nothing.
-        let is_quiet = state.episodes.is_empty() && !self.may_be_overdue(now) && !state.is_delay_due(late);
+        let is_quiet = state.unseen.is_empty()
+            && state.episodes.is_empty()
+            && !self.may_be_overdue(now)
+            && !state.is_delay_due(late);
         if is_quiet {
             self.take_pause(&mut state);
         } else if may_allocate() {
             state.observer = thread_id();
-            state.notice_stop(now, late, &self.root);
+            let waited = state.notice_stop(now, late, &self.root);
             self.observe(&mut state, now);
+            state.count_unseen(waited);
             state.promote(now);
         }
         state.checks = state.checks.wrapping_add(1);
@@ -276,12 +285,10 @@ impl State {
     }
 
     /// Forgets how long things have taken where the thread that checks was late itself without having waited for a CPU:
-    /// all of the process was stopped, by a signal, a debugger or the host.
-    fn notice_stop(&mut self, now: Duration, late: Duration, root: &Path) {
+    /// all of the process was stopped, by a signal, a debugger or the host. Returns how long that thread has waited for
+    /// a CPU since one of the last checks, or the main thread if that was longer.
+    fn notice_stop(&mut self, now: Duration, late: Duration, root: &Path) -> Option<Duration> {
         self.starved = Duration::ZERO;
-        if !self.is_delay_due(late) {
-            return;
-        }
         let delay = evidence::own_delay(root);
         let waited = delay.map(|delay| match self.own_delay {
             Some((thread, before)) if thread == self.observer => delay.saturating_sub(before),
@@ -297,6 +304,25 @@ impl State {
             }
         }
         self.own_delay = delay.map(|delay| (self.observer, delay));
+        let of_main = evidence::delay_of_main(root);
+        let waited_by_main =
+            of_main.zip(self.delay_of_main).map(|(delay, before)| delay.saturating_sub(before));
+        self.delay_of_main = of_main;
+        waited.max(waited_by_main)
+    }
+
+    /// Counts what no check has seen; the thread that checks, or the main thread, has waited for a CPU for so long.
+    fn count_unseen(&mut self, waited: Option<Duration>) {
+        for (length, pause) in std::mem::take(&mut self.unseen) {
+            let cause = if waited.is_some_and(|waited| waited >= length / 2) {
+                StallCause::CpuStarved
+            } else if pause >= length / 2 {
+                StallCause::Gc
+            } else {
+                StallCause::GilNative
+            };
+            self.counts[cause as usize] += 1;
+        }
     }
 
     /// Makes stalls of waits for the interpreter that have ended since, if they were long; collections have taken so
@@ -316,8 +342,7 @@ impl State {
                     episode.stage = Stage::Stall;
                 }
             } else {
-                let cause = if pause >= length / 2 { StallCause::Gc } else { StallCause::GilNative };
-                self.counts[cause as usize] += 1;
+                self.unseen.push((length, pause));
             }
         }
     }
@@ -471,6 +496,18 @@ mod tests {
             process.check(4000);
             assert_eq!(process.stalls.drain(at(4000)), one(cause));
         }
+    }
+
+    #[test]
+    fn a_wait_that_no_check_has_seen_is_for_a_cpu_if_the_thread_that_checks_has_waited_for_one() {
+        let process = Process::new();
+        process.set("S", 10, 0);
+        process.check(0);
+        process.probe.begin(None, at(100));
+        process.probe.end(Some(at(1200)));
+        process.set("S", 11, 900);
+        process.check(1300);
+        assert_eq!(process.stalls.drain(at(2000)), one(StallCause::CpuStarved));
     }
 
     #[test]
