@@ -40,12 +40,6 @@ impl Pace {
         mean.mul_f64(0.5 + random.f64())
     }
 
-    /// Whether the process did little when a pause was last chosen.
-    #[must_use]
-    pub fn was_idle(&self) -> bool {
-        self.last.is_some_and(|last| last.is_idle)
-    }
-
     /// Whether the process does little; unknown at first, and where there is no such clock, it does not.
     fn is_idle(&mut self, now: Duration) -> bool {
         if let Some(last) = self.last

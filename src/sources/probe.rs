@@ -225,12 +225,6 @@ impl Probe {
         (observed.waiting_since, std::mem::take(&mut observed.long_waits))
     }
 
-    /// Whether the process did little at the last probe.
-    #[must_use]
-    pub fn was_idle(&self) -> bool {
-        self.lock().pace.was_idle()
-    }
-
     /// The observations so far. A wait that goes on counts with what it has taken until `now`.
     #[must_use]
     pub fn read(&self, now: Duration) -> ProbeFacts {

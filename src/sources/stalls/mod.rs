@@ -1,7 +1,7 @@
 //! Stalls: an event loop, or a thread that wants to run Python code, has been waiting for a second or more, and why.
 //!
 //! They are seen from outside the interpreter: the sampler checks what the probe and the event loops have recorded,
-//! once a second or less, and more often while something is overdue. What is overdue is an [`Episode`]; it becomes a
+//! every two seconds, and more often while something is overdue. What is overdue is an [`Episode`]; it becomes a
 //! stall once it has lasted for a second, and is counted once, when it ends or at the next flush.
 
 use std::path::{Path, PathBuf};
@@ -24,11 +24,8 @@ const STALL: Duration = LongWait::MIN;
 /// What has been overdue for so long is observed, as it may become one.
 const OVERDUE: Duration = Duration::from_millis(250);
 
-/// The time between two checks while nothing is overdue and the process is busy.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// The same while the process does little: waking up costs it more than all that is checked.
-const IDLE_PAUSE: Duration = Duration::from_secs(2);
+/// The time between two checks while nothing is overdue: waking up costs more than all that is checked.
+const PAUSE: Duration = Duration::from_secs(2);
 
 /// The time between two checks while something is overdue.
 const SHORT_PAUSE: Duration = Duration::from_millis(250);
@@ -167,11 +164,7 @@ impl Stalls {
             state.promote(now);
         }
         state.checks = state.checks.wrapping_add(1);
-        Some(match (state.episodes.is_empty(), self.probe.was_idle()) {
-            (false, _) => SHORT_PAUSE,
-            (true, false) => PAUSE,
-            (true, true) => IDLE_PAUSE,
-        })
+        Some(if state.episodes.is_empty() { PAUSE } else { SHORT_PAUSE })
     }
 
     /// The stalls so far, with those that go on and were not counted yet.
