@@ -7,12 +7,14 @@ import re
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from catalogue_names import FIRST, PREFIX, assert_complete
 
+from runtime_metrics import RuntimeMetrics
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 LINE = re.compile(
     r"(?P<name>[a-z0-9_.]+):(?P<value>[0-9]+(?:\.[0-9]+)?)\|(?P<type>[dg])\|#(?P<tags>[^|\n]+)"
@@ -160,3 +162,14 @@ def named(text: str) -> str:
 def unnamed(logged: str) -> str:
     """Messages as they are logged, without what names us and the process."""
     return re.sub(r"runtime-metrics(\[[0-9]+\])?: ", "", logged)
+
+
+def flushing(flushes: Flushes, level: Literal["standard", "detailed"]) -> Callable[[], Flush]:
+    """Enables metrics here, without a tick for an hour; returns a function that flushes and returns what arrived."""
+    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=3600, level=level)
+
+    def flush() -> Flush:
+        assert RuntimeMetrics.flush()
+        return flushes.next()
+
+    return flush

@@ -23,6 +23,7 @@ import psutil
 import pytest
 from catalogue_names import CATALOGUE, PREFIX, TIMELESS_NAMES, checks
 from cgroups import limited, tracked
+from receiving import flushing
 
 from runtime_metrics import RuntimeMetrics
 
@@ -45,13 +46,7 @@ DETAILED = [metric.name.removeprefix(PREFIX) for metric in CATALOGUE if metric.l
 @pytest.fixture
 def flush(flushes: Flushes) -> Callable[[], Flush]:
     """Flushes the detailed level now and returns what arrived. The next tick of the schedule is an hour away."""
-    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=3600, level="detailed")
-
-    def flush() -> Flush:
-        assert RuntimeMetrics.flush()
-        return flushes.next()
-
-    return flush
+    return flushing(flushes, level="detailed")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from catalogue_names import CATALOGUE, PREFIX, TIMELESS_NAMES, checks
 from cgroups import limited
+from receiving import flushing
 
 from runtime_metrics import RuntimeMetrics
 
@@ -42,13 +43,7 @@ ALARMS = [metric.name.removeprefix(PREFIX) for metric in STANDARD if metric.kind
 @pytest.fixture
 def flush(flushes: Flushes) -> Callable[[], Flush]:
     """Flushes the standard level now and returns what arrived. The next tick of the schedule is an hour away."""
-    RuntimeMetrics.enable(dogstatsd_url=flushes.url, flush_interval=3600, level="standard")
-
-    def flush() -> Flush:
-        assert RuntimeMetrics.flush()
-        return flushes.next()
-
-    return flush
+    return flushing(flushes, level="standard")
 
 
 @pytest.fixture

@@ -143,17 +143,23 @@ def test_it_says_of_each_selected_metric_whether_it_is_sent(monkeypatch: pytest.
             assert selected["gunicorn.worker.connections"] == absent["gunicorn.worker.connections"]
 
 
-def test_it_tells_why_a_read_is_not_made_that_costs_too_much(
-    run_program: RunProgram, flushes: Flushes
-) -> None:
-    printed = run_program(
-        """
+# The beginning of a program in which counting blocks takes as long as `cost` says, in seconds.
+SLOW_READ = """
         import sys, time
         from runtime_metrics import RuntimeMetrics
         def slow(count=sys.getallocatedblocks):
             time.sleep(cost)
             return count()
         sys.getallocatedblocks = slow
+"""
+
+
+def test_it_tells_why_a_read_is_not_made_that_costs_too_much(
+    run_program: RunProgram, flushes: Flushes
+) -> None:
+    printed = run_program(
+        SLOW_READ
+        + """
         for cost in (0.0003, 0.02):
             RuntimeMetrics.enable(flush_interval=3600, level="standard")
             for _ in range(2):
@@ -173,13 +179,9 @@ def test_what_a_read_has_cost_a_process_does_not_count_for_its_child(
     run_program: RunProgram, flushes: Flushes
 ) -> None:
     printed = run_program(
-        """
-        import os, sys, time
-        from runtime_metrics import RuntimeMetrics
-        def slow(count=sys.getallocatedblocks):
-            time.sleep(cost)
-            return count()
-        sys.getallocatedblocks = slow
+        SLOW_READ
+        + """
+        import os
         def flush():
             RuntimeMetrics.flush()
             print(RuntimeMetrics.status()["selected"]["runtime.python.mem.python.blocks"], flush=True)

@@ -282,9 +282,9 @@ impl EventLoops {
         overdue.collect()
     }
 
-    /// Whether the loop of this id had stopped by the time that this, which was overdue, was over.
+    /// Whether the loop of this id had stopped before what was overdue since then was over.
     #[must_use]
-    pub fn has_broken_off(&self, OverdueLoop { id, since, .. }: OverdueLoop) -> bool {
+    pub fn has_broken_off(&self, id: u64, since: Duration) -> bool {
         let observed = self.lock();
         let found = observed.loops.iter().find(|interval| interval.id == id);
         found.is_some_and(|interval| interval.event_loop.broken_off.load(Relaxed) == nanoseconds(since))

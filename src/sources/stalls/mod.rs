@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use self::evidence::{Evidence, Suspect};
-use super::event_loops::{EventLoops, OverdueLoop};
+use super::event_loops::EventLoops;
 use super::gc::GcCounters;
 use super::probe::{LongWait, Probe};
 use crate::clock::thread_id;
@@ -233,10 +233,7 @@ impl Stalls {
                 && match episode.overdue.subject {
                     Subject::Interpreter => true,
                     // One that did not run has not kept anything waiting.
-                    Subject::EventLoop(id) => {
-                        let since = episode.overdue.since;
-                        !self.event_loops.has_broken_off(OverdueLoop { id, since, thread: 0 })
-                    }
+                    Subject::EventLoop(id) => !self.event_loops.has_broken_off(id, episode.overdue.since),
                 };
             if !goes_on && is_stall {
                 counts[self.cause(episode, now) as usize] += 1;
@@ -323,17 +320,14 @@ impl State {
     fn end_waits(&mut self, waits: &[LongWait], pause: Duration) {
         for LongWait { since, until } in waits {
             let length = until.saturating_sub((*since).max(self.resumed));
-            let is_it = |episode: &&mut Episode| {
-                episode.overdue.subject == Subject::Interpreter && episode.overdue.since == *since
-            };
-            let seen = self.episodes.iter_mut().find(is_it);
             if length < STALL {
                 continue;
             }
-            if let Some(episode) = seen {
-                if episode.stage == Stage::Begun {
-                    episode.stage = Stage::Stall;
-                }
+            let is_it = |episode: &Episode| {
+                episode.overdue.subject == Subject::Interpreter && episode.overdue.since == *since
+            };
+            if self.episodes.iter().any(is_it) {
+                self.promote_interpreter(*since);
             } else {
                 self.unseen.push((length, pause));
             }
@@ -348,30 +342,30 @@ impl State {
             let length = now.saturating_sub(episode.overdue.since.max(resumed));
             length >= STALL && episode.evidence.is_observed()
         };
-        let together = |one: &Overdue, other: &Overdue| one.since.abs_diff(other.since) <= TOGETHER;
-        let (interpreter, mut loops): (Vec<_>, Vec<_>) =
+        let is_of_interpreter = |episode: &Episode| episode.overdue.subject == Subject::Interpreter;
+        let waits = self.episodes.iter().filter(|episode| is_of_interpreter(episode) && is_long(episode));
+        for since in waits.map(|episode| episode.overdue.since).collect::<Vec<_>>() {
+            self.promote_interpreter(since);
+        }
+        let loops = self.episodes.iter_mut().filter(|episode| !is_of_interpreter(episode));
+        for episode in loops.filter(|episode| episode.stage == Stage::Begun && is_long(episode)) {
+            episode.stage = Stage::Stall;
+        }
+    }
+
+    /// Makes a stall of the wait for the interpreter that began then, and one stall of it and of the loops that became
+    /// overdue about then.
+    fn promote_interpreter(&mut self, since: Duration) {
+        let (mut waits, mut loops): (Vec<_>, Vec<_>) =
             self.episodes.iter_mut().partition(|episode| episode.overdue.subject == Subject::Interpreter);
-        for episode in interpreter {
-            if episode.stage == Stage::Begun && is_long(episode) {
-                // A loop that was overdue before it belongs to the same stall.
-                let is_counted = loops
-                    .iter()
-                    .any(|other| other.stage != Stage::Begun && together(&other.overdue, &episode.overdue));
-                episode.stage = if is_counted { Stage::Counted } else { Stage::Stall };
-            }
-            if episode.stage != Stage::Begun {
-                for other in &mut loops {
-                    if other.stage == Stage::Begun && together(&other.overdue, &episode.overdue) {
-                        other.stage = Stage::Counted;
-                    }
-                }
-            }
+        loops.retain(|event_loop| event_loop.overdue.since.abs_diff(since) <= TOGETHER);
+        let is_counted = loops.iter().any(|event_loop| event_loop.stage != Stage::Begun);
+        let begun = |episode: &&mut Episode| episode.stage == Stage::Begun;
+        let is_it = |episode: &&mut Episode| episode.overdue.since == since;
+        for episode in waits.iter_mut().map(|it| &mut **it).filter(begun).filter(is_it) {
+            episode.stage = if is_counted { Stage::Counted } else { Stage::Stall };
         }
-        for episode in loops {
-            if episode.stage == Stage::Begun && is_long(episode) {
-                episode.stage = Stage::Stall;
-            }
-        }
+        loops.into_iter().filter(begun).for_each(|event_loop| event_loop.stage = Stage::Counted);
     }
 }
 
@@ -665,6 +659,20 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_that_ends_within_a_stall_of_its_loop_is_no_other() {
+        let process = Process::new();
+        let event_loop = process.add_loop();
+        event_loop.end_select(0);
+        process.check_from(500, 1750);
+        process.probe.begin(None, at(1800));
+        process.check_from(2000, 2750);
+        process.probe.end(Some(at(2990)));
+        event_loop.begin_select(2990 * MS, true);
+        process.check(3000);
+        assert_eq!(process.stalls.drain(at(3000)).iter().sum::<u64>(), 1);
+    }
+
+    #[test]
     fn two_loops_are_two_stalls() {
         let process = Process::new();
         let loops = [process.add_loop(), process.add_loop()];
@@ -691,6 +699,23 @@ mod tests {
             process.check(6250);
             assert_eq!(process.stalls.drain(at(6250)), expected, "{delay}");
         }
+    }
+
+    #[test]
+    fn a_thread_that_checks_in_place_of_another_has_waited_for_all_that_it_has() {
+        let process = Process::new();
+        process.set("S", 10, 5000);
+        process.check(0);
+        process.probe.begin(None, at(500));
+        process.check(1000);
+        process.set("S", 11, 9000);
+        let own = process.root.path().join("proc/thread-self/schedstat");
+        std::fs::write(own, format!("0 {} 1\n", 4000 * MS)).unwrap();
+        let late = || process.stalls.check(at(6000), at(4750), || true);
+        std::thread::scope(|scope| scope.spawn(late).join().unwrap()).unwrap();
+        process.probe.end(Some(at(6100)));
+        process.check(6250);
+        assert_eq!(process.stalls.drain(at(6250)), one(StallCause::CpuStarved));
     }
 
     #[test]
