@@ -268,6 +268,7 @@ def test_tags_may_be_a_mapping_or_any_iterable(flushes: Flushes, tags: Any) -> N
         ({"tags": {"n": 1}}, TypeError, "tags['n']=1: expected a str"),
         ({"tags": {1: "a"}}, TypeError, "a key of tags=1: expected a str"),
         ({"tags": 1}, TypeError, "tags=1: expected a mapping"),
+        ({"tags": dict}, TypeError, "tags=<class 'dict'>: expected a mapping"),
     ],
 )
 def test_a_wrong_argument_raises_and_nothing_starts(
